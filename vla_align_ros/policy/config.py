@@ -1,0 +1,262 @@
+"""`model.yaml` and the golden files' `config.json` as frozen dataclasses, checked key by key.
+
+Everything that differs between two models is here; no other file holds a size. Neighbours: `weights.py` reads the
+tensors that belong to an `Architecture`, `policy.py` puts both together.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+MODEL_FILE = "model.yaml"
+FORMAT = 1
+
+_strict = ConfigDict(extra="forbid")
+
+
+class ModelConfigError(ValueError):
+    """A model description is missing, unreadable or wrong; the message names the file, the key and what was expected."""
+
+
+@dataclass(frozen=True, config=_strict)
+class TransformerConfig:
+    """Sizes of one Gemma stack (the VLM or an expert)."""
+
+    width: int
+    depth: int
+    mlp_dim: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+
+
+@dataclass(frozen=True, config=_strict)
+class VisionConfig:
+    """Sizes of a ViT: SigLIP in the prefix, DINOv2 for the features. Images are square, `image_size` pixels a side."""
+
+    width: int
+    depth: int
+    mlp_dim: int
+    num_heads: int
+    image_size: int
+    patch_size: int
+
+
+@dataclass(frozen=True, config=_strict)
+class FeatureConfig:
+    """DINO patches -> `grid` x `grid` pooled patches -> `components` PCA numbers each -> `cells` x `cells` tokens a camera."""
+
+    dino: VisionConfig
+    grid: int
+    cells: int
+    components: int
+
+    def __post_init__(self) -> None:
+        patches = self.dino.image_size // self.dino.patch_size
+        if patches % self.grid or self.grid % self.cells:
+            raise ValueError(f"cells ({self.cells}) must divide grid ({self.grid}), and grid the {patches} patches a side")
+
+    @property
+    def tokens_per_camera(self) -> int:
+        return self.cells**2
+
+    @property
+    def token_dim(self) -> int:
+        """Numbers in one feature token: the PCA components of all pooled patches in its cell, side by side."""
+        return self.components * (self.grid // self.cells) ** 2
+
+
+@dataclass(frozen=True, config=_strict)
+class AlignmentConfig:
+    """The alignment expert and what it sees (DESIGN 5.2, 5.3)."""
+
+    expert: TransformerConfig
+    features: FeatureConfig
+    state_tokens: bool = True
+    perception_attention: Literal["one_way", "mutual"] = "one_way"
+    dynamics_readout: Literal["tokens", "mean"] = "tokens"
+
+
+@dataclass(frozen=True, config=_strict)
+class Architecture:
+    """Everything that decides which tensors a model has. `action_dim` is the padded width of states and actions."""
+
+    variant: Literal["pi0", "pi05"]
+    vocab_size: int
+    max_token_len: int
+    action_dim: int
+    action_horizon: int
+    cameras: tuple[str, ...]
+    vlm: TransformerConfig
+    action_expert: TransformerConfig
+    vision: VisionConfig
+    use_peft_prefix_token: bool = False
+    peft_num_tokens: int = 1
+    peft_init: Literal["zeros", "normal"] = "zeros"
+    e_token_attention_bias: float = -4.0
+    alignment: AlignmentConfig | None = None
+
+    def __post_init__(self) -> None:
+        experts = [self.action_expert] + ([self.alignment.expert] if self.alignment else [])
+        for expert in experts:
+            for key in ("depth", "num_heads", "num_kv_heads", "head_dim"):
+                if getattr(expert, key) != getattr(self.vlm, key):
+                    raise ValueError(f"an expert attends to the VLM layer by layer: its {key} must be {getattr(self.vlm, key)}")
+        if not self.cameras:
+            raise ValueError("cameras: at least one is needed")
+        if len(set(self.cameras)) != len(self.cameras):
+            raise ValueError(f"cameras: every name once, got {list(self.cameras)}")
+        if self.peft_num_tokens < 1:
+            raise ValueError("peft_num_tokens: at least 1 is needed")
+
+
+@dataclass(frozen=True, config=_strict)
+class JointConfig:
+    """One joint: its name in JointState, and the limits that no command may leave."""
+
+    name: str
+    position_min_rad: float
+    position_max_rad: float
+    velocity_max_rad_s: float
+
+    def __post_init__(self) -> None:
+        if not self.position_min_rad < self.position_max_rad:
+            raise ValueError(f"joint {self.name}: position_min_rad must be below position_max_rad")
+        if not self.velocity_max_rad_s > 0:
+            raise ValueError(f"joint {self.name}: velocity_max_rad_s must be above 0")
+
+
+@dataclass(frozen=True, config=_strict)
+class RobotConfig:
+    """What the model expects of the robot that it runs on.
+
+    action: what one action is: joint `velocity` (rad/s), `position` (rad), or change of `delta_position` from the
+    observation's state (rad). execute: actions that run of each chunk before the next takes over.
+    camera_topics: camera name -> default topic (remappable); their order is `architecture.cameras`.
+    """
+
+    joints: tuple[JointConfig, ...]
+    camera_topics: dict[str, str]
+    control_rate_hz: float
+    action: Literal["velocity", "position", "delta_position"]
+    execute: int
+
+    def __post_init__(self) -> None:
+        if not self.joints:
+            raise ValueError("joints: at least one is needed")
+        names = [joint.name for joint in self.joints]
+        if len(set(names)) != len(names):
+            raise ValueError(f"joints: every name once, got {names}")
+        if not (math.isfinite(self.control_rate_hz) and self.control_rate_hz > 0):
+            raise ValueError("control_rate_hz: a finite rate above 0 is needed")
+
+    @property
+    def joint_names(self) -> tuple[str, ...]:
+        return tuple(joint.name for joint in self.joints)
+
+    @property
+    def period_ns(self) -> int:
+        """One control tick, in nanoseconds."""
+        return round(1e9 / self.control_rate_hz)
+
+
+@dataclass(frozen=True, config=_strict)
+class WeightsConfig:
+    """Where the weights come from. `sha256` is checked at load when given; `source` and `licence` are for people."""
+
+    file: str = "model.safetensors"
+    sha256: str | None = None
+    source: str = ""
+    licence: str = ""
+
+
+@dataclass(frozen=True, config=_strict)
+class RecommendedConfig:
+    """Parameters that this model asks for where the user sets none (names as in `params.py`)."""
+
+    num_steps: int = 10
+    lambda_perc: float = 1.0
+    lambda_dyn: float = 1.0
+    lambda_inv: float = 1.0
+
+
+@dataclass(frozen=True, config=_strict)
+class ModelConfig:
+    """A whole `model.yaml`.
+
+    normalisation: `zscore` or `quantiles`, with the numbers in `norm_stats.json`.
+    initial_token: row of the token bank that a fresh install loads; None loads E_0.
+    """
+
+    format: Literal[1]
+    name: str
+    architecture: Architecture
+    robot: RobotConfig
+    normalisation: Literal["zscore", "quantiles"]
+    weights: WeightsConfig = field(default_factory=WeightsConfig)
+    recommended: RecommendedConfig = field(default_factory=RecommendedConfig)
+    initial_token: int | None = None
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        if set(self.robot.camera_topics) != set(self.architecture.cameras):
+            raise ValueError(
+                f"robot.camera_topics must name exactly architecture.cameras {list(self.architecture.cameras)}, "
+                f"got {list(self.robot.camera_topics)}"
+            )
+        if len(self.robot.joints) > self.architecture.action_dim:
+            raise ValueError(f"robot.joints: {len(self.robot.joints)} joints do not fit action_dim {self.architecture.action_dim}")
+        if not 1 <= self.robot.execute <= self.architecture.action_horizon:
+            raise ValueError(f"robot.execute must be 1..{self.architecture.action_horizon} (the action horizon)")
+
+    @property
+    def state_dim(self) -> int:
+        """Real, unpadded length of states and actions: one number a joint."""
+        return len(self.robot.joints)
+
+
+def _validated(adapter: TypeAdapter[Any], raw: Any, origin: Path) -> Any:
+    try:
+        return adapter.validate_python(raw)
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, item['loc'])) or 'file'}: {item['msg']} (got {item['input']!r:.80})" for item in error.errors()]
+        raise ModelConfigError(f"{origin}: " + "; ".join(lines)) from None
+
+
+def load_model_config(folder: Path) -> ModelConfig:
+    """Read and check `folder/model.yaml`. Raises ModelConfigError with every problem in one message."""
+    path = folder / MODEL_FILE
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ModelConfigError(f"{path}: cannot be read as YAML: {error}") from None
+    config: ModelConfig = _validated(TypeAdapter(ModelConfig), raw, path)
+    return config
+
+
+def load_golden_architecture(folder: Path) -> Architecture:
+    """The `Architecture` of a folder that holds openpi's weights and a golden `config.json`."""
+    path = folder / "config.json"
+    try:
+        raw = json.loads(path.read_text())
+        sizes = {name: {key: raw[name][key] for key in TransformerConfig.__annotations__} for name in ("vlm", "expert")}
+        arguments = {
+            "variant": "pi05" if raw["pi05"] else "pi0",
+            **{key: raw[key] for key in ("vocab_size", "max_token_len", "action_dim", "action_horizon")},
+            "cameras": tuple(raw["cameras"]),
+            "vlm": sizes["vlm"],
+            "action_expert": sizes["expert"],
+            "vision": {key: raw["vision"][key] for key in VisionConfig.__annotations__},
+        }
+    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ModelConfigError(f"{path}: not a golden config.json: {error!r}") from None
+    architecture: Architecture = _validated(TypeAdapter(Architecture), arguments, path)
+    return architecture
