@@ -1,0 +1,254 @@
+"""Serialised ROS 2 messages <-> numpy, without ROS: the one way in for live topics and for bags.
+
+`decode_*` take the CDR bytes of one message and either return finite, well-shaped numbers or raise `MessageRefused`; no other
+exception leaves them, whatever the bytes are. `encode_*` make such bytes. `rgb8` images are views on the message's bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final, TypeVar
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from rosbags.serde import SerdeError
+from rosbags.typesys import Stores, get_typestore
+from rosbags.typesys.stores.ros2_jazzy import (
+    builtin_interfaces__msg__Duration as DurationMessage,
+    builtin_interfaces__msg__Time as TimeMessage,
+    sensor_msgs__msg__CompressedImage as CompressedImageMessage,
+    sensor_msgs__msg__Image as ImageMessage,
+    sensor_msgs__msg__JointState as JointStateMessage,
+    std_msgs__msg__Header as HeaderMessage,
+    std_msgs__msg__String as StringMessage,
+    trajectory_msgs__msg__JointTrajectory as JointTrajectoryMessage,
+    trajectory_msgs__msg__JointTrajectoryPoint as JointTrajectoryPointMessage,
+)
+
+from vla_align_ros.action.trajectory import Trajectory, TrajectoryError
+from vla_align_ros.types import Float32Array, UInt8Array
+
+TYPESTORE: Final = get_typestore(Stores.ROS2_JAZZY)
+IMAGE: Final = "sensor_msgs/msg/Image"
+COMPRESSED_IMAGE: Final = "sensor_msgs/msg/CompressedImage"
+JOINT_STATE: Final = "sensor_msgs/msg/JointState"
+STRING: Final = "std_msgs/msg/String"
+JOINT_TRAJECTORY: Final = "trajectory_msgs/msg/JointTrajectory"
+
+RawMessage = bytes | bytearray | memoryview
+Message = TypeVar("Message")
+_NS: Final = 1_000_000_000
+
+_CHANNELS: Final = {"rgb8": 3, "bgr8": 3, "mono8": 1, "rgba8": 4, "bgra8": 4}
+_TO_RGB: Final = {  # rgb8 needs none
+    "bgr8": cv2.COLOR_BGR2RGB,
+    "mono8": cv2.COLOR_GRAY2RGB,
+    "rgba8": cv2.COLOR_RGBA2RGB,
+    "bgra8": cv2.COLOR_BGRA2RGB,
+}
+
+
+class MessageReason(Enum):
+    """Why a message was not read."""
+
+    MALFORMED = "malformed"  # The bytes are not one whole CDR message of the expected type.
+    WRONG_TYPE = "wrong_type"  # The topic's message type is none that this reader knows.
+    BAD_STAMP = "bad_stamp"  # header.stamp is zero, negative or has 1e9 nanoseconds or more.
+    EMPTY_DATA = "empty_data"  # An image without pixels.
+    WRONG_ENCODING = "wrong_encoding"  # An image encoding that is not supported.
+    WRONG_STEP = "wrong_step"  # An image whose rows are shorter than its width.
+    WRONG_SIZE = "wrong_size"  # An image with more or fewer bytes than step * height.
+    UNDECODABLE = "undecodable"  # A compressed image that is no JPEG or PNG.
+    MISSING_JOINT = "missing_joint"  # A joint of the model is not in the message.
+    UNKNOWN_JOINT = "unknown_joint"  # A trajectory moves a joint that the model does not have.
+    DUPLICATE_JOINT = "duplicate_joint"  # A joint of the model is in the message twice.
+    EMPTY_POSITION = "empty_position"  # A joint state without positions.
+    LENGTH_MISMATCH = "length_mismatch"  # Names and numbers differ in length.
+    NON_FINITE = "non_finite"  # NaN or infinity for a joint of the model.
+    BAD_TRAJECTORY = "bad_trajectory"  # A trajectory whose times or velocities make no motion that ends.
+
+
+class MessageRefused(ValueError):
+    """A message cannot be used. `reason` is for counters and diagnostics, the text for people."""
+
+    def __init__(self, reason: MessageReason, text: str) -> None:
+        super().__init__(f"{reason.value}: {text}")
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class StampedImage:
+    """image: (height, width, 3) uint8 RGB, possibly a read-only view on the message. stamp_ns: header.stamp."""
+
+    stamp_ns: int
+    image: UInt8Array
+
+
+@dataclass(frozen=True)
+class StampedJoints:
+    """position: (S,) float32 rad in the model's joint order, finite. stamp_ns: header.stamp."""
+
+    stamp_ns: int
+    position: Float32Array
+
+
+def decode_image(raw: RawMessage, msgtype: str) -> StampedImage:
+    """A `sensor_msgs/msg/Image` (rgb8, bgr8, mono8, rgba8, bgra8; padded rows are fine) or `CompressedImage` (JPEG, PNG) as RGB.
+
+    Raises MessageRefused: malformed, wrong_type, bad_stamp, empty_data, wrong_encoding, wrong_step, wrong_size, undecodable.
+    """
+    if msgtype == IMAGE:
+        message = _deserialise(raw, ImageMessage)
+        return StampedImage(_stamp_ns(message.header), _pixels(message))
+    if msgtype == COMPRESSED_IMAGE:
+        compressed = _deserialise(raw, CompressedImageMessage)
+        return StampedImage(_stamp_ns(compressed.header), _decompressed(compressed))
+    raise MessageRefused(MessageReason.WRONG_TYPE, f"a camera topic must be {IMAGE} or {COMPRESSED_IMAGE}, got {msgtype}")
+
+
+def decode_joint_state(raw: RawMessage, joint_names: Sequence[str]) -> StampedJoints:
+    """The positions of `joint_names`, found by name; joints that the model does not have (a gripper) are ignored.
+
+    Raises MessageRefused: malformed, bad_stamp, empty_position, length_mismatch, missing_joint, duplicate_joint, non_finite.
+    """
+    message = _deserialise(raw, JointStateMessage)
+    stamp_ns = _stamp_ns(message.header)
+    if len(message.position) == 0:
+        raise MessageRefused(MessageReason.EMPTY_POSITION, f"a joint state with {len(message.name)} names and no position")
+    if len(message.position) != len(message.name):
+        text = f"expected one position a name, got {len(message.position)} positions and {len(message.name)} names"
+        raise MessageRefused(MessageReason.LENGTH_MISMATCH, text)
+    with np.errstate(over="ignore"):  # a float64 beyond float32 becomes inf, refused below
+        position = message.position[_columns(message.name, joint_names)].astype(np.float32)
+    if not np.isfinite(position).all():
+        wrong = [name for name, value in zip(joint_names, position, strict=True) if not np.isfinite(value)]
+        raise MessageRefused(MessageReason.NON_FINITE, f"the position of {wrong} is NaN or infinite")
+    return StampedJoints(stamp_ns, position)
+
+
+def decode_string(raw: RawMessage) -> str:
+    """The text of a `std_msgs/msg/String`. Raises MessageRefused: malformed."""
+    return _deserialise(raw, StringMessage).data
+
+
+def decode_trajectory(raw: RawMessage, joint_names: Sequence[str]) -> Trajectory:
+    """A `trajectory_msgs/msg/JointTrajectory` for exactly `joint_names` (in any order), columns in that order.
+
+    Raises MessageRefused: malformed, bad_stamp, missing_joint, unknown_joint, duplicate_joint, length_mismatch, bad_trajectory.
+    """
+    message = _deserialise(raw, JointTrajectoryMessage)
+    stamp_ns = _stamp_ns(message.header)
+    columns = _columns(message.joint_names, joint_names)
+    if extra := sorted(set(message.joint_names) - set(joint_names)):
+        raise MessageRefused(MessageReason.UNKNOWN_JOINT, f"{extra} are no joints of the model, which has {list(joint_names)}")
+    lengths = {len(row) for point in message.points for row in (point.positions, point.velocities)}
+    if lengths - {len(joint_names)}:
+        text = f"every point needs {len(joint_names)} positions and velocities, got lengths {sorted(lengths)}"
+        raise MessageRefused(MessageReason.LENGTH_MISMATCH, text)
+    shape = (len(message.points), len(joint_names))
+    times = [point.time_from_start.sec * _NS + point.time_from_start.nanosec for point in message.points]
+    try:
+        return Trajectory(
+            stamp_ns=stamp_ns,
+            joint_names=tuple(joint_names),
+            times_ns=np.array(times, np.int64),
+            positions=np.array([point.positions for point in message.points], np.float64).reshape(shape)[:, columns],
+            velocities=np.array([point.velocities for point in message.points], np.float64).reshape(shape)[:, columns],
+        )
+    except TrajectoryError as error:
+        raise MessageRefused(MessageReason.BAD_TRAJECTORY, str(error)) from None
+
+
+def encode_image(image: UInt8Array, stamp_ns: int) -> bytes:
+    """An (height, width, 3) uint8 RGB image as the CDR bytes of an rgb8 `sensor_msgs/msg/Image`."""
+    height, width, _ = image.shape
+    pixels = np.ascontiguousarray(image).reshape(-1)
+    return _serialise(ImageMessage(_header(stamp_ns), height, width, "rgb8", 0, 3 * width, pixels))
+
+
+def encode_joint_state(joint_names: Sequence[str], position: NDArray[np.floating], stamp_ns: int) -> bytes:
+    """Positions (S,) in rad as the CDR bytes of a `sensor_msgs/msg/JointState` without velocity and effort."""
+    empty = np.zeros(0)
+    return _serialise(JointStateMessage(_header(stamp_ns), list(joint_names), np.array(position, np.float64), empty, empty))
+
+
+def encode_string(text: str) -> bytes:
+    """The CDR bytes of a `std_msgs/msg/String`."""
+    return _serialise(StringMessage(text))
+
+
+def encode_trajectory(trajectory: Trajectory) -> bytes:
+    """The CDR bytes of a `trajectory_msgs/msg/JointTrajectory` with positions and velocities only."""
+    empty = np.zeros(0)
+    points = [
+        JointTrajectoryPointMessage(position, velocity, empty, empty, DurationMessage(*divmod(int(time_ns), _NS)))
+        for time_ns, position, velocity in zip(trajectory.times_ns, trajectory.positions, trajectory.velocities, strict=True)
+    ]
+    return _serialise(JointTrajectoryMessage(_header(trajectory.stamp_ns), list(trajectory.joint_names), points))
+
+
+def _deserialise(raw: RawMessage, message_class: Callable[..., Message]) -> Message:
+    msgtype: str = message_class.__msgtype__  # type: ignore[attr-defined]
+    try:  # a memoryview, because slicing bytes copies them
+        message: Message = TYPESTORE.deserialize_cdr(memoryview(raw), msgtype)  # type: ignore[assignment]
+    except SerdeError as error:
+        raise MessageRefused(MessageReason.MALFORMED, f"{len(raw)} bytes are not one whole {msgtype}: {error}") from None
+    return message
+
+
+def _serialise(message: object) -> bytes:
+    return bytes(TYPESTORE.serialize_cdr(message, message.__msgtype__))  # type: ignore[attr-defined]
+
+
+def _header(stamp_ns: int) -> HeaderMessage:
+    return HeaderMessage(TimeMessage(*divmod(stamp_ns, _NS)), "")
+
+
+def _stamp_ns(header: HeaderMessage) -> int:
+    sec, nanosec = header.stamp.sec, header.stamp.nanosec
+    if sec < 0 or nanosec >= _NS or sec == nanosec == 0:
+        text = f"header.stamp is {sec} s {nanosec} ns: the publisher must set it to the time of the measurement"
+        raise MessageRefused(MessageReason.BAD_STAMP, text)
+    return sec * _NS + nanosec
+
+
+def _pixels(message: ImageMessage) -> UInt8Array:
+    width, height, step, encoding = message.width, message.height, message.step, message.encoding
+    if encoding not in _CHANNELS:
+        raise MessageRefused(MessageReason.WRONG_ENCODING, f"{encoding!r}, supported are {sorted(_CHANNELS)}")
+    if width == 0 or height == 0 or len(message.data) == 0:
+        raise MessageRefused(MessageReason.EMPTY_DATA, f"an image of {width} x {height} pixels with {len(message.data)} bytes")
+    row_bytes = width * _CHANNELS[encoding]
+    if step < row_bytes:
+        raise MessageRefused(MessageReason.WRONG_STEP, f"{width} pixels of {encoding} need a step of {row_bytes}, got {step}")
+    if len(message.data) != step * height:
+        text = f"{height} rows of step {step} are {step * height} bytes, got {len(message.data)}"
+        raise MessageRefused(MessageReason.WRONG_SIZE, text)
+    pixels = message.data.reshape(height, step)[:, :row_bytes].reshape(height, width, _CHANNELS[encoding])
+    return pixels if encoding == "rgb8" else np.asarray(cv2.cvtColor(pixels, _TO_RGB[encoding]), np.uint8)
+
+
+def _decompressed(message: CompressedImageMessage) -> UInt8Array:
+    if len(message.data) == 0:
+        raise MessageRefused(MessageReason.EMPTY_DATA, f"a compressed image (format {message.format!r}) with no bytes")
+    try:
+        pixels = cv2.imdecode(message.data, cv2.IMREAD_COLOR)
+    except cv2.error:
+        pixels = None
+    if pixels is None:
+        text = f"{len(message.data)} bytes of format {message.format!r} are no JPEG or PNG"
+        raise MessageRefused(MessageReason.UNDECODABLE, text)
+    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def _columns(names: Sequence[str], joint_names: Sequence[str]) -> list[int]:
+    """Where each of `joint_names` is in `names`."""
+    column = {name: index for index, name in enumerate(names)}
+    if missing := [name for name in joint_names if name not in column]:
+        raise MessageRefused(MessageReason.MISSING_JOINT, f"{missing} not in the message, which has {list(names)}")
+    if len(column) != len(names) and (twice := [name for name in joint_names if names.count(name) > 1]):
+        raise MessageRefused(MessageReason.DUPLICATE_JOINT, f"{twice} more than once in {list(names)}")
+    return [column[name] for name in joint_names]

@@ -1,0 +1,142 @@
+"""Gemma stacks that attend together: the VLM, the action expert and the alignment expert.
+
+Each stack has its own weights and meets the others only in attention (Mixture of Transformers). `run` sends any of
+them through all layers at once, or one alone against keys and values that were computed before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vla_align_ros.policy.attention import apply_rotary, rotary_tables
+from vla_align_ros.policy.config import TransformerConfig
+
+RMS_EPS = 1e-6
+KeyValues = list[tuple[Tensor, Tensor]]  # one (B, kv_heads, N, head_dim) pair a layer; keys after rotation
+
+
+class RMSNorm(nn.Module):
+    """Gemma's RMSNorm, factor 1 + weight; with `cond_dim` adaRMS: scale, shift and the branch's gate from a condition."""
+
+    def __init__(self, width: int, cond_dim: int | None = None) -> None:
+        super().__init__()
+        if cond_dim is None:
+            self.weight = nn.Parameter(torch.zeros(width))
+        else:
+            self.dense = nn.Linear(cond_dim, 3 * width)
+            nn.init.zeros_(self.dense.weight)
+            nn.init.zeros_(self.dense.bias)
+
+    def forward(self, x: Tensor, modulation: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """x (B, N, W), modulation (B, 1, 3W) or None -> normalised x, gate (B, 1, W) or None. Norm in float32."""
+        variance = x.float().pow(2).mean(-1, keepdim=True)
+        normed = x.float() * torch.rsqrt(variance + RMS_EPS)
+        if modulation is None:
+            return (normed * (1.0 + self.weight.float())).to(x.dtype), None
+        scale, shift, gate = modulation.chunk(3, dim=-1)
+        return (normed * (1.0 + scale.float()) + shift.float()).to(x.dtype), gate.to(x.dtype)
+
+
+class GemmaLayer(nn.Module):
+    """Weights of one layer; the order of operations is in `run`."""
+
+    def __init__(self, config: TransformerConfig, cond_dim: int | None) -> None:
+        super().__init__()
+        width, heads, kv_heads, head_dim = config.width, config.num_heads, config.num_kv_heads, config.head_dim
+        self.input_layernorm = RMSNorm(width, cond_dim)
+        self.q_proj = nn.Linear(width, heads * head_dim, bias=False)
+        self.k_proj = nn.Linear(width, kv_heads * head_dim, bias=False)
+        self.v_proj = nn.Linear(width, kv_heads * head_dim, bias=False)
+        self.o_proj = nn.Linear(heads * head_dim, width, bias=False)
+        self.post_attention_layernorm = RMSNorm(width, cond_dim)
+        self.gate_proj = nn.Linear(width, config.mlp_dim, bias=False)
+        self.up_proj = nn.Linear(width, config.mlp_dim, bias=False)
+        self.down_proj = nn.Linear(config.mlp_dim, width, bias=False)
+
+    def mlp(self, x: Tensor) -> Tensor:
+        """Gemma's gated MLP: down(gelu_tanh(gate(x)) * up(x))."""
+        return self.down_proj(functional.gelu(self.gate_proj(x), approximate="tanh") * self.up_proj(x))
+
+
+class Expert(nn.Module):
+    """One Gemma stack. With `cond_dim` its norms are adaRMS and every call needs a condition (B, cond_dim)."""
+
+    def __init__(self, config: TransformerConfig, cond_dim: int | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.layers = nn.ModuleList([GemmaLayer(config, cond_dim) for _ in range(config.depth)])
+        self.norm = RMSNorm(config.width, cond_dim)
+
+    def modulations(self, cond: Tensor | None) -> list[Tensor | None]:
+        """adaRMS's (B, 1, 3W) for each norm, two a layer and the final one. They depend on the time alone."""
+        norms = [norm for layer in self.layers for norm in (layer.input_layernorm, layer.post_attention_layernorm)]
+        if cond is None:
+            return [None] * (len(norms) + 1)
+        return [norm.dense(cond)[:, None] for norm in [*norms, self.norm]]
+
+
+@dataclass
+class Stream:
+    """One stack's way through the layers: its tokens (B, N, W), positions (B, N) and adaRMS modulations."""
+
+    expert: Expert
+    tokens: Tensor
+    modulations: list[Tensor | None]
+    residuals: list[Tensor] = field(default_factory=list)  # residual stream before layer 0, 1, .., depth
+
+
+def run(
+    streams: Sequence[Stream],
+    position_ids: Tensor,
+    mask: Tensor,
+    past: KeyValues | None = None,
+    keep_residuals: bool = False,
+) -> tuple[list[Tensor], KeyValues]:
+    """Send the streams' tokens, side by side, through all layers.
+
+    position_ids: (B, N) for all tokens of all streams. mask: (B, 1, N, P + N) additive, P the length of `past`.
+    Returns each stream's tokens after its final norm, and this call's own keys and values a layer.
+    """
+    head_dim = streams[0].expert.config.head_dim
+    tables = rotary_tables(position_ids, head_dim)
+    lengths = [stream.tokens.shape[1] for stream in streams]
+    key_values: KeyValues = []
+    for index in range(streams[0].expert.config.depth):
+        layers: list[GemmaLayer] = [stream.expert.layers[index] for stream in streams]  # type: ignore[misc]
+        if keep_residuals:
+            for stream in streams:
+                stream.residuals.append(stream.tokens)
+        normed = [layer.input_layernorm(s.tokens, s.modulations[2 * index]) for layer, s in zip(layers, streams, strict=True)]
+        q, k, v = (
+            torch.cat([_heads(projection(x), head_dim) for projection, (x, _) in zip(group, normed, strict=True)], dim=2)
+            for group in zip(*[(layer.q_proj, layer.k_proj, layer.v_proj) for layer in layers], strict=True)
+        )
+        q, k = apply_rotary(q, tables), apply_rotary(k, tables)
+        key_values.append((k, v))
+        if past is not None:
+            k, v = torch.cat([past[index][0], k], dim=2), torch.cat([past[index][1], v], dim=2)
+        attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=q.shape[1] != k.shape[1])
+        attended = attended.transpose(1, 2).flatten(2)
+        for layer, stream, (_, gate), part in zip(layers, streams, normed, attended.split(lengths, dim=1), strict=True):
+            x = _gated_add(stream.tokens, layer.o_proj(part), gate)
+            h, gate = layer.post_attention_layernorm(x, stream.modulations[2 * index + 1])
+            stream.tokens = _gated_add(x, layer.mlp(h), gate)
+    finals = []
+    for stream in streams:
+        if keep_residuals:
+            stream.residuals.append(stream.tokens)
+        finals.append(stream.expert.norm(stream.tokens, stream.modulations[-1])[0])
+    return finals, key_values
+
+
+def _heads(x: Tensor, head_dim: int) -> Tensor:
+    return x.unflatten(-1, (-1, head_dim)).transpose(1, 2)
+
+
+def _gated_add(x: Tensor, branch: Tensor, gate: Tensor | None) -> Tensor:
+    return x + branch if gate is None else x + gate * branch

@@ -1,0 +1,62 @@
+"""Flow matching: the only file that knows which end of t is noise (t=1 is noise, t=0 is clean).
+
+    x_t = t * noise + (1 - t) * clean        u_t = noise - clean        loss = mean (v_t - u_t)^2
+
+as in pi0 (Black et al. 2024, equations 1 to 3, with openpi's direction of time).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+
+def sample_time(batch_size: int, generator: torch.Generator | None = None, device: torch.device | None = None) -> Tensor:
+    """t ~ Beta(1.5, 1) * 0.999 + 0.001, float32 (B,).
+
+    Beta(1.5, 1) has the distribution function t^1.5, so a uniform number to the power 1/1.5 has its distribution.
+    """
+    uniform = torch.rand(batch_size, generator=generator, device=generator.device if generator else device)
+    return uniform.pow(1 / 1.5) * 0.999 + 0.001
+
+
+def _as_broadcast(time: Tensor, like: Tensor) -> Tensor:
+    return time.reshape(-1, *[1] * (like.dim() - 1))
+
+
+def interpolate(clean: Tensor, noise: Tensor, time: Tensor) -> Tensor:
+    """x_t of shape `clean` (B, ...), for one time a row (B,)."""
+    t = _as_broadcast(time, clean)
+    return t * noise + (1 - t) * clean
+
+
+def target_velocity(clean: Tensor, noise: Tensor) -> Tensor:
+    """u_t = dx_t/dt = noise - clean, shape of both."""
+    return noise - clean
+
+
+def euler_times(num_steps: int) -> list[float]:
+    """The clock of openpi's sampler: float32, from 1, *adding* dt = float32(-1/N) while t >= -dt/2."""
+    step = torch.tensor(-1.0 / num_steps, dtype=torch.float32)
+    time = torch.tensor(1.0, dtype=torch.float32)
+    times = []
+    while time >= -step / 2:
+        times.append(float(time))
+        time = time + step
+    return times
+
+
+def integrate(velocity: Callable[[Tensor, int], Tensor], noise: Tensor, num_steps: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Euler from noise to clean in `num_steps` equal steps; `velocity(x, j)` is v_t at time `euler_times(num_steps)[j]`.
+
+    Yields (x before the step, v, x after the step) of each step; the last x is the clean sample.
+    """
+    x = noise
+    step = -1.0 / num_steps
+    for index in range(len(euler_times(num_steps))):
+        v = velocity(x, index)
+        x_next = x + step * v
+        yield x, v, x_next
+        x = x_next

@@ -1,0 +1,65 @@
+"""What the network is given, as batched tensors. Made from observations by `policy.Policy.prepare`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class PolicyInput:
+    """One batch of observations, normalised and padded.
+
+    images: one (B, 3, size, size) float32 in [-1, 1] a camera, in the model's camera order.
+    image_masks: one (B,) bool a camera; False where that camera is missing (its image must not matter).
+    tokens, token_masks: the prompt, (B, L) int64 and bool, right-padded.
+    state: (B, action_dim) float32, normalised, padded with 0.
+    """
+
+    images: tuple[Tensor, ...]
+    image_masks: tuple[Tensor, ...]
+    tokens: Tensor
+    token_masks: Tensor
+    state: Tensor
+
+    def __getitem__(self, rows: Tensor | slice) -> PolicyInput:
+        return _map_rows(self, rows)
+
+
+@dataclass(frozen=True)
+class ExperienceInput:
+    """What the alignment tasks need beside a `PolicyInput` of the same B rows.
+
+    actions: (B, H, action_dim) float32, the normalised commands that were sent.
+    features: (B, N, D) float32, whitened DINO tokens of the next observation; feature_masks (B, N) bool, False for
+    tokens of a missing camera. dim_mask: (action_dim,) bool, False for padding.
+    """
+
+    actions: Tensor
+    features: Tensor
+    feature_masks: Tensor
+    dim_mask: Tensor
+
+    def __getitem__(self, rows: Tensor | slice) -> ExperienceInput:
+        return ExperienceInput(self.actions[rows], self.features[rows], self.feature_masks[rows], self.dim_mask)
+
+
+def _map_rows(batch: PolicyInput, rows: Tensor | slice) -> PolicyInput:
+    picked = {}
+    for field in fields(batch):
+        value = getattr(batch, field.name)
+        picked[field.name] = tuple(item[rows] for item in value) if isinstance(value, tuple) else value[rows]
+    return PolicyInput(**picked)
+
+
+def concatenate(batches: list[PolicyInput]) -> PolicyInput:
+    """One batch of all rows, in order."""
+    merged = {}
+    for field in fields(PolicyInput):
+        values = [getattr(batch, field.name) for batch in batches]
+        merged[field.name] = (
+            tuple(torch.cat(items) for items in zip(*values, strict=True)) if isinstance(values[0], tuple) else torch.cat(values)
+        )
+    return PolicyInput(**merged)

@@ -1,0 +1,404 @@
+"""PI0 and PI0.5 (openpi), with the E-Token and the alignment expert. One class for both variants.
+
+    prefix   images, prompt                        -> VLM               never sees a suffix
+    action   [E] [state (pi0)] [H noisy actions]   -> action expert     -> v_t
+    alignment                                      -> alignment expert  -> v_t of three tasks (`alignment_expert.py`)
+
+Read `experts.run` first (how tokens go through the layers), then `attention.py` (who sees whom).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vla_align_ros.policy import flow, losses
+from vla_align_ros.policy.alignment_expert import TASKS, AlignmentExpert, AlignmentSuffix
+from vla_align_ros.policy.attention import additive_mask, make_att_2d_masks
+from vla_align_ros.policy.config import Architecture
+from vla_align_ros.policy.experts import Expert, KeyValues, Stream, run
+from vla_align_ros.policy.inputs import ExperienceInput, PolicyInput
+from vla_align_ros.policy.vision import siglip
+
+MIN_PERIOD, MAX_PERIOD = 4e-3, 4.0
+
+
+@dataclass(frozen=True)
+class PrefixCache:
+    """Keys and values of the prefix, which serve every expert, denoising step and align step of its observation."""
+
+    key_values: KeyValues
+    pad_masks: Tensor  # (B, P) bool
+
+    def repeat(self, times: int) -> PrefixCache:
+        """Every row `times` times, in place of one (for several draws of noise a row)."""
+        if times == 1:
+            return self
+        kv = [(k.repeat_interleave(times, 0), v.repeat_interleave(times, 0)) for k, v in self.key_values]
+        return PrefixCache(kv, self.pad_masks.repeat_interleave(times, 0))
+
+    def rows(self, index: Tensor) -> PrefixCache:
+        """The cache of some rows, in that order."""
+        return PrefixCache([(k[index], v[index]) for k, v in self.key_values], self.pad_masks[index])
+
+
+def time_embedding(time: Tensor, width: int) -> Tensor:
+    """(B,) -> (B, width) float32: [sin, cos] of 2 pi t / period, periods geometric from 0.004 to 4, in float64."""
+    fraction = torch.linspace(0.0, 1.0, width // 2, dtype=torch.float64, device=time.device)
+    period = MIN_PERIOD * (MAX_PERIOD / MIN_PERIOD) ** fraction
+    angle = time.double()[:, None] * (1.0 / period * 2 * math.pi)
+    return torch.cat([angle.sin(), angle.cos()], dim=-1).float()
+
+
+class Pi0(nn.Module):
+    """The network. Tensors in, tensors out, everything normalised; `policy.Policy` turns it into robot units."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        self.architecture = a = architecture
+        self.pi05 = a.variant == "pi05"
+        width = a.action_expert.width
+        self.vision_tower = siglip(a.vision)
+        self.multi_modal_projector = nn.Linear(a.vision.width, a.vlm.width)
+        self.embed_tokens = nn.Embedding(a.vocab_size, a.vlm.width)
+        self.vlm = Expert(a.vlm)
+        self.action_expert = Expert(a.action_expert, cond_dim=width if self.pi05 else None)
+        self.action_in_proj = nn.Linear(a.action_dim, width)
+        self.action_out_proj = nn.Linear(width, a.action_dim)
+        if self.pi05:
+            self.time_mlp_in = nn.Linear(width, width)
+            self.time_mlp_out = nn.Linear(width, width)
+        else:
+            self.state_proj = nn.Linear(a.action_dim, width)
+            self.action_time_mlp_in = nn.Linear(2 * width, width)
+            self.action_time_mlp_out = nn.Linear(width, width)
+        # Made last, so that the other weights draw the same random numbers as without them.
+        self.alignment = AlignmentExpert(a.alignment, a.action_dim, width, len(a.cameras)) if a.alignment else None
+        if a.use_peft_prefix_token:
+            token = torch.zeros(a.peft_num_tokens, width)
+            self.peft_prefix_token: nn.Parameter | None = nn.Parameter(token.normal_(std=0.5) if a.peft_init == "normal" else token)
+            self.e_token_attention_bias = nn.Parameter(torch.tensor(a.e_token_attention_bias))
+        else:
+            self.peft_prefix_token = None
+
+    def make_peft_token(self, batch_size: int) -> Tensor | None:
+        """The E-Token for a batch, (B, peft_num_tokens, W), a view of the one parameter; None when the model has none."""
+        return None if self.peft_prefix_token is None else self.peft_prefix_token.expand(batch_size, -1, -1)
+
+    # --- prefix ---
+
+    def embed_prefix(
+        self, images: tuple[Tensor, ...], image_masks: tuple[Tensor, ...], tokens: Tensor, token_masks: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Cameras in order, then the prompt: embeddings (B, P, D), pad masks and att masks (B, P) bool."""
+        size = images[0].shape[0]
+        seen = self.vision_tower(pixel_values=torch.cat(images)).last_hidden_state
+        image_embs = self.multi_modal_projector(seen).split(size)
+        prompt_embs = self.embed_tokens(tokens) * math.sqrt(self.architecture.vlm.width)
+        masks = [mask[:, None].expand(-1, emb.shape[1]) for mask, emb in zip(image_masks, image_embs, strict=True)]
+        pad_masks = torch.cat([*masks, token_masks], dim=1)
+        return torch.cat([*image_embs, prompt_embs], dim=1), pad_masks, torch.zeros_like(pad_masks)
+
+    def prefix_cache(self, inputs: PolicyInput) -> PrefixCache:
+        """The VLM alone on the prefix."""
+        embs, pad_masks, att_masks = self.embed_prefix(inputs.images, inputs.image_masks, inputs.tokens, inputs.token_masks)
+        _, key_values = run(
+            [Stream(self.vlm, embs, self.vlm.modulations(None))],
+            prefix_positions(pad_masks),
+            additive_mask(make_att_2d_masks(pad_masks, att_masks), embs.dtype),
+        )
+        return PrefixCache(key_values, pad_masks)
+
+    # --- action expert ---
+
+    def action_condition(self, time: Tensor) -> Tensor | None:
+        """adaRMS condition (B, W) of pi0.5's action expert; None for pi0."""
+        if not self.pi05:
+            return None
+        hidden = functional.silu(self.time_mlp_in(time_embedding(time, self.architecture.action_expert.width)))
+        return functional.silu(self.time_mlp_out(hidden))
+
+    def embed_suffix(
+        self, state: Tensor, noisy_actions: Tensor, time: Tensor, peft_token: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """[E] [state (pi0)] [H actions]: embeddings (B, N, W), pad masks (B, N) bool, att masks (N,) bool.
+
+        state (B, A), noisy_actions (B, H, A), time (B,), peft_token (B, n, W) or None to leave E out.
+        """
+        actions = self.action_in_proj(noisy_actions)
+        parts = [] if peft_token is None else [peft_token]
+        att = [] if peft_token is None else [True] + [False] * (peft_token.shape[1] - 1)
+        if not self.pi05:
+            parts.append(self.state_proj(state)[:, None])
+            att.append(True)
+            emb = time_embedding(time, actions.shape[-1]).to(actions.dtype)[:, None].expand_as(actions)
+            actions = self.action_time_mlp_out(functional.silu(self.action_time_mlp_in(torch.cat([actions, emb], dim=-1))))
+        parts.append(actions)
+        att += [True] + [False] * (actions.shape[1] - 1)
+        embs = torch.cat(parts, dim=1)
+        pad_masks = torch.ones(embs.shape[:2], dtype=torch.bool, device=embs.device)
+        return embs, pad_masks, torch.tensor(att, device=embs.device)
+
+    def denoise(
+        self,
+        cache: PrefixCache,
+        state: Tensor,
+        noisy_actions: Tensor,
+        time: Tensor,
+        peft_token: Tensor | None,
+        modulations: list[Tensor | None] | None = None,
+        residuals: list[Tensor] | None = None,
+    ) -> Tensor:
+        """v_t (B, H, A): the action expert alone, against the cached prefix.
+
+        modulations: `action_expert.modulations(action_condition(time))` where they were computed before.
+        residuals: a list that receives the residual stream before each layer and after the last.
+        """
+        embs, pad_masks, att_masks = self.embed_suffix(state, noisy_actions, time, peft_token)
+        num_e_rows = 0 if peft_token is None else peft_token.shape[1]
+        mask = _suffix_mask(cache.pad_masks, pad_masks, att_masks)
+        stream = Stream(
+            self.action_expert,
+            embs,
+            self.action_expert.modulations(self.action_condition(time)) if modulations is None else modulations,
+        )
+        (hidden,), _ = run(
+            [stream],
+            suffix_positions(cache.pad_masks, pad_masks, num_e_rows),
+            self._with_e_bias(additive_mask(mask, embs.dtype), cache.pad_masks.shape[1], num_e_rows),
+            past=cache.key_values,
+            keep_residuals=residuals is not None,
+        )
+        if residuals is not None:
+            residuals.extend(stream.residuals)
+        return self.action_out_proj(hidden[:, -noisy_actions.shape[1] :])
+
+    def _with_e_bias(self, mask: Tensor, e_start: int, num_e_rows: int) -> Tensor:
+        """Add the learned bias on the attention that the action suffix pays to E (columns e_start .. e_start + n)."""
+        if num_e_rows == 0:
+            return mask
+        columns = torch.zeros(mask.shape[-1], dtype=mask.dtype, device=mask.device)
+        columns[e_start : e_start + num_e_rows] = 1.0
+        return mask + self.e_token_attention_bias * columns
+
+    @torch.no_grad()
+    def sample_actions(
+        self,
+        inputs: PolicyInput,
+        noise: Tensor,
+        num_steps: int = 10,
+        peft_token: Tensor | None = None,
+        cache: PrefixCache | None = None,
+    ) -> Tensor:
+        """Clean actions (B, H, A) from noise of that shape, by `num_steps` Euler steps. E as in `sample_trajectory`."""
+        for _, _, actions in self.sample_trajectory(inputs, noise, num_steps, peft_token, cache):
+            result = actions
+        return result
+
+    def sample_trajectory(
+        self,
+        inputs: PolicyInput,
+        noise: Tensor,
+        num_steps: int = 10,
+        peft_token: Tensor | None = None,
+        cache: PrefixCache | None = None,
+    ):  # type: ignore[no-untyped-def]
+        """Yield (x, v, next x) of every Euler step. `peft_token` (B, n, W) replaces the model's own E."""
+        if num_steps < 1:
+            raise ValueError(f"num_steps must be at least 1, got {num_steps}")
+        cache = self.prefix_cache(inputs) if cache is None else cache
+        token = self.make_peft_token(noise.shape[0]) if peft_token is None else peft_token
+        times = torch.tensor(flow.euler_times(num_steps), device=noise.device)
+        table = self.action_expert.modulations(self.action_condition(times))
+
+        def velocity(x: Tensor, index: int) -> Tensor:
+            modulations = [None if m is None else m[index : index + 1] for m in table]
+            return self.denoise(cache, inputs.state, x, times[index].expand(noise.shape[0]), token, modulations)
+
+        return flow.integrate(velocity, noise, num_steps)
+
+    # --- alignment expert ---
+
+    def embed_alignment_suffix(
+        self, state: Tensor, experience: ExperienceInput, noisy: dict[str, Tensor], peft_token: Tensor | None
+    ) -> AlignmentSuffix:
+        """See `AlignmentExpert.embed`. Raises ValueError when the model has no alignment expert."""
+        return self._alignment_expert().embed(state, experience, noisy, peft_token)
+
+    def _alignment_expert(self) -> AlignmentExpert:
+        if self.alignment is None:
+            raise ValueError("this model has no alignment expert: load one that was trained with it, or `architecture.alignment` is missing")
+        return self.alignment
+
+    def denoise_alignment(
+        self,
+        cache: PrefixCache,
+        state: Tensor,
+        experience: ExperienceInput,
+        noisy: dict[str, Tensor],
+        time: Tensor,
+        peft_token: Tensor | None,
+    ) -> dict[str, Tensor]:
+        """v_t of each task in `noisy`: the alignment expert alone, against the cached prefix."""
+        expert = self._alignment_expert()
+        suffix = self.embed_alignment_suffix(state, experience, noisy, peft_token)
+        mask = _suffix_mask(cache.pad_masks, suffix.pad_masks, suffix.att_masks, suffix.block_diagonal_ranges)
+        cond = expert.condition(time_embedding(time, expert.config.expert.width))
+        (hidden,), _ = run(
+            [Stream(expert.expert, suffix.embs, expert.expert.modulations(cond))],
+            suffix_positions(cache.pad_masks, suffix.pad_masks, suffix.num_e_rows),
+            additive_mask(mask, suffix.embs.dtype),
+            past=cache.key_values,
+        )
+        return expert.read_out(hidden, suffix, experience)
+
+    # --- training ---
+
+    def action_loss(
+        self, cache: PrefixCache, state: Tensor, actions: Tensor, noise: Tensor, time: Tensor, dim_mask: Tensor, peft_token: Tensor | None
+    ) -> Tensor:
+        """L_action of each row (B,)."""
+        v = self.denoise(cache, state, flow.interpolate(actions, noise, time), time, peft_token)
+        return losses.masked_mse(v, flow.target_velocity(actions, noise), dim_mask)
+
+    def alignment_losses(
+        self,
+        cache: PrefixCache,
+        state: Tensor,
+        experience: ExperienceInput,
+        noise: dict[str, Tensor],
+        time: Tensor,
+        peft_token: Tensor | None,
+    ) -> dict[str, Tensor]:
+        """Loss of each task in `noise`, a row each (B,)."""
+        clean = {"perception": state, "dynamics": experience.features, "inverse_dynamics": experience.actions}
+        noisy = {task: flow.interpolate(clean[task], noise[task], time) for task in noise}
+        v = self.denoise_alignment(cache, state, experience, noisy, time, peft_token)
+        masks = {"perception": experience.dim_mask, "dynamics": experience.feature_masks[..., None], "inverse_dynamics": experience.dim_mask}
+        return {task: losses.masked_mse(v[task], flow.target_velocity(clean[task], noise[task]), masks[task]) for task in noise}
+
+    def draw_noise(self, state: Tensor, experience: ExperienceInput, weights: losses.LossWeights, generator: torch.Generator | None) -> dict[str, Tensor]:
+        """Independent noise for each task that has weight."""
+        shapes = {"perception": state.shape, "dynamics": experience.features.shape, "inverse_dynamics": experience.actions.shape}
+        return {task: torch.randn(shapes[task], generator=generator, device=state.device) for task in TASKS if weights.of(task) > 0}
+
+    def forward(
+        self,
+        inputs: PolicyInput,
+        actions: Tensor,
+        experience: ExperienceInput | None = None,
+        weights: losses.LossWeights | None = None,
+        action_draws: int = 1,
+        peft_token: Tensor | None = None,
+        alignment_inputs: PolicyInput | None = None,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """L_total and {action_loss, perception_loss, dynamics_loss, inverse_dynamics_loss} (means over the batch).
+
+        actions: (B, H, A) the actions to imitate. experience: what the alignment tasks learn from; None leaves them out.
+        One t a sample, shared by all tasks; action_draws > 1 adds further (t, noise) for the action loss alone.
+        peft_token: (B, n, W) in place of the model's own E. alignment_inputs: pi0.5's prefix without the state text.
+        """
+        weights = weights or losses.LossWeights()
+        cache = self.prefix_cache(inputs)
+        token = self.make_peft_token(actions.shape[0]) if peft_token is None else peft_token
+        dim_mask = torch.ones(actions.shape[-1], dtype=torch.bool, device=actions.device) if experience is None else experience.dim_mask
+        rows = actions.shape[0]
+        time = flow.sample_time(rows * action_draws, generator, actions.device)
+        repeated = actions.repeat_interleave(action_draws, 0)
+        noise = torch.randn(repeated.shape, generator=generator, device=actions.device)
+        parts = {
+            "action_loss": self.action_loss(
+                cache.repeat(action_draws),
+                inputs.state.repeat_interleave(action_draws, 0),
+                repeated,
+                noise,
+                time,
+                dim_mask,
+                None if token is None else token.repeat_interleave(action_draws, 0),
+            ).mean()
+        }
+        if experience is not None:
+            draws = self.draw_noise(inputs.state, experience, weights, generator)
+            if draws:
+                own = cache if alignment_inputs is None else self.prefix_cache(alignment_inputs)
+                found = self.alignment_losses(own, inputs.state, experience, draws, time[::action_draws], token)
+                parts |= {f"{task}_loss": loss.mean() for task, loss in found.items()}
+        return losses.total(parts, weights), parts
+
+    def forward_joint(
+        self,
+        inputs: PolicyInput,
+        noisy_actions: Tensor,
+        time: Tensor,
+        experience: ExperienceInput | None = None,
+        noisy: Mapping[str, Tensor] | None = None,
+        peft_token: Tensor | None = None,
+        streams_out: list[Stream] | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor], list[Tensor]]:
+        """VLM, action expert and (with `noisy`) alignment expert in one pass; numbers equal to the separate passes.
+
+        Returns v_t of the actions, v_t of each task, and the streams after their final norms. `streams_out` receives
+        the streams with their residuals. Only for models whose alignment prefix is the policy's own (pi0).
+        """
+        prefix_embs, prefix_pads, prefix_att = self.embed_prefix(inputs.images, inputs.image_masks, inputs.tokens, inputs.token_masks)
+        embs, pads, att = self.embed_suffix(inputs.state, noisy_actions, time, peft_token)
+        num_e_rows = 0 if peft_token is None else peft_token.shape[1]
+        streams = [
+            Stream(self.vlm, prefix_embs, self.vlm.modulations(None)),
+            Stream(self.action_expert, embs, self.action_expert.modulations(self.action_condition(time))),
+        ]
+        length, end = prefix_pads.shape[1], prefix_pads.shape[1] + pads.shape[1]
+        all_pads, all_att = [prefix_pads, pads], [prefix_att, att.expand(pads.shape)]
+        positions = [prefix_positions(prefix_pads), suffix_positions(prefix_pads, pads, num_e_rows)]
+        ranges = [(length, end)]
+        suffix = None
+        if experience is not None and noisy:
+            expert = self._alignment_expert()
+            suffix = self.embed_alignment_suffix(inputs.state, experience, dict(noisy), peft_token)
+            cond = expert.condition(time_embedding(time, expert.config.expert.width))
+            streams.append(Stream(expert.expert, suffix.embs, expert.expert.modulations(cond)))
+            all_pads.append(suffix.pad_masks)
+            all_att.append(suffix.att_masks.expand(suffix.pad_masks.shape))
+            positions.append(suffix_positions(prefix_pads, suffix.pad_masks, num_e_rows))
+            ranges += [(end, end + suffix.pad_masks.shape[1])]
+            ranges += [(end + start, end + stop) for start, stop in suffix.block_diagonal_ranges]
+        visible = make_att_2d_masks(torch.cat(all_pads, 1), torch.cat(all_att, 1), ranges)
+        mask = additive_mask(visible, embs.dtype)
+        if num_e_rows:
+            rows = torch.zeros(mask.shape[-2:], dtype=mask.dtype, device=mask.device)
+            rows[length:end, length : length + num_e_rows] = 1.0
+            mask = mask + self.e_token_attention_bias * rows
+        finals, _ = run(streams, torch.cat(positions, 1), mask, keep_residuals=streams_out is not None)
+        if streams_out is not None:
+            streams_out.extend(streams)
+        v = self.action_out_proj(finals[1][:, -noisy_actions.shape[1] :])
+        tasks = {} if suffix is None or experience is None else self._alignment_expert().read_out(finals[2], suffix, experience)
+        return v, tasks, finals
+
+
+def prefix_positions(pad_masks: Tensor) -> Tensor:
+    """cumsum - 1 (B, P): padding repeats the last position, a missing first camera gets -1."""
+    return torch.cumsum(pad_masks.long(), dim=1) - 1
+
+
+def suffix_positions(prefix_pad_masks: Tensor, suffix_pad_masks: Tensor, num_e_rows: int) -> Tensor:
+    """(B, N) from the number of valid prefix tokens on. E's rows share the first token's position and shift nobody's."""
+    counted = suffix_pad_masks[:, num_e_rows:].long()
+    positions = torch.cumsum(counted, dim=1) - 1
+    positions = torch.cat([torch.zeros_like(suffix_pad_masks[:, :num_e_rows], dtype=torch.long), positions], dim=1)
+    return positions + prefix_pad_masks.long().sum(dim=1, keepdim=True)
+
+
+def _suffix_mask(
+    prefix_pad_masks: Tensor, pad_masks: Tensor, att_masks: Tensor, ranges: list[tuple[int, int]] | None = None
+) -> Tensor:
+    """(B, N, P + N) bool: the suffix sees every valid prefix token, and itself as its att masks say."""
+    own = make_att_2d_masks(pad_masks, att_masks.expand(pad_masks.shape), ranges or ())
+    prefix = prefix_pad_masks[:, None, :] & pad_masks[:, :, None]
+    return torch.cat([prefix, own], dim=2)
