@@ -1,1 +1,3 @@
-"""From the policy's action chunk to motion: `trajectory` (chunk <-> wire), `limits` (the safety gate), `chunk_queue` (what is due now)."""
+"""From the policy's action chunk to motion: `trajectory` (chunk <-> wire), `limits` (the safety gate), `chunk_queue`
+(what is due now).
+"""

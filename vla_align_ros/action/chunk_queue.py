@@ -13,9 +13,9 @@ from vla_align_ros.types import ActionChunk, Float32Array
 class ChunkQueue:
     """Holds accepted chunks; thread-safe.
 
-    The command at t is row floor((t - stamp) / period) of the chunk with the largest stamp <= t, and none after its last row.
-    A chunk holds as many rows as it was put with: H for the policy's own view, H + R for a robot that also executes the ramp
-    (rows from `trajectory.commands_of`).
+    The command at t is row floor((t - stamp) / period) of the chunk with the largest stamp <= t, and none after its
+    last row. A chunk holds as many rows as it was put with: H for the policy's own view, H + R for a robot that also
+    executes the ramp (rows from `trajectory.commands_of`).
 
     ran_dry: how often the commands ended (counted once each time, by `command_at`, not once a tick).
     """
@@ -30,8 +30,9 @@ class ChunkQueue:
         self._lock = threading.Lock()
 
     def put(self, chunk: ActionChunk) -> None:
-        """Add a chunk. It replaces every held chunk that does not start before it: the latest word wins, and after a clock
-        that jumped back nothing from the old time comes to life again. ValueError: another period than the queue's.
+        """Add a chunk. It replaces every held chunk that does not start before it: the latest word wins, and after a
+        clock that jumped back nothing from the old time comes to life again. ValueError: another period than the
+        queue's.
         """
         if chunk.period_ns != self.period_ns:
             raise ValueError(f"the queue runs at a period of {self.period_ns} ns, the chunk at {chunk.period_ns} ns")
@@ -39,8 +40,8 @@ class ChunkQueue:
             self._chunks = [held for held in self._chunks if held.stamp_ns < chunk.stamp_ns] + [chunk]
 
     def command_at(self, t_ns: int) -> Float32Array | None:
-        """The command (A,) float32 for the tick `t_ns`, or None when no chunk covers it. Ticks are asked in rising order:
-        chunks that a later one has taken over from are forgotten."""
+        """The command (A,) float32 for the tick `t_ns`, or None when no chunk covers it. Ticks are asked in rising
+        order: chunks that a later one has taken over from are forgotten."""
         with self._lock:
             started = [index for index, chunk in enumerate(self._chunks) if chunk.stamp_ns <= t_ns]
             if started:

@@ -1,7 +1,8 @@
 """The last gate before the wire: a chunk is published whole or refused with a reason.
 
-Each limit is a small function of one shape, `(motion, limits) -> text or None`, where the text says what is wrong. They judge the
-trajectory that would be sent, stop ramp included, so that also the braking distance stays inside the position limits.
+Each limit is a small function of one shape, `(motion, limits) -> text or None`, where the text says what is wrong.
+They judge the trajectory that would be sent, stop ramp included, so that also the braking distance stays inside the
+position limits.
 """
 
 from __future__ import annotations
@@ -42,14 +43,18 @@ class ChunkLimits:
     """What no published chunk may exceed.
 
     joints: (A,) position range and velocity limit of each, in the model's order.
-    jump_max_rad: largest distance of any joint between the measured position and the first point; it must leave room for the
-        way that the arm goes during inference, velocity times latency.
+    jump_max_rad: largest distance of any joint between the measured position and the first point; it must leave room
+        for the way that the arm goes during inference, velocity times latency.
     ramp_ticks: the stop ramp that will be published behind the chunk (`to_trajectory`).
     """
 
     joints: tuple[JointConfig, ...]
     jump_max_rad: float
     ramp_ticks: int
+
+    def __post_init__(self) -> None:
+        if not (self.joints and self.jump_max_rad > 0 and self.ramp_ticks >= 1):
+            raise ValueError(f"joints must not be empty, jump_max_rad above 0 and ramp_ticks at least 1, got {self}")
 
 
 @dataclass(frozen=True)
@@ -89,7 +94,11 @@ def _shape_fault(chunk: ActionChunk, measured: Float32Array, joints: int) -> str
 
 def _non_finite_fault(chunk: ActionChunk, measured: Float32Array) -> str | None:
     parts = {"actions": chunk.actions, "state": chunk.state, "measured position": measured}
-    wrong = [f"{name} ({np.count_nonzero(~np.isfinite(part))} numbers)" for name, part in parts.items() if not np.isfinite(part).all()]
+    wrong = [
+        f"{name} ({np.count_nonzero(~np.isfinite(part))} numbers)"
+        for name, part in parts.items()
+        if not np.isfinite(part).all()
+    ]
     return f"NaN or infinity in {', '.join(wrong)}" if wrong else None
 
 
@@ -99,7 +108,8 @@ def _jump_fault(motion: _Motion, limits: ChunkLimits) -> str | None:
     joint = int(jump.argmax())
     if jump[joint] <= limits.jump_max_rad:
         return None
-    return f"{limits.joints[joint].name} starts {jump[joint]:.4g} rad from where it was measured, jump_max_rad is {limits.jump_max_rad:.4g}"
+    distance = f"{limits.joints[joint].name} starts {jump[joint]:.4g} rad from where it was measured"
+    return f"{distance}, jump_max_rad is {limits.jump_max_rad:.4g}"
 
 
 def _velocity_fault(motion: _Motion, limits: ChunkLimits) -> str | None:
@@ -109,7 +119,9 @@ def _velocity_fault(motion: _Motion, limits: ChunkLimits) -> str | None:
     speed = abs(motion.velocities[point, joint])
     if speed <= allowed[joint] * (1 + FLOAT32_SLACK):
         return None
-    return f"{limits.joints[joint].name} at {speed:.4g} rad/s in point {point}, velocity_max_rad_s is {allowed[joint]:.4g}"
+    return (
+        f"{limits.joints[joint].name} at {speed:.4g} rad/s in point {point}, velocity_max_rad_s is {allowed[joint]:.4g}"
+    )
 
 
 def _position_fault(motion: _Motion, limits: ChunkLimits) -> str | None:
@@ -121,7 +133,8 @@ def _position_fault(motion: _Motion, limits: ChunkLimits) -> str | None:
     position = motion.positions[point, joint]
     if low[joint] - slack[joint] <= position <= high[joint] + slack[joint]:
         return None
-    return f"{limits.joints[joint].name} at {position:.4g} rad in point {point}, allowed is {low[joint]:.4g} to {high[joint]:.4g}"
+    allowed = f"{low[joint]:.4g} to {high[joint]:.4g}"
+    return f"{limits.joints[joint].name} at {position:.4g} rad in point {point}, allowed is {allowed}"
 
 
 def _worst(excess: Float64Array) -> tuple[int, int]:

@@ -1,7 +1,8 @@
 """Action chunk -> joint trajectory on the wire, and back to the commands in it.
 
-A chunk starts at the position x_{-1} (its measured `state`) and has H actions for the intervals i = 0 .. H-1, interval i being
-[stamp + i*p, stamp + (i+1)*p) with period p. Point i sits at the *end* of its interval, time_from_start = (i+1)*p, and carries
+A chunk starts at the position x_{-1} (its measured `state`) and has H actions for the intervals i = 0 .. H-1, interval
+i being [stamp + i*p, stamp + (i+1)*p) with period p. Point i sits at the *end* of its interval, time_from_start =
+(i+1)*p, and carries
 
     v_i, the constant velocity during interval i,        x_i = x_{i-1} + v_i * p.
 
@@ -9,11 +10,12 @@ A chunk starts at the position x_{-1} (its measured `state`) and has H actions f
     position         x_i = a_i           v_i = (x_i - x_{i-1}) / p
     delta_position   x_i = x_{-1} + a_i  v_i = (x_i - x_{i-1}) / p
 
-Behind them R ramp points slow down linearly, v_{H-1+j} = v_{H-1} * (1 - j/R) for j = 1 .. R, so that the last velocity is exactly 0:
-joint_trajectory_controller demands that, and a robot whose next chunk does not come stops by itself.
+Behind them R ramp points slow down linearly, v_{H-1+j} = v_{H-1} * (1 - j/R) for j = 1 .. R, so that the last velocity
+is exactly 0: joint_trajectory_controller demands that, and a robot whose next chunk does not come stops by itself.
 
-All points satisfy x_i = x_{i-1} + v_i * p, so the start can be recovered from the wire, x_{-1} = x_0 - v_0 * p; that is what makes
-`delta_position` invertible (`commands_of`). Neighbour: `limits.py` judges a chunk by this trajectory, ramp included.
+All points satisfy x_i = x_{i-1} + v_i * p, so the start can be recovered from the wire, x_{-1} = x_0 - v_0 * p; that
+is what makes `delta_position` invertible (`commands_of`). Neighbour: `limits.py` judges a chunk by this trajectory,
+ramp included.
 """
 
 from __future__ import annotations
@@ -74,10 +76,13 @@ class Trajectory:
         return start
 
 
-def to_trajectory(chunk: ActionChunk, action_kind: ActionKind, joint_names: tuple[str, ...], ramp_ticks: int) -> Trajectory:
+def to_trajectory(
+    chunk: ActionChunk, action_kind: ActionKind, joint_names: tuple[str, ...], ramp_ticks: int
+) -> Trajectory:
     """The H points of `chunk` and `ramp_ticks` (R >= 1) more that come to a stop, P = H + R. Equations above.
 
-    Raises TrajectoryError for actions that are not (H, A), a state that is not (A,), non-finite numbers, R < 1, an unknown kind.
+    Raises TrajectoryError for actions that are not (H, A), a state that is not (A,), non-finite numbers, R < 1, an
+    unknown kind.
     """
     actions, start = np.asarray(chunk.actions, np.float64), np.asarray(chunk.state, np.float64)
     if actions.ndim != 2 or len(actions) == 0 or start.shape != actions.shape[1:]:
@@ -110,17 +115,21 @@ def hold_trajectory(position: ArrayLike, stamp_ns: int, period_ns: int, joint_na
 
 
 def commands_of(trajectory: Trajectory, action_kind: ActionKind, origin_rad: ArrayLike | None = None) -> Float32Array:
-    """The command of every point, ramp included, as the model's kind of action: (P, A) float32; inverse of `to_trajectory`.
+    """The command of every point, ramp included, as the model's kind of action: (P, A) float32; inverse of
+    `to_trajectory`.
 
-    origin_rad: (A,) the position that `delta_position` counts from; by default where the trajectory starts. An experience
-    whose commands come from several chunks passes the state of its own observation. The other two kinds ignore it.
+    origin_rad: (A,) the position that `delta_position` counts from; by default where the trajectory starts. An
+    experience whose commands come from several chunks passes the state of its own observation. The other two kinds
+    ignore it.
     """
     if action_kind == "velocity":
         commands = trajectory.velocities
     elif action_kind == "position":
         commands = trajectory.positions
     elif action_kind == "delta_position":
-        commands = trajectory.positions - (trajectory.start_rad if origin_rad is None else np.asarray(origin_rad, np.float64))
+        commands = trajectory.positions - (
+            trajectory.start_rad if origin_rad is None else np.asarray(origin_rad, np.float64)
+        )
     else:
         raise TrajectoryError(_unknown_kind(action_kind))
     return commands.astype(np.float32)

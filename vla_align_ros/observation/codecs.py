@@ -1,7 +1,7 @@
 """Serialised ROS 2 messages <-> numpy, without ROS: the one way in for live topics and for bags.
 
-`decode_*` take the CDR bytes of one message and either return finite, well-shaped numbers or raise `MessageRefused`; no other
-exception leaves them, whatever the bytes are. `encode_*` make such bytes. `rgb8` images are views on the message's bytes.
+`decode_*` take the CDR bytes of one message and either return finite, well-shaped numbers or raise `MessageRefused`; no
+other exception leaves them, whatever the bytes are. `encode_*` make such bytes. `rgb8` images are views on the message.
 """
 
 from __future__ import annotations
@@ -16,17 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, get_typestore
-from rosbags.typesys.stores.ros2_jazzy import (
-    builtin_interfaces__msg__Duration as DurationMessage,
-    builtin_interfaces__msg__Time as TimeMessage,
-    sensor_msgs__msg__CompressedImage as CompressedImageMessage,
-    sensor_msgs__msg__Image as ImageMessage,
-    sensor_msgs__msg__JointState as JointStateMessage,
-    std_msgs__msg__Header as HeaderMessage,
-    std_msgs__msg__String as StringMessage,
-    trajectory_msgs__msg__JointTrajectory as JointTrajectoryMessage,
-    trajectory_msgs__msg__JointTrajectoryPoint as JointTrajectoryPointMessage,
-)
+from rosbags.typesys.stores import ros2_jazzy as ros
 
 from vla_align_ros.action.trajectory import Trajectory, TrajectoryError
 from vla_align_ros.types import Float32Array, UInt8Array
@@ -96,28 +86,34 @@ class StampedJoints:
 
 
 def decode_image(raw: RawMessage, msgtype: str) -> StampedImage:
-    """A `sensor_msgs/msg/Image` (rgb8, bgr8, mono8, rgba8, bgra8; padded rows are fine) or `CompressedImage` (JPEG, PNG) as RGB.
+    """A `sensor_msgs/msg/Image` (rgb8, bgr8, mono8, rgba8, bgra8; rows may be padded) or `CompressedImage` (JPEG, PNG).
 
-    Raises MessageRefused: malformed, wrong_type, bad_stamp, empty_data, wrong_encoding, wrong_step, wrong_size, undecodable.
+    Raises MessageRefused: malformed, wrong_type, bad_stamp, empty_data, wrong_encoding, wrong_step, wrong_size,
+    undecodable.
     """
     if msgtype == IMAGE:
-        message = _deserialise(raw, ImageMessage)
+        message = _deserialise(raw, ros.sensor_msgs__msg__Image)
         return StampedImage(_stamp_ns(message.header), _pixels(message))
     if msgtype == COMPRESSED_IMAGE:
-        compressed = _deserialise(raw, CompressedImageMessage)
+        compressed = _deserialise(raw, ros.sensor_msgs__msg__CompressedImage)
         return StampedImage(_stamp_ns(compressed.header), _decompressed(compressed))
-    raise MessageRefused(MessageReason.WRONG_TYPE, f"a camera topic must be {IMAGE} or {COMPRESSED_IMAGE}, got {msgtype}")
+    raise MessageRefused(
+        MessageReason.WRONG_TYPE, f"a camera topic must be {IMAGE} or {COMPRESSED_IMAGE}, got {msgtype}"
+    )
 
 
 def decode_joint_state(raw: RawMessage, joint_names: Sequence[str]) -> StampedJoints:
     """The positions of `joint_names`, found by name; joints that the model does not have (a gripper) are ignored.
 
-    Raises MessageRefused: malformed, bad_stamp, empty_position, length_mismatch, missing_joint, duplicate_joint, non_finite.
+    Raises MessageRefused: malformed, bad_stamp, empty_position, length_mismatch, missing_joint, duplicate_joint,
+    non_finite.
     """
-    message = _deserialise(raw, JointStateMessage)
+    message = _deserialise(raw, ros.sensor_msgs__msg__JointState)
     stamp_ns = _stamp_ns(message.header)
     if len(message.position) == 0:
-        raise MessageRefused(MessageReason.EMPTY_POSITION, f"a joint state with {len(message.name)} names and no position")
+        raise MessageRefused(
+            MessageReason.EMPTY_POSITION, f"a joint state with {len(message.name)} names and no position"
+        )
     if len(message.position) != len(message.name):
         text = f"expected one position a name, got {len(message.position)} positions and {len(message.name)} names"
         raise MessageRefused(MessageReason.LENGTH_MISMATCH, text)
@@ -131,19 +127,22 @@ def decode_joint_state(raw: RawMessage, joint_names: Sequence[str]) -> StampedJo
 
 def decode_string(raw: RawMessage) -> str:
     """The text of a `std_msgs/msg/String`. Raises MessageRefused: malformed."""
-    return _deserialise(raw, StringMessage).data
+    return _deserialise(raw, ros.std_msgs__msg__String).data
 
 
 def decode_trajectory(raw: RawMessage, joint_names: Sequence[str]) -> Trajectory:
     """A `trajectory_msgs/msg/JointTrajectory` for exactly `joint_names` (in any order), columns in that order.
 
-    Raises MessageRefused: malformed, bad_stamp, missing_joint, unknown_joint, duplicate_joint, length_mismatch, bad_trajectory.
+    Raises MessageRefused: malformed, bad_stamp, missing_joint, unknown_joint, duplicate_joint, length_mismatch,
+    bad_trajectory.
     """
-    message = _deserialise(raw, JointTrajectoryMessage)
+    message = _deserialise(raw, ros.trajectory_msgs__msg__JointTrajectory)
     stamp_ns = _stamp_ns(message.header)
     columns = _columns(message.joint_names, joint_names)
     if extra := sorted(set(message.joint_names) - set(joint_names)):
-        raise MessageRefused(MessageReason.UNKNOWN_JOINT, f"{extra} are no joints of the model, which has {list(joint_names)}")
+        raise MessageRefused(
+            MessageReason.UNKNOWN_JOINT, f"{extra} are no joints of the model, which has {list(joint_names)}"
+        )
     lengths = {len(row) for point in message.points for row in (point.positions, point.velocities)}
     if lengths - {len(joint_names)}:
         text = f"every point needs {len(joint_names)} positions and velocities, got lengths {sorted(lengths)}"
@@ -166,28 +165,38 @@ def encode_image(image: UInt8Array, stamp_ns: int) -> bytes:
     """An (height, width, 3) uint8 RGB image as the CDR bytes of an rgb8 `sensor_msgs/msg/Image`."""
     height, width, _ = image.shape
     pixels = np.ascontiguousarray(image).reshape(-1)
-    return _serialise(ImageMessage(_header(stamp_ns), height, width, "rgb8", 0, 3 * width, pixels))
+    return _serialise(ros.sensor_msgs__msg__Image(_header(stamp_ns), height, width, "rgb8", 0, 3 * width, pixels))
 
 
 def encode_joint_state(joint_names: Sequence[str], position: NDArray[np.floating], stamp_ns: int) -> bytes:
     """Positions (S,) in rad as the CDR bytes of a `sensor_msgs/msg/JointState` without velocity and effort."""
     empty = np.zeros(0)
-    return _serialise(JointStateMessage(_header(stamp_ns), list(joint_names), np.array(position, np.float64), empty, empty))
+    return _serialise(
+        ros.sensor_msgs__msg__JointState(
+            _header(stamp_ns), list(joint_names), np.array(position, np.float64), empty, empty
+        )
+    )
 
 
 def encode_string(text: str) -> bytes:
     """The CDR bytes of a `std_msgs/msg/String`."""
-    return _serialise(StringMessage(text))
+    return _serialise(ros.std_msgs__msg__String(text))
 
 
 def encode_trajectory(trajectory: Trajectory) -> bytes:
     """The CDR bytes of a `trajectory_msgs/msg/JointTrajectory` with positions and velocities only."""
     empty = np.zeros(0)
     points = [
-        JointTrajectoryPointMessage(position, velocity, empty, empty, DurationMessage(*divmod(int(time_ns), _NS)))
-        for time_ns, position, velocity in zip(trajectory.times_ns, trajectory.positions, trajectory.velocities, strict=True)
+        ros.trajectory_msgs__msg__JointTrajectoryPoint(
+            position, velocity, empty, empty, ros.builtin_interfaces__msg__Duration(*divmod(int(time_ns), _NS))
+        )
+        for time_ns, position, velocity in zip(
+            trajectory.times_ns, trajectory.positions, trajectory.velocities, strict=True
+        )
     ]
-    return _serialise(JointTrajectoryMessage(_header(trajectory.stamp_ns), list(trajectory.joint_names), points))
+    return _serialise(
+        ros.trajectory_msgs__msg__JointTrajectory(_header(trajectory.stamp_ns), list(trajectory.joint_names), points)
+    )
 
 
 def _deserialise(raw: RawMessage, message_class: Callable[..., Message]) -> Message:
@@ -195,7 +204,9 @@ def _deserialise(raw: RawMessage, message_class: Callable[..., Message]) -> Mess
     try:  # a memoryview, because slicing bytes copies them
         message: Message = TYPESTORE.deserialize_cdr(memoryview(raw), msgtype)  # type: ignore[assignment]
     except SerdeError as error:
-        raise MessageRefused(MessageReason.MALFORMED, f"{len(raw)} bytes are not one whole {msgtype}: {error}") from None
+        raise MessageRefused(
+            MessageReason.MALFORMED, f"{len(raw)} bytes are not one whole {msgtype}: {error}"
+        ) from None
     return message
 
 
@@ -203,11 +214,11 @@ def _serialise(message: object) -> bytes:
     return bytes(TYPESTORE.serialize_cdr(message, message.__msgtype__))  # type: ignore[attr-defined]
 
 
-def _header(stamp_ns: int) -> HeaderMessage:
-    return HeaderMessage(TimeMessage(*divmod(stamp_ns, _NS)), "")
+def _header(stamp_ns: int) -> ros.std_msgs__msg__Header:
+    return ros.std_msgs__msg__Header(ros.builtin_interfaces__msg__Time(*divmod(stamp_ns, _NS)), "")
 
 
-def _stamp_ns(header: HeaderMessage) -> int:
+def _stamp_ns(header: ros.std_msgs__msg__Header) -> int:
     sec, nanosec = header.stamp.sec, header.stamp.nanosec
     if sec < 0 or nanosec >= _NS or sec == nanosec == 0:
         text = f"header.stamp is {sec} s {nanosec} ns: the publisher must set it to the time of the measurement"
@@ -215,15 +226,19 @@ def _stamp_ns(header: HeaderMessage) -> int:
     return sec * _NS + nanosec
 
 
-def _pixels(message: ImageMessage) -> UInt8Array:
+def _pixels(message: ros.sensor_msgs__msg__Image) -> UInt8Array:
     width, height, step, encoding = message.width, message.height, message.step, message.encoding
     if encoding not in _CHANNELS:
         raise MessageRefused(MessageReason.WRONG_ENCODING, f"{encoding!r}, supported are {sorted(_CHANNELS)}")
     if width == 0 or height == 0 or len(message.data) == 0:
-        raise MessageRefused(MessageReason.EMPTY_DATA, f"an image of {width} x {height} pixels with {len(message.data)} bytes")
+        raise MessageRefused(
+            MessageReason.EMPTY_DATA, f"an image of {width} x {height} pixels with {len(message.data)} bytes"
+        )
     row_bytes = width * _CHANNELS[encoding]
     if step < row_bytes:
-        raise MessageRefused(MessageReason.WRONG_STEP, f"{width} pixels of {encoding} need a step of {row_bytes}, got {step}")
+        raise MessageRefused(
+            MessageReason.WRONG_STEP, f"{width} pixels of {encoding} need a step of {row_bytes}, got {step}"
+        )
     if len(message.data) != step * height:
         text = f"{height} rows of step {step} are {step * height} bytes, got {len(message.data)}"
         raise MessageRefused(MessageReason.WRONG_SIZE, text)
@@ -231,7 +246,7 @@ def _pixels(message: ImageMessage) -> UInt8Array:
     return pixels if encoding == "rgb8" else np.asarray(cv2.cvtColor(pixels, _TO_RGB[encoding]), np.uint8)
 
 
-def _decompressed(message: CompressedImageMessage) -> UInt8Array:
+def _decompressed(message: ros.sensor_msgs__msg__CompressedImage) -> UInt8Array:
     if len(message.data) == 0:
         raise MessageRefused(MessageReason.EMPTY_DATA, f"a compressed image (format {message.format!r}) with no bytes")
     try:

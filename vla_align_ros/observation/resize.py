@@ -11,9 +11,11 @@ from vla_align_ros.types import UInt8Array
 def letterbox(image: UInt8Array, size: int) -> UInt8Array:
     """Scale `image` (height, width, 3) uint8 to fit into `size` x `size` without distortion, black around it.
 
-    ratio = max(width, height) / size; the new sides are int(side / ratio), at least 1; the picture sits in the middle, an odd
-    pixel of border goes to the bottom and right (openpi `resize_with_pad`: 480 x 640 -> 168 x 224 with 28 black rows each side).
-    Shrinking averages areas, growing interpolates linearly. Returns (size, size, 3) uint8, `image` itself when it has that size.
+    ratio = max(width, height) / size; the new sides are int(side / ratio), at least 1; the picture sits in the middle,
+    an odd pixel of border goes to the bottom and right (openpi `resize_with_pad`: 480 x 640 -> 168 x 224, 28 black rows
+    each side). Shrinking averages areas, growing interpolates linearly.
+
+    Returns (size, size, 3) uint8; `image` itself when it already has that size.
     """
     height, width = image.shape[:2]
     if height == width == size:

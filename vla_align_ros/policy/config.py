@@ -233,7 +233,11 @@ def _validated(adapter: TypeAdapter[Any], raw: Any, origin: Path) -> Any:
 
 def load_model_config(folder: Path) -> ModelConfig:
     """Read and check `folder/model.yaml`. Raises ModelConfigError with every problem in one message."""
-    path = folder / MODEL_FILE
+    return load_model_description(folder / MODEL_FILE)
+
+
+def load_model_description(path: Path) -> ModelConfig:
+    """The same for a file of any name."""
     try:
         raw = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

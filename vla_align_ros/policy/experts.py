@@ -31,6 +31,8 @@ class RMSNorm(nn.Module):
             self.dense = nn.Linear(cond_dim, 3 * width)
             nn.init.zeros_(self.dense.weight)
             nn.init.zeros_(self.dense.bias)
+            with torch.no_grad():
+                self.dense.bias[2 * width :] = 1.0  # gates start open
 
     def forward(self, x: Tensor, modulation: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """x (B, N, W), modulation (B, 1, 3W) or None -> normalised x, gate (B, 1, W) or None. Norm in float32."""
@@ -57,6 +59,8 @@ class GemmaLayer(nn.Module):
         self.gate_proj = nn.Linear(width, config.mlp_dim, bias=False)
         self.up_proj = nn.Linear(width, config.mlp_dim, bias=False)
         self.down_proj = nn.Linear(config.mlp_dim, width, bias=False)
+        for branch_end in (self.o_proj, self.down_proj):
+            nn.init.normal_(branch_end.weight, std=0.02)
 
     def mlp(self, x: Tensor) -> Tensor:
         """Gemma's gated MLP: down(gelu_tanh(gate(x)) * up(x))."""

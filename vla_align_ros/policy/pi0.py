@@ -66,6 +66,7 @@ class Pi0(nn.Module):
         self.vision_tower = siglip(a.vision)
         self.multi_modal_projector = nn.Linear(a.vision.width, a.vlm.width)
         self.embed_tokens = nn.Embedding(a.vocab_size, a.vlm.width)
+        nn.init.normal_(self.embed_tokens.weight, std=a.vlm.width**-0.5)  # embed_prefix multiplies by sqrt(width)
         self.vlm = Expert(a.vlm)
         self.action_expert = Expert(a.action_expert, cond_dim=width if self.pi05 else None)
         self.action_in_proj = nn.Linear(a.action_dim, width)

@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from vla_align_ros.action.trajectory import (
+    ActionKind,
+    Trajectory,
+    TrajectoryError,
+    commands_of,
+    hold_trajectory,
+    to_trajectory,
+)
+from vla_align_ros.types import ActionChunk
+
+KINDS: tuple[ActionKind, ...] = ("velocity", "position", "delta_position")
+PERIOD_NS = 100_000_000
+NAMES = ("shoulder", "elbow")
+radians = st.floats(-7, 7, width=32)
+
+
+@st.composite
+def chunks(draw: st.DrawFn) -> ActionChunk:
+    horizon, joints = draw(st.integers(1, 10)), draw(st.integers(1, 7))
+    return ActionChunk(
+        actions=draw(hnp.arrays(np.float32, (horizon, joints), elements=radians)),
+        state=draw(hnp.arrays(np.float32, (joints,), elements=radians)),
+        stamp_ns=draw(st.integers(0, 2**62)),
+        period_ns=draw(st.integers(1_000_000, 1_000_000_000)),
+    )
+
+
+def names_of(chunk: ActionChunk) -> tuple[str, ...]:
+    return tuple(f"joint{index}" for index in range(chunk.actions.shape[1]))
+
+
+def chunk_of(actions: list[list[float]], state: list[float]) -> ActionChunk:
+    return ActionChunk(np.array(actions, np.float32), np.array(state, np.float32), 10 * PERIOD_NS, PERIOD_NS)
+
+
+@given(chunks(), st.sampled_from(KINDS), st.integers(1, 6))
+def test_commands_of_gives_the_actions_back(chunk: ActionChunk, kind: ActionKind, ramp_ticks: int) -> None:
+    trajectory = to_trajectory(chunk, kind, names_of(chunk), ramp_ticks)
+    commands = commands_of(trajectory, kind)
+    horizon = len(chunk.actions)
+    assert commands.dtype == np.float32
+    assert commands.shape == (horizon + ramp_ticks, chunk.actions.shape[1])
+    if kind == "delta_position":  # goes through two float64 additions at up to 14 rad
+        np.testing.assert_allclose(commands[:horizon], chunk.actions, rtol=1e-6, atol=1e-13)
+    else:
+        np.testing.assert_array_equal(commands[:horizon], chunk.actions)
+
+
+@given(chunks(), st.sampled_from(KINDS), st.integers(1, 6))
+def test_every_trajectory_is_one_that_the_controller_takes(chunk: ActionChunk, kind: ActionKind, ramp: int) -> None:
+    trajectory = to_trajectory(chunk, kind, names_of(chunk), ramp)
+    assert (trajectory.velocities[-1] == 0).all()
+    assert trajectory.times_ns[0] > 0
+    assert (np.diff(trajectory.times_ns) > 0).all()
+    assert trajectory.stamp_ns == chunk.stamp_ns
+
+
+@given(chunks(), st.sampled_from(KINDS), st.integers(1, 6))
+def test_positions_are_the_integral_of_the_velocities(chunk: ActionChunk, kind: ActionKind, ramp: int) -> None:
+    trajectory = to_trajectory(chunk, kind, names_of(chunk), ramp)
+    steps = np.diff(trajectory.positions, axis=0, prepend=np.float64(chunk.state)[None])
+    np.testing.assert_allclose(steps, trajectory.velocities * chunk.period_ns * 1e-9, atol=1e-9)
+    np.testing.assert_allclose(trajectory.start_rad, chunk.state, atol=1e-9)
+
+
+@given(chunks(), st.sampled_from(KINDS), st.integers(1, 6))
+def test_the_ramp_slows_down_linearly(chunk: ActionChunk, kind: ActionKind, ramp: int) -> None:
+    trajectory = to_trajectory(chunk, kind, names_of(chunk), ramp)
+    tail = trajectory.velocities[len(chunk.actions) - 1 :]
+    np.testing.assert_allclose(
+        np.diff(tail, axis=0), np.broadcast_to(-tail[0] / ramp, (ramp, tail.shape[1])), atol=1e-9
+    )
+
+
+def test_velocity_points_by_hand() -> None:
+    trajectory = to_trajectory(chunk_of([[1, 0], [2, -1]], [0.5, 0]), "velocity", NAMES, ramp_ticks=2)
+    assert trajectory.times_ns.tolist() == [100_000_000, 200_000_000, 300_000_000, 400_000_000]
+    assert trajectory.times_ns.dtype == np.int64
+    np.testing.assert_allclose(trajectory.velocities, [[1, 0], [2, -1], [1, -0.5], [0, 0]])
+    np.testing.assert_allclose(trajectory.positions, [[0.6, 0], [0.8, -0.1], [0.9, -0.15], [0.9, -0.15]])
+
+
+def test_position_points_by_hand() -> None:
+    trajectory = to_trajectory(chunk_of([[1.1], [1.3]], [1.0]), "position", ("j",), ramp_ticks=1)
+    np.testing.assert_allclose(trajectory.positions, [[1.1], [1.3], [1.3]], rtol=1e-6)
+    np.testing.assert_allclose(trajectory.velocities, [[1], [2], [0]], rtol=1e-6)
+
+
+def test_delta_position_counts_from_the_observed_state_not_from_the_action_before() -> None:
+    trajectory = to_trajectory(chunk_of([[0.1], [0.3]], [1.0]), "delta_position", ("j",), ramp_ticks=1)
+    np.testing.assert_allclose(trajectory.positions, [[1.1], [1.3], [1.3]], rtol=1e-6)
+
+
+def test_delta_commands_of_a_later_observation_count_from_its_state() -> None:
+    trajectory = to_trajectory(chunk_of([[0.1], [0.3]], [1.0]), "delta_position", ("j",), ramp_ticks=1)
+    np.testing.assert_allclose(
+        commands_of(trajectory, "delta_position", origin_rad=[1.2]), [[-0.1], [0.1], [0.1]], atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_hold_stays_at_the_measured_position(kind: ActionKind) -> None:
+    hold = hold_trajectory([0.25, -1], 7, PERIOD_NS, NAMES)
+    assert hold.times_ns.tolist() == [PERIOD_NS]
+    assert hold.positions.tolist() == [[0.25, -1]]
+    expected = {"velocity": [0, 0], "position": [0.25, -1], "delta_position": [0, 0]}[kind]
+    assert commands_of(hold, kind).tolist() == [expected]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"times_ns": np.array([1, 1])}, "strictly increasing"),
+        ({"times_ns": np.array([0, 1])}, "above 0"),
+        ({"times_ns": np.array([], np.int64)}, "at least one point"),
+        ({"positions": np.zeros((2, 1))}, "positions must be"),
+        ({"positions": np.full((2, 2), np.nan)}, "positions must be finite"),
+        ({"velocities": np.full((2, 2), np.inf)}, "velocities must be finite"),
+        ({"velocities": np.ones((2, 2))}, "last point must have velocity 0"),
+        ({"joint_names": ("a", "a")}, "every joint once"),
+    ],
+)
+def test_a_trajectory_that_the_controller_would_refuse_cannot_be_made(change: dict[str, object], message: str) -> None:
+    fields = {
+        "joint_names": NAMES,
+        "times_ns": np.array([1, 2]),
+        "positions": np.zeros((2, 2)),
+        "velocities": np.zeros((2, 2)),
+    }
+    with pytest.raises(TrajectoryError, match=message):
+        Trajectory(stamp_ns=0, **{**fields, **change})  # type: ignore[arg-type]
+
+
+def test_wrong_arguments_are_named() -> None:
+    chunk = chunk_of([[1, 0]], [0, 0])
+    with pytest.raises(TrajectoryError, match="ramp_ticks must be at least 1"):
+        to_trajectory(chunk, "velocity", NAMES, ramp_ticks=0)
+    with pytest.raises(TrajectoryError, match="action_kind must be one of"):
+        to_trajectory(chunk, "torque", NAMES, ramp_ticks=1)  # type: ignore[arg-type]
+    with pytest.raises(TrajectoryError, match="action_kind must be one of"):
+        commands_of(hold_trajectory([0, 0], 0, 1, NAMES), "torque")  # type: ignore[arg-type]
+    with pytest.raises(TrajectoryError, match="actions \\(H, A\\) and state"):
+        to_trajectory(chunk_of([[1, 0]], [0]), "velocity", NAMES, ramp_ticks=1)

@@ -1,0 +1,168 @@
+"""`vla-align doctor`: is this machine ready to run the nodes, and if not, what to do."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+from xml.etree import ElementTree
+
+import typer
+from packaging.requirements import Requirement
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+PACKAGE = "vla_align_ros"
+PROFILE_VARIABLE = "FASTRTPS_DEFAULT_PROFILES_FILE"
+PROFILE_ADVICE = f"export {PROFILE_VARIABLE}=<share folder of {PACKAGE}>/config/fastdds_profile.xml"
+FRAME_BYTES = 640 * 480 * 3  # a camera frame that shared memory must hold
+STYLE = {"ok": "green", "warn": "yellow", "fail": "red"}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding. todo: what to do about it, empty when it is ok."""
+
+    name: str
+    status: Literal["ok", "warn", "fail"]
+    found: str
+    todo: str = ""
+
+
+def doctor(
+    model: Annotated[str | None, typer.Option(help="Also load this model (folder or name).")] = None,
+    store: Annotated[Path | None, typer.Option(help="Also verify this token store.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Check Python, packages, device, ROS, DDS profile, model and token store. Exit code 1 when a check fails.
+
+    Example: vla-align doctor --model models/tiny
+    """
+    checks = [check_python(), *check_packages(), check_device(), check_rclpy(), check_profile()]
+    if model is not None:
+        checks.append(check_model(model))
+    if store is not None:
+        checks.append(check_store(store))
+    if as_json:
+        typer.echo(json.dumps([dataclasses.asdict(check) for check in checks], indent=2))
+    else:
+        table = Table("check", "")
+        table.add_column("found", overflow="fold")
+        table.add_column("what to do", overflow="fold")
+        for check in checks:
+            status = f"[{STYLE[check.status]}]{check.status}[/]"
+            table.add_row(check.name, status, escape(check.found), escape(check.todo))
+        Console().print(table)
+    if any(check.status == "fail" for check in checks):
+        raise typer.Exit(1)
+
+
+def check_python() -> Check:
+    """Python 3.11 to 3.13."""
+    found = f"{platform.python_version()} ({sys.executable})"
+    if (3, 11) <= sys.version_info[:2] <= (3, 13):
+        return Check("python", "ok", found)
+    return Check("python", "fail", found, "use Python 3.11, 3.12 or 3.13")
+
+
+def check_packages() -> list[Check]:
+    """Every dependency of the package is installed in a version from its supported range."""
+    try:
+        needed = [Requirement(line) for line in importlib.metadata.requires(PACKAGE) or []]
+    except importlib.metadata.PackageNotFoundError:
+        return [Check(PACKAGE, "fail", "not installed", "pip install -e . in the source folder")]
+    base = [requirement for requirement in needed if requirement.marker is None or requirement.marker.evaluate()]
+    return [_check_package(requirement) for requirement in base]
+
+
+def _check_package(requirement: Requirement) -> Check:
+    todo = f"pip install '{requirement.name}{requirement.specifier}'"
+    try:
+        version = importlib.metadata.version(requirement.name)
+    except importlib.metadata.PackageNotFoundError:
+        return Check(requirement.name, "fail", "not installed", todo)
+    if requirement.specifier.contains(version, prereleases=True):
+        return Check(requirement.name, "ok", version)
+    return Check(requirement.name, "fail", f"{version}, supported is {requirement.specifier}", todo)
+
+
+def check_device() -> Check:
+    """Where `device: auto` would run."""
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        return Check("device", "fail", f"torch does not import: {error}", "reinstall torch for this machine")
+    if torch.cuda.is_available():
+        return Check("device", "ok", f"cuda: {torch.cuda.get_device_name(0)}")
+    return Check("device", "ok", f"cpu, {torch.get_num_threads()} threads")
+
+
+def check_rclpy() -> Check:
+    """rclpy imports, with which RMW."""
+    try:
+        from rclpy.utilities import get_rmw_implementation_identifier
+
+        rmw = get_rmw_implementation_identifier()
+    except (ImportError, RuntimeError) as error:
+        todo = "source your ROS 2 installation, or pip install 'vla_align_ros[ros]'"
+        return Check("rclpy", "fail", f"does not import: {error}", todo)
+    domain = os.environ.get("ROS_DOMAIN_ID", "0")
+    return Check("rclpy", "ok", f"{rmw}, domain {domain}")
+
+
+def check_profile() -> Check:
+    """The Fast DDS profile is set and its shared memory holds camera frames (else images are lost)."""
+    path = os.environ.get(PROFILE_VARIABLE)
+    if not path:
+        found = f"{PROFILE_VARIABLE} is not set: images between processes get lost"
+        return Check("dds profile", "warn", found, f"{PROFILE_ADVICE} (the launch files do)")
+    try:
+        segments = [
+            int(element.text or 0)
+            for element in ElementTree.parse(path).iter()
+            if element.tag.rpartition("}")[2] == "segment_size"
+        ]
+    except (OSError, ElementTree.ParseError, ValueError) as error:
+        return Check("dds profile", "fail", f"{path}: {error}", PROFILE_ADVICE)
+    if max(segments, default=0) < 4 * FRAME_BYTES:
+        found = f"{path}: shared-memory segments {segments} bytes, too small for camera images"
+        return Check("dds profile", "warn", found, f"set segment_size to 33554432, or {PROFILE_ADVICE}")
+    return Check("dds profile", "ok", path)
+
+
+def check_model(model: str) -> Check:
+    """The model loads, whole."""
+    from vla_align_ros.policy import load_policy
+
+    try:
+        load_policy(model)
+    except Exception as error:  # noqa: BLE001 - whatever is wrong with it, the doctor says so
+        return Check("model", "fail", f"{model}: {error}", "see the model's README.md, or name another folder")
+    return Check("model", "ok", model)
+
+
+def check_store(store: Path) -> Check:
+    """Every version in the store verifies."""
+    from vla_align_ros.checkpoint import StoreError, TokenStore
+
+    if not store.exists():
+        return Check("store", "ok", f"{store}: not there yet, the first save makes it")
+    try:
+        state = TokenStore(store, keep=1).read()
+    except StoreError as error:
+        return Check("store", "fail", str(error), "check the folder's permissions, or name another with store:=")
+    active = state.active.name if state.active else "none"
+    found = f"{store}: {len(state.versions)} versions, active {active}"
+    if state.problems:
+        broken = "; ".join(f"{name}: {problem}" for name, problem in state.problems.items())
+        return Check(
+            "store", "warn", f"{found}; {broken}", "restore a valid version; remove the corrupted ones by hand"
+        )
+    return Check("store", "ok", found)

@@ -1,0 +1,24 @@
+"""The console script `vla-align`: one command a file, one line here to register it.
+
+A command's file imports torch, transformers and rclpy inside its function, so that `vla-align --help` answers at once
+and works without ROS.
+"""
+
+from __future__ import annotations
+
+import typer
+
+from vla_align_ros.cli import doctor, params
+
+app = typer.Typer(
+    help="PI0 on a robot that it aligns itself to.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+app.command("doctor")(doctor.doctor)
+app.command("params")(params.parameters)
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,41 @@
+"""The newest experiences, up to a capacity."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+
+from vla_align_ros.types import Experience
+
+
+class ExperienceBuffer:
+    """Keeps the last `capacity` experiences and drops the oldest; thread-safe.
+
+    total_added: experiences ever added, dropped and cleared ones too, so that two readings tell how many are new.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        if capacity < 1:
+            raise ValueError(f"capacity must be at least 1, got {capacity}")
+        self.total_added = 0
+        self._experiences: deque[Experience] = deque(maxlen=capacity)
+        self._lock = threading.Lock()
+
+    def add(self, *experiences: Experience) -> None:
+        """Append one experience or several, in their order."""
+        with self._lock:
+            self._experiences.extend(experiences)
+            self.total_added += len(experiences)
+
+    def clear(self) -> None:
+        """Forget all experiences."""
+        with self._lock:
+            self._experiences.clear()
+
+    def snapshot(self) -> tuple[Experience, ...]:
+        """The experiences held now, oldest first; later changes of the buffer do not touch it."""
+        with self._lock:
+            return tuple(self._experiences)
+
+    def __len__(self) -> int:
+        return len(self._experiences)

@@ -1,0 +1,159 @@
+"""Every parameter of the package once: name, type, default, unit, range, live or not, and what it does.
+
+One frozen dataclass a node, and `AlignParams`, which node, shell and Python API share. The ROS descriptors,
+`config/*.yaml` and `docs/parameters.md` are made from these fields (`vla-align params --write`); no other file
+holds a default. `descriptors.py` beside this file knows how a value is checked.
+
+Live parameters act while the node is active. The others may be set at any time and are read at the next configure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vla_align_ros.descriptors import Descriptor, ParameterError, Params, fields_of, group, parameter
+
+__all__ = [
+    "NODES",
+    "AlignParams",
+    "Descriptor",
+    "ManagerParams",
+    "ParameterError",
+    "Params",
+    "PolicyParams",
+    "SimParams",
+    "fields_of",
+]
+
+
+@dataclass(frozen=True)
+class AlignParams(Params):
+    """How `align()` updates the E-Token. The same for the node, for `vla-align align` and for Python."""
+
+    lambda_perc: float = parameter(
+        1.0, "Weight of the perception loss; 0 switches the task off.", within=(0.0, 10.0), live=True, recommended=True
+    )
+    lambda_dyn: float = parameter(
+        1.0, "Weight of the dynamics loss; 0 switches the task off.", within=(0.0, 10.0), live=True, recommended=True
+    )
+    lambda_inv: float = parameter(
+        1.0,
+        "Weight of the inverse-dynamics loss; 0 switches the task off.",
+        within=(0.0, 10.0),
+        live=True,
+        recommended=True,
+    )
+    align_frequency_hz: float = parameter(
+        0.0, "How often to align by itself while active; 0 is off.", unit="Hz", within=(0.0, 1.0), live=True
+    )
+    align_min_experiences: int = parameter(
+        64, "New experiences needed since the last alignment before the next one.", within=(8, 65536), live=True
+    )
+    align_learning_rate: float = parameter(
+        0.03, "Adam's learning rate on the E-Token, reduced late in the steps.", within=(1e-5, 1.0), live=True
+    )
+    align_steps: int = parameter(50, "Gradient steps of one alignment.", within=(1, 1000), live=True)
+    align_batch_size: int = parameter(16, "Experiences in one gradient step.", within=(1, 256), live=True)
+    align_draws: int = parameter(4, "Draws of (t, noise) for each experience.", within=(1, 32), live=True)
+    align_max_experiences: int = parameter(
+        128, "Newest experiences that one alignment uses, to learn from and to judge by.", within=(8, 4096), live=True
+    )
+
+
+_MODEL_DOC = "The model: its folder, or the name of a folder in models/. Must be set before configure."
+_STORE_DOC = "Folder of the token versions; empty: ~/.ros/vla_align/<name of the model>."
+_AUTOSTART_DOC = "Configure and activate at start; false leaves the node unconfigured for a lifecycle manager."
+
+
+@dataclass(frozen=True)
+class PolicyParams(Params):
+    """The node `vla_policy`."""
+
+    model: str = parameter("", _MODEL_DOC)
+    device: str = parameter(
+        "auto", "Where the model runs; auto takes cuda where there is one.", choices=("auto", "cpu", "cuda")
+    )
+    prompt: str = parameter("", "Instruction to start with; empty waits for one on ~/prompt.")
+    store: str = parameter("", _STORE_DOC)
+    autostart: bool = parameter(True, _AUTOSTART_DOC)
+    seed: int = parameter(0, "Seed of the noise that actions are sampled from.", within=(0, 2**31 - 1))
+    num_steps: int = parameter(10, "Euler steps from noise to actions.", within=(1, 50), live=True, recommended=True)
+    image_stale_s: float = parameter(0.5, "An image older than this is refused.", unit="s", within=(0.01, 60.0))
+    joint_stale_s: float = parameter(0.2, "A joint state older than this is refused.", unit="s", within=(0.01, 60.0))
+    frozen_s: float = parameter(
+        1.0,
+        "A camera that sends the same picture for longer than this is refused as frozen.",
+        unit="s",
+        within=(0.05, 60.0),
+    )
+    jump_max_rad: float = parameter(
+        0.2, "Largest distance of a chunk's first position from the measured one.", unit="rad", within=(0.001, 6.3)
+    )
+    ramp_ticks: int = parameter(
+        2, "Control ticks in which the velocity falls to zero after the last action of a chunk.", within=(1, 50)
+    )
+    exploration_fraction: float = parameter(
+        0.0,
+        "Share of chunks that are random motion inside the limits, for varied experience. Leave 0 on a robot.",
+        within=(0.0, 1.0),
+        live=True,
+    )
+    experience_lag_s: float = parameter(
+        0.3, "Experience is built this long after the fact, when late messages are in.", unit="s", within=(0.0, 10.0)
+    )
+    experience_stride_ticks: int = parameter(
+        4, "Control ticks from the start of one experience to the next.", within=(1, 1000)
+    )
+    buffer_capacity: int = parameter(1024, "Experiences that are kept; the oldest go first.", within=(8, 65536))
+    align: AlignParams = group(AlignParams)  # noqa: RUF009 (a dataclass field)
+
+
+@dataclass(frozen=True)
+class ManagerParams(Params):
+    """The node `checkpoint_manager`."""
+
+    model: str = parameter("", _MODEL_DOC + " The same as vla_policy's.")
+    store: str = parameter("", _STORE_DOC + " The same as vla_policy's.")
+    autostart: bool = parameter(True, _AUTOSTART_DOC)
+    keep_versions: int = parameter(
+        20, "Token versions that pruning leaves, beside the active and the pinned ones.", within=(1, 1000)
+    )
+    poll_period_s: float = parameter(
+        0.5, "How often the store is looked at for a new active version.", unit="s", within=(0.05, 60.0)
+    )
+
+
+@dataclass(frozen=True)
+class SimParams(Params):
+    """The node `sim_robot`. All rates and times are in simulated time."""
+
+    embodiment_seed: int = parameter(
+        0, "Which arm: 0 is the unshifted one, every other number draws an embodiment.", within=(0, 2**31 - 1)
+    )
+    shift_scale: float = parameter(
+        1.0, "Size of the embodiment's shifts; 0 leaves only the signs of the joints and colours.", within=(0.0, 2.0)
+    )
+    episode_seed: int = parameter(0, "Seed of start poses, targets and prompts.", within=(0, 2**31 - 1))
+    episode_s: float = parameter(
+        4.8, "Length of an episode, after which target and prompt change.", unit="s", within=(0.5, 600.0)
+    )
+    rate: float = parameter(
+        1.0, "Simulated seconds a real second; other than 1 needs publish_clock.", within=(0.1, 20.0)
+    )
+    publish_clock: bool = parameter(False, "Publish /clock, for nodes with use_sim_time.")
+    image_hz: float = parameter(30.0, "Images a second from each camera.", unit="Hz", within=(1.0, 120.0))
+    joint_hz: float = parameter(100.0, "Joint states a second.", unit="Hz", within=(1.0, 1000.0))
+    image_size: int = parameter(64, "Side of the square images.", unit="px", within=(32, 640))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.rate != 1.0 and not self.publish_clock:
+            raise ParameterError(f"rate: {self.rate} needs publish_clock: true (and use_sim_time in the other nodes)")
+
+
+NODES: dict[str, type[Params]] = {
+    "vla_policy": PolicyParams,
+    "checkpoint_manager": ManagerParams,
+    "sim_robot": SimParams,
+}
+"""Name of each node that has parameters -> its group."""

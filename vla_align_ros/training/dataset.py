@@ -1,0 +1,130 @@
+"""Training samples from the bench: what an arm saw, what its expert would do, what was done instead, what came of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vla_align_ros.observation.normalise import Normaliser, NormStats
+from vla_align_ros.policy.features import FeatureExtractor
+from vla_align_ros.policy.inputs import ExperienceInput, PolicyInput
+from vla_align_ros.policy.tokenizer import PromptTokenizer
+from vla_align_ros.sim import camera, task
+from vla_align_ros.sim.arm import encoder_reading, move_chunk
+from vla_align_ros.sim.embodiment import Embodiments
+from vla_align_ros.training.vision import keypoints, to_model_image
+
+NUM_PREFIX_KEYPOINTS = 4  # in the first camera: target, tip, elbow; in the second: target
+
+
+@dataclass(frozen=True)
+class RawSamples:
+    """n samples in robot units. images, next_images (n, C, S, S, 3) uint8; state (n, 2) rad; actions, commands (n, H, 2)
+    rad/s: what the expert would do, and what was done; points (n, 4, 2) in image widths; arm (n,) row of the embodiments."""
+
+    images: NDArray[np.uint8]
+    next_images: NDArray[np.uint8]
+    state: NDArray[np.float32]
+    actions: NDArray[np.float32]
+    commands: NDArray[np.float32]
+    prompts: list[str]
+    points: NDArray[np.float32]
+    arm: NDArray[np.int64]
+
+
+def draw_samples(arms: Embodiments, rows: NDArray[np.int64], horizon: int, size: int, rng: np.random.Generator) -> RawSamples:
+    """One sample for each entry of `rows`. Half of the executions are the expert's, perturbed; half are random motion."""
+    count, mine = len(rows), arms[rows]
+    scene = task.sample_scene(count, rng)
+    pose = task.training_pose(mine, scene, rng)
+    first = task.expert_chunk(mine, pose, np.zeros((count, 2)), scene, 1)[:, 0]
+    last = np.where(rng.random((count, 1)) < 0.5, first, task.exploration_chunk(count, 1, rng)[:, 0])
+    actions = task.expert_chunk(mine, pose, last, scene, horizon)
+    expert_like = rng.random((count, 1, 1)) < 0.5
+    commands = np.where(expert_like, task.perturbed(actions, rng), task.exploration_chunk(count, horizon, rng))
+    after = move_chunk(mine, pose, commands, last)
+    points = keypoints(mine, pose, scene)
+    asked = 3 + scene.colours[:, 0]
+    everyone = np.arange(count)
+    chosen = np.stack([points[everyone, 0, asked], points[:, 0, 0], points[:, 0, 1], points[everyone, 1, asked]], axis=1)
+    return RawSamples(
+        camera.draw(mine, pose, scene, size),
+        camera.draw(mine, after, scene, size),
+        encoder_reading(mine, pose).astype(np.float32),
+        actions.astype(np.float32),
+        commands.astype(np.float32),
+        task.prompts(scene.colours[:, 0], rng),
+        np.clip(chosen, -1.0, 2.0).astype(np.float32),
+        rows,
+    )
+
+
+def norm_stats(arms: Embodiments, horizon: int, seed: int, count: int = 20_000) -> dict[str, NormStats]:
+    """Statistics of states and actions (expert's and executed ones together) over the training arms."""
+    rng = np.random.default_rng([seed, 2])
+    raw = draw_samples(arms, rng.integers(0, len(arms), count), horizon, 8, rng)
+    both = np.concatenate([raw.actions, raw.commands]).reshape(-1, raw.actions.shape[-1])
+    return {name: _stats_of(values) for name, values in (("state", raw.state), ("actions", both))}
+
+
+def _stats_of(values: NDArray[np.float32]) -> NormStats:
+    q01, q99 = np.quantile(values, [0.01, 0.99], axis=0).astype(np.float32)
+    return NormStats(values.mean(0).astype(np.float32), values.std(0).astype(np.float32), q01, q99)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The same as tensors, normalised and tokenised; images stay uint8 until a batch is picked."""
+
+    images: Tensor
+    tokens: Tensor
+    token_masks: Tensor
+    state: Tensor
+    actions: Tensor
+    commands: Tensor
+    features: Tensor
+    points: Tensor
+    arm: Tensor
+
+    def policy_input(self, rows: Tensor) -> PolicyInput:
+        """The prefix and state of some rows."""
+        images = to_model_image(self.images[rows])
+        present = torch.ones(len(rows), dtype=torch.bool)
+        cameras = images.shape[1]
+        return PolicyInput(images.unbind(1), (present,) * cameras, self.tokens[rows], self.token_masks[rows], self.state[rows])
+
+    def experience_input(self, rows: Tensor) -> ExperienceInput:
+        """What the alignment tasks learn from, of the same rows."""
+        masks = torch.ones(len(rows), self.features.shape[1], dtype=torch.bool)
+        return ExperienceInput(self.commands[rows], self.features[rows], masks, torch.ones(self.state.shape[1], dtype=torch.bool))
+
+
+class SampleMaker:
+    """Raw samples -> tensors, with one model's statistics, tokenizer and features."""
+
+    def __init__(self, stats: dict[str, NormStats], mode: str, tokenizer: PromptTokenizer, features: FeatureExtractor) -> None:
+        self.state, self.actions = (Normaliser(stats[name], mode) for name in ("state", "actions"))
+        self.tokenizer, self.features = tokenizer, features
+
+    @torch.no_grad()
+    def __call__(self, raw: RawSamples) -> Samples:
+        tokens, masks = self.tokenizer.batch(raw.prompts)
+        next_features = []
+        for part in np.array_split(raw.next_images, max(1, len(raw.next_images) // 256)):
+            images = to_model_image(part)
+            next_features.append(torch.cat([self.features.tokens(image) for image in images.unbind(1)], dim=1))
+        return Samples(
+            torch.from_numpy(raw.images),
+            torch.from_numpy(tokens),
+            torch.from_numpy(masks),
+            torch.as_tensor(self.state.normalise(raw.state)),
+            torch.as_tensor(self.actions.normalise(raw.actions)),
+            torch.as_tensor(self.actions.normalise(raw.commands)),
+            torch.cat(next_features),
+            torch.from_numpy(raw.points),
+            torch.from_numpy(raw.arm),
+        )

@@ -1,0 +1,75 @@
+"""The training configuration (`config/train/*.yaml`), checked key by key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+_strict = ConfigDict(extra="forbid")
+
+
+class RecipeError(ValueError):
+    """A training configuration is missing or wrong."""
+
+
+@dataclass(frozen=True, config=_strict)
+class VisionRecipe:
+    """Pretraining of an eye on keypoints: steps of `batch_size` images, of `frames` drawn once."""
+
+    steps: int = 3000
+    batch_size: int = 128
+    frames: int = 40000
+    learning_rate: float = 2e-3
+
+
+@dataclass(frozen=True, config=_strict)
+class Recipe:
+    """Everything that a run depends on beside `model` (a `model.yaml` without weights) and the code.
+
+    samples: how many the policy sees; shard_samples are drawn at a time and seen shard_epochs times.
+    bank_size: training arms, each with its own token; token_drop: share of the samples that get E_0 alone.
+    token_learning_rate: of d_i, relative to learning_rate; e_token_learning_rate: of E_0, likewise; vision likewise.
+    action_draws: (t, noise) a sample for L_action. Aids that a small model needs and that stay out of L_total:
+    regression_weight (the chunk, read from E before the action expert's last layer), keypoint_weight (where tip and
+    target are in the images, read from the prefix's last token).
+    """
+
+    model: str
+    seed: int = 0
+    vision: VisionRecipe = VisionRecipe()
+    samples: int = 520_192
+    shard_samples: int = 16_384
+    shard_epochs: int = 2
+    batch_size: int = 128
+    learning_rate: float = 1.5e-3
+    warmup_steps: int = 150
+    weight_decay: float = 0.01
+    vision_learning_rate: float = 0.3
+    token_learning_rate: float = 4.0
+    e_token_learning_rate: float = 1.0
+    bank_size: int = 192
+    unshifted_share: float = 0.05
+    token_drop: float = 0.15
+    action_draws: int = 3
+    lambda_perc: float = 0.1
+    lambda_dyn: float = 0.6
+    lambda_inv: float = 0.6
+    regression_weight: float = 2.0
+    keypoint_weight: float = 0.5
+    validation_arms: int = 32
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read and check a recipe. Raises RecipeError naming file, key and what was expected."""
+    try:
+        raw = yaml.safe_load(path.read_text())
+        recipe: Recipe = TypeAdapter(Recipe).validate_python(raw)
+    except (OSError, yaml.YAMLError) as error:
+        raise RecipeError(f"{path}: cannot be read as YAML: {error}") from None
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r:.80})" for e in error.errors()]
+        raise RecipeError(f"{path}: " + "; ".join(lines)) from None
+    return recipe

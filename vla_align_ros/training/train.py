@@ -1,0 +1,204 @@
+"""Train a zoo model from nothing: `vla-align train --config config/train/tiny.yaml`.
+
+Stages, each skipped when its file exists: the policy's eye, the features' eye, the policy with its token bank,
+statistics and export (`export.py`). Deterministic for a seed on one machine: every step draws from its own seed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from vla_align_ros.policy.config import ModelConfig, load_model_description
+from vla_align_ros.policy.features import FeatureExtractor
+from vla_align_ros.policy.losses import LossWeights
+from vla_align_ros.policy.pi0 import Pi0
+from vla_align_ros.policy.tokenizer import PromptTokenizer
+from vla_align_ros.sim.embodiment import Embodiments, training_embodiments
+from vla_align_ros.training import vision
+from vla_align_ros.training.bank import TokenBank
+from vla_align_ros.training.dataset import NUM_PREFIX_KEYPOINTS, SampleMaker, Samples, draw_samples, norm_stats
+from vla_align_ros.training.make_tokenizer import write_tokenizer
+from vla_align_ros.training.progress import load_step, log_line, save_atomically, save_step
+from vla_align_ros.training.recipe import Recipe
+
+Log = Callable[[dict[str, object]], None]
+
+
+@dataclass
+class Trainee:
+    """Everything that is trained, and what it is trained on."""
+
+    config: ModelConfig
+    model: Pi0
+    features: FeatureExtractor
+    bank: TokenBank
+    arms: Embodiments
+    maker: SampleMaker
+
+
+def prepare(recipe: Recipe, recipe_path: Path, out: Path, log: Log) -> Trainee:
+    """Model, features and data, with the pretraining stages done (or loaded from `out`)."""
+    out.mkdir(parents=True, exist_ok=True)
+    config = load_model_description(recipe_path.parent / recipe.model)
+    architecture = config.architecture
+    if architecture.alignment is None or not architecture.use_peft_prefix_token:
+        raise ValueError(f"{recipe.model}: training needs architecture.alignment and use_peft_prefix_token: true")
+    torch.manual_seed(recipe.seed)
+    model = Pi0(architecture)
+    features = FeatureExtractor(architecture.alignment.features)
+    grid = architecture.vision.image_size // architecture.vision.patch_size
+
+    def eye(x: Tensor) -> Tensor:
+        seen: Tensor = model.vision_tower(pixel_values=x).last_hidden_state
+        return seen
+
+    _stage(out / "vision.safetensors", model.vision_tower, eye, architecture.vision.width, architecture.vision.image_size, grid, recipe, 11, log)
+    dino = architecture.alignment.features.dino
+    _stage(out / "features.safetensors", features.dino, features.patches, dino.width, dino.image_size, architecture.alignment.features.grid, recipe, 12, log)
+    features.eval().requires_grad_(False)
+    features.fit(vision.to_model_image(vision.draw_frames(4000, dino.image_size, recipe.seed + 13).images))
+    arms = training_embodiments(recipe.bank_size, recipe.seed + 101)
+    stats = norm_stats(arms, architecture.action_horizon, recipe.seed)
+    write_tokenizer(out / "tokenizer.json", architecture.vocab_size)
+    tokenizer = PromptTokenizer(out, architecture.variant, architecture.max_token_len)
+    torch.manual_seed(recipe.seed + 1)
+    bank = TokenBank(recipe.bank_size, architecture.peft_num_tokens, architecture.action_expert.width)
+    return Trainee(config, model, features, bank, arms, SampleMaker(stats, config.normalisation, tokenizer, features))
+
+
+def _stage(
+    path: Path, eye: nn.Module, patches: Callable[[Tensor], Tensor], width: int, size: int, grid: int, recipe: Recipe, seed: int, log: Log
+) -> None:
+    if not path.exists():
+        figures = vision.pretrain(patches, eye, width, size, grid, recipe.vision, recipe.seed + seed, lambda r: log({"stage": path.stem, **r}))
+        log({"stage": path.stem, **figures})
+        save_atomically(eye.state_dict(), path)
+    eye.load_state_dict(load_file(path))
+
+
+class Aids(nn.Module):
+    """What a small model needs to train at all, outside L_total: two regressions, read from inside by forward hooks."""
+
+    def __init__(self, model: Pi0) -> None:
+        super().__init__()
+        a = model.architecture
+        self.chunk = nn.Sequential(nn.RMSNorm(a.action_expert.width), nn.Linear(a.action_expert.width, a.action_horizon * a.action_dim))
+        self.points = nn.Linear(a.vlm.width, NUM_PREFIX_KEYPOINTS * 2)
+        self.hidden: dict[str, Tensor] = {}
+        model.action_expert.layers[-1].input_layernorm.register_forward_pre_hook(self._keep("e_row"))
+        model.vlm.layers[-1].post_attention_layernorm.register_forward_pre_hook(self._keep("prefix"))
+
+    def _keep(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def hook(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+            self.hidden[name] = arguments[0]
+
+        return hook
+
+    def forward(self, actions: Tensor, points: Tensor, token_masks: Tensor, draws: int) -> tuple[Tensor, Tensor]:
+        """Regression loss of the chunk (B, H, A), and of the keypoints (B, K, 2), from the latest forward pass."""
+        chunk = self.chunk(self.hidden["e_row"][:, 0])
+        chunk_loss = (chunk - actions.flatten(1).repeat_interleave(draws, 0)).pow(2).mean()
+        last = self.hidden["prefix"].shape[1] - token_masks.shape[1] + token_masks.sum(1) - 1
+        read = self.points(self.hidden["prefix"][torch.arange(len(last)), last])
+        return chunk_loss, (read - ((points - 0.5) * 4.0).flatten(1)).pow(2).mean()
+
+
+def make_optimizer(trainee: Trainee, aids: Aids, recipe: Recipe) -> torch.optim.AdamW:
+    """AdamW; `scale` of a group multiplies the learning rate of the moment."""
+    model = trainee.model
+    own = {id(p) for p in model.vision_tower.parameters()} | {id(model.peft_prefix_token)}
+    rest = [p for p in [*model.parameters(), *aids.parameters()] if id(p) not in own]
+    groups = [
+        {"params": [p for p in rest if p.dim() >= 2], "weight_decay": recipe.weight_decay, "scale": 1.0},
+        {"params": [p for p in rest if p.dim() < 2], "weight_decay": 0.0, "scale": 1.0},
+        {"params": list(model.vision_tower.parameters()), "weight_decay": 0.0, "scale": recipe.vision_learning_rate},
+        {"params": [model.peft_prefix_token], "weight_decay": 0.0, "scale": recipe.e_token_learning_rate},
+        {"params": [trainee.bank.offsets], "weight_decay": recipe.weight_decay, "scale": recipe.token_learning_rate},
+    ]
+    return torch.optim.AdamW(groups, recipe.learning_rate, betas=(0.9, 0.98), fused=True)
+
+
+def train_policy(trainee: Trainee, recipe: Recipe, out: Path, log: Log, save_every_s: float = 120.0) -> None:
+    """The joint training; goes on where `out` left off."""
+    model, bank = trainee.model, trainee.bank
+    torch.manual_seed(recipe.seed + 2)
+    aids = Aids(model)
+    optimizer = make_optimizer(trainee, aids, recipe)
+    modules: dict[str, nn.Module] = {"model": model, "bank": bank, "aids": aids}
+    step = load_step(out, modules, optimizer)
+    total = recipe.samples // recipe.batch_size
+    per_epoch = recipe.shard_samples // recipe.batch_size
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    weights = LossWeights(recipe.lambda_perc, recipe.lambda_dyn, recipe.lambda_inv)
+    shard, shard_index, saved = None, -1, time.monotonic()
+    model.train()
+    while step < total:
+        epoch, within = divmod(step, per_epoch)
+        if shard_index != epoch // recipe.shard_epochs or shard is None:
+            shard_index = epoch // recipe.shard_epochs
+            shard = make_shard(trainee, recipe, shard_index)
+        order = torch.randperm(recipe.shard_samples, generator=torch.Generator().manual_seed(recipe.seed * 1_000_003 + epoch))
+        rows = order[within * recipe.batch_size : (within + 1) * recipe.batch_size]
+        learning_rate = recipe.learning_rate * min(1.0, (step + 1) / recipe.warmup_steps) * max(0.01, min(1.0, 1.6 * (1 - step / total)))
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate * group["scale"]
+        losses = _losses(trainee, aids, recipe, shard, rows, weights, step)
+        loss = losses["total_loss"] + recipe.regression_weight * losses["regression_loss"] + recipe.keypoint_weight * losses["keypoint_loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        assert model.peft_prefix_token is not None and model.peft_prefix_token.grad is not None
+        record: dict[str, object] = {"stage": "policy", "step": step, "learning_rate": learning_rate}
+        record |= {"e_token_learning_rate": learning_rate * recipe.e_token_learning_rate}
+        record |= {"e_token_norm": float(model.peft_prefix_token.detach().norm()), "e_token_grad_norm": float(model.peft_prefix_token.grad.norm())}
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        step += 1
+        log(record | {name: float(value.detach()) for name, value in losses.items()})
+        if time.monotonic() - saved > save_every_s or step == total:
+            save_step(out, step, modules, optimizer)
+            saved = time.monotonic()
+    model.eval()
+
+
+def make_shard(trainee: Trainee, recipe: Recipe, index: int) -> Samples:
+    """The samples of one shard; a share of them from the unshifted arm (row 0)."""
+    rng = np.random.default_rng([recipe.seed, 3, index])
+    arm = rng.integers(0, recipe.bank_size, recipe.shard_samples)
+    arm[rng.random(recipe.shard_samples) < recipe.unshifted_share] = 0
+    architecture = trainee.config.architecture
+    return trainee.maker(draw_samples(trainee.arms, arm, architecture.action_horizon, architecture.vision.image_size, rng))
+
+
+def _losses(trainee: Trainee, aids: Aids, recipe: Recipe, shard: Samples, rows: Tensor, weights: LossWeights, step: int) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(recipe.seed * 7_000_003 + step)
+    keep = (torch.rand(len(rows), generator=generator) >= recipe.token_drop).float()
+    token = trainee.bank.tokens(trainee.model.make_peft_token(1), shard.arm[rows], keep)
+    inputs, experience = shard.policy_input(rows), shard.experience_input(rows)
+    total, parts = trainee.model(
+        inputs, shard.actions[rows], experience, weights, action_draws=recipe.action_draws, peft_token=token, generator=generator
+    )
+    regression, points = aids(shard.actions[rows], shard.points[rows], inputs.token_masks, recipe.action_draws)
+    return {"total_loss": total, **parts, "regression_loss": regression, "keypoint_loss": points}
+
+
+def train(recipe_path: Path, recipe: Recipe, out: Path, log: Log) -> Trainee:
+    """All stages up to the trained policy. `out` holds the run; a second call goes on where it stopped."""
+    (out).mkdir(parents=True, exist_ok=True)
+
+    def record(line: dict[str, object]) -> None:
+        log_line(out, line)
+        log(line)
+
+    trainee = prepare(recipe, recipe_path, out, record)
+    (out / "recipe.yaml").write_text(yaml.safe_dump(recipe.__dict__ | {"vision": recipe.vision.__dict__}))
+    train_policy(trainee, recipe, out, record)
+    return trainee
