@@ -19,6 +19,7 @@ def share_files() -> list[tuple[str, list[str]]]:
 
 
 setup(
+    python_requires=">=3.11,<3.14",
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
         (str(SHARE), ["package.xml"]),

@@ -1,0 +1,10 @@
+"""Self-alignment: updates the E-Token, and nothing else, from the robot's own experience.
+
+`align` is the transaction; `losses` measures a token on experience, `pick` finds the bank's best, `guard` judges.
+"""
+
+from vla_align_ros.alignment.align import align
+from vla_align_ros.alignment.guard import Reason
+from vla_align_ros.alignment.report import AlignReport
+
+__all__ = ["AlignReport", "Reason", "align"]

@@ -73,9 +73,12 @@ class Manifest(Provenance):
 
     @classmethod
     def complete(cls, provenance: Provenance, **rest: Any) -> Manifest:
-        """`provenance` and `rest`, the fields that only the store knows."""
+        """`provenance` and `rest`, the fields that only the store knows. StoreError for values that do not fit."""
         known = {item.name: getattr(provenance, item.name) for item in fields(Provenance)}
-        return cls(**known, **rest)
+        try:
+            return cls(**known, **rest)
+        except ValidationError as error:
+            raise StoreError(f"no manifest can be made: {_problems(error)}") from None
 
 
 def manifest_to_json(manifest: Manifest) -> bytes:
@@ -91,9 +94,12 @@ def manifest_from_json(data: bytes) -> Manifest:
     try:
         manifest: Manifest = TypeAdapter(Manifest).validate_json(data, strict=True)
     except ValidationError as error:
-        lines = [f"{'.'.join(map(str, item['loc'])) or 'file'}: {item['msg']}" for item in error.errors()]
-        raise StoreError("manifest.json: " + "; ".join(lines)) from None
+        raise StoreError(f"manifest.json: {_problems(error)}") from None
     return manifest
+
+
+def _problems(error: ValidationError) -> str:
+    return "; ".join(f"{'.'.join(map(str, item['loc'])) or 'file'}: {item['msg']}" for item in error.errors())
 
 
 def check_fits(

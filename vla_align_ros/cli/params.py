@@ -109,4 +109,5 @@ def _markdown_row(descriptor: Descriptor) -> str:
     default = f"`{_default(descriptor)}`" + (" *or the model's*" if descriptor.recommended else "")
     cells = (f"`{descriptor.name}`", descriptor.type, default, descriptor.range_text, descriptor.unit)
     row = (*cells, _live(descriptor), descriptor.doc)
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|').replace('<', '&lt;') for cell in row)} |"
+    escaped = [cell.replace("|", r"\|").replace("<", "&lt;") for cell in row]
+    return f"| {' | '.join(escaped)} |"

@@ -65,7 +65,7 @@ class BagMessage(NamedTuple):
 def read_bag(
     path: Path, topics: BagTopics, assembler: ObservationAssembler, builder: ExperienceBuilder
 ) -> Iterator[Experience]:
-    """The experiences in the bag at `path`, oldest first. `assembler` and `builder`: fresh ones, made as for a live run.
+    """The experiences in the bag at `path`, oldest first. `assembler`, `builder`: fresh ones, made as for a live run.
 
     Messages are fed in recorded order. One that is refused costs nothing but itself and is counted in
     `assembler.refused` or `builder.skipped`, as live. Raises BagError at once for a bag that is missing, empty or
@@ -137,7 +137,7 @@ def _has_index(part: Path) -> bool:
     try:
         with Reader(part):
             return True
-    except Exception as error:  # rosbags lets struct.error, AssertionError and others out of torn files
+    except Exception as error:  # noqa: BLE001 - rosbags lets struct.error, AssertionError and more out of torn files
         log.warning("%s has no usable index (%s); reading it from the start, as far as it is whole", part, error)
         return False
 
@@ -172,5 +172,5 @@ def _unindexed_messages(part: Path) -> Iterator[BagMessage]:
                     yield BagMessage(channel.topic, schema.name, message.log_time, message.data)
         except InvalidMagic as error:
             raise BagError(f"{part}: no mcap file: {error}") from None
-        except Exception as error:  # a record that was torn: mcap raises struct.error, EndOfFile and others
+        except Exception as error:  # noqa: BLE001 - a torn record: mcap raises struct.error, EndOfFile and more
             log.info("%s ends inside a record (%r)", part, error)

@@ -1,4 +1,4 @@
-"""Messages and sent chunks -> experiences: what was seen at tick k, the H commands sent from k on, what was seen at k+H.
+"""Messages and sent chunks -> experiences: what was seen at tick k, the H commands sent from k, what was seen at k+H.
 
 Everything follows from stamps. The command of tick t is point floor((t - stamp) / period) of the chunk with the largest
 stamp <= t (the rule of `action.chunk_queue`), ramp points included. A tick is judged `lag_s` after the end of its
@@ -80,7 +80,7 @@ class ExperienceBuilder:
         self._lock = threading.Lock()
 
     def push_chunk(self, raw: RawMessage) -> None:
-        """A JointTrajectory as it was sent; from its stamp on it replaces earlier ones. Raises MessageRefused, counted."""
+        """A JointTrajectory as sent; from its stamp on it replaces earlier ones. Raises MessageRefused, counted."""
         try:
             chunk = decode_trajectory(raw, self._joint_names)
         except MessageRefused as error:

@@ -48,7 +48,7 @@ class BagRecorder:
         self._writer = writer
 
     def write(self, topic: str, raw: RawMessage, t_ns: int) -> None:
-        """Append a serialised message that came at `t_ns`. Raises RecorderError for an unknown topic or a closed bag."""
+        """Append a serialised message that came at `t_ns`. RecorderError for an unknown topic or a closed bag."""
         if topic not in self._connections:
             raise RecorderError(f"{topic} is not recorded, this bag has {sorted(self._connections)}")
         with self._lock:

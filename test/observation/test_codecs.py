@@ -1,0 +1,270 @@
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from rosbags.typesys.stores import ros2_jazzy as ros
+
+from vla_align_ros.action.trajectory import Trajectory, to_trajectory
+from vla_align_ros.observation import codecs
+from vla_align_ros.observation.codecs import (
+    COMPRESSED_IMAGE,
+    IMAGE,
+    TYPESTORE,
+    MessageReason,
+    MessageRefused,
+    decode_image,
+    decode_joint_state,
+    decode_string,
+    decode_trajectory,
+)
+from vla_align_ros.types import ActionChunk
+
+NAMES = ("shoulder", "elbow")
+STAMP_NS = 1_700_000_000_123_456_789
+HEADER = ros.std_msgs__msg__Header(ros.builtin_interfaces__msg__Time(1_700_000_000, 123_456_789), "camera")
+
+stamps = st.integers(1, (2**31 - 1) * 10**9)
+
+
+def serialised(message: object) -> bytes:
+    return bytes(TYPESTORE.serialize_cdr(message, message.__msgtype__))
+
+
+def image_message(
+    data: np.ndarray, width: int, height: int, encoding: str = "rgb8", step: int | None = None, header: object = HEADER
+) -> bytes:
+    step = width * {"mono8": 1, "rgba8": 4, "bgra8": 4}.get(encoding, 3) if step is None else step
+    pixels = np.ascontiguousarray(data, np.uint8).reshape(-1)
+    return serialised(ros.sensor_msgs__msg__Image(header, height, width, encoding, 0, step, pixels))
+
+
+def joint_message(names: list[str], position: list[float]) -> bytes:
+    empty = np.zeros(0)
+    return serialised(ros.sensor_msgs__msg__JointState(HEADER, names, np.array(position, np.float64), empty, empty))
+
+
+def trajectory_of(joints: tuple[str, ...] = NAMES) -> Trajectory:
+    actions = np.arange(3 * len(joints), dtype=np.float32).reshape(3, -1)
+    return to_trajectory(ActionChunk(actions, actions[0], STAMP_NS, 10**8), "velocity", joints, 2)
+
+
+@given(stamps, hnp.arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9), st.just(3))))
+def test_an_image_survives_the_wire(stamp_ns: int, image: np.ndarray) -> None:
+    decoded = decode_image(codecs.encode_image(image, stamp_ns), IMAGE)
+    assert decoded.stamp_ns == stamp_ns
+    np.testing.assert_array_equal(decoded.image, image)
+
+
+@given(stamps, hnp.arrays(np.float32, 2, elements=st.floats(-100, 100, width=32)))
+def test_joints_survive_the_wire(stamp_ns: int, position: np.ndarray) -> None:
+    decoded = decode_joint_state(codecs.encode_joint_state(NAMES, position, stamp_ns), NAMES)
+    assert decoded.stamp_ns == stamp_ns
+    np.testing.assert_array_equal(decoded.position, position)
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_a_string_survives_the_wire(text: str) -> None:
+    assert decode_string(codecs.encode_string(text)) == text
+
+
+def test_a_trajectory_survives_the_wire() -> None:
+    sent = trajectory_of()
+    came = decode_trajectory(codecs.encode_trajectory(sent), NAMES)
+    assert (came.stamp_ns, came.joint_names) == (sent.stamp_ns, sent.joint_names)
+    for name in ("times_ns", "positions", "velocities"):
+        np.testing.assert_array_equal(getattr(came, name), getattr(sent, name))
+
+
+def test_trajectory_columns_follow_the_models_joint_order() -> None:
+    came = decode_trajectory(codecs.encode_trajectory(trajectory_of()), NAMES[::-1])
+    np.testing.assert_array_equal(came.velocities, trajectory_of().velocities[:, ::-1])
+
+
+@pytest.mark.parametrize("encoding", ["rgb8", "bgr8", "mono8", "rgba8", "bgra8"])
+@pytest.mark.parametrize("padding", [0, 5])
+def test_every_encoding_becomes_rgb_and_row_padding_is_skipped(encoding: str, padding: int) -> None:
+    rgb = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
+    if encoding == "mono8":
+        rgb = np.repeat(rgb[..., :1], 3, axis=2)
+    alpha = np.full((4, 6, 1), 77, np.uint8)
+    wire = {
+        "rgb8": rgb,
+        "bgr8": rgb[..., ::-1],
+        "mono8": rgb[..., :1],
+        "rgba8": np.concatenate([rgb, alpha], 2),
+        "bgra8": np.concatenate([rgb[..., ::-1], alpha], 2),
+    }[encoding].reshape(4, -1)
+    rows = np.concatenate([wire, np.full((4, padding), 99, np.uint8)], axis=1)
+    decoded = decode_image(image_message(rows, 6, 4, encoding, step=rows.shape[1]), IMAGE)
+    np.testing.assert_array_equal(decoded.image, rgb)
+
+
+def test_an_rgb8_image_is_a_view_on_the_message() -> None:
+    raw = codecs.encode_image(np.zeros((480, 640, 3), np.uint8), STAMP_NS)
+    assert np.shares_memory(decode_image(raw, IMAGE).image, np.frombuffer(raw, np.uint8))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_compressed_images_become_rgb(suffix: str) -> None:
+    rgb = np.zeros((16, 24, 3), np.uint8)
+    rgb[:] = (250, 120, 10)
+    _, packed = cv2.imencode(suffix, rgb[..., ::-1])
+    message = ros.sensor_msgs__msg__CompressedImage(HEADER, "rgb8; compressed bgr8", packed.reshape(-1))
+    decoded = decode_image(serialised(message), COMPRESSED_IMAGE)
+    assert decoded.stamp_ns == STAMP_NS
+    np.testing.assert_allclose(decoded.image.astype(int), rgb, atol=4)
+
+
+def header_of(sec: int, nanosec: int) -> object:
+    return ros.std_msgs__msg__Header(ros.builtin_interfaces__msg__Time(sec, nanosec), "")
+
+
+PIXELS = np.zeros(4 * 6 * 3, np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("raw", "reason"),
+    [
+        (image_message(PIXELS[:-1], 6, 4), MessageReason.WRONG_SIZE),
+        (image_message(np.zeros(4 * 6 * 3 + 1), 6, 4), MessageReason.WRONG_SIZE),
+        (image_message(PIXELS, 6, 4, step=17), MessageReason.WRONG_STEP),
+        (image_message(PIXELS, 6, 4, "bayer_rggb8"), MessageReason.WRONG_ENCODING),
+        (image_message(np.zeros(0), 6, 4), MessageReason.EMPTY_DATA),
+        (image_message(np.zeros(0), 0, 0), MessageReason.EMPTY_DATA),
+        (image_message(PIXELS, 6, 4, header=header_of(0, 0)), MessageReason.BAD_STAMP),
+        (image_message(PIXELS, 6, 4, header=header_of(-1, 5)), MessageReason.BAD_STAMP),
+        (image_message(PIXELS, 6, 4, header=header_of(1, 10**9)), MessageReason.BAD_STAMP),
+        (image_message(PIXELS, 6, 4)[:-1], MessageReason.MALFORMED),
+        (b"", MessageReason.MALFORMED),
+    ],
+)
+def test_a_bad_image_is_refused_with_its_reason(raw: bytes, reason: MessageReason) -> None:
+    with pytest.raises(MessageRefused) as caught:
+        decode_image(raw, IMAGE)
+    assert caught.value.reason is reason
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"), [(b"", MessageReason.EMPTY_DATA), (b"\xff\xd8\xff no jpeg", MessageReason.UNDECODABLE)]
+)
+def test_a_bad_compressed_image_is_refused_with_its_reason(data: bytes, reason: MessageReason) -> None:
+    message = ros.sensor_msgs__msg__CompressedImage(HEADER, "jpeg", np.frombuffer(data, np.uint8))
+    with pytest.raises(MessageRefused) as caught:
+        decode_image(serialised(message), COMPRESSED_IMAGE)
+    assert caught.value.reason is reason
+
+
+def test_an_image_of_another_type_is_refused() -> None:
+    with pytest.raises(MessageRefused, match="wrong_type") as caught:
+        decode_image(codecs.encode_string("no camera"), codecs.STRING)
+    assert caught.value.reason is MessageReason.WRONG_TYPE
+
+
+def test_joints_are_found_by_name_and_foreign_ones_are_ignored() -> None:
+    decoded = decode_joint_state(joint_message(["gripper", "elbow", "shoulder"], [np.nan, 2.0, 1.0]), NAMES)
+    assert decoded.position.tolist() == [1.0, 2.0]
+    assert decoded.position.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("names", "position", "reason"),
+    [
+        (["shoulder"], [1.0], MessageReason.MISSING_JOINT),
+        (["shoulder", "wrist"], [1.0, 2.0], MessageReason.MISSING_JOINT),
+        (["shoulder", "elbow", "elbow"], [1.0, 2.0, 3.0], MessageReason.DUPLICATE_JOINT),
+        (["shoulder", "elbow"], [], MessageReason.EMPTY_POSITION),
+        ([], [], MessageReason.EMPTY_POSITION),
+        (["shoulder", "elbow"], [1.0], MessageReason.LENGTH_MISMATCH),
+        (["shoulder", "elbow"], [1.0, float("nan")], MessageReason.NON_FINITE),
+        (["shoulder", "elbow"], [1.0, float("-inf")], MessageReason.NON_FINITE),
+        (["shoulder", "elbow"], [1.0, 1e300], MessageReason.NON_FINITE),
+    ],
+)
+def test_a_bad_joint_state_is_refused_with_its_reason(
+    names: list[str], position: list[float], reason: MessageReason
+) -> None:
+    with pytest.raises(MessageRefused) as caught:
+        decode_joint_state(joint_message(names, position), NAMES)
+    assert caught.value.reason is reason
+
+
+def trajectory_message(names: list[str], times_ns: list[int], velocities: list[list[float]]) -> bytes:
+    empty = np.zeros(0)
+    points = [
+        ros.trajectory_msgs__msg__JointTrajectoryPoint(
+            np.zeros(len(row)),
+            np.array(row, np.float64),
+            empty,
+            empty,
+            ros.builtin_interfaces__msg__Duration(*divmod(t, 10**9)),
+        )
+        for t, row in zip(times_ns, velocities, strict=True)
+    ]
+    return serialised(ros.trajectory_msgs__msg__JointTrajectory(HEADER, names, points))
+
+
+@pytest.mark.parametrize(
+    ("names", "times_ns", "velocities", "reason"),
+    [
+        (["shoulder"], [1], [[0]], MessageReason.MISSING_JOINT),
+        (["shoulder", "elbow", "wrist"], [1], [[0, 0, 0]], MessageReason.UNKNOWN_JOINT),
+        (["shoulder", "elbow", "elbow"], [1], [[0, 0, 0]], MessageReason.DUPLICATE_JOINT),
+        (["shoulder", "elbow"], [1, 2], [[0], [0, 0]], MessageReason.LENGTH_MISMATCH),
+        (["shoulder", "elbow"], [], [], MessageReason.BAD_TRAJECTORY),
+        (["shoulder", "elbow"], [2, 1], [[1, 1], [0, 0]], MessageReason.BAD_TRAJECTORY),
+        (["shoulder", "elbow"], [1, 2], [[1, 1], [0, 1]], MessageReason.BAD_TRAJECTORY),
+        (["shoulder", "elbow"], [1, 2], [[1, float("nan")], [0, 0]], MessageReason.BAD_TRAJECTORY),
+    ],
+)
+def test_a_bad_trajectory_is_refused_with_its_reason(
+    names: list[str], times_ns: list[int], velocities: list[list[float]], reason: MessageReason
+) -> None:
+    with pytest.raises(MessageRefused) as caught:
+        decode_trajectory(trajectory_message(names, times_ns, velocities), NAMES)
+    assert caught.value.reason is reason
+
+
+def decode_all(raw: bytes) -> None:
+    """Every decoder either answers or refuses."""
+    for decode in (
+        lambda: decode_image(raw, IMAGE),
+        lambda: decode_image(raw, COMPRESSED_IMAGE),
+        lambda: decode_joint_state(raw, NAMES),
+        lambda: decode_string(raw),
+        lambda: decode_trajectory(raw, NAMES),
+    ):
+        try:
+            decode()
+        except MessageRefused as refused:
+            assert str(refused).startswith(refused.reason.value)
+
+
+GOOD = [
+    image_message(PIXELS, 6, 4),
+    joint_message(list(NAMES), [1.0, 2.0]),
+    codecs.encode_string("pick the red cube"),
+    codecs.encode_trajectory(trajectory_of()),
+]
+
+
+@pytest.mark.parametrize("raw", GOOD)
+def test_truncations_raise_nothing_but_a_refusal(raw: bytes) -> None:
+    for length in range(len(raw)):
+        decode_all(raw[:length])
+
+
+@given(st.binary(max_size=300).map(lambda tail: b"\x00\x01\x00\x00" + tail) | st.binary(max_size=300))
+def test_random_bytes_raise_nothing_but_a_refusal(raw: bytes) -> None:
+    decode_all(raw)
+
+
+@given(st.sampled_from(GOOD), st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=8))
+def test_flipped_bytes_raise_nothing_but_a_refusal(raw: bytes, changes: list[tuple[int, int]]) -> None:
+    damaged = bytearray(raw)
+    for place, value in changes:
+        damaged[place % len(damaged)] = value
+    decode_all(bytes(damaged))

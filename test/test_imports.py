@@ -1,0 +1,73 @@
+"""ROS stays inside `ros/` and `cli/`: everything else works where rclpy is not installed."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+PACKAGE = REPOSITORY / "vla_align_ros"
+ROS_MODULES = ("rclpy", "launch", "launch_ros", "ament_index_python", "rcl_interfaces", "lifecycle_msgs")
+MESSAGES = ("sensor_msgs", "trajectory_msgs", "std_msgs", "std_srvs", "diagnostic_msgs", "geometry_msgs")
+
+IMPORT_ALL = """
+import importlib, importlib.abc, pkgutil, sys
+
+class NoRos(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in sys.argv[1:]:
+            raise ModuleNotFoundError(f"{name} is blocked", name=name)
+
+sys.meta_path.insert(0, NoRos())
+import vla_align_ros
+
+def failed(name):
+    raise
+
+for module in pkgutil.walk_packages(vla_align_ros.__path__, "vla_align_ros.", onerror=failed):
+    if not module.name.startswith("vla_align_ros.ros"):
+        importlib.import_module(module.name)
+        print(module.name)
+"""
+
+
+def run(code: str, *arguments: str) -> list[str]:
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=110, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def modules_imported_by(path: Path) -> set[str]:
+    """Top-level names of all imports in a file, those inside functions too."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+    return names
+
+
+def outside(*folders: str) -> list[Path]:
+    return [path for path in sorted(PACKAGE.rglob("*.py")) if path.relative_to(PACKAGE).parts[0] not in folders]
+
+
+def test_everything_outside_ros_imports_without_ros():
+    imported = run(IMPORT_ALL, *ROS_MODULES, *MESSAGES)
+    assert {"vla_align_ros.params", "vla_align_ros.cli.main", "vla_align_ros.policy.config"} <= set(imported)
+
+
+@pytest.mark.parametrize("path", outside("ros", "cli"), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_library_file_never_imports_ros_nor_what_is_built_on_it(path):
+    names = {name.partition(".")[0] for name in modules_imported_by(path)}
+    assert not names & {*ROS_MODULES, *MESSAGES}
+    upward = {name for name in modules_imported_by(path) if name.startswith(("vla_align_ros.ros", "vla_align_ros.cli"))}
+    assert not upward, "imports go one way: ros/ and cli/ import the library"
+
+
+def test_console_script_answers_without_loading_torch_or_ros():
+    code = "import sys, vla_align_ros.cli.main; print(*(n for n in sys.argv[1:] if n in sys.modules))"
+    assert run(code, "torch", "transformers", "matplotlib", *ROS_MODULES, *MESSAGES) == []

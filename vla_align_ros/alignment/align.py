@@ -1,0 +1,195 @@
+"""`align()`: one guarded update of the E-Token from experience. Everything else in the network stays frozen.
+
+    skip if usual -> split by time -> pick from the bank -> gradient steps on a shadow copy -> judge -> save -> use
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from vla_align_ros.alignment import guard
+from vla_align_ros.alignment.guard import Evidence, Reason, Verdict
+from vla_align_ros.alignment.losses import ExperienceLosses
+from vla_align_ros.alignment.pick import pick
+from vla_align_ros.alignment.report import AlignReport, StepCurve
+from vla_align_ros.checkpoint.manifest import Provenance, StoreError
+from vla_align_ros.checkpoint.store import TokenStore
+from vla_align_ros.params import AlignParams
+from vla_align_ros.policy import Policy, PolicyError
+from vla_align_ros.policy.losses import LossWeights
+from vla_align_ros.policy.statistics import AlignmentStats
+from vla_align_ros.types import Experience
+
+JUDGE_SHARE = 0.25
+JUDGE_DRAWS = 8
+LEAST_EXPERIENCES = 8
+WARMUP_STEPS, DECAY_AFTER, DECAY = 5, 0.6, 0.3
+
+
+class OnStep(Protocol):
+    """Called after each gradient step, from the thread that aligns."""
+
+    def __call__(self, step: int, curve: StepCurve) -> None: ...
+
+
+def align(
+    policy: Policy,
+    experiences: Sequence[Experience],
+    params: AlignParams,
+    *,
+    store: TokenStore | None = None,
+    exploration_fraction: float = 0.0,
+    on_step: OnStep | None = None,
+    seed: int = 0,
+) -> AlignReport:
+    """Update `policy`'s E-Token from experiences in order of time, or leave it bit for bit as it was.
+
+    Uses the newest `params.align_max_experiences`. A kept token is written to `store` (durable) before it is used.
+    Raises PolicyError when the model cannot align; everything about the experience is a reason in the report.
+    """
+    started = time.monotonic()
+    used = list(experiences)[-params.align_max_experiences :]
+    stats, token = policy.stats, policy.token
+    if stats is None or token is None:
+        raise PolicyError("this model has no E-Token or no alignment statistics: it can act, but not align")
+    learn, judged = split_by_episode(used)
+    facts = {
+        "learned_from": len(learn),
+        "judged_by": len(judged),
+        "episodes": len({item.episode for item in used}),
+        "first_stamp_ns": used[0].observation.stamp_ns if used else 0,
+        "last_stamp_ns": used[-1].next_observation.stamp_ns if used else 0,
+        "exploration_fraction": exploration_fraction,
+    }
+
+    def report(verdict: Verdict, **more: object) -> AlignReport:
+        accepted = verdict.reason is Reason.KEPT
+        return AlignReport(accepted, verdict.reason, verdict.detail, **facts, duration_s=time.monotonic() - started, **more)  # type: ignore[arg-type]
+
+    refused = guard.check_experience(used, LEAST_EXPERIENCES)
+    if refused is not None:
+        return report(refused)
+    weights = LossWeights(params.lambda_perc, params.lambda_dyn, params.lambda_inv)
+    losses = ExperienceLosses(policy, used, weights)
+    learn_rows, judge_rows = torch.arange(len(learn)), torch.arange(len(learn), len(used))
+    with torch.no_grad():
+        before = losses(token, judge_rows, JUDGE_DRAWS, seed + 1)
+    usual = guard.within_usual(before, stats)
+    if usual is not None:
+        return report(usual, before=_means(before))
+    picked_row, start = _start(policy, losses, learn_rows, token, seed)
+    try:
+        shadow, curve = descend(losses, learn_rows, start, _e_0(policy), stats, params, seed, on_step)
+    except FloatingPointError as error:
+        return report(Verdict(Reason.NON_FINITE, str(error)), before=_means(before), picked_row=picked_row)
+    with torch.no_grad():
+        picked = losses(start, judge_rows, JUDGE_DRAWS, seed + 1)
+        after = losses(shadow, judge_rows, JUDGE_DRAWS, seed + 1)
+        shuffled = losses(shadow, judge_rows, JUDGE_DRAWS, seed + 1, shuffled=judge_rows.roll(len(judge_rows) // 2))
+    verdict = guard.judge(Evidence(before, after, shuffled, shadow, _e_0(policy)), stats)
+    numbers = {"picked_row": picked_row, "before": _means(before), "picked": _means(picked), "after": _means(after), "curve": tuple(curve)}
+    version = None
+    if verdict.reason is Reason.KEPT and store is not None:
+        try:
+            version = store.save(shadow.cpu().numpy(), provenance(policy, "align", params, facts, _means(before), _means(after))).name
+        except StoreError as error:
+            return report(Verdict(Reason.NOT_DURABLE, str(error)), **numbers)
+    if verdict.reason is Reason.KEPT:
+        policy.swap_token(shadow)
+    return report(verdict, **numbers, token_version=version)
+
+
+def split_by_episode(experiences: Sequence[Experience]) -> tuple[list[Experience], list[Experience]]:
+    """An earlier part to learn from and a later one to judge by, at an episode's border, at least a quarter; within the
+    episode when there is one only. Experiences that reach over the border in time belong to neither."""
+    count = len(experiences)
+    cut = count - max(1, round(count * JUDGE_SHARE))
+    while cut > count // 2 and experiences[cut - 1].episode == experiences[cut].episode:
+        cut -= 1
+    if experiences and experiences[cut - 1].episode == experiences[cut].episode:
+        cut = count - max(1, round(count * JUDGE_SHARE))
+    return list(experiences[:cut]), list(experiences[cut:])
+
+
+def descend(
+    losses: ExperienceLosses,
+    rows: Tensor,
+    start: Tensor,
+    e_0: Tensor,
+    stats: AlignmentStats,
+    params: AlignParams,
+    seed: int,
+    on_step: OnStep | None = None,
+) -> tuple[Tensor, list[StepCurve]]:
+    """Adam on a shadow copy of the token. Raises FloatingPointError at the first loss or gradient that is not finite."""
+    shadow = start.detach().clone().requires_grad_(True)
+    optimizer = torch.optim.Adam([shadow], params.align_learning_rate)
+    generator = torch.Generator().manual_seed(seed)
+    radius = stats.token_distance_max * guard.DISTANCE_SLACK
+    curve = []
+    for step in range(params.align_steps):
+        rate = params.align_learning_rate * min(1.0, (step + 1) / WARMUP_STEPS) * (DECAY if step >= DECAY_AFTER * params.align_steps else 1.0)
+        optimizer.param_groups[0]["lr"] = rate
+        batch = rows[torch.randperm(len(rows), generator=generator)[: params.align_batch_size]]
+        found = losses(shadow, batch, params.align_draws, seed * 1_000_003 + step)
+        (gradient,) = torch.autograd.grad(losses.weighted(found).mean(), shadow)
+        if not bool(torch.isfinite(gradient).all()):
+            raise FloatingPointError(f"the gradient is not finite at step {step}")
+        shadow.grad = gradient
+        optimizer.step()
+        with torch.no_grad():
+            offset = shadow - e_0
+            shadow.copy_(e_0 + offset * (radius / offset.norm().clamp(min=1e-12)).clamp(max=1.0))
+        curve.append(StepCurve(_means(found), float(gradient.norm()), float(shadow.detach().norm()), rate))
+        if on_step is not None:
+            on_step(step, curve[-1])
+    return shadow.detach(), curve
+
+
+def provenance(
+    policy: Policy,
+    reason: str,
+    params: AlignParams | None = None,
+    facts: dict[str, int | float] | None = None,
+    before: dict[str, float] | None = None,
+    after: dict[str, float] | None = None,
+) -> Provenance:
+    """What the store writes beside a token of this policy."""
+    return Provenance(
+        model_name=policy.config.name,
+        base_weights_sha256=policy.weights_sha256,
+        norm_stats_sha256=policy.robot.norm_stats_sha256,
+        joint_names=policy.config.robot.joint_names,
+        cameras=policy.config.architecture.cameras,
+        reason=reason,  # type: ignore[arg-type]
+        parameters=asdict(params) if params is not None else {},
+        experience=dict(facts or {}),
+        losses_before=before or {},
+        losses_after=after or {},
+    )
+
+
+def _start(policy: Policy, losses: ExperienceLosses, rows: Tensor, token: Tensor, seed: int) -> tuple[int | None, Tensor]:
+    """The better of the running token and the bank's best (E_0 is in the bank, as row -1)."""
+    e_0 = _e_0(policy)
+    others = [] if policy.bank is None else list(e_0 + policy.bank)
+    index, best = pick(losses, rows, torch.stack([token, e_0, *others]), seed + 2)
+    return (None if index == 0 else index - 2), best
+
+
+def _e_0(policy: Policy) -> Tensor:
+    assert policy.model.peft_prefix_token is not None
+    return policy.model.peft_prefix_token.detach()
+
+
+def _means(losses: dict[str, Tensor]) -> dict[str, float]:
+    return {task: float(loss.detach().mean()) for task, loss in losses.items()}
+
+
+__all__ = ["OnStep", "align", "descend", "provenance", "split_by_episode"]

@@ -1,0 +1,139 @@
+"""Judges an update of the E-Token. Each check is a small function of one shape and gives a reason to refuse, or None.
+
+The total loss is useless as a judge, since it falls on corrupted experience as well: every loss is judged by itself, on
+experience later than what was learned from, with the same t and noise before and after.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vla_align_ros.policy.statistics import AlignmentStats
+from vla_align_ros.types import Experience
+
+Z_SCORE = 2.0  # an improvement must exceed this many standard errors of the paired difference
+STILL_RAD = 0.02  # a robot whose joints never moved farther teaches nothing
+DISTANCE_SLACK = 1.25  # a token may lie this much farther from E_0 than any bank token
+
+
+class Reason(Enum):
+    """Why an alignment was kept, skipped or refused."""
+
+    KEPT = "kept"  # The token is better on later experience: it was kept.
+    ALREADY_ALIGNED = "already_aligned"  # All losses lie in the range usual in training: nothing to gain.
+    TOO_LITTLE_EXPERIENCE = "too_little_experience"  # Not enough experiences to learn from and to judge by.
+    NON_FINITE = "non_finite"  # NaN or infinity in the experience, the losses or the token.
+    STOOD_STILL = "stood_still"  # The robot hardly moved, so nothing can be learned about how it moves.
+    DYNAMICS_NOT_BETTER = "dynamics_not_better"  # The dynamics loss did not improve beyond its noise.
+    INVERSE_NOT_BETTER = "inverse_not_better"  # The inverse-dynamics loss did not improve beyond its noise.
+    OVER_CEILING = "over_ceiling"  # A loss is far above what training saw: a camera or the actions are faulty.
+    ACTIONS_DO_NOT_FIT = "actions_do_not_fit"  # The actions explain the frames no better than shuffled ones.
+    TOKEN_TOO_FAR = "token_too_far"  # The token left the region that training knows.
+    NOT_DURABLE = "not_durable"  # The token could not be written to the store; it was not used.
+
+
+REFUSING_LOSS = {"dynamics": Reason.DYNAMICS_NOT_BETTER, "inverse_dynamics": Reason.INVERSE_NOT_BETTER}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One reason, and the numbers that led to it."""
+
+    reason: Reason
+    detail: str
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Losses of single experiences (N,) by task on the later part: before, after, and after with shuffled actions."""
+
+    before: Mapping[str, Tensor]
+    after: Mapping[str, Tensor]
+    shuffled: Mapping[str, Tensor]
+    token: Tensor
+    e_0: Tensor
+
+
+def check_experience(experiences: Sequence[Experience], minimum: int) -> Verdict | None:
+    """Before anything is computed: enough, finite, and of a robot that moved."""
+    if len(experiences) < minimum:
+        return Verdict(Reason.TOO_LITTLE_EXPERIENCE, f"{len(experiences)} experiences, {minimum} are needed")
+    numbers = [np.concatenate([e.commands.ravel(), e.observation.state, e.next_observation.state]) for e in experiences]
+    if not all(np.isfinite(row).all() for row in numbers):
+        return Verdict(Reason.NON_FINITE, "a command or joint state is NaN or infinite")
+    moved = max(float(np.abs(e.next_observation.state - e.observation.state).max()) for e in experiences)
+    if moved < STILL_RAD:
+        return Verdict(Reason.STOOD_STILL, f"no joint moved more than {moved:.4f} rad in any experience, {STILL_RAD} is the least")
+    return None
+
+
+def within_usual(losses: Mapping[str, Tensor], stats: AlignmentStats) -> Verdict | None:
+    """Skip when every loss is as low as it usually is after an alignment."""
+    means = {task: float(loss.mean()) for task, loss in losses.items()}
+    if all(mean <= stats.usual[task] for task, mean in means.items()):
+        return Verdict(Reason.ALREADY_ALIGNED, _compare(means, stats.usual))
+    return None
+
+
+def judge(evidence: Evidence, stats: AlignmentStats) -> Verdict:
+    """The first reason to refuse, or KEPT."""
+    for check in (finite, token_near, under_ceilings, actions_fit, better):
+        verdict = check(evidence, stats)
+        if verdict is not None:
+            return verdict
+    gains = {task: float(evidence.after[task].mean() / evidence.before[task].mean()) for task in evidence.after}
+    return Verdict(Reason.KEPT, "after/before: " + ", ".join(f"{task} {ratio:.3f}" for task, ratio in gains.items()))
+
+
+def finite(evidence: Evidence, stats: AlignmentStats) -> Verdict | None:
+    """Everything is a number."""
+    values = [evidence.token, *evidence.before.values(), *evidence.after.values(), *evidence.shuffled.values()]
+    if all(bool(torch.isfinite(value).all()) for value in values):
+        return None
+    return Verdict(Reason.NON_FINITE, "the token or a loss is NaN or infinite")
+
+
+def token_near(evidence: Evidence, stats: AlignmentStats) -> Verdict | None:
+    """|E - E_0| within what the bank knows."""
+    distance, limit = float((evidence.token - evidence.e_0).norm()), stats.token_distance_max * DISTANCE_SLACK
+    return None if distance <= limit * (1 + 1e-5) else Verdict(Reason.TOKEN_TOO_FAR, f"|E - E_0| is {distance:.3f}, the limit {limit:.3f}")
+
+
+def under_ceilings(evidence: Evidence, stats: AlignmentStats) -> Verdict | None:
+    """Absolute ceilings: perception sees camera faults."""
+    for task, loss in evidence.after.items():
+        if float(loss.mean()) > stats.ceiling[task]:
+            return Verdict(Reason.OVER_CEILING, f"{task} is {float(loss.mean()):.4f}, its ceiling {stats.ceiling[task]:.4f}")
+    return None
+
+
+def actions_fit(evidence: Evidence, stats: AlignmentStats) -> Verdict | None:
+    """The buffer's own actions must fit its frames better than the same actions shuffled."""
+    if "inverse_dynamics" not in evidence.shuffled:
+        return None
+    ratio = float(evidence.shuffled["inverse_dynamics"].mean() / evidence.after["inverse_dynamics"].mean())
+    if ratio >= stats.shuffle_ratio_min:
+        return None
+    return Verdict(Reason.ACTIONS_DO_NOT_FIT, f"shuffled over true inverse-dynamics loss is {ratio:.3f}, at least {stats.shuffle_ratio_min:.3f} is needed")
+
+
+def better(evidence: Evidence, stats: AlignmentStats) -> Verdict | None:
+    """Dynamics and inverse dynamics improve beyond the noise of their paired difference."""
+    for task, reason in REFUSING_LOSS.items():
+        if task not in evidence.after:
+            continue
+        gain = evidence.before[task] - evidence.after[task]
+        error = float(gain.std() / len(gain) ** 0.5)
+        if not float(gain.mean()) > Z_SCORE * error:
+            return Verdict(reason, f"{task} improved by {float(gain.mean()):.4f}, its standard error is {error:.4f}")
+    return None
+
+
+def _compare(means: Mapping[str, float], limits: Mapping[str, float]) -> str:
+    return ", ".join(f"{task} {mean:.4f} (usual {limits[task]:.4f})" for task, mean in means.items())

@@ -1,0 +1,81 @@
+"""What a token is worth on experience: the three flow-matching losses, with the prefix computed once an alignment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from vla_align_ros.policy import Policy, flow
+from vla_align_ros.policy.inputs import ExperienceInput
+from vla_align_ros.policy.losses import LossWeights
+from vla_align_ros.policy.pi0 import PrefixCache
+from vla_align_ros.types import Experience
+
+PREFIX_BATCH = 32  # fixed, so that live and offline alignment compute the same bits
+
+
+class ExperienceLosses:
+    """N experiences with their prefix keys and values. The losses of any token on them cost expert passes only."""
+
+    def __init__(self, policy: Policy, experiences: Sequence[Experience], weights: LossWeights) -> None:
+        self._model, self._weights = policy.model, weights
+        caches, states, parts = [], [], []
+        with torch.no_grad():
+            for start in range(0, len(experiences), PREFIX_BATCH):
+                inputs, part = policy.prepare_experiences(experiences[start : start + PREFIX_BATCH])
+                caches.append(self._model.prefix_cache(inputs))
+                states.append(inputs.state)
+                parts.append(part)
+        layers = zip(*[cache.key_values for cache in caches], strict=True)
+        key_values = [(torch.cat([k for k, _ in layer]), torch.cat([v for _, v in layer])) for layer in layers]
+        self._cache = PrefixCache(key_values, torch.cat([cache.pad_masks for cache in caches]))
+        self._state = torch.cat(states)
+        self._experience = ExperienceInput(
+            torch.cat([part.actions for part in parts]),
+            torch.cat([part.features for part in parts]),
+            torch.cat([part.feature_masks for part in parts]),
+            parts[0].dim_mask,
+        )
+
+    def __len__(self) -> int:
+        return len(self._state)
+
+    @property
+    def device(self) -> torch.device:
+        return self._state.device
+
+    @property
+    def actions(self) -> Tensor:
+        """Normalised commands (N, H, A)."""
+        return self._experience.actions
+
+    def __call__(self, token: Tensor, rows: Tensor, draws: int, seed: int, shuffled: Tensor | None = None) -> dict[str, Tensor]:
+        """Loss of each task with weight, (len(rows),), mean over `draws` of (t, noise).
+
+        token: (n, W). The same seed and rows draw the same t and noise for every token. shuffled: rows whose commands
+        take the place of the true ones.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        repeated = rows.repeat_interleave(draws)
+        experience = self._experience[repeated]
+        if shuffled is not None:
+            experience = replace(experience, actions=self._experience.actions[shuffled.repeat_interleave(draws)])
+        state = self._state[repeated]
+        time = flow.sample_time(len(repeated), generator).to(self.device)
+        noise = {task: value.to(self.device) for task, value in self._model.draw_noise(state.cpu(), _shapes(experience), self._weights, generator).items()}
+        found = self._model.alignment_losses(
+            self._cache.rows(repeated), state, experience, noise, time, token.expand(len(repeated), -1, -1)
+        )
+        return {task: loss.unflatten(0, (len(rows), draws)).mean(1) for task, loss in found.items()}
+
+    def weighted(self, losses: dict[str, Tensor]) -> Tensor:
+        """The tasks' losses, each times its lambda, added up."""
+        return torch.stack([self._weights.of(task) * loss for task, loss in losses.items()]).sum(0)
+
+
+def _shapes(experience: ExperienceInput) -> ExperienceInput:
+    """On the CPU, where the noise is drawn, so that every device sees the same."""
+    return ExperienceInput(*(value.cpu() for value in (experience.actions, experience.features, experience.feature_masks, experience.dim_mask)))

@@ -1,0 +1,56 @@
+"""What an alignment did, in numbers: for logs, curves, the HTML report and `--json`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from vla_align_ros.alignment.guard import Reason
+
+
+@dataclass(frozen=True)
+class StepCurve:
+    """One gradient step: mean loss of each task, |gradient|, |E| and the learning rate."""
+
+    losses: dict[str, float]
+    grad_norm: float
+    e_token_norm: float
+    learning_rate: float
+
+
+@dataclass(frozen=True)
+class AlignReport:
+    """One attempt. Losses are means on the later, held-out experience, by task, for the running token (`before`), the
+    best of running and bank (`picked`) and the result (`after`); empty where the attempt ended earlier.
+
+    picked_row: row of the token bank that the gradient started from; None for the running token, -1 for E_0.
+    exploration_fraction: share of random motion that was set while the experience was made.
+    token_version: name in the store, when the token was kept and a store was given.
+    """
+
+    accepted: bool
+    reason: Reason
+    detail: str
+    learned_from: int
+    judged_by: int
+    episodes: int
+    first_stamp_ns: int
+    last_stamp_ns: int
+    exploration_fraction: float
+    duration_s: float
+    picked_row: int | None = None
+    before: dict[str, float] = field(default_factory=dict)
+    picked: dict[str, float] = field(default_factory=dict)
+    after: dict[str, float] = field(default_factory=dict)
+    curve: tuple[StepCurve, ...] = ()
+    token_version: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for `json.dumps`."""
+        return asdict(self) | {"reason": self.reason.value, "curve": [asdict(step) for step in self.curve]}
+
+    def sentence(self) -> str:
+        """For a log line and a service's answer."""
+        verb = "kept" if self.accepted else "refused"
+        version = f" as version {self.token_version}" if self.token_version else ""
+        return f"alignment {verb}{version} ({self.reason.value}): {self.detail}"

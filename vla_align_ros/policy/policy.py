@@ -1,0 +1,246 @@
+"""A model of the zoo, ready to use: observations in robot units in, action chunks in robot units out.
+
+    policy = load_policy("models/tiny")
+    chunk = policy.infer(observation)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vla_align_ros.observation.normalise import Normaliser, load_norm_stats
+from vla_align_ros.observation.resize import letterbox
+from vla_align_ros.policy import weights
+from vla_align_ros.policy.config import (
+    MODEL_FILE,
+    Architecture,
+    ModelConfig,
+    ModelConfigError,
+    load_golden_architecture,
+    load_model_config,
+)
+from vla_align_ros.policy.features import FeatureExtractor
+from vla_align_ros.policy.inputs import ExperienceInput, PolicyInput
+from vla_align_ros.policy.pi0 import Pi0
+from vla_align_ros.policy.statistics import STATS_FILE, AlignmentStats, load_alignment_stats
+from vla_align_ros.policy.tokenizer import PromptTokenizer
+from vla_align_ros.types import ActionChunk, Experience, Observation
+
+Device = Literal["auto", "cpu", "cuda"]
+PREPARE_BATCH = 64
+
+
+class PolicyError(ValueError):
+    """The model cannot do what was asked of it; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Robot:
+    """What a zoo folder knows beside the network: how to talk to it about a robot."""
+
+    config: ModelConfig
+    state: Normaliser
+    actions: Normaliser
+    tokenizer: PromptTokenizer
+    norm_stats_sha256: str
+
+
+class Policy:
+    """The network, its robot and the running E-Token.
+
+    `token` is one immutable tensor (peft_num_tokens, W): `swap_token` replaces it whole, so an inference that has begun
+    ends with the token that it began with. Inference and alignment may run in different threads.
+    """
+
+    def __init__(
+        self,
+        model: Pi0,
+        robot: Robot | None,
+        features: FeatureExtractor | None,
+        bank: Tensor | None,
+        stats: AlignmentStats | None,
+        weights_sha256: str,
+        device: torch.device,
+    ) -> None:
+        self.model, self.features = model, features
+        self.bank, self.stats = bank, stats
+        self.weights_sha256, self.device = weights_sha256, device
+        self._robot = robot
+        self.token = self.initial_token()
+
+    @property
+    def robot(self) -> Robot:
+        if self._robot is None:
+            raise PolicyError(f"this folder has weights but no {MODEL_FILE}: use policy.model, or convert it to a zoo folder")
+        return self._robot
+
+    @property
+    def config(self) -> ModelConfig:
+        return self.robot.config
+
+    def initial_token(self) -> Tensor | None:
+        """The token that a fresh install starts with: the bank's row `initial_token`, else E_0; None without an E."""
+        if self.model.peft_prefix_token is None:
+            return None
+        token = self.model.peft_prefix_token.detach().clone()
+        if self._robot is not None and self.config.initial_token is not None and self.bank is not None:
+            token += self.bank[self.config.initial_token]
+        return token
+
+    def swap_token(self, token: Tensor) -> None:
+        """Use another E-Token from the next inference on. Raises PolicyError for a wrong shape or non-finite numbers."""
+        expected = None if self.token is None else tuple(self.token.shape)
+        if tuple(token.shape) != expected:
+            raise PolicyError(f"the model's E-Token has shape {expected}, got {tuple(token.shape)}")
+        if not bool(torch.isfinite(token).all()):
+            raise PolicyError("an E-Token must be finite")
+        self.token = token.detach().to(self.device, torch.float32).clone()
+
+    def prepare(self, observations: Sequence[Observation], state_in_prompt: bool = True) -> PolicyInput:
+        """Observations -> one batch on the device: letterboxed, normalised, tokenised, padded.
+
+        state_in_prompt: False leaves the state out of pi0.5's prompt, as its alignment expert needs it.
+        Raises PolicyError for a state of another length or that is not finite, or for no camera at all; PromptError.
+        """
+        architecture, robot = self.model.architecture, self.robot
+        size = architecture.vision.image_size
+        states = np.stack([self._checked_state(item) for item in observations])
+        normalised = robot.state.normalise(states)
+        padded = np.zeros((len(observations), architecture.action_dim), np.float32)
+        padded[:, : normalised.shape[1]] = normalised
+        tokens, token_masks = robot.tokenizer.batch([item.prompt for item in observations], normalised if state_in_prompt else None)
+        images, masks = [], []
+        for camera in architecture.cameras:
+            frames = [item.images.get(camera) for item in observations]
+            black = np.zeros((size, size, 3), np.uint8)
+            stacked = np.stack([black if frame is None else letterbox(frame, size) for frame in frames])
+            scaled = torch.from_numpy(stacked).to(self.device).movedim(-1, 1).float() / 255.0 * 2.0 - 1.0
+            images.append(scaled)
+            masks.append(torch.tensor([frame is not None for frame in frames], device=self.device))
+        if not bool(torch.stack(masks).any(0).all()):
+            raise PolicyError(f"an observation has no image of any camera of {list(architecture.cameras)}")
+        to_device = [torch.from_numpy(item).to(self.device) for item in (tokens, token_masks, padded)]
+        return PolicyInput(tuple(images), tuple(masks), *to_device)
+
+    def _checked_state(self, observation: Observation) -> np.ndarray:
+        names = self.config.robot.joint_names
+        if observation.state.shape != (len(names),):
+            raise PolicyError(f"the state must have one number for each of the joints {list(names)}, got shape {observation.state.shape}")
+        if not np.isfinite(observation.state).all():
+            raise PolicyError(f"the state must be finite, got {observation.state.tolist()}")
+        return observation.state.astype(np.float32)
+
+    def prepare_experiences(self, experiences: Sequence[Experience]) -> tuple[PolicyInput, ExperienceInput]:
+        """The alignment expert's view of experiences: prefix and state without the state text, commands, next features.
+
+        Raises PolicyError when the model has no alignment expert or features, or for commands of another shape.
+        """
+        if self.features is None or self.model.alignment is None:
+            raise PolicyError("this model has no alignment expert: it can act, but not align")
+        architecture, dims = self.model.architecture, self.config.state_dim
+        shape = (architecture.action_horizon, dims)
+        for item in experiences:
+            if item.commands.shape != shape or not np.isfinite(item.commands).all():
+                raise PolicyError(f"commands must be finite and of shape {shape}, got {item.commands.shape}")
+        inputs = self.prepare([item.observation for item in experiences], state_in_prompt=False)
+        after = self.prepare([item.next_observation for item in experiences], state_in_prompt=False)
+        features, masks = self.features(after)
+        actions = np.zeros((len(experiences), architecture.action_horizon, architecture.action_dim), np.float32)
+        actions[..., :dims] = self.robot.actions.normalise(np.stack([item.commands for item in experiences]).astype(np.float32))
+        dim_mask = torch.arange(architecture.action_dim, device=self.device) < dims
+        return inputs, ExperienceInput(torch.from_numpy(actions).to(self.device), features, masks, dim_mask)
+
+    @torch.inference_mode()
+    def infer(self, observation: Observation, generator: torch.Generator | None = None, num_steps: int | None = None) -> ActionChunk:
+        """Sample one action chunk in robot units. `num_steps`: Euler steps, the model's recommendation when None."""
+        architecture, robot = self.model.architecture, self.robot
+        shape = (1, architecture.action_horizon, architecture.action_dim)
+        noise = torch.randn(shape, generator=generator).to(self.device)
+        actions = self.sample(self.prepare([observation]), noise, num_steps)[0]
+        return ActionChunk(actions, observation.state, observation.stamp_ns, robot.config.robot.period_ns)
+
+    @torch.inference_mode()
+    def sample(self, inputs: PolicyInput, noise: Tensor, num_steps: int | None = None, token: Tensor | None = None) -> np.ndarray:
+        """A batch of chunks in robot units, (B, H, joints) float32. token: (n, W) or (B, n, W) in place of the running one."""
+        token = self.token if token is None else token
+        if token is not None:
+            token = token.expand(noise.shape[0], -1, -1)
+        steps = self.config.recommended.num_steps if num_steps is None else num_steps
+        actions = self.model.sample_actions(inputs, noise, steps, token)
+        return self.robot.actions.denormalise(actions.cpu().numpy())[..., : self.config.state_dim]
+
+
+def load_policy(folder: str | Path, device: Device = "auto") -> Policy:
+    """Load a zoo folder, or a folder with openpi's weights and a golden `config.json` (then only `policy.model` works).
+
+    device: `auto` takes cuda where there is one. Raises ModelConfigError, WeightsError, NormStatsError,
+    AlignmentStatsError or PolicyError, each with a sentence that says what is wrong in which file.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ModelConfigError(f"{folder}: no such model folder; give a folder that holds {MODEL_FILE}, as models/tiny does")
+    target = _device(device)
+    if not (folder / MODEL_FILE).exists() and (folder / "config.json").exists():
+        model = Pi0(load_golden_architecture(folder))
+        path = folder / "model.safetensors"
+        weights.load_into(model, weights.to_our_names(weights.read_tensors(path)), path)
+        return Policy(model.to(target).eval().requires_grad_(False), None, None, None, None, weights.sha256_of(path), target)
+    config = load_model_config(folder)
+    path = folder / config.weights.file
+    tensors = weights.read_tensors(path)
+    sha256 = weights.sha256_of(path)
+    if config.weights.sha256 is not None and sha256 != config.weights.sha256:
+        raise weights.WeightsError(f"{path}: sha256 is {sha256}, {MODEL_FILE} says {config.weights.sha256}: not the weights that were described")
+    model = Pi0(config.architecture)
+    weights.load_into(model, weights.to_our_names(tensors), path)
+    model.to(target).eval().requires_grad_(False)
+    features, bank, stats = _alignment_parts(folder, config.architecture, target)
+    if config.initial_token is not None and (bank is None or config.initial_token >= len(bank)):
+        raise ModelConfigError(f"{folder}: initial_token is {config.initial_token}, the bank has {0 if bank is None else len(bank)} tokens")
+    return Policy(model, _robot(folder, config), features, bank, stats, sha256, target)
+
+
+def _robot(folder: Path, config: ModelConfig) -> Robot:
+    stats_path = folder / "norm_stats.json"
+    stats = load_norm_stats(stats_path)
+    for name, part in stats.items():
+        if len(part.mean) != config.state_dim:
+            raise ModelConfigError(f"{stats_path}: {name} has {len(part.mean)} numbers, the robot has {config.state_dim} joints")
+    architecture = config.architecture
+    return Robot(
+        config,
+        Normaliser(stats["state"], config.normalisation),
+        Normaliser(stats["actions"], config.normalisation),
+        PromptTokenizer(folder, architecture.variant, architecture.max_token_len),
+        weights.sha256_of(stats_path),
+    )
+
+
+def _alignment_parts(
+    folder: Path, architecture: Architecture, device: torch.device
+) -> tuple[FeatureExtractor | None, Tensor | None, AlignmentStats | None]:
+    """Features, token bank (arms, n, W) of offsets from E_0, and statistics; None where the model does not align."""
+    if architecture.alignment is None:
+        return None, None, None
+    features = FeatureExtractor(architecture.alignment.features)
+    path = folder / "features.safetensors"
+    weights.load_into(features, weights.read_tensors(path), path)
+    bank_path = folder / "token_bank.safetensors"
+    bank = weights.read_tensors(bank_path).get("offsets")
+    shape = (architecture.peft_num_tokens, architecture.action_expert.width)
+    if bank is None or bank.dim() != 3 or tuple(bank.shape[1:]) != shape:
+        raise weights.WeightsError(f"{bank_path}: expected one tensor `offsets` of shape (arms, {shape[0]}, {shape[1]})")
+    return features.to(device).eval().requires_grad_(False), bank.to(device), load_alignment_stats(folder / STATS_FILE)
+
+
+def _device(name: Device) -> torch.device:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise PolicyError("device is cuda, but torch sees no GPU: use auto or cpu, or install a CUDA build of torch")
+    return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")

@@ -1,0 +1,46 @@
+"""`alignment_stats.json`: how the alignment losses looked in training, which the guard judges by (DESIGN 6)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+STATS_FILE = "alignment_stats.json"
+
+
+class AlignmentStatsError(ValueError):
+    """`alignment_stats.json` is missing or wrong."""
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class AlignmentStats:
+    """Measured on validation arms with their own experience, after an alignment; losses by task name.
+
+    usual: largest loss at which nothing is to be gained (the median). ceiling: 3 times the 90th percentile.
+    token_distance_max: largest distance of a bank token from E_0 (Euclidean norm over all rows).
+    shuffle_ratio_min: the inverse-dynamics loss with shuffled actions over the true one must reach this.
+    motion_r2: linear R2 of joint motion from two frames' features. arms, experiences: what it was measured on.
+    """
+
+    format: Literal[1]
+    usual: dict[str, float]
+    ceiling: dict[str, float]
+    token_distance_max: float
+    shuffle_ratio_min: float
+    motion_r2: float
+    arms: int
+    experiences: int
+
+
+def load_alignment_stats(path: Path) -> AlignmentStats:
+    """Read and check the file. Raises AlignmentStatsError."""
+    try:
+        stats: AlignmentStats = TypeAdapter(AlignmentStats).validate_json(path.read_bytes())
+    except OSError as error:
+        raise AlignmentStatsError(f"{path}: cannot be read ({error}); a model needs it to align") from None
+    except ValidationError as error:
+        raise AlignmentStatsError(f"{path}: {error}") from None
+    return stats
