@@ -18,8 +18,11 @@ def share_files() -> list[tuple[str, list[str]]]:
     return list(by_folder.items())
 
 
+# Not in pyproject.toml: colcon cannot parse what setuptools makes of requires-python there, and setuptools before 77
+# (Ubuntu 24.04) and after it disagree on how a license is written there.
 setup(
     python_requires=">=3.11,<3.14",
+    license="Apache-2.0",
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
         (str(SHARE), ["package.xml"]),

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vla_align_ros.action.chunk_queue import ChunkQueue
+from vla_align_ros.action.chunk_queue import HELD_CHUNKS, ChunkQueue
 from vla_align_ros.types import ActionChunk
 
 PERIOD_NS = 100
@@ -60,6 +60,7 @@ def test_after_a_clock_jump_backwards_no_old_chunk_comes_to_life() -> None:
     queue.put(chunk_at(5000, 1, 2))
     queue.put(chunk_at(1000, 3, 4))
     assert ask(queue, 1000, 1100, 5000) == [3, 4, None]
+    assert len(queue._chunks) == 1
 
 
 def test_ran_dry_counts_each_end_once() -> None:
@@ -123,8 +124,8 @@ def test_memory_stays_bounded_while_it_runs() -> None:
     queue = ChunkQueue(PERIOD_NS)
     for tick in range(0, 100_000, PERIOD_NS):
         queue.put(chunk_at(tick, 1, 2, 3))
-        queue.command_at(tick)
-    assert len(queue._chunks) == 1
+    assert len(queue._chunks) == HELD_CHUNKS
+    assert ask(queue, 99_800, 99_900, 100_100, 100_200) == [1, 1, 3, None]
 
 
 def test_threads_may_put_and_ask_at_once() -> None:

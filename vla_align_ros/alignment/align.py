@@ -58,7 +58,8 @@ def align(
     stats, token = policy.stats, policy.token
     if stats is None or token is None:
         raise PolicyError("this model has no E-Token or no alignment statistics: it can act, but not align")
-    learn, judged = split_by_episode(used)
+    refused = guard.check_request(used, params, LEAST_EXPERIENCES)
+    learn, judged = ([], []) if refused else split_by_episode(used)
     facts = {
         "learned_from": len(learn),
         "judged_by": len(judged),
@@ -72,12 +73,11 @@ def align(
         accepted = verdict.reason is Reason.KEPT
         return AlignReport(accepted, verdict.reason, verdict.detail, **facts, duration_s=time.monotonic() - started, **more)  # type: ignore[arg-type]
 
-    refused = guard.check_experience(used, LEAST_EXPERIENCES)
     if refused is not None:
         return report(refused)
     weights = LossWeights(params.lambda_perc, params.lambda_dyn, params.lambda_inv)
-    losses = ExperienceLosses(policy, used, weights)
-    learn_rows, judge_rows = torch.arange(len(learn)), torch.arange(len(learn), len(used))
+    losses = ExperienceLosses(policy, [*learn, *judged], weights)
+    learn_rows, judge_rows = torch.arange(len(learn)), torch.arange(len(learn), len(losses))
     with torch.no_grad():
         before = losses(token, judge_rows, JUDGE_DRAWS, seed + 1)
     usual = guard.within_usual(before, stats)
@@ -106,15 +106,15 @@ def align(
 
 
 def split_by_episode(experiences: Sequence[Experience]) -> tuple[list[Experience], list[Experience]]:
-    """An earlier part to learn from and a later one to judge by, at an episode's border, at least a quarter; within the
-    episode when there is one only. Experiences that reach over the border in time belong to neither."""
+    """An earlier part to learn from and a later one to judge by: about the last quarter, cut at an episode's border
+    where one lies in the later half. Experiences that reach over the cut in time belong to neither."""
     count = len(experiences)
-    cut = count - max(1, round(count * JUDGE_SHARE))
-    while cut > count // 2 and experiences[cut - 1].episode == experiences[cut].episode:
-        cut -= 1
-    if experiences and experiences[cut - 1].episode == experiences[cut].episode:
-        cut = count - max(1, round(count * JUDGE_SHARE))
-    return list(experiences[:cut]), list(experiences[cut:])
+    wanted = count - max(1, round(count * JUDGE_SHARE))
+    borders = [i for i in range(count // 2, count) if i and experiences[i].episode != experiences[i - 1].episode]
+    cut = min(borders, key=lambda border: abs(border - wanted), default=wanted)
+    judged = list(experiences[cut:])
+    learn = [item for item in experiences[:cut] if item.next_observation.stamp_ns <= judged[0].observation.stamp_ns]
+    return learn, judged
 
 
 def descend(

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vla_align_ros.params import AlignParams
 from vla_align_ros.policy.statistics import AlignmentStats
 from vla_align_ros.types import Experience
 
@@ -27,6 +28,7 @@ class Reason(Enum):
 
     KEPT = "kept"  # The token is better on later experience: it was kept.
     ALREADY_ALIGNED = "already_aligned"  # All losses lie in the range usual in training: nothing to gain.
+    NO_TASK = "no_task"  # Every lambda is 0, so there is nothing to learn by.
     TOO_LITTLE_EXPERIENCE = "too_little_experience"  # Not enough experiences to learn from and to judge by.
     NON_FINITE = "non_finite"  # NaN or infinity in the experience, the losses or the token.
     STOOD_STILL = "stood_still"  # The robot hardly moved, so nothing can be learned about how it moves.
@@ -60,8 +62,10 @@ class Evidence:
     e_0: Tensor
 
 
-def check_experience(experiences: Sequence[Experience], minimum: int) -> Verdict | None:
-    """Before anything is computed: enough, finite, and of a robot that moved."""
+def check_request(experiences: Sequence[Experience], params: AlignParams, minimum: int) -> Verdict | None:
+    """Before anything is computed: a task to learn by, and experience that is enough, finite, and of a robot that moved."""
+    if params.lambda_perc == params.lambda_dyn == params.lambda_inv == 0:
+        return Verdict(Reason.NO_TASK, "lambda_perc, lambda_dyn and lambda_inv are all 0")
     if len(experiences) < minimum:
         return Verdict(Reason.TOO_LITTLE_EXPERIENCE, f"{len(experiences)} experiences, {minimum} are needed")
     numbers = [np.concatenate([e.commands.ravel(), e.observation.state, e.next_observation.state]) for e in experiences]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ class PromptTokenizer:
             tokenizer_file=str(folder / "tokenizer.json"), bos_token="<bos>", pad_token="<pad>", unk_token="<unk>"
         )
         self.pi05, self.max_token_len = variant == "pi05", max_token_len
+        self._encode = lru_cache(maxsize=256)(lambda text: tuple(self.tokenizer.encode(text, add_special_tokens=False)))
 
     def __call__(self, prompt: str, state: NDArray[np.float32] | None = None) -> list[int]:
         """Token ids, unpadded. state (S,): the normalised state that pi0.5 writes into its prompt; None leaves it out.
@@ -39,10 +41,9 @@ class PromptTokenizer:
         words = clean_prompt(prompt)
         if self.pi05:
             text = f"Task: {words}" + ("" if state is None else f", State: {_as_text(state)}") + ";\nAction: "
-            ids = [self.tokenizer.bos_token_id, *self.tokenizer.encode(text, add_special_tokens=False)]
+            ids = [self.tokenizer.bos_token_id, *self._encode(text)]
         else:
-            encode = self.tokenizer.encode
-            ids = [self.tokenizer.bos_token_id, *encode(words, add_special_tokens=False), *encode("\n", add_special_tokens=False)]
+            ids = [self.tokenizer.bos_token_id, *self._encode(words), *self._encode("\n")]
         if len(ids) > self.max_token_len:
             raise PromptError(f"the prompt has {len(ids)} tokens, the model takes at most {self.max_token_len}: shorten it ({words:.60}...)")
         return ids

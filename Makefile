@@ -1,0 +1,56 @@
+# `make setup` once, then `make demo`. Everything runs in .venv; nothing is installed elsewhere.
+
+PYTHON ?= python3
+TORCH := $(shell grep '^torch==' constraints.txt)
+BIN := .venv/bin
+STAMP := .venv/.setup-done
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-fast lint bench clean
+
+help:
+	@echo "make setup      create .venv (Python 3.11 to 3.13) with everything in it"
+	@echo "make demo       simulated robot, policy, alignment, report: the whole system"
+	@echo "make test       all tests"
+	@echo "make test-fast  the tests without the slow ones, under a minute"
+	@echo "make lint       ruff, codespell, mypy"
+	@echo "make bench      every number that the documents quote"
+	@echo "make clean      remove .venv, caches and build folders"
+
+setup: $(STAMP)
+
+# torch first: it decides between CPU and CUDA build, and nothing after it may pull another.
+$(STAMP): pyproject.toml setup.py constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v[:2] <= (3, 13) else \
+	  f"setup needs Python 3.11 to 3.13, {sys.executable} is {v[0]}.{v[1]}. Name another: make setup PYTHON=python3.12")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -c constraints.txt $(TORCH)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[ros,dev]'
+	@touch $@
+
+# ROS 2 on this machine only, with the profile that camera images need. (The tests set the same in test/conftest.py.)
+demo bench: export ROS_AUTOMATIC_DISCOVERY_RANGE ?= LOCALHOST
+demo bench: export FASTRTPS_DEFAULT_PROFILES_FILE ?= $(CURDIR)/config/fastdds_profile.xml
+demo bench: export AMENT_PREFIX_PATH ?= $(CURDIR)/.venv
+
+demo: setup
+	$(BIN)/vla-align demo
+
+test: setup
+	$(BIN)/python -m pytest
+
+test-fast: setup
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/codespell
+	$(BIN)/mypy
+
+bench: setup
+	$(BIN)/python benchmarks/run_all.py
+
+clean:
+	rm -rf .venv build install log *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

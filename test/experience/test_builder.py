@@ -1,0 +1,240 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from simulated_run import (
+    HORIZON,
+    JOINTS,
+    LAG_S,
+    MS,
+    PERIOD_NS,
+    STRIDE,
+    T0,
+    TOPICS,
+    Sent,
+    chunk_message,
+    eventful_run,
+    new_pipeline,
+    sensor_messages,
+)
+
+from vla_align_ros.action.trajectory import hold_trajectory
+from vla_align_ros.experience.builder import ExperienceBuilder, ExperienceReason
+from vla_align_ros.observation.assemble import (
+    AssemblerLimits,
+    ObservationAssembler,
+    ObservationReason,
+    ObservationRefused,
+)
+from vla_align_ros.observation.codecs import (
+    IMAGE,
+    MessageReason,
+    MessageRefused,
+    decode_joint_state,
+    decode_string,
+    encode_trajectory,
+)
+from vla_align_ros.types import Experience
+
+CAMERA_OF = {topic: camera for camera, topic in TOPICS.cameras.items()}
+
+
+def feed(assembler: ObservationAssembler, builder: ExperienceBuilder, sent: Sent, t_ns: int) -> None:
+    if sent.topic in CAMERA_OF:
+        assembler.push_image(CAMERA_OF[sent.topic], sent.raw, IMAGE)
+    elif sent.topic == TOPICS.joints:
+        assembler.push_joints(sent.raw)
+    elif sent.topic == TOPICS.prompt:
+        assembler.push_prompt(sent.raw, t_ns)
+    else:
+        builder.push_chunk(sent.raw)
+
+
+def run(
+    messages: list[Sent], until_ms: int, action_kind: str = "velocity"
+) -> tuple[list[Experience], ExperienceBuilder]:
+    """Every message arrives at its stamp, time moves on with them."""
+    assembler, builder = new_pipeline(action_kind)
+    assembler.push_prompt("red", T0)
+    made = []
+    for sent in sorted(messages, key=lambda sent: sent.stamp_ns):
+        made += builder.advance(sent.stamp_ns)
+        feed(assembler, builder, sent, sent.stamp_ns)
+    return made + builder.advance(T0 + until_ms * MS), builder
+
+
+def ticks(made: list[Experience]) -> list[int]:
+    return [(item.observation.stamp_ns - T0) // PERIOD_NS for item in made]
+
+
+def test_commands_cross_chunk_seams_and_come_from_the_newest_chunk_that_has_started() -> None:
+    sensors = sensor_messages(0, 3000)
+    made, _ = run([*sensors, chunk_message(0, 100), chunk_message(3, 200), chunk_message(6, 300)], 2999)
+    assert ticks(made)[:4] == [0, 2, 4, 6]
+    firsts = [item.commands[:, 0].tolist() for item in made]
+    assert firsts[:3] == [[100, 101, 102, 200], [102, 200, 201, 202], [201, 202, 300, 301]]
+    assert all(item.commands.shape == (HORIZON, 2) and item.commands.dtype == np.float32 for item in made)
+    assert all(item.next_observation.stamp_ns - item.observation.stamp_ns == HORIZON * PERIOD_NS for item in made)
+
+
+def test_the_ramp_is_a_command_and_after_it_there_is_none() -> None:
+    made, builder = run([*sensor_messages(0, 3000), chunk_message(0, 1)], 2999)
+    assert ticks(made) == [0, 2, 4, 6]  # 8 actions and 2 ramp points: the last four commands start at 6
+    assert made[-1].commands[:, 0].tolist() == [7, 8, 4, 0]
+    assert builder.skipped == {ExperienceReason.NO_COMMAND: 1}  # tick 8
+
+
+def test_a_hold_takes_over_at_its_stamp() -> None:
+    hold = hold_trajectory(np.zeros(2), T0 + 5 * PERIOD_NS, PERIOD_NS, JOINTS)
+    sent = Sent(TOPICS.chunk, hold.stamp_ns, encode_trajectory(hold))
+    made, _ = run([*sensor_messages(0, 3000), chunk_message(0, 1), sent], 2999)
+    assert ticks(made) == [0, 2]
+    assert made[-1].commands[:, 0].tolist() == [3, 4, 5, 0]
+
+
+def test_a_tick_is_judged_only_lag_after_its_end_and_only_once() -> None:
+    assembler, builder = new_pipeline()
+    assembler.push_prompt("red", T0)
+    for sent in [*sensor_messages(0, 1500), chunk_message(0, 1)]:
+        feed(assembler, builder, sent, sent.stamp_ns)
+    complete_ns = T0 + HORIZON * PERIOD_NS + round(LAG_S * 1e9)
+    assert builder.advance(complete_ns - 1) == []
+    assert ticks(builder.advance(complete_ns)) == [0]
+    assert builder.advance(complete_ns) == []
+    assert builder.advance(complete_ns - 50 * MS) == []
+
+
+def test_changes_of_position_count_from_the_experiences_own_observation() -> None:
+    chunks = [chunk_message(0, 1), chunk_message(3, 2)]
+    sensors = sensor_messages(0, 3000)
+    absolute, _ = run([*sensors, *chunks], 2999, "position")
+    changes, _ = run([*sensors, *chunks], 2999, "delta_position")
+    for one, other in zip(absolute, changes, strict=True):
+        np.testing.assert_allclose(other.commands, one.commands - one.observation.state, atol=1e-6)
+
+
+def test_neighbours_share_their_observation() -> None:
+    made, _ = run([*sensor_messages(0, 3000), chunk_message(0, 1)], 2999)
+    assert made[0].next_observation is made[2].observation
+
+
+def test_a_change_of_prompt_starts_an_episode_and_no_experience_spans_it() -> None:
+    run_messages = eventful_run()
+    made, builder = run(run_messages, 5999)
+    changed_ns = T0 + 1450 * MS
+    for item in made:
+        assert (item.observation.stamp_ns >= changed_ns) == (item.next_observation.stamp_ns >= changed_ns)
+    red = {item.episode for item in made if item.observation.prompt == "red"}
+    blue = {item.episode for item in made if item.observation.prompt == "blue"}
+    assert red == {0}
+    assert blue == {1, 2}  # the pause of the policy makes a third episode
+    assert builder.skipped[ExperienceReason.PROMPT_CHANGED] == 2
+
+
+@pytest.mark.parametrize(("pause_ticks", "episodes"), [(8, [0]), (18, [0, 1])])
+def test_a_gap_over_a_second_starts_an_episode(pause_ticks: int, episodes: list[int]) -> None:
+    second = 10 + pause_ticks
+    made, _ = run([*sensor_messages(0, 6000), chunk_message(0, 1), chunk_message(second, 1)], 5999)
+    gap_ticks = second - 6  # from the last usable tick
+    assert (gap_ticks > 10) == (len(episodes) > 1) or pause_ticks == 8
+    assert sorted({item.episode for item in made}) == ([0, 1] if gap_ticks * PERIOD_NS > 10**9 else [0])
+
+
+def test_a_refused_observation_costs_the_experiences_that_need_it() -> None:
+    silent = range(T0 + 900 * MS, T0 + 1500 * MS)
+    sensors = [sent for sent in sensor_messages(0, 3000) if sent.topic != TOPICS.joints or sent.stamp_ns not in silent]
+    made, builder = run([*sensors, *(chunk_message(tick, 1) for tick in range(0, 28, 4))], 2999)
+    assert not {10, 12, 14} & {tick + offset for tick in ticks(made) for offset in (0, HORIZON)}
+    assert {8 - HORIZON, 16} <= set(ticks(made))
+    assert builder.skipped[ObservationReason.STALE_JOINTS] == 3
+
+
+def test_a_bad_chunk_is_refused_counted_and_leaves_the_others() -> None:
+    _, builder = new_pipeline()
+    with pytest.raises(MessageRefused):
+        builder.push_chunk(chunk_message(0, math.nan).raw if False else b"\x00\x01\x00\x00")
+    assert builder.skipped == {MessageReason.MALFORMED: 1}
+
+
+def test_a_clock_that_falls_back_starts_again() -> None:
+    assembler, builder = new_pipeline()
+
+    def live(offset_ms: int) -> list[Experience]:
+        assembler.push_prompt("red", T0 + offset_ms * MS)
+        for sent in sensor_messages(offset_ms, offset_ms + 1500, seed=offset_ms + 99_999):
+            feed(assembler, builder, sent, sent.stamp_ns)
+        builder.push_chunk(chunk_message(offset_ms // 100, 1).raw)
+        return builder.advance(T0 + (offset_ms + 1450) * MS)
+
+    before, after = live(0), live(-20_000)
+    assert ticks(before) == [0, 2, 4, 6]
+    assert ticks(after) == [-200, -198, -196, -194]
+    assert builder.skipped[ExperienceReason.CLOCK_JUMP] == 1
+    assert (before[-1].episode, after[0].episode) == (0, 1)
+
+
+def test_years_without_messages_cost_no_time() -> None:
+    assembler, builder = new_pipeline()
+    for sent in [*sensor_messages(0, 1500), chunk_message(0, 1)]:
+        feed(assembler, builder, sent, sent.stamp_ns)
+    assert builder.advance(T0 + 10**18) == []
+    assert builder.advance(T0 + 2 * 10**18) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"horizon": 0}, "horizon 0"),
+        ({"stride_ticks": 0}, "stride_ticks 0"),
+        ({"lag_s": math.nan}, "lag_s nan"),
+        ({"horizon": 30}, "history_s must be at least 3.5"),
+    ],
+)
+def test_senseless_numbers_are_refused(arguments: dict[str, float], message: str) -> None:
+    limits = AssemblerLimits(0.2, 0.1, 1.0, 2.0)
+    assembler = ObservationAssembler(JOINTS, ("base",), 8, limits, 50)
+    good = {"period_ns": PERIOD_NS, "horizon": 4, "action_kind": "velocity", "lag_s": 0.3}
+    with pytest.raises(ValueError, match=message):
+        ExperienceBuilder(assembler, JOINTS, **{**good, **arguments})
+
+
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(1, 9)), max_size=8, unique_by=lambda chunk: chunk[0]))
+@settings(max_examples=40, deadline=None)
+def test_every_experience_is_what_its_definition_says(chunks: list[tuple[int, int]]) -> None:
+    """A second, slow reading of the definition, straight from the messages."""
+    sensors = sensor_messages(0, 5000)
+    sent_chunks = [chunk_message(tick, 10.0 * tick, horizon) for tick, horizon in chunks]
+    made, _ = run([*sensors, *sent_chunks], 4999)
+    joints = [sent for sent in sensors if sent.topic == TOPICS.joints]
+    images = [sent for sent in sensors if sent.topic == TOPICS.cameras["wrist"]]
+
+    def command(tick: int) -> float | None:
+        started = [chunk for chunk in chunks if chunk[0] <= tick]
+        if not started:
+            return None
+        start, horizon = max(started)
+        rows = [10.0 * start + row for row in range(horizon)]
+        rows += [rows[-1] / 2, 0.0]
+        return rows[tick - start] if tick - start < len(rows) else None
+
+    newest = (4999 - round(LAG_S * 1000)) // 100 - HORIZON
+    usable = {
+        tick: [command(tick + step) for step in range(HORIZON)]
+        for tick in range(0, newest + 1, STRIDE)
+        if all(command(tick + step) is not None for step in range(HORIZON))
+    }
+    assert ticks(made) == list(usable)
+    for item, tick in zip(made, usable, strict=True):
+        np.testing.assert_allclose(item.commands[:, 0], usable[tick], atol=1e-4)
+        for observation, t_ns in (
+            (item.observation, T0 + tick * PERIOD_NS),
+            (item.next_observation, T0 + (tick + HORIZON) * PERIOD_NS),
+        ):
+            state = decode_joint_state([sent for sent in joints if sent.stamp_ns <= t_ns][-1].raw, JOINTS).position
+            np.testing.assert_array_equal(observation.state, state)
+            pixels = [sent for sent in images if sent.stamp_ns <= t_ns][-1].raw
+            assert observation.images["wrist"].tobytes() in pixels

@@ -1,0 +1,140 @@
+"""Whole batches of episodes in process: success rates, and experience to align with. No ROS, no clock."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vla_align_ros.policy import Policy
+from vla_align_ros.sim import task
+from vla_align_ros.sim.arm import PERIOD_S, encoder_reading, move_chunk
+from vla_align_ros.sim.camera import CAMERAS, draw
+from vla_align_ros.sim.embodiment import Embodiments, FloatArray
+from vla_align_ros.types import Experience, Observation
+
+PERIOD_NS = round(PERIOD_S * 1e9)
+SAMPLE_BATCH = 256
+
+
+class Episodes:
+    """n arms, each before its own table, at the same moment of their episodes."""
+
+    def __init__(self, arms: Embodiments, seed: int, image_size: int) -> None:
+        self.arms, self._size = arms, image_size
+        rng = np.random.default_rng([seed, 17])
+        self.scene = task.sample_scene(len(arms), rng)
+        self.angle_rad = task.sample_pose(len(arms), rng)
+        self.last_command = np.zeros((len(arms), 2))
+        self.prompts = task.prompts(self.scene.colours[:, 0], rng)
+        self.tick = 0
+
+    def observe(self) -> list[Observation]:
+        """What each arm sees and feels now."""
+        images = draw(self.arms, self.angle_rad, self.scene, self._size)
+        state = encoder_reading(self.arms, self.angle_rad).astype(np.float32)
+        stamp_ns = self.tick * PERIOD_NS
+        return [
+            Observation(dict(zip(CAMERAS, images[row], strict=True)), state[row], self.prompts[row], stamp_ns)
+            for row in range(len(self.arms))
+        ]
+
+    def execute(self, commands: FloatArray | NDArray[np.float32]) -> None:
+        """Run commanded velocities (n, ticks, 2) in rad/s."""
+        self.angle_rad = move_chunk(self.arms, self.angle_rad, np.asarray(commands, np.float64), self.last_command)
+        self.last_command = np.asarray(commands[:, -1], np.float64)
+        self.tick += commands.shape[1]
+
+    def distance_m(self) -> FloatArray:
+        """Tip to target, (n,)."""
+        return task.distance_m(self.arms, self.angle_rad, self.scene)
+
+
+def sample_chunks(policy: Policy, observations: Sequence[Observation], tokens: Tensor, seed: int, num_steps: int | None = None) -> NDArray[np.float32]:
+    """Chunks (n, H, 2) in rad/s for n observations, each with its own token (n, peft_num_tokens, W)."""
+    architecture = policy.model.architecture
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(len(observations), architecture.action_horizon, architecture.action_dim, generator=generator)
+    parts = []
+    for start in range(0, len(observations), SAMPLE_BATCH):
+        rows = slice(start, start + SAMPLE_BATCH)
+        inputs = policy.prepare(observations[rows])
+        parts.append(policy.sample(inputs, noise[rows].to(policy.device), num_steps, tokens[rows]))
+    return np.concatenate(parts)
+
+
+def final_distances(
+    policy: Policy, arms: Embodiments, tokens: Tensor, seed: int, shuffle_images: bool = False, ticks: int = task.EPISODE_TICKS
+) -> FloatArray:
+    """Distance from the target (n,) in m at the end of one episode an arm, arm i with tokens[i].
+
+    The same seed gives the same targets, poses and noise, so that runs are paired. shuffle_images: every arm is shown
+    another arm's images, the control that shows whether the policy looks.
+    """
+    episodes = Episodes(arms, seed, policy.model.architecture.vision.image_size)
+    execute = policy.config.robot.execute
+    for step in range(ticks // execute):
+        observations = episodes.observe()
+        if shuffle_images:
+            images = [item.images for item in observations]
+            observations = [
+                Observation(images[row - 1], item.state, item.prompt, item.stamp_ns) for row, item in enumerate(observations)
+            ]
+        chunks = sample_chunks(policy, observations, tokens, seed * 1009 + step)
+        episodes.execute(chunks[:, :execute])
+    return episodes.distance_m()
+
+
+def collect_experience(
+    policy: Policy, arm: Embodiments, tokens: Tensor, count: int, seed: int, exploration_fraction: float = 0.5, episodes: int = 8
+) -> list[list[Experience]]:
+    """`count` experiences of each arm, in order of time, from its own episodes side by side.
+
+    Half of the chunks (`exploration_fraction`) are random motion; an experience is a whole chunk, sent to its end.
+    """
+    num_arms, horizon = len(arm), policy.model.architecture.action_horizon
+    per_episode = -(-count // episodes)
+    rows = np.repeat(np.arange(num_arms), episodes)
+    batch = Episodes(arm[rows], seed, policy.model.architecture.vision.image_size)
+    rng = np.random.default_rng([seed, 23])
+    made: list[list[list[Experience]]] = [[[] for _ in range(episodes)] for _ in range(num_arms)]
+    observations = batch.observe()
+    for step in range(per_episode):
+        chunks = sample_chunks(policy, observations, tokens[torch.from_numpy(rows)], seed * 2003 + step)
+        explore = rng.random(len(rows)) < exploration_fraction
+        chunks = np.where(explore[:, None, None], task.exploration_chunk(len(rows), horizon, rng), chunks).astype(np.float32)
+        batch.execute(chunks)
+        following = batch.observe()
+        for index, (before, after) in enumerate(zip(observations, following, strict=True)):
+            made[rows[index]][index % episodes].append(Experience(before, chunks[index], after, index % episodes))
+        observations = following
+    return [_one_after_another(mine)[:count] for mine in made]
+
+
+def _one_after_another(episodes: list[list[Experience]]) -> list[Experience]:
+    """Episodes that ran side by side, with stamps as if each had followed the other after 2 s."""
+    shifted = []
+    start = 0
+    for number, episode in enumerate(episodes):
+        for item in episode:
+            before, after = (
+                Observation(o.images, o.state, o.prompt, o.stamp_ns + start) for o in (item.observation, item.next_observation)
+            )
+            shifted.append(Experience(before, item.commands, after, number))
+        start += episode[-1].next_observation.stamp_ns + 20 * PERIOD_NS
+    return shifted
+
+
+def action_error(policy: Policy, arm: Embodiments, tokens: Tensor, seed: int, count: int = 64) -> FloatArray:
+    """Mean squared error of sampled chunks against the expert's, over the expert's power, one number an arm."""
+    rows = np.repeat(np.arange(len(arm)), count)
+    batch = Episodes(arm[rows], seed, policy.model.architecture.vision.image_size)
+    horizon = policy.model.architecture.action_horizon
+    wanted = task.expert_chunk(batch.arms, batch.angle_rad, batch.last_command, batch.scene, horizon)
+    got = sample_chunks(policy, batch.observe(), tokens[torch.from_numpy(rows)], seed)
+    squared = ((got - wanted) ** 2).reshape(len(arm), -1).mean(1)
+    error: FloatArray = squared / (wanted**2).reshape(len(arm), -1).mean(1)
+    return error

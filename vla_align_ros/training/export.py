@@ -1,0 +1,85 @@
+"""The end of a training run: measure what the guard needs, and write the zoo folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from safetensors.torch import save_file
+
+from vla_align_ros.alignment.align import align
+from vla_align_ros.alignment.losses import ExperienceLosses
+from vla_align_ros.observation.normalise import save_norm_stats
+from vla_align_ros.params import AlignParams
+from vla_align_ros.policy import Policy, load_policy
+from vla_align_ros.policy.losses import LossWeights
+from vla_align_ros.policy.statistics import STATS_FILE, AlignmentStats
+from vla_align_ros.policy.weights import sha256_of
+from vla_align_ros.sim.bench import collect_experience
+from vla_align_ros.sim.embodiment import sample_embodiments
+from vla_align_ros.training.probe import motion_r2
+from vla_align_ros.training.recipe import Recipe
+from vla_align_ros.training.train import Trainee
+
+VALIDATION_SEED = 50_001  # never a seed of training arms or of a reported test
+EXPERIENCES = 128
+CEILING_FACTOR = 3.0
+SHUFFLE_RATIO_MIN = 1.2
+
+
+def export(trainee: Trainee, recipe: Recipe, recipe_path: Path, run: Path, target: Path, log: Callable[[dict[str, object]], None]) -> None:
+    """Write `target`: model.yaml, weights, bank, statistics, tokenizer, curves. Then measure the guard's statistics."""
+    target.mkdir(parents=True, exist_ok=True)
+    _save(trainee.model.state_dict(), target / "model.safetensors")
+    _save(trainee.features.state_dict(), target / "features.safetensors")
+    _save({"offsets": trainee.bank.offsets}, target / "token_bank.safetensors")
+    save_norm_stats(target / "norm_stats.json", {"state": trainee.maker.state.stats, "actions": trainee.maker.actions.stats})
+    shutil.copyfile(run / "tokenizer.json", target / "tokenizer.json")
+    shutil.copyfile(run / "recipe.yaml", target / "recipe.yaml")
+    description = yaml.safe_load((recipe_path.parent / recipe.model).read_text())
+    description["weights"]["sha256"] = sha256_of(target / "model.safetensors")
+    (target / "model.yaml").write_text(yaml.safe_dump(description, sort_keys=False))
+    distance = float(trainee.bank.offsets.detach().flatten(1).norm(dim=1).max())
+    r2 = motion_r2(trainee.features, trainee.config.architecture.vision.image_size, recipe.seed)
+    log({"stage": "export", "motion_r2": r2, "token_distance_max": distance})
+    unlimited = dict.fromkeys(("perception", "dynamics", "inverse_dynamics"), 1e9)
+    nothing = dict.fromkeys(unlimited, 0.0)
+    write_stats(target, AlignmentStats(1, nothing, unlimited, distance, 0.0, r2, 0, 0))
+    write_stats(target, measure(load_policy(target, "cpu"), recipe, r2, distance))
+
+
+def measure(policy: Policy, recipe: Recipe, r2: float, distance: float) -> AlignmentStats:
+    """Align validation arms without a guard's limits, and take the range of their losses."""
+    arms = sample_embodiments(recipe.validation_arms, VALIDATION_SEED)
+    start = policy.initial_token()
+    assert start is not None
+    experiences = collect_experience(policy, arms, start.expand(len(arms), -1, -1), EXPERIENCES, VALIDATION_SEED)
+    defaults = policy.config.recommended
+    params = AlignParams(lambda_perc=defaults.lambda_perc, lambda_dyn=defaults.lambda_dyn, lambda_inv=defaults.lambda_inv)
+    found: dict[str, list[float]] = {}
+    for arm, mine in enumerate(experiences):
+        policy.swap_token(start)
+        align(policy, mine, params, seed=arm)
+        losses = ExperienceLosses(policy, mine[-EXPERIENCES // 4 :], LossWeights())
+        assert policy.token is not None
+        with torch.no_grad():
+            for task, loss in losses(policy.token, torch.arange(len(losses)), 8, arm).items():
+                found.setdefault(task, []).append(float(loss.mean()))
+    usual = {task: float(np.median(values)) for task, values in found.items()}
+    ceiling = {task: CEILING_FACTOR * float(np.quantile(values, 0.9)) for task, values in found.items()}
+    return AlignmentStats(1, usual, ceiling, distance, SHUFFLE_RATIO_MIN, r2, len(arms), EXPERIENCES)
+
+
+def write_stats(folder: Path, stats: AlignmentStats) -> None:
+    """Write `alignment_stats.json`."""
+    (folder / STATS_FILE).write_text(json.dumps(asdict(stats), indent=2) + "\n")
+
+
+def _save(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    save_file({key: value.detach().contiguous().clone() for key, value in tensors.items()}, path)
