@@ -1,23 +1,25 @@
-"""A made-up run: the messages of two cameras, joints, prompts and chunks, with their stamps. Shared by the tests beside it."""
+"""A made-up run: messages of two cameras, joints, prompts and chunks, with their stamps. For the tests beside it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from vla_align_ros.action.trajectory import to_trajectory
+from vla_align_ros.action.trajectory import ActionKind, to_trajectory
 from vla_align_ros.experience.bag import BagTopics
 from vla_align_ros.experience.builder import ExperienceBuilder
 from vla_align_ros.experience.recorder import BagRecorder
-from vla_align_ros.observation.assemble import AssemblerLimits, ObservationAssembler
+from vla_align_ros.observation.assemble import AssemblerLimits, ObservationAssembler, ObservationRefused
 from vla_align_ros.observation.codecs import (
     IMAGE,
     JOINT_STATE,
     JOINT_TRAJECTORY,
     STRING,
+    MessageRefused,
     encode_image,
     encode_joint_state,
     encode_string,
@@ -52,10 +54,24 @@ class Sent:
     raw: bytes
 
 
-def new_pipeline(action_kind: str = "velocity") -> tuple[ObservationAssembler, ExperienceBuilder]:
+def new_pipeline(action_kind: ActionKind = "velocity") -> tuple[ObservationAssembler, ExperienceBuilder]:
     limits = AssemblerLimits(image_stale_s=0.2, joint_stale_s=0.1, frozen_s=1.0, history_s=2.0)
     assembler = ObservationAssembler(JOINTS, tuple(TOPICS.cameras), 8, limits, prompt_max_chars=50)
     return assembler, ExperienceBuilder(assembler, JOINTS, PERIOD_NS, HORIZON, action_kind, LAG_S, STRIDE)
+
+
+def feed(assembler: ObservationAssembler, builder: ExperienceBuilder, sent: Sent, t_ns: int) -> None:
+    """What a node's callbacks do with a message that arrives at `t_ns`."""
+    camera = {topic: camera for camera, topic in TOPICS.cameras.items()}.get(sent.topic)
+    with suppress(MessageRefused, ObservationRefused):
+        if camera is not None:
+            assembler.push_image(camera, sent.raw, IMAGE)
+        elif sent.topic == TOPICS.joints:
+            assembler.push_joints(sent.raw)
+        elif sent.topic == TOPICS.prompt:
+            assembler.push_prompt(sent.raw, t_ns)
+        else:
+            builder.push_chunk(sent.raw)
 
 
 def chunk_message(tick: int, first: float, horizon: int = 8) -> Sent:
@@ -81,7 +97,7 @@ def sensor_messages(start_ms: int, end_ms: int, image_shape: tuple[int, int] = (
 
 
 def eventful_run(image_shape: tuple[int, int] = (8, 8)) -> list[Sent]:
-    """Six seconds: acting, a change of prompt, a pause of the policy, a camera that is away for a while, a bad message."""
+    """Six seconds with a change of prompt, a pause of the policy, a camera that is away for a while, a bad message."""
     away = range(T0 + 4000 * MS, T0 + 4500 * MS)
     sensors = [
         sent

@@ -13,6 +13,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from enum import Enum
+from itertools import zip_longest
 from typing import Final
 
 import numpy as np
@@ -104,10 +105,10 @@ class ExperienceBuilder:
 
     def _commanded_ticks(self, newest: int) -> Iterator[int]:
         """Ticks of the stride up to `newest`, not judged yet, at which a chunk is running. Pauses cost no time."""
-        ends = [chunk.stamp_ns for chunk in self._chunks[1:]]
-        for chunk, replaced_ns in zip(self._chunks, [*ends, None], strict=True):
+        for chunk, later in zip_longest(self._chunks, self._chunks[1:]):
             end_ns = chunk.stamp_ns + len(chunk.times_ns) * self._period_ns
-            end_ns = end_ns if replaced_ns is None else min(end_ns, replaced_ns)
+            if later is not None:
+                end_ns = min(end_ns, later.stamp_ns)
             first = max(self._next_tick, _ceil_div(chunk.stamp_ns, self._period_ns))
             end = min(newest + 1, _ceil_div(end_ns, self._period_ns))
             yield from range(_ceil_div(first, self._stride) * self._stride, end, self._stride)

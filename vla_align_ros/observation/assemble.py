@@ -113,6 +113,10 @@ class _Stream(Generic[Value]):
         del samples[: bisect_right(samples, samples[-1].stamp_ns - self._history_ns - 1, key=_stamp_of)]
         return jumped
 
+    def newest(self) -> _Sample[Value] | None:
+        """The sample with the largest stamp."""
+        return self._samples[-1] if self._samples else None
+
     def at(self, t_ns: int) -> _Sample[Value] | None:
         """The newest sample with stamp <= t_ns."""
         place = bisect_right(self._samples, t_ns, key=_stamp_of)
@@ -202,6 +206,12 @@ class ObservationAssembler:
         except ObservationRefused as error:
             self._count_and_raise(error)
         return Observation(images=images, state=state, prompt=prompt, stamp_ns=t_ns)
+
+    def newest_joints(self) -> Float32Array | None:
+        """The newest joint positions (S,) in rad, however old, or None; for holding still."""
+        with self._lock:
+            sample = self._joints.newest()
+        return None if sample is None else sample.value
 
     def _insert(self, stream: _Stream[Value], stamp_ns: int, value: Value, digest: int) -> None:
         try:

@@ -1,0 +1,1 @@
+"""The nodes: wiring only. `process` runs them, `lifecycle` keeps them alive, `parameters` declares what `params.py` says."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from vla_align_ros.action.exploration import CLIP_RAD_S, exploration_chunk
 from vla_align_ros.sim.arm import JOINT_MAX_RAD, JOINT_MIN_RAD, PERIOD_S, forward_kinematics, inverse_kinematics, move, within_stops
 from vla_align_ros.sim.camera import Scene
 from vla_align_ros.sim.embodiment import Embodiments, FloatArray
@@ -16,7 +17,6 @@ SUCCESS_M = 0.10  # distance of the tip from the target that counts as reached
 EPISODE_TICKS = 48
 _SPEED_MAX_RAD_S = 1.275
 _GAIN_HZ = 3.0
-_COMMAND_MAX_RAD_S = 2.25
 
 
 def prompts(target_colour: NDArray[np.int64], rng: np.random.Generator) -> list[str]:
@@ -65,20 +65,12 @@ def expert_chunk(arms: Embodiments, angle_rad: FloatArray, last_command: FloatAr
     return np.stack(commands, axis=1)
 
 
-def exploration_chunk(count: int, horizon: int, rng: np.random.Generator, num_joints: int = 2) -> FloatArray:
-    """Smooth random velocities (n, horizon, joints) in rad/s, a line between two random ones plus jitter."""
-    start, end = (rng.uniform(-1.95, 1.95, (count, 1, num_joints)) for _ in range(2))
-    ramp = np.linspace(0.0, 1.0, horizon)[None, :, None]
-    noise = 0.22 * rng.standard_normal((count, horizon, num_joints))
-    return np.clip(start * (1 - ramp) + end * ramp + noise, -_COMMAND_MAX_RAD_S, _COMMAND_MAX_RAD_S)
-
-
 def perturbed(commands: FloatArray, rng: np.random.Generator) -> FloatArray:
     """Commands (n, horizon, 2) with noise on every tick and, for half of the rows, a constant push."""
     count = len(commands)
     push = 0.45 * rng.standard_normal((count, 1, 2)) * (rng.random((count, 1, 1)) < 0.5)
     noisy = commands + 0.15 * rng.standard_normal(commands.shape) + push
-    return np.clip(noisy, -_COMMAND_MAX_RAD_S, _COMMAND_MAX_RAD_S)
+    return np.clip(noisy, -CLIP_RAD_S, CLIP_RAD_S)
 
 
 def training_pose(arms: Embodiments, scene: Scene, rng: np.random.Generator) -> FloatArray:

@@ -1,0 +1,104 @@
+"""The control path: at each tick, is a new chunk due? Then observe, sample, check and hand out a trajectory.
+
+    tick -> observation -> chunk (policy or exploration) -> limits -> queue -> trajectory for the wire
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from vla_align_ros.action.chunk_queue import ChunkQueue
+from vla_align_ros.action.exploration import exploration_chunk
+from vla_align_ros.action.limits import ChunkLimits, ChunkReason, ChunkRefused, check_chunk
+from vla_align_ros.action.trajectory import Trajectory, hold_trajectory, to_trajectory
+from vla_align_ros.observation.assemble import ObservationAssembler
+from vla_align_ros.policy import Policy
+from vla_align_ros.types import ActionChunk, Observation
+
+
+@dataclass(frozen=True)
+class Published:
+    """One trajectory to publish, and how long its making took."""
+
+    trajectory: Trajectory
+    observation: Observation
+    latency_ms: float
+
+
+class Controller:
+    """Makes chunks for one policy. `tick` and `make` may be called from different threads, `make` from one only.
+
+    refused: how often each reason kept a chunk back. late: chunks that came after the queue had run empty.
+    """
+
+    def __init__(self, policy: Policy, assembler: ObservationAssembler, limits: ChunkLimits, seed: int) -> None:
+        self._policy, self._assembler, self._limits = policy, assembler, limits
+        robot = policy.config.robot
+        self.period_ns, self._execute, self._robot = robot.period_ns, robot.execute, robot
+        self.queue = ChunkQueue(robot.period_ns)
+        self.refused: Counter[ChunkReason] = Counter()
+        self.late = 0
+        self._last_tick: int | None = None
+        self._generator = torch.Generator().manual_seed(seed)
+        self._random = np.random.default_rng(seed)
+
+    def tick(self, now_ns: int) -> int | None:
+        """The control tick (ns) at which a chunk is due now, or None. Call it often; each tick is reported once."""
+        tick_ns = now_ns // self.period_ns * self.period_ns
+        if self._last_tick is not None and self._last_tick >= tick_ns > self._last_tick - 10 * self.period_ns:
+            return None
+        self._last_tick = tick_ns
+        self.queue.command_at(tick_ns)
+        horizon = self._policy.model.architecture.action_horizon
+        return tick_ns if self.queue.remaining(tick_ns) <= horizon - self._execute else None
+
+    def make(self, tick_ns: int, num_steps: int, exploration_fraction: float) -> Published:
+        """A chunk for the observation at `tick_ns`. Raises ObservationRefused or ChunkRefused, both counted."""
+        started = time.perf_counter()
+        observation = self._assembler.observe(tick_ns)
+        if self._random.random() < exploration_fraction:
+            chunk = self._explore(observation)
+        else:
+            chunk = self._policy.infer(observation, self._generator, num_steps)
+        try:
+            check_chunk(chunk, self._robot.action, self._limits, observation.state)
+        except ChunkRefused as error:
+            self.refused[error.reason] += 1
+            raise
+        trajectory = to_trajectory(chunk, self._robot.action, self._robot.joint_names, self._limits.ramp_ticks)
+        return Published(trajectory, observation, (time.perf_counter() - started) * 1e3)
+
+    def sent(self, published: Published, now_ns: int) -> None:
+        """Tell that a trajectory is on the wire at `now_ns`."""
+        if self._last_tick is not None and self.queue.ran_dry and self.queue.remaining(now_ns) == 0:
+            self.late += 1
+        trajectory = published.trajectory
+        rows = self._policy.model.architecture.action_horizon
+        actions = trajectory.velocities[:rows].astype(np.float32)
+        self.queue.put(ActionChunk(actions, published.observation.state, trajectory.stamp_ns, self.period_ns))
+
+    def hold(self, now_ns: int) -> Trajectory | None:
+        """Stop at the measured position, and forget what was queued; None when no position is known."""
+        self.queue.clear()
+        self._last_tick = None
+        position = self._assembler.newest_joints()
+        if position is None:
+            return None
+        return hold_trajectory(position, now_ns, self.period_ns, self._robot.joint_names)
+
+    def _explore(self, observation: Observation) -> ActionChunk:
+        """Smooth random velocities, as positions where the model's actions are positions."""
+        horizon = self._policy.model.architecture.action_horizon
+        joints = len(self._robot.joints)
+        velocities = exploration_chunk(1, horizon, self._random, joints)[0]
+        limit = np.array([joint.velocity_max_rad_s for joint in self._robot.joints])
+        velocities = np.clip(velocities, -limit, limit)
+        offsets = np.cumsum(velocities, axis=0) * (self.period_ns * 1e-9)
+        by_kind = {"velocity": velocities, "delta_position": offsets, "position": observation.state + offsets}
+        actions = by_kind[self._robot.action].astype(np.float32)
+        return ActionChunk(actions, observation.state, observation.stamp_ns, self.period_ns)

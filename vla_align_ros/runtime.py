@@ -1,0 +1,153 @@
+"""Everything that a running policy consists of, without ROS: the node, the shell and the simulated clock share it.
+
+    messages (bytes) -> assembler -> controller -> trajectory         control
+                          assembler + builder -> buffer -> align()     experience
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from vla_align_ros.action.controller import Controller
+from vla_align_ros.action.limits import ChunkLimits
+from vla_align_ros.alignment.align import OnStep, align, provenance
+from vla_align_ros.alignment.report import AlignReport
+from vla_align_ros.checkpoint.manifest import check_fits
+from vla_align_ros.checkpoint.store import TokenStore
+from vla_align_ros.checkpoint.version import TokenVersion
+from vla_align_ros.experience.buffer import ExperienceBuffer
+from vla_align_ros.experience.builder import ExperienceBuilder
+from vla_align_ros.observation.assemble import AssemblerLimits, ObservationAssembler
+from vla_align_ros.params import AlignParams, PolicyParams
+from vla_align_ros.policy import Policy
+from vla_align_ros.zoo import default_store
+
+
+PROMPT_MAX_CHARS = 1000
+LOOKBACK_SLACK_S = 1.0  # how late experience may be built beyond its lag
+
+
+@dataclass
+class Runtime:
+    """One policy at work. Made by `make_runtime`; every part is thread-safe."""
+
+    policy: Policy
+    assembler: ObservationAssembler
+    builder: ExperienceBuilder
+    buffer: ExperienceBuffer
+    controller: Controller
+    store: TokenStore
+    version: TokenVersion
+
+    def take_experience(self, now_ns: int) -> int:
+        """Move what has become complete by `now_ns` into the buffer; returns how many."""
+        made = self.builder.advance(now_ns)
+        for experience in made:
+            self.buffer.add(experience)
+        return len(made)
+
+    def align(self, params: AlignParams, exploration_fraction: float, on_step: OnStep | None = None) -> AlignReport:
+        """One attempt on the buffer's experience; a kept token is in the store before it is used."""
+        report = align(
+            self.policy,
+            self.buffer.snapshot(),
+            params,
+            store=self.store,
+            exploration_fraction=exploration_fraction,
+            on_step=on_step,
+        )
+        if report.token_version is not None:
+            self.version = self.store.load(report.token_version)
+        return report
+
+    def use(self, version: TokenVersion) -> None:
+        """Run with a version of the store. Raises TokenMismatch when it belongs to another model."""
+        check_token_fits(self.policy, version)
+        self.policy.swap_token(torch.from_numpy(version.token.copy()))
+        self.version = version
+
+    def reset_e_token(self) -> TokenVersion:
+        """Back to the token that the model ships, as a new version of the store."""
+        self.use(save_initial(self.policy, self.store))
+        return self.version
+
+
+def make_assembler(policy: Policy, params: PolicyParams) -> ObservationAssembler:
+    """The assembler that live messages and bags go through."""
+    config, architecture = policy.config, policy.model.architecture
+    span_s = architecture.action_horizon / config.robot.control_rate_hz
+    stale_s = max(params.image_stale_s, params.joint_stale_s)
+    limits = AssemblerLimits(
+        params.image_stale_s,
+        params.joint_stale_s,
+        params.frozen_s,
+        params.experience_lag_s + span_s + stale_s + LOOKBACK_SLACK_S,
+    )
+    return ObservationAssembler(
+        config.robot.joint_names, architecture.cameras, architecture.vision.image_size, limits, PROMPT_MAX_CHARS
+    )
+
+
+def make_builder(policy: Policy, params: PolicyParams, assembler: ObservationAssembler) -> ExperienceBuilder:
+    """The builder that joins what `assembler` saw with the chunks that were sent."""
+    robot = policy.config.robot
+    return ExperienceBuilder(
+        assembler,
+        robot.joint_names,
+        robot.period_ns,
+        policy.model.architecture.action_horizon,
+        robot.action,
+        params.experience_lag_s,
+        params.experience_stride_ticks,
+    )
+
+
+def make_runtime(policy: Policy, params: PolicyParams, keep_versions: int) -> Runtime:
+    """Put a loaded policy to work, with the newest valid token of its store (the shipped one in a new store).
+
+    Raises StoreError, and TokenMismatch when the store belongs to another model.
+    """
+    assembler = make_assembler(policy, params)
+    limits = ChunkLimits(policy.config.robot.joints, params.jump_max_rad, params.ramp_ticks)
+    store = TokenStore(store_path(policy, params.store), keep_versions)
+    version = store.active() or save_initial(policy, store)
+    runtime = Runtime(
+        policy,
+        assembler,
+        make_builder(policy, params, assembler),
+        ExperienceBuffer(params.buffer_capacity),
+        Controller(policy, assembler, limits, params.seed),
+        store,
+        version,
+    )
+    runtime.use(version)
+    return runtime
+
+
+def store_path(policy: Policy, given: str) -> Path:
+    """The store's folder: `given`, or the default for this model."""
+    return Path(given).expanduser() if given else default_store(policy.config.name)
+
+
+def save_initial(policy: Policy, store: TokenStore) -> TokenVersion:
+    """Write the model's own token as a version."""
+    token = policy.initial_token()
+    if token is None:
+        raise ValueError("this model has no E-Token: there is nothing to store")
+    return store.save(token.cpu().numpy(), provenance(policy, "initial"))
+
+
+def check_token_fits(policy: Policy, version: TokenVersion) -> None:
+    """Return when the version was made for this very model; raise TokenMismatch otherwise."""
+    architecture = policy.model.architecture
+    check_fits(
+        version.manifest,
+        base_weights_sha256=policy.weights_sha256,
+        norm_stats_sha256=policy.robot.norm_stats_sha256,
+        joint_names=policy.config.robot.joint_names,
+        cameras=architecture.cameras,
+        shape=(architecture.peft_num_tokens, architecture.action_expert.width),
+    )

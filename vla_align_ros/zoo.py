@@ -1,0 +1,38 @@
+"""Where models and token stores are: a name or a path -> a folder."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from vla_align_ros.policy.config import MODEL_FILE, ModelConfigError
+
+PACKAGE = "vla_align_ros"
+
+
+def zoo_folders() -> list[Path]:
+    """Folders that may hold models: the checkout's models/, and the share folder of an installed package."""
+    root = Path(__file__).resolve().parents[1]
+    places = [root / "models", Path(sys.prefix) / "share" / PACKAGE / "models"]
+    # colcon puts the package at <prefix>/lib/pythonX.Y/site-packages and its data at <prefix>/share
+    places += [parent / "share" / PACKAGE / "models" for parent in root.parents[:3]]
+    return [place for place in places if place.is_dir()]
+
+
+def find_model(name: str) -> Path:
+    """A model's folder from its path or its name in the zoo. Raises ModelConfigError that lists what there is."""
+    if not name:
+        raise ModelConfigError("no model is set: give the folder of one, or a name from the zoo, as in model:=tiny")
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    for folder in zoo_folders():
+        if (folder / name / MODEL_FILE).is_file():
+            return folder / name
+    known = sorted({item.parent.name for folder in zoo_folders() for item in folder.glob(f"*/{MODEL_FILE}")})
+    raise ModelConfigError(f"{name}: no such model folder, and none of that name in the zoo (it has: {', '.join(known) or 'nothing'})")
+
+
+def default_store(model_name: str) -> Path:
+    """Where a model's token versions live when nothing else is said."""
+    return Path.home() / ".ros" / "vla_align" / model_name
