@@ -28,7 +28,7 @@ from vla_align_ros.policy.pi0 import Pi0, prefix_positions, time_embedding
 from vla_align_ros.policy.weights import WeightsError, read_tensors
 
 EXACT = re.compile(r".*_masks|.*position_ids|x_t|u_t|sample_traj\.\d+\.time")
-GARBAGE_ROWS = re.compile(r"prefix_last_hidden|prefix_kv\.[1-9]\d*\..*|joint\.prefix_resid\.[1-9]\d*|joint\.prefix_final")
+GARBAGE_ROWS = re.compile(r"prefix_last_hidden|prefix_kv\.[1-9]\d*\..*|joint\.prefix_(resid\.[1-9]\d*|final)")
 
 
 class GoldenError(ValueError):
@@ -60,7 +60,10 @@ def policy_input(io: dict[str, Tensor], cameras: tuple[str, ...]) -> PolicyInput
 
 @torch.no_grad()
 def compute(model: Pi0, io: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Our value of every `out.*` tensor that the form knows, without `out.`. Sampling steps are read from the names in `io`."""
+    """Our value of every `out.*` tensor that the form knows, by its name without `out.`.
+
+    How many sampling steps to take is read from the names in `io`.
+    """
     inputs = policy_input(io, model.architecture.cameras)
     actions, noise, time, state = io["in.actions"], io["in.noise"], io["in.time"], io["in.state"]
     ours: dict[str, Tensor] = {}
@@ -119,7 +122,8 @@ def compare(folder: Path) -> dict[str, float]:
     foreign = sorted(expected.keys() - ours.keys())
     if foreign:
         raise GoldenError(f"{folder}/io.safetensors: no function here computes {foreign}")
-    return {f"out.{name}": difference(name, ours[name], tensor, ours["prefix_pad_masks"]) for name, tensor in expected.items()}
+    valid = ours["prefix_pad_masks"]
+    return {f"out.{name}": difference(name, ours[name], tensor, valid) for name, tensor in expected.items()}
 
 
 def difference(name: str, ours: Tensor, expected: Tensor, prefix_pads: Tensor) -> float:
@@ -142,7 +146,8 @@ def main(
         found = {str(folder): compare(folder) for folder in folders}
     except (GoldenError, WeightsError, ModelConfigError, PolicyError) as error:
         raise typer.BadParameter(str(error)) from None
-    table = Table("tensor", title=f"max abs difference from openpi (torch {torch.__version__}, float32, CPU)")
+    table = Table(title=f"max abs difference from openpi (torch {torch.__version__}, float32, CPU)")
+    table.add_column("tensor", no_wrap=True)
     for folder in found:
         table.add_column(folder, justify="right")
     table.add_column("tolerance", justify="right")

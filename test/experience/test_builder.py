@@ -20,6 +20,7 @@ from simulated_run import (
     eventful_run,
     feed,
     new_pipeline,
+    same,
     sensor_messages,
 )
 
@@ -34,6 +35,7 @@ from vla_align_ros.observation.codecs import (
     MessageReason,
     MessageRefused,
     decode_joint_state,
+    encode_string,
     encode_trajectory,
 )
 from vla_align_ros.types import Experience
@@ -91,6 +93,32 @@ def test_a_tick_is_judged_only_lag_after_its_end_and_only_once() -> None:
     assert ticks(builder.advance(complete_ns)) == [0]
     assert builder.advance(complete_ns) == []
     assert builder.advance(complete_ns - 50 * MS) == []
+
+
+def test_the_latest_word_replaces_what_was_sent_for_its_time() -> None:
+    assembler, builder = new_pipeline()
+    for sent in [Sent(TOPICS.prompt, T0, encode_string("red")), *sensor_messages(0, 1500)]:
+        feed(assembler, builder, sent, sent.stamp_ns)
+    for tick, first in ((0, 100), (6, 200), (3, 300), (3, 400)):
+        builder.push_chunk(chunk_message(tick, first).raw)
+    made = builder.advance(T0 + 1450 * MS)
+    assert [item.commands[:, 0].tolist() for item in made[1:4]] == [
+        [102, 400, 401, 402],
+        [401, 402, 403, 404],
+        [403, 404, 405, 406],
+    ]
+
+
+def test_one_late_advance_gives_what_many_give() -> None:
+    messages = [*sensor_messages(0, 1500), chunk_message(0, 1), chunk_message(3, 2)]
+    many, _ = run(messages, 1450)
+    assembler, builder = new_pipeline()
+    assembler.push_prompt("red", T0)
+    for sent in messages:
+        feed(assembler, builder, sent, sent.stamp_ns)
+    once = builder.advance(T0 + 1450 * MS)
+    assert len(many) == len(once) == 4
+    assert all(same(one, other) for one, other in zip(many, once, strict=True))
 
 
 def test_changes_of_position_count_from_the_experiences_own_observation() -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import struct
+import zlib
 from contextlib import suppress
 
 import cv2
@@ -150,8 +152,20 @@ def test_a_bad_image_is_refused_with_its_reason(raw: bytes, reason: MessageReaso
     assert caught.value.reason is reason
 
 
+def png_that_claims(width: int, height: int) -> bytes:
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = [header, b"IDAT" + zlib.compress(bytes(1000))]
+    framed = (struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(framed)
+
+
 @pytest.mark.parametrize(
-    ("data", "reason"), [(b"", MessageReason.EMPTY_DATA), (b"\xff\xd8\xff no jpeg", MessageReason.UNDECODABLE)]
+    ("data", "reason"),
+    [
+        (b"", MessageReason.EMPTY_DATA),
+        (b"\xff\xd8\xff no jpeg", MessageReason.UNDECODABLE),
+        (png_that_claims(40_000, 40_000), MessageReason.UNDECODABLE),  # OpenCV raises for this one
+    ],
 )
 def test_a_bad_compressed_image_is_refused_with_its_reason(data: bytes, reason: MessageReason) -> None:
     message = ros.sensor_msgs__msg__CompressedImage(HEADER, "jpeg", np.frombuffer(data, np.uint8))

@@ -157,6 +157,15 @@ class Policy:
         dim_mask = torch.arange(architecture.action_dim, device=self.device) < dims
         return inputs, ExperienceInput(torch.from_numpy(actions).to(self.device), features, masks, dim_mask)
 
+    def warm_up(self, num_steps: int) -> None:
+        """One inference on made-up input, so that the first real one is as fast as the others."""
+        robot = self.config.robot
+        size = self.model.architecture.vision.image_size
+        black = np.zeros((size, size, 3), np.uint8)
+        state = self.robot.state.denormalise(np.zeros(len(robot.joints), np.float32))
+        observation = Observation(dict.fromkeys(self.model.architecture.cameras, black), state, "warm up", 0)
+        self.infer(observation, torch.Generator().manual_seed(0), num_steps)
+
     @torch.inference_mode()
     def infer(self, observation: Observation, generator: torch.Generator | None = None, num_steps: int | None = None) -> ActionChunk:
         """Sample one action chunk in robot units. `num_steps`: Euler steps, the model's recommendation when None."""

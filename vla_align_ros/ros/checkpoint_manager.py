@@ -1,0 +1,115 @@
+"""The lifecycle node `checkpoint_manager`: verifies the token store, announces the active version, and lets an operator
+save (pin), restore, roll back and list. Versions are written by whoever aligns; the store's lock keeps both apart.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from std_msgs.msg import String
+from std_srvs.srv import Trigger
+
+from vla_align_ros.checkpoint.manifest import StoreError
+from vla_align_ros.checkpoint.store import TokenStore
+from vla_align_ros.checkpoint.version import TokenVersion
+from vla_align_ros.params import ManagerParams
+from vla_align_ros.policy.config import load_model_config
+from vla_align_ros.ros.lifecycle import SafeLifecycleNode
+from vla_align_ros.ros.parameters import NodeParameters
+from vla_align_ros.ros.sensors import LATCHED_QOS
+from vla_align_ros.zoo import default_store, find_model
+
+NAME = "checkpoint_manager"
+
+
+class CheckpointManager(SafeLifecycleNode):
+    """See the module's docstring, and `docs/reference.md`."""
+
+    def __init__(self) -> None:
+        super().__init__(NAME)
+        self._parameters = NodeParameters(self, ManagerParams)
+        self._store: TokenStore | None = None
+        self._announced: str | None = None
+        self._active_publisher = self.create_publisher(String, "~/active", LATCHED_QOS)
+        for name, work in (("save", self._save), ("restore", self._restore), ("roll_back", self._roll_back), ("list", self._list)):
+            self.create_service(Trigger, f"~/{name}", lambda request, response, work=work: self._serve(work, response))
+        self.create_timer(self._parameters.values.poll_period_s, self._poll)
+
+    def configure(self) -> None:
+        """Open the store and verify every version in it."""
+        params = self._parameters.values
+        root = Path(params.store).expanduser() if params.store else default_store(load_model_config(find_model(params.model)).name)
+        self._store = TokenStore(root, params.keep_versions)
+        for broken, problem in self._store.read().problems.items():
+            self.get_logger().error(f"{broken} in the token store is corrupted and will not be used: {problem}")
+
+    def activate(self) -> None:
+        """Begin to announce."""
+        self._announced = None
+
+    def cleanup(self) -> None:
+        """Close the store."""
+        self._store = self._announced = None
+
+    def _poll(self) -> None:
+        if self._store is not None and self.active:
+            try:
+                version = self._store.active()
+            except StoreError as error:
+                self.get_logger().error(str(error), throttle_duration_sec=5.0)
+                return
+            if version is not None and version.name != self._announced:
+                self._announce(self._store, version)
+
+    def _announce(self, store: TokenStore, version: TokenVersion) -> None:
+        what = {"version": version.name, "sha256": version.manifest.token_sha256, "store": str(store.root.resolve())}
+        self._active_publisher.publish(String(data=json.dumps(what)))
+        self._announced = version.name
+
+    def _serve(self, work: Callable[[TokenStore], str], response: Trigger.Response) -> Trigger.Response:
+        """Answer a service: what `work` says, or why it could not be done."""
+        if self._store is None:
+            response.success, response.message = False, f"the node is {self.state_label}: configure it first"
+            return response
+        try:
+            response.success, response.message = True, work(self._store)
+        except StoreError as error:
+            response.success, response.message = False, str(error)
+        return response
+
+    def _save(self, store: TokenStore) -> str:
+        """Pin the active version, so that it is kept for good."""
+        version = _active(store)
+        store.pin(version.name)
+        return json.dumps({"version": version.name, "sha256": version.manifest.token_sha256, "pinned": True})
+
+    def _restore(self, store: TokenStore) -> str:
+        """Make the newest valid version the active one."""
+        versions = store.versions()
+        if not versions:
+            raise StoreError("the store has no valid version")
+        return self._switched(store, store.restore(versions[-1].name))
+
+    def _roll_back(self, store: TokenStore) -> str:
+        return self._switched(store, store.roll_back())
+
+    def _switched(self, store: TokenStore, version: TokenVersion) -> str:
+        self._announce(store, version)
+        return json.dumps({"version": version.name, "sha256": version.manifest.token_sha256})
+
+    def _list(self, store: TokenStore) -> str:
+        state = store.read()
+        versions = [
+            {"version": v.name, "reason": v.manifest.reason, "created_ns": v.manifest.created_ns} for v in state.versions.values()
+        ]
+        active = None if state.active is None else state.active.name
+        return json.dumps({"active": active, "pinned": sorted(state.pinned or ()), "versions": versions, "corrupted": state.problems})
+
+
+def _active(store: TokenStore) -> TokenVersion:
+    version = store.active()
+    if version is None:
+        raise StoreError("the store has no valid version yet: the policy node writes the first one when it is configured")
+    return version

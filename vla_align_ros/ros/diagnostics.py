@@ -1,0 +1,64 @@
+"""What `/diagnostics` says about the policy: one status a part, a level, a sentence, and counters by reason code."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from enum import Enum
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+
+from vla_align_ros.runtime import Runtime
+
+OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
+
+
+class Health:
+    """What has happened lately. Written by the node's threads, read by its timer."""
+
+    def __init__(self) -> None:
+        self.latencies_ms: deque[float] = deque(maxlen=300)
+        self.chunks = 0
+        self.problem = ""
+        self.aligns = {"attempted": 0, "accepted": 0, "refused": 0}
+        self.last_align = "none yet"
+
+    def chunk_sent(self, latency_ms: float) -> None:
+        """A chunk went out."""
+        self.latencies_ms.append(latency_ms)
+        self.chunks += 1
+        self.problem = ""
+
+
+def build(name: str, runtime: Runtime, health: Health, active: bool) -> DiagnosticArray:
+    """All statuses of one policy. The stamp is left to the publisher."""
+    controller, assembler, builder = runtime.controller, runtime.assembler, runtime.builder
+    latencies = np.array(health.latencies_ms or [0.0])
+    inference = {
+        "chunks": health.chunks,
+        "latency_ms_p50": round(float(np.percentile(latencies, 50)), 2),
+        "latency_ms_p99": round(float(np.percentile(latencies, 99)), 2),
+        "queue_ran_empty": controller.queue.ran_dry,
+        "late_chunks": controller.late,
+    }
+    level = WARN if active and health.problem else OK
+    message = health.problem or ("running" if active else "inactive")
+    experience = {"buffer": len(runtime.buffer), "total": runtime.buffer.total_added, **_counts(builder.skipped)}
+    return DiagnosticArray(
+        status=[
+            _status(name, "inference", level, message, inference | _counts(controller.refused)),
+            _status(name, "observation", level, message, _counts(assembler.refused)),
+            _status(name, "experience", OK, f"{len(runtime.buffer)} experiences", experience),
+            _status(name, "alignment", OK, health.last_align, {**health.aligns, "token_version": runtime.version.name}),
+        ]
+    )
+
+
+def _counts(counter: Mapping[Enum, int]) -> dict[str, int]:
+    return {f"refused.{reason.value}": count for reason, count in counter.items()}
+
+
+def _status(node: str, part: str, level: bytes, message: str, values: Mapping[str, object]) -> DiagnosticStatus:
+    pairs = [KeyValue(key=key, value=str(value)) for key, value in values.items()]
+    return DiagnosticStatus(level=level, name=f"{node}: {part}", message=message, hardware_id=node, values=pairs)

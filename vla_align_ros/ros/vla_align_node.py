@@ -1,0 +1,40 @@
+"""The process: policy and checkpoint manager together, so that weights exist once. Entry point `vla_align_node`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import torch
+from rclpy.node import Node
+
+from vla_align_ros.ros import process
+from vla_align_ros.ros.checkpoint_manager import CheckpointManager
+from vla_align_ros.ros.sensors import SensorNode
+from vla_align_ros.ros.vla_policy import NAME, VlaPolicy
+
+
+def main() -> None:
+    """Run until SIGINT or SIGTERM; exit code 0."""
+    torch.set_num_threads(1)  # inference and alignment run side by side; more threads only fight
+    managed: list[VlaPolicy | CheckpointManager] = []
+
+    def make() -> Sequence[Sequence[Node]]:
+        sensors = SensorNode(NAME)
+        managed.extend([VlaPolicy(sensors), CheckpointManager()])
+        return [[sensors], managed]
+
+    def start() -> None:
+        for node in managed:
+            if node.get_parameter("autostart").value:
+                node.start_up()
+
+    def goodbye() -> None:
+        for node in managed:
+            node.shut_down()
+
+    sys.exit(process.run(make, goodbye, start))
+
+
+if __name__ == "__main__":
+    main()

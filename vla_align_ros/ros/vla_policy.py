@@ -1,0 +1,254 @@
+"""The lifecycle node `vla_policy`: sensors in, action chunks out, alignment on the side. Wiring only; see `runtime.py`.
+
+Threads: the sensor node's executor feeds the assembler; this node's executor runs lifecycle, services and timers;
+one worker infers, one aligns. They meet only in thread-safe parts of the runtime.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.qos import qos_profile_system_default
+from rclpy.task import Future
+from std_msgs.msg import Float64, String
+from std_srvs.srv import Trigger
+from trajectory_msgs.msg import JointTrajectory
+
+from vla_align_ros.action.limits import ChunkRefused
+from vla_align_ros.action.trajectory import Trajectory
+from vla_align_ros.alignment.report import AlignReport, StepCurve
+from vla_align_ros.checkpoint.manifest import StoreError
+from vla_align_ros.observation.assemble import ObservationRefused
+from vla_align_ros.observation.codecs import encode_trajectory
+from vla_align_ros.params import AlignParams, ManagerParams, PolicyParams
+from vla_align_ros.policy import load_policy
+from vla_align_ros.ros.diagnostics import Health, build
+from vla_align_ros.ros.lifecycle import SafeLifecycleNode
+from vla_align_ros.ros.parameters import NodeParameters
+from vla_align_ros.ros.sensors import LATCHED_QOS, WARN_EVERY_S, SensorNode
+from vla_align_ros.runtime import Runtime, make_runtime
+from vla_align_ros.worker import Worker
+from vla_align_ros.zoo import find_model
+
+NAME = "vla_policy"
+CONTROL_POLL_S = 0.01  # how often a new control tick is looked for
+STOP_TIMEOUT_S = 3.0
+CURVES = (
+    "align/loss/perception",
+    "align/loss/dynamics",
+    "align/loss/inverse_dynamics",
+    "align/e_token_norm",
+    "align/grad_norm",
+    "align/lr",
+    "inference/latency_ms",
+)
+
+
+class VlaPolicy(SafeLifecycleNode):
+    """See the module's docstring, and `docs/reference.md` for topics, services and parameters."""
+
+    def __init__(self, sensors: SensorNode) -> None:
+        super().__init__(NAME)
+        self._sensors = sensors
+        self._parameters = NodeParameters(self, PolicyParams)
+        self._runtime: Runtime | None = None
+        self._inference: Worker | None = None
+        self._alignment: Worker | None = None
+        self._health = Health()
+        self._last_align_ns = 0
+        self._total_at_align = 0
+        self._chunks = self.create_lifecycle_publisher(JointTrajectory, "~/action_chunk", qos_profile_system_default)
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self._reports = self.create_publisher(String, "~/align/report", LATCHED_QOS)
+        self._curves = {name: self.create_publisher(Float64, f"~/{name}", 10) for name in CURVES}
+        self.create_service(Trigger, "~/align", self._align_service)
+        self.create_service(Trigger, "~/reset_e_token", self._reset_e_token)
+        self.create_service(Trigger, "~/clear_buffer", self._clear_buffer)
+        self.create_subscription(String, "checkpoint_manager/active", self._version_announced, LATCHED_QOS)
+        self.create_timer(CONTROL_POLL_S, self._control)
+        self.create_timer(0.2, self._take_experience)
+        self.create_timer(1.0, self._report_health)
+
+    # --- lifecycle ---
+
+    def configure(self) -> None:
+        """Load and verify model and token, warm up, and begin to listen."""
+        params = self._parameters.values
+        policy = load_policy(find_model(params.model), params.device)  # type: ignore[arg-type]
+        recommended = policy.config.recommended
+        self._parameters.recommend({name: getattr(recommended, name) for name in recommended.__dataclass_fields__})
+        self._runtime = runtime = make_runtime(policy, self._parameters.values, ManagerParams().keep_versions)
+        self._health = Health()
+        self._inference = Worker("inference", self._job_failed)
+        self._alignment = Worker("alignment", self._job_failed)
+        policy.warm_up(self._parameters.values.num_steps)
+        if params.prompt:
+            runtime.assembler.push_prompt(params.prompt, 0)
+        self._sensors.connect(runtime.assembler, policy.config.robot.camera_topics)
+        self.get_logger().info(
+            f"model {policy.config.name} on {policy.device}, token version {runtime.version.name}, store {runtime.store.root}"
+        )
+
+    def deactivate(self) -> None:
+        """Publish one hold at the measured position."""
+        if self._runtime is not None:
+            hold = self._runtime.controller.hold(self.get_clock().now().nanoseconds)
+            if hold is not None:
+                self._publish(hold)
+
+    def cleanup(self) -> None:
+        """Stop the workers and free the model."""
+        self._sensors.disconnect()
+        for worker in (self._inference, self._alignment):
+            if worker is not None and not worker.stop(STOP_TIMEOUT_S):
+                self.get_logger().warning("a worker is still busy; what it does will not be used")
+        self._inference = self._alignment = self._runtime = None
+
+    # --- control ---
+
+    def _control(self) -> None:
+        runtime, worker = self._runtime, self._inference
+        if not self.active or runtime is None or worker is None or worker.busy:
+            return
+        tick_ns = runtime.controller.tick(self.get_clock().now().nanoseconds)
+        if tick_ns is not None:
+            worker.submit(lambda: self._infer(runtime, tick_ns))
+
+    def _infer(self, runtime: Runtime, tick_ns: int) -> None:
+        """In the inference thread."""
+        params = self._parameters.values
+        try:
+            published = runtime.controller.make(tick_ns, params.num_steps, params.exploration_fraction)
+        except (ObservationRefused, ChunkRefused) as refused:
+            self._health.problem = str(refused)
+            self.get_logger().warning(f"no chunk: {refused}", throttle_duration_sec=WARN_EVERY_S)
+            return
+        if not self.active:
+            return
+        self._publish(published.trajectory)
+        now_ns = self.get_clock().now().nanoseconds
+        runtime.controller.sent(published, now_ns)
+        latency_ms = (now_ns - tick_ns) * 1e-6
+        self._health.chunk_sent(latency_ms)
+        self._curves["inference/latency_ms"].publish(Float64(data=latency_ms))
+
+    def _publish(self, trajectory: Trajectory) -> None:
+        """The same bytes to the wire and to the experience."""
+        raw = encode_trajectory(trajectory)
+        self._chunks.publish(raw)
+        if self._runtime is not None:
+            self._runtime.builder.push_chunk(raw)
+
+    def _take_experience(self) -> None:
+        if self._runtime is not None and self.active:
+            self._runtime.take_experience(self.get_clock().now().nanoseconds)
+
+    # --- alignment ---
+
+    def _align_params(self) -> AlignParams:
+        return self._parameters.values.align
+
+    def _periodic_align(self, runtime: Runtime, worker: Worker) -> None:
+        params, now_ns = self._align_params(), self.get_clock().now().nanoseconds
+        if params.align_frequency_hz <= 0 or worker.busy:
+            return
+        due = now_ns - self._last_align_ns >= 1e9 / params.align_frequency_hz
+        if due and runtime.buffer.total_added - self._total_at_align >= params.align_min_experiences:
+            worker.submit(lambda: self._align(runtime))
+
+    def _align(self, runtime: Runtime) -> AlignReport:
+        """In the alignment thread."""
+        self._last_align_ns = self.get_clock().now().nanoseconds
+        self._total_at_align = runtime.buffer.total_added
+        self._health.aligns["attempted"] += 1
+        report = runtime.align(self._align_params(), self._parameters.values.exploration_fraction, self._on_step)
+        self._health.aligns["accepted" if report.accepted else "refused"] += 1
+        self._health.last_align = report.sentence()
+        self._reports.publish(String(data=json.dumps(report.to_json())))
+        self.get_logger().info(report.sentence())
+        return report
+
+    def _on_step(self, step: int, curve: StepCurve) -> None:
+        for task, loss in curve.losses.items():
+            self._curves[f"align/loss/{task}"].publish(Float64(data=loss))
+        self._curves["align/e_token_norm"].publish(Float64(data=curve.e_token_norm))
+        self._curves["align/grad_norm"].publish(Float64(data=curve.grad_norm))
+        self._curves["align/lr"].publish(Float64(data=curve.learning_rate))
+
+    async def _align_service(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        """Answers when the alignment is done; a second one meanwhile is refused."""
+        runtime, worker = self._runtime, self._alignment
+        if runtime is None or worker is None:
+            return _answer(response, False, f"the node is {self.state_label}: configure it first")
+        done: Future = Future(executor=self.executor)
+
+        def job() -> None:
+            try:
+                report = self._align(runtime)
+                done.set_result((report.accepted, report.sentence()))
+            except Exception as error:
+                done.set_result((False, f"alignment failed, the token stays as it was: {error}"))
+                raise
+
+        if not worker.submit(job):
+            return _answer(response, False, "an alignment is running; ask again when it is done")
+        accepted, sentence = await done
+        return _answer(response, accepted, sentence)
+
+    def _reset_e_token(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        runtime, worker = self._runtime, self._alignment
+        if runtime is None or worker is None:
+            return _answer(response, False, f"the node is {self.state_label}: configure it first")
+        if worker.busy:
+            return _answer(response, False, "an alignment is running; ask again when it is done")
+        try:
+            version = runtime.reset_e_token()
+        except StoreError as error:
+            return _answer(response, False, str(error))
+        return _answer(response, True, f"the model's own token runs, as version {version.name}")
+
+    def _clear_buffer(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        if self._runtime is None:
+            return _answer(response, False, f"the node is {self.state_label}: configure it first")
+        count = len(self._runtime.buffer)
+        self._runtime.buffer.clear()
+        return _answer(response, True, f"{count} experiences forgotten")
+
+    def _version_announced(self, message: String) -> None:
+        """The manager made another version active (restore, roll back): run with it, if it is ours."""
+        runtime = self._runtime
+        if runtime is None:
+            return
+        try:
+            announced = json.loads(message.data)
+            if Path(announced["store"]) != runtime.store.root.resolve() or announced["version"] == runtime.version.name:
+                return
+            version = runtime.store.active()
+            if version is not None and version.name != runtime.version.name:
+                runtime.use(version)
+                self.get_logger().info(f"token version {version.name} runs, as the checkpoint manager announced")
+        except (StoreError, ValueError, KeyError, TypeError) as error:
+            self.get_logger().error(f"announced token version not used: {error}")
+
+    # --- health ---
+
+    def _report_health(self) -> None:
+        runtime, worker = self._runtime, self._alignment
+        if runtime is None or worker is None:
+            return
+        message = build(self.get_name(), runtime, self._health, self.active)
+        message.header.stamp = self.get_clock().now().to_msg()
+        self._diagnostics.publish(message)
+        if self.active:
+            self._periodic_align(runtime, worker)
+
+    def _job_failed(self, error: Exception) -> None:
+        self._health.problem = f"internal error: {error}"
+        self.get_logger().error(f"a job failed, the node goes on: {error!r}")
+
+
+def _answer(response: Trigger.Response, success: bool, message: str) -> Trigger.Response:
+    response.success, response.message = success, message
+    return response
