@@ -49,7 +49,9 @@ class Runtime:
             self.buffer.add(experience)
         return len(made)
 
-    def align(self, params: AlignParams, exploration_fraction: float, on_step: OnStep | None = None) -> AlignReport:
+    def align(
+        self, params: AlignParams, exploration_fraction: float, on_step: OnStep | None = None, seed: int = 0
+    ) -> AlignReport:
         """One attempt on the buffer's experience; a kept token is in the store before it is used."""
         report = align(
             self.policy,
@@ -58,6 +60,7 @@ class Runtime:
             store=self.store,
             exploration_fraction=exploration_fraction,
             on_step=on_step,
+            seed=seed,
         )
         if report.token_version is not None:
             self.version = self.store.load(report.token_version)

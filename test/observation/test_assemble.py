@@ -277,7 +277,11 @@ def test_threads_may_push_while_others_observe() -> None:
                 if refused.reason not in (ObservationReason.STALE_JOINTS, ObservationReason.STALE_IMAGE):
                     failures.append(refused)
 
-    threads = [threading.Thread(target=work) for work in (push, observe, observe)]
+    def count() -> None:
+        for _ in range(400):
+            failures.extend(reason for reason, times in seen.refused.items() if times < 1)
+
+    threads = [threading.Thread(target=work) for work in (push, observe, observe, count)]
     for thread in threads:
         thread.start()
     for thread in threads:

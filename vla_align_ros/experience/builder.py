@@ -41,8 +41,6 @@ class ExperienceBuilder:
     that is a multiple of it. lag_s: longest time from a message's stamp to its arrival, chunks included: what comes
     later is not used. What the assembler's history has beyond lag, horizon and stale limit is how late `advance` may be
     called.
-
-    skipped: how often each reason cost an experience; an observation's reason counts once a tick.
     """
 
     def __init__(
@@ -64,7 +62,7 @@ class ExperienceBuilder:
         if limits.history_s < needed_s:
             text = "to look back over lag, horizon and the oldest usable message"
             raise ValueError(f"history_s must be at least {needed_s:.3f} {text}, got {limits.history_s:g}")
-        self.skipped: Counter[ExperienceReason | ObservationReason | MessageReason] = Counter()
+        self._skipped: Counter[ExperienceReason | ObservationReason | MessageReason] = Counter()
         self._assembler = assembler
         self._joint_names = tuple(joint_names)
         self._period_ns = period_ns
@@ -80,13 +78,19 @@ class ExperienceBuilder:
         self._last: Experience | None = None
         self._lock = threading.Lock()
 
+    @property
+    def skipped(self) -> Counter[ExperienceReason | ObservationReason | MessageReason]:
+        """How often each reason cost an experience (an observation's counts once a tick) or a chunk; a copy."""
+        with self._lock:
+            return self._skipped.copy()
+
     def push_chunk(self, raw: RawMessage) -> None:
         """A JointTrajectory as sent; from its stamp on it replaces earlier ones. Raises MessageRefused, counted."""
         try:
             chunk = decode_trajectory(raw, self._joint_names)
         except MessageRefused as error:
             with self._lock:
-                self.skipped[error.reason] += 1
+                self._skipped[error.reason] += 1
             raise
         with self._lock:
             self._chunks = [held for held in self._chunks if held.stamp_ns < chunk.stamp_ns] + [chunk]
@@ -118,11 +122,11 @@ class ExperienceBuilder:
         if observation is None or after is None:
             return None
         if observation.prompt != after.prompt:
-            self.skipped[ExperienceReason.PROMPT_CHANGED] += 1
+            self._skipped[ExperienceReason.PROMPT_CHANGED] += 1
             return None
         commands = self._commands(tick, observation.state)
         if commands is None:
-            self.skipped[ExperienceReason.NO_COMMAND] += 1
+            self._skipped[ExperienceReason.NO_COMMAND] += 1
             return None
         self._last = Experience(observation, commands, after, self._episode(observation))
         return self._last
@@ -133,7 +137,7 @@ class ExperienceBuilder:
                 self._observed[tick] = self._assembler.observe(tick * self._period_ns)
             except ObservationRefused as error:
                 self._observed[tick] = None
-                self.skipped[error.reason] += 1
+                self._skipped[error.reason] += 1
         return self._observed[tick]
 
     def _commands(self, tick: int, state: Float32Array) -> Float32Array | None:
@@ -166,7 +170,7 @@ class ExperienceBuilder:
         del self._chunks[: max(0, running - 1)]
 
     def _fall_back_to(self, now_ns: int) -> None:
-        self.skipped[ExperienceReason.CLOCK_JUMP] += 1
+        self._skipped[ExperienceReason.CLOCK_JUMP] += 1
         self._chunks = [chunk for chunk in self._chunks if chunk.stamp_ns <= now_ns]
         self._observed.clear()
         self._next_tick, self._now_ns = 0, now_ns

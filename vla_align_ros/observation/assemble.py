@@ -131,7 +131,7 @@ class ObservationAssembler:
     """Takes serialised messages, gives observations; thread-safe.
 
     cameras: the model's camera names, in its order. Images are letterboxed to `image_size` as they arrive, so the
-    history holds small images only. refused: how often each reason occurred, in `push_*` and in `observe`.
+    history holds small images only.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class ObservationAssembler:
     ) -> None:
         self.joint_names = tuple(joint_names)
         self.limits = limits
-        self.refused: Counter[MessageReason | ObservationReason] = Counter()
+        self._refused: Counter[MessageReason | ObservationReason] = Counter()
         self._image_size = image_size
         self._prompt_max_chars = prompt_max_chars
         history_ns = round(limits.history_s / _S)
@@ -153,6 +153,12 @@ class ObservationAssembler:
         self._joints: _Stream[Float32Array] = _Stream(history_ns)
         self._prompts: list[tuple[int, str]] = []  # by rising stamp; the last one stays valid for ever
         self._lock = threading.Lock()
+
+    @property
+    def refused(self) -> Counter[MessageReason | ObservationReason]:
+        """How often each reason occurred, in `push_*` and in `observe`; a copy."""
+        with self._lock:
+            return self._refused.copy()
 
     def push_image(self, camera: str, raw: RawMessage, msgtype: str) -> None:
         """One message of a camera's topic. Raises MessageRefused or ObservationRefused (duplicate_stamp), changing
@@ -217,7 +223,7 @@ class ObservationAssembler:
         try:
             with self._lock:
                 if stream.insert(stamp_ns, value, digest):
-                    self.refused[ObservationReason.CLOCK_JUMP] += 1
+                    self._refused[ObservationReason.CLOCK_JUMP] += 1
                     self._prompts = [(min(prompt_ns, stamp_ns), text) for prompt_ns, text in self._prompts[-1:]]
         except ObservationRefused as error:
             self._count_and_raise(error)
@@ -267,5 +273,5 @@ class ObservationAssembler:
 
     def _count_and_raise(self, error: MessageRefused | ObservationRefused) -> NoReturn:
         with self._lock:
-            self.refused[error.reason] += 1
+            self._refused[error.reason] += 1
         raise error

@@ -29,17 +29,17 @@ class CheckpointManager(SafeLifecycleNode):
 
     def __init__(self) -> None:
         super().__init__(NAME)
-        self._parameters = NodeParameters(self, ManagerParams)
+        self._settings = NodeParameters(self, ManagerParams)
         self._store: TokenStore | None = None
         self._announced: str | None = None
         self._active_publisher = self.create_publisher(String, "~/active", LATCHED_QOS)
         for name, work in (("save", self._save), ("restore", self._restore), ("roll_back", self._roll_back), ("list", self._list)):
             self.create_service(Trigger, f"~/{name}", lambda request, response, work=work: self._serve(work, response))
-        self.create_timer(self._parameters.values.poll_period_s, self._poll)
+        self.create_timer(self._settings.values.poll_period_s, self._poll)
 
     def configure(self) -> None:
         """Open the store and verify every version in it."""
-        params = self._parameters.values
+        params = self._settings.values
         root = Path(params.store).expanduser() if params.store else default_store(load_model_config(find_model(params.model)).name)
         self._store = TokenStore(root, params.keep_versions)
         for broken, problem in self._store.read().problems.items():

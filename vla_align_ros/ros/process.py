@@ -46,9 +46,16 @@ def run(make_groups: Callable[[], Sequence[Sequence[Node]]], goodbye: Callable[[
     threads = [threading.Thread(target=_spin, args=(executor, stop), daemon=True) for executor in executors]
     for thread in threads:
         thread.start()
-    started()
-    stop.wait()
-    goodbye()
+    try:
+        started()
+        stop.wait()
+        goodbye()
+    finally:
+        _end(executors, threads, groups)
+    return 0
+
+
+def _end(executors: list[SingleThreadedExecutor], threads: list[threading.Thread], groups: Sequence[Sequence[Node]]) -> None:
     for executor in executors:
         executor.shutdown(timeout_sec=JOIN_TIMEOUT_S)
     for thread in threads:
@@ -57,7 +64,6 @@ def run(make_groups: Callable[[], Sequence[Sequence[Node]]], goodbye: Callable[[
         for node in nodes:
             node.destroy_node()
     rclpy.try_shutdown()
-    return 0
 
 
 def _spin(executor: SingleThreadedExecutor, stop: threading.Event) -> None:

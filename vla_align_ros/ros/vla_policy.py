@@ -52,7 +52,7 @@ class VlaPolicy(SafeLifecycleNode):
     def __init__(self, sensors: SensorNode) -> None:
         super().__init__(NAME)
         self._sensors = sensors
-        self._parameters = NodeParameters(self, PolicyParams)
+        self._settings = NodeParameters(self, PolicyParams)
         self._runtime: Runtime | None = None
         self._inference: Worker | None = None
         self._alignment: Worker | None = None
@@ -75,15 +75,15 @@ class VlaPolicy(SafeLifecycleNode):
 
     def configure(self) -> None:
         """Load and verify model and token, warm up, and begin to listen."""
-        params = self._parameters.values
+        params = self._settings.values
         policy = load_policy(find_model(params.model), params.device)  # type: ignore[arg-type]
         recommended = policy.config.recommended
-        self._parameters.recommend({name: getattr(recommended, name) for name in recommended.__dataclass_fields__})
-        self._runtime = runtime = make_runtime(policy, self._parameters.values, ManagerParams().keep_versions)
+        self._settings.recommend({name: getattr(recommended, name) for name in recommended.__dataclass_fields__})
+        self._runtime = runtime = make_runtime(policy, self._settings.values, ManagerParams().keep_versions)
         self._health = Health()
         self._inference = Worker("inference", self._job_failed)
         self._alignment = Worker("alignment", self._job_failed)
-        policy.warm_up(self._parameters.values.num_steps)
+        policy.warm_up(self._settings.values.num_steps)
         if params.prompt:
             runtime.assembler.push_prompt(params.prompt, 0)
         self._sensors.connect(runtime.assembler, policy.config.robot.camera_topics)
@@ -118,7 +118,7 @@ class VlaPolicy(SafeLifecycleNode):
 
     def _infer(self, runtime: Runtime, tick_ns: int) -> None:
         """In the inference thread."""
-        params = self._parameters.values
+        params = self._settings.values
         try:
             published = runtime.controller.make(tick_ns, params.num_steps, params.exploration_fraction)
         except (ObservationRefused, ChunkRefused) as refused:
@@ -148,7 +148,7 @@ class VlaPolicy(SafeLifecycleNode):
     # --- alignment ---
 
     def _align_params(self) -> AlignParams:
-        return self._parameters.values.align
+        return self._settings.values.align
 
     def _periodic_align(self, runtime: Runtime, worker: Worker) -> None:
         params, now_ns = self._align_params(), self.get_clock().now().nanoseconds
@@ -163,7 +163,7 @@ class VlaPolicy(SafeLifecycleNode):
         self._last_align_ns = self.get_clock().now().nanoseconds
         self._total_at_align = runtime.buffer.total_added
         self._health.aligns["attempted"] += 1
-        report = runtime.align(self._align_params(), self._parameters.values.exploration_fraction, self._on_step)
+        report = runtime.align(self._align_params(), self._settings.values.exploration_fraction, self._on_step)
         self._health.aligns["accepted" if report.accepted else "refused"] += 1
         self._health.last_align = report.sentence()
         self._reports.publish(String(data=json.dumps(report.to_json())))

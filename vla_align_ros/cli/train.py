@@ -1,0 +1,59 @@
+"""`vla-align train`: make a zoo model from nothing, on the bench."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def train(
+    config: Annotated[Path, typer.Option(help="The recipe, as config/train/tiny.yaml.")],
+    run: Annotated[Path, typer.Option(help="Folder of the run; a second call goes on where the first one stopped.")],
+    export: Annotated[Path | None, typer.Option(help="Zoo folder to write when the training is done.")] = None,
+    threads: Annotated[int, typer.Option(help="CPU threads.", min=1)] = 2,
+    as_json: Annotated[bool, typer.Option("--json", help="Print each log line as JSON.")] = False,
+) -> None:
+    """Train the vision, the features and the policy with its token bank; resumable, deterministic for a seed.
+
+    Example: vla-align train --config config/train/tiny.yaml --run runs/tiny --export models/tiny
+    """
+    import torch
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from vla_align_ros.policy.config import ModelConfigError
+    from vla_align_ros.training.export import export as write_model
+    from vla_align_ros.training.recipe import RecipeError, load_recipe
+    from vla_align_ros.training.train import train as run_training
+
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)
+    try:
+        recipe = load_recipe(config)
+    except RecipeError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(2) from None
+    totals = {"vision": recipe.vision.steps, "features": recipe.vision.steps, "policy": recipe.samples // recipe.batch_size}
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=as_json) as progress:
+        tasks = {name: progress.add_task(name, total=total) for name, total in totals.items()}
+
+        def log(line: dict[str, object]) -> None:
+            if as_json:
+                typer.echo(json.dumps(line))
+            elif "step" in line:
+                loss = line.get("total_loss", line.get("presence_loss"))
+                progress.update(tasks[str(line["stage"])], completed=line["step"], description=f"{line['stage']} loss {loss:.3f}")
+            else:
+                progress.console.print(line)
+
+        try:
+            trainee = run_training(config, recipe, run, log)
+            if export is not None:
+                write_model(trainee, recipe, config, run, export, log)
+        except ModelConfigError as error:
+            typer.echo(str(error), err=True)
+            raise typer.Exit(2) from None
