@@ -21,6 +21,7 @@ __all__ = [
     "ParameterError",
     "Params",
     "PolicyParams",
+    "RecorderParams",
     "SimParams",
     "fields_of",
 ]
@@ -151,9 +152,33 @@ class SimParams(Params):
             raise ParameterError(f"rate: {self.rate} needs publish_clock: true (and use_sim_time in the other nodes)")
 
 
+_RECORDED = (
+    "/base_0_rgb/image_raw:sensor_msgs/msg/Image",
+    "/left_wrist_0_rgb/image_raw:sensor_msgs/msg/Image",
+    "joint_states:sensor_msgs/msg/JointState",
+    "vla_policy/prompt:std_msgs/msg/String:latched",
+    "vla_policy/action_chunk:trajectory_msgs/msg/JointTrajectory",
+    "vla_policy/align/report:std_msgs/msg/String:latched",
+    "checkpoint_manager/active:std_msgs/msg/String:latched",
+    "sim_robot/episode:std_msgs/msg/String",
+)
+
+
+@dataclass(frozen=True)
+class RecorderParams(Params):
+    """The node `bag_recorder`."""
+
+    path: str = parameter("", "Folder of the new bag; empty: bag_<date>_<time> where the node was started.")
+    topics: str = parameter(
+        " ".join(_RECORDED),
+        "What to record: topic:type, or topic:type:latched for transient local topics, separated by spaces.",
+    )
+
+
 NODES: dict[str, type[Params]] = {
     "vla_policy": PolicyParams,
     "checkpoint_manager": ManagerParams,
     "sim_robot": SimParams,
+    "bag_recorder": RecorderParams,
 }
 """Name of each node that has parameters -> its group."""

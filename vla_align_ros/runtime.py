@@ -1,7 +1,7 @@
 """Everything that a running policy consists of, without ROS: the node, the shell and the simulated clock share it.
 
-    messages (bytes) -> assembler -> controller -> trajectory         control
-                          assembler + builder -> buffer -> align()     experience
+messages (bytes) -> assembler -> controller -> trajectory         control
+                      assembler + builder -> buffer -> align()     experience
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from vla_align_ros.observation.assemble import AssemblerLimits, ObservationAssem
 from vla_align_ros.params import AlignParams, PolicyParams
 from vla_align_ros.policy import Policy
 from vla_align_ros.zoo import default_store
-
 
 PROMPT_MAX_CHARS = 1000
 LOOKBACK_SLACK_S = 1.0  # how late experience may be built beyond its lag

@@ -30,7 +30,9 @@ def find_model(name: str) -> Path:
         if (folder / name / MODEL_FILE).is_file():
             return folder / name
     known = sorted({item.parent.name for folder in zoo_folders() for item in folder.glob(f"*/{MODEL_FILE}")})
-    raise ModelConfigError(f"{name}: no such model folder, and none of that name in the zoo (it has: {', '.join(known) or 'nothing'})")
+    raise ModelConfigError(
+        f"{name}: no such model folder, and none of that name in the zoo (it has: {', '.join(known) or 'nothing'})"
+    )
 
 
 def default_store(model_name: str) -> Path:

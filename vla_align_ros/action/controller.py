@@ -1,6 +1,6 @@
 """The control path: at each tick, is a new chunk due? Then observe, sample, check and hand out a trajectory.
 
-    tick -> observation -> chunk (policy or exploration) -> limits -> queue -> trajectory for the wire
+tick -> observation -> chunk (policy or exploration) -> limits -> queue -> trajectory for the wire
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Published:
 class Controller:
     """Makes chunks for one policy. `tick` and `make` may be called from different threads, `make` from one only.
 
-    refused: how often each reason kept a chunk back. late: chunks that came after the queue had run empty.
+    late: chunks that came after the queue had run empty.
     """
 
     def __init__(self, policy: Policy, assembler: ObservationAssembler, limits: ChunkLimits, seed: int) -> None:
@@ -41,11 +41,16 @@ class Controller:
         robot = policy.config.robot
         self.period_ns, self._execute, self._robot = robot.period_ns, robot.execute, robot
         self.queue = ChunkQueue(robot.period_ns)
-        self.refused: Counter[ChunkReason] = Counter()
+        self._refused: Counter[ChunkReason] = Counter()
         self.late = 0
         self._last_tick: int | None = None
         self._generator = torch.Generator().manual_seed(seed)
         self._random = np.random.default_rng(seed)
+
+    @property
+    def refused(self) -> Counter[ChunkReason]:
+        """How often each reason kept a chunk back (a copy)."""
+        return Counter(self._refused)
 
     def tick(self, now_ns: int) -> int | None:
         """The control tick (ns) at which a chunk is due now, or None. Call it often; each tick is reported once."""
@@ -68,7 +73,7 @@ class Controller:
         try:
             check_chunk(chunk, self._robot.action, self._limits, observation.state)
         except ChunkRefused as error:
-            self.refused[error.reason] += 1
+            self._refused[error.reason] += 1
             raise
         trajectory = to_trajectory(chunk, self._robot.action, self._robot.joint_names, self._limits.ramp_ticks)
         return Published(trajectory, observation, (time.perf_counter() - started) * 1e3)

@@ -1,6 +1,6 @@
 """`align()`: one guarded update of the E-Token from experience. Everything else in the network stays frozen.
 
-    skip if usual -> split by time -> pick from the bank -> gradient steps on a shadow copy -> judge -> save -> use
+skip if usual -> split by time -> pick from the bank -> gradient steps on a shadow copy -> judge -> save -> use
 """
 
 from __future__ import annotations
@@ -71,7 +71,9 @@ def align(
 
     def report(verdict: Verdict, **more: object) -> AlignReport:
         accepted = verdict.reason is Reason.KEPT
-        return AlignReport(accepted, verdict.reason, verdict.detail, **facts, duration_s=time.monotonic() - started, **more)  # type: ignore[arg-type]
+        return AlignReport(
+            accepted, verdict.reason, verdict.detail, **facts, duration_s=time.monotonic() - started, **more
+        )  # type: ignore[arg-type]
 
     if refused is not None:
         return report(refused)
@@ -93,11 +95,19 @@ def align(
         after = losses(shadow, judge_rows, JUDGE_DRAWS, seed + 1)
         shuffled = losses(shadow, judge_rows, JUDGE_DRAWS, seed + 1, shuffled=judge_rows.roll(len(judge_rows) // 2))
     verdict = guard.judge(Evidence(before, after, shuffled, shadow, _e_0(policy)), stats)
-    numbers = {"picked_row": picked_row, "before": _means(before), "picked": _means(picked), "after": _means(after), "curve": tuple(curve)}
+    numbers = {
+        "picked_row": picked_row,
+        "before": _means(before),
+        "picked": _means(picked),
+        "after": _means(after),
+        "curve": tuple(curve),
+    }
     version = None
     if verdict.reason is Reason.KEPT and store is not None:
         try:
-            version = store.save(shadow.cpu().numpy(), provenance(policy, "align", params, facts, _means(before), _means(after))).name
+            version = store.save(
+                shadow.cpu().numpy(), provenance(policy, "align", params, facts, _means(before), _means(after))
+            ).name
         except StoreError as error:
             return report(Verdict(Reason.NOT_DURABLE, str(error)), **numbers)
     if verdict.reason is Reason.KEPT:
@@ -134,7 +144,11 @@ def descend(
     radius = stats.token_distance_max * guard.DISTANCE_SLACK
     curve = []
     for step in range(params.align_steps):
-        rate = params.align_learning_rate * min(1.0, (step + 1) / WARMUP_STEPS) * (DECAY if step >= DECAY_AFTER * params.align_steps else 1.0)
+        rate = (
+            params.align_learning_rate
+            * min(1.0, (step + 1) / WARMUP_STEPS)
+            * (DECAY if step >= DECAY_AFTER * params.align_steps else 1.0)
+        )
         optimizer.param_groups[0]["lr"] = rate
         batch = rows[torch.randperm(len(rows), generator=generator)[: params.align_batch_size]]
         found = losses(shadow, batch, params.align_draws, seed * 1_000_003 + step)
@@ -175,7 +189,9 @@ def provenance(
     )
 
 
-def _start(policy: Policy, losses: ExperienceLosses, rows: Tensor, token: Tensor, seed: int) -> tuple[int | None, Tensor]:
+def _start(
+    policy: Policy, losses: ExperienceLosses, rows: Tensor, token: Tensor, seed: int
+) -> tuple[int | None, Tensor]:
     """The better of the running token and the bank's best (E_0 is in the bank, as row -1)."""
     e_0 = _e_0(policy)
     others = [] if policy.bank is None else list(e_0 + policy.bank)

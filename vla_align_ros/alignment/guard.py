@@ -73,7 +73,9 @@ def check_request(experiences: Sequence[Experience], params: AlignParams, minimu
         return Verdict(Reason.NON_FINITE, "a command or joint state is NaN or infinite")
     moved = max(float(np.abs(e.next_observation.state - e.observation.state).max()) for e in experiences)
     if moved < STILL_RAD:
-        return Verdict(Reason.STOOD_STILL, f"no joint moved more than {moved:.4f} rad in any experience, {STILL_RAD} is the least")
+        return Verdict(
+            Reason.STOOD_STILL, f"no joint moved more than {moved:.4f} rad in any experience, {STILL_RAD} is the least"
+        )
     return None
 
 
@@ -106,14 +108,20 @@ def finite(evidence: Evidence, stats: AlignmentStats) -> Verdict | None:
 def token_near(evidence: Evidence, stats: AlignmentStats) -> Verdict | None:
     """|E - E_0| within what the bank knows."""
     distance, limit = float((evidence.token - evidence.e_0).norm()), stats.token_distance_max * DISTANCE_SLACK
-    return None if distance <= limit * (1 + 1e-5) else Verdict(Reason.TOKEN_TOO_FAR, f"|E - E_0| is {distance:.3f}, the limit {limit:.3f}")
+    return (
+        None
+        if distance <= limit * (1 + 1e-5)
+        else Verdict(Reason.TOKEN_TOO_FAR, f"|E - E_0| is {distance:.3f}, the limit {limit:.3f}")
+    )
 
 
 def under_ceilings(evidence: Evidence, stats: AlignmentStats) -> Verdict | None:
     """Absolute ceilings: perception sees camera faults."""
     for task, loss in evidence.after.items():
         if float(loss.mean()) > stats.ceiling[task]:
-            return Verdict(Reason.OVER_CEILING, f"{task} is {float(loss.mean()):.4f}, its ceiling {stats.ceiling[task]:.4f}")
+            return Verdict(
+                Reason.OVER_CEILING, f"{task} is {float(loss.mean()):.4f}, its ceiling {stats.ceiling[task]:.4f}"
+            )
     return None
 
 
@@ -124,7 +132,10 @@ def actions_fit(evidence: Evidence, stats: AlignmentStats) -> Verdict | None:
     ratio = float(evidence.shuffled["inverse_dynamics"].mean() / evidence.after["inverse_dynamics"].mean())
     if ratio >= stats.shuffle_ratio_min:
         return None
-    return Verdict(Reason.ACTIONS_DO_NOT_FIT, f"shuffled over true inverse-dynamics loss is {ratio:.3f}, at least {stats.shuffle_ratio_min:.3f} is needed")
+    return Verdict(
+        Reason.ACTIONS_DO_NOT_FIT,
+        f"shuffled over true inverse-dynamics loss is {ratio:.3f}, at least {stats.shuffle_ratio_min:.3f} is needed",
+    )
 
 
 def better(evidence: Evidence, stats: AlignmentStats) -> Verdict | None:

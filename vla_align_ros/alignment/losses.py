@@ -52,7 +52,9 @@ class ExperienceLosses:
         """Normalised commands (N, H, A)."""
         return self._experience.actions
 
-    def __call__(self, token: Tensor, rows: Tensor, draws: int, seed: int, shuffled: Tensor | None = None) -> dict[str, Tensor]:
+    def __call__(
+        self, token: Tensor, rows: Tensor, draws: int, seed: int, shuffled: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Loss of each task with weight, (len(rows),), mean over `draws` of (t, noise).
 
         token: (n, W). The same seed and rows draw the same t and noise for every token. shuffled: rows whose commands
@@ -65,7 +67,12 @@ class ExperienceLosses:
             experience = replace(experience, actions=self._experience.actions[shuffled.repeat_interleave(draws)])
         state = self._state[repeated]
         time = flow.sample_time(len(repeated), generator).to(self.device)
-        noise = {task: value.to(self.device) for task, value in self._model.draw_noise(state.cpu(), _shapes(experience), self._weights, generator).items()}
+        noise = {
+            task: value.to(self.device)
+            for task, value in self._model.draw_noise(
+                state.cpu(), _shapes(experience), self._weights, generator
+            ).items()
+        }
         found = self._model.alignment_losses(
             self._cache.rows(repeated), state, experience, noise, time, token.expand(len(repeated), -1, -1)
         )
@@ -78,4 +85,9 @@ class ExperienceLosses:
 
 def _shapes(experience: ExperienceInput) -> ExperienceInput:
     """On the CPU, where the noise is drawn, so that every device sees the same."""
-    return ExperienceInput(*(value.cpu() for value in (experience.actions, experience.features, experience.feature_masks, experience.dim_mask)))
+    return ExperienceInput(
+        *(
+            value.cpu()
+            for value in (experience.actions, experience.features, experience.feature_masks, experience.dim_mask)
+        )
+    )

@@ -25,7 +25,9 @@ def read_experiences(policy: Policy, bag: Path, topics: BagTopics, params: Polic
     return list(read_bag(bag, topics, assembler, make_builder(policy, params, assembler)))
 
 
-def align_bags(policy: Policy, bags: Sequence[Path], topics: BagTopics, params: PolicyParams, seed: int = 0) -> AlignReport:
+def align_bags(
+    policy: Policy, bags: Sequence[Path], topics: BagTopics, params: PolicyParams, seed: int = 0
+) -> AlignReport:
     """One attempt on the newest experiences of the bags together, starting from the store's active token.
 
     Raises BagError, StoreError, or PolicyError.

@@ -12,12 +12,18 @@ import typer
 def align(
     bags: Annotated[list[Path], typer.Argument(help="Bag folders or .mcap files, in order of time.")],
     model: Annotated[str, typer.Option(help="Folder of the model, or its name in the zoo.")],
-    store: Annotated[Path | None, typer.Option(help="Token store to read the running token from and to write to.")] = None,
+    store: Annotated[
+        Path | None, typer.Option(help="Token store to read the running token from and to write to.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
     joint_topic: Annotated[str, typer.Option(help="The bag's JointState topic.")] = "/joint_states",
     prompt_topic: Annotated[str, typer.Option(help="The bag's prompt topic.")] = "/vla_policy/prompt",
-    chunk_topic: Annotated[str, typer.Option(help="The bag's topic of sent trajectories.")] = "/vla_policy/action_chunk",
-    set_: Annotated[list[str] | None, typer.Option("--set", help="Parameter, as align_steps=80 (vla-align params).")] = None,
+    chunk_topic: Annotated[
+        str, typer.Option(help="The bag's topic of sent trajectories.")
+    ] = "/vla_policy/action_chunk",
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Parameter, as align_steps=80 (vla-align params).")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Align a model to the robot that recorded the bags. Exit code 0: kept; 1: refused, with the reason; 2: wrong usage.
@@ -39,7 +45,9 @@ def align(
         given = dict(item.split("=", 1) for item in set_ or [])
         changes = {name: yaml.safe_load(value) for name, value in given.items()}
         policy = load_policy(find_model(model))
-        recommended = {name: getattr(policy.config.recommended, name) for name in policy.config.recommended.__dataclass_fields__}
+        recommended = {
+            name: getattr(policy.config.recommended, name) for name in policy.config.recommended.__dataclass_fields__
+        }
         params = PolicyParams.from_mapping({**recommended, **changes, "model": model, "store": str(store or "")})
         topics = bag_topics(policy, joint_topic, prompt_topic, chunk_topic)
         report = align_bags(policy, bags, topics, params, seed)

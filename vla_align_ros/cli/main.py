@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import typer
 
-from vla_align_ros.cli import align, checkpoints, doctor, params, train
+from vla_align_ros.cli import align, checkpoints, demo, doctor, params, train
 
 app = typer.Typer(
     help="PI0 on a robot that it aligns itself to.",
@@ -17,6 +17,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+app.command("demo")(demo.demo)
 app.command("align")(align.align)
 app.command("train")(train.train)
 app.add_typer(checkpoints.app, name="checkpoints")

@@ -36,8 +36,17 @@ def train(
     except RecipeError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(2) from None
-    totals = {"vision": recipe.vision.steps, "features": recipe.vision.steps, "policy": recipe.samples // recipe.batch_size}
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeRemainingColumn())
+    totals = {
+        "vision": recipe.vision.steps,
+        "features": recipe.vision.steps,
+        "policy": recipe.samples // recipe.batch_size,
+    }
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True), disable=as_json) as progress:
         tasks = {name: progress.add_task(name, total=total) for name, total in totals.items()}
 
@@ -46,7 +55,11 @@ def train(
                 typer.echo(json.dumps(line))
             elif "step" in line:
                 loss = line.get("total_loss", line.get("presence_loss"))
-                progress.update(tasks[str(line["stage"])], completed=line["step"], description=f"{line['stage']} loss {loss:.3f}")
+                progress.update(
+                    tasks[str(line["stage"])],
+                    completed=float(str(line["step"])),
+                    description=f"{line['stage']} loss {loss:.3f}",
+                )
             else:
                 progress.console.print(line)
 

@@ -19,7 +19,15 @@ from vla_align_ros.policy.experts import Expert
 from vla_align_ros.policy.inputs import ExperienceInput
 
 TASKS = ("perception", "dynamics", "inverse_dynamics")
-ROLES = ("perception", "dynamics_state", "dynamics_action", "dynamics_feature", "inverse_state", "inverse_feature", "inverse_action")
+ROLES = (
+    "perception",
+    "dynamics_state",
+    "dynamics_action",
+    "dynamics_feature",
+    "inverse_state",
+    "inverse_feature",
+    "inverse_action",
+)
 
 
 @dataclass(frozen=True)
@@ -58,7 +66,9 @@ class AlignmentExpert(nn.Module):
         self.role = nn.Embedding(len(ROLES), width)
         self.cell = nn.Embedding(num_cameras * config.features.tokens_per_camera, width)
         self.perception_head = nn.Linear(width, action_dim)
-        self.dynamics_head = nn.Linear(width, token_dim if config.dynamics_readout == "tokens" else token_dim * self.cell.num_embeddings)
+        self.dynamics_head = nn.Linear(
+            width, token_dim if config.dynamics_readout == "tokens" else token_dim * self.cell.num_embeddings
+        )
         self.inverse_dynamics_head = nn.Linear(width, action_dim)
         for embedding in (self.role, self.cell):
             nn.init.normal_(embedding.weight, std=0.1)
@@ -113,9 +123,16 @@ class AlignmentExpert(nn.Module):
                 add(self.state_in(state)[:, None], f"{prefix}_state", opens and length == first)
             if task == "dynamics":
                 add(self.action_in(experience.actions), "dynamics_action", opens and length == first)
-                add(self.feature_in(noisy[task]) + self.cell.weight, "dynamics_feature", False, experience.feature_masks)
+                add(
+                    self.feature_in(noisy[task]) + self.cell.weight, "dynamics_feature", False, experience.feature_masks
+                )
             else:
-                add(self.feature_in(features) + self.cell.weight, "inverse_feature", opens and length == first, experience.feature_masks)
+                add(
+                    self.feature_in(features) + self.cell.weight,
+                    "inverse_feature",
+                    opens and length == first,
+                    experience.feature_masks,
+                )
                 add(self.action_in(noisy[task]), "inverse_action", False)
             ranges[task] = (start, length)
         att = [flag for tokens, _, opens_block in parts for flag in [opens_block] + [False] * (tokens.shape[1] - 1)]

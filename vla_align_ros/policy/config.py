@@ -62,7 +62,9 @@ class FeatureConfig:
     def __post_init__(self) -> None:
         patches = self.dino.image_size // self.dino.patch_size
         if patches % self.grid or self.grid % self.cells:
-            raise ValueError(f"cells ({self.cells}) must divide grid ({self.grid}), and grid the {patches} patches a side")
+            raise ValueError(
+                f"cells ({self.cells}) must divide grid ({self.grid}), and grid the {patches} patches a side"
+            )
 
     @property
     def tokens_per_camera(self) -> int:
@@ -109,7 +111,9 @@ class Architecture:
         for expert in experts:
             for key in ("depth", "num_heads", "num_kv_heads", "head_dim"):
                 if getattr(expert, key) != getattr(self.vlm, key):
-                    raise ValueError(f"an expert attends to the VLM layer by layer: its {key} must be {getattr(self.vlm, key)}")
+                    raise ValueError(
+                        f"an expert attends to the VLM layer by layer: its {key} must be {getattr(self.vlm, key)}"
+                    )
         if not self.cameras:
             raise ValueError("cameras: at least one is needed")
         if len(set(self.cameras)) != len(self.cameras):
@@ -213,7 +217,9 @@ class ModelConfig:
                 f"got {list(self.robot.camera_topics)}"
             )
         if len(self.robot.joints) > self.architecture.action_dim:
-            raise ValueError(f"robot.joints: {len(self.robot.joints)} joints do not fit action_dim {self.architecture.action_dim}")
+            raise ValueError(
+                f"robot.joints: {len(self.robot.joints)} joints do not fit action_dim {self.architecture.action_dim}"
+            )
         if not 1 <= self.robot.execute <= self.architecture.action_horizon:
             raise ValueError(f"robot.execute must be 1..{self.architecture.action_horizon} (the action horizon)")
 
@@ -227,7 +233,10 @@ def _validated(adapter: TypeAdapter[Any], raw: Any, origin: Path) -> Any:
     try:
         return adapter.validate_python(raw)
     except ValidationError as error:
-        lines = [f"{'.'.join(map(str, item['loc'])) or 'file'}: {item['msg']} (got {item['input']!r:.80})" for item in error.errors()]
+        lines = [
+            f"{'.'.join(map(str, item['loc'])) or 'file'}: {item['msg']} (got {item['input']!r:.80})"
+            for item in error.errors()
+        ]
         raise ModelConfigError(f"{origin}: " + "; ".join(lines)) from None
 
 

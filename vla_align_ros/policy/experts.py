@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -64,7 +65,8 @@ class GemmaLayer(nn.Module):
 
     def mlp(self, x: Tensor) -> Tensor:
         """Gemma's gated MLP: down(gelu_tanh(gate(x)) * up(x))."""
-        return self.down_proj(functional.gelu(self.gate_proj(x), approximate="tanh") * self.up_proj(x))
+        out: Tensor = self.down_proj(functional.gelu(self.gate_proj(x), approximate="tanh") * self.up_proj(x))
+        return out
 
 
 class Expert(nn.Module):
@@ -78,7 +80,7 @@ class Expert(nn.Module):
 
     def modulations(self, cond: Tensor | None) -> list[Tensor | None]:
         """adaRMS's (B, 1, 3W) for each norm, two a layer and the final one. They depend on the time alone."""
-        norms = [norm for layer in self.layers for norm in (layer.input_layernorm, layer.post_attention_layernorm)]
+        norms: list[Any] = [n for layer in self.layers for n in (layer.input_layernorm, layer.post_attention_layernorm)]
         if cond is None:
             return [None] * (len(norms) + 1)
         return [norm.dense(cond)[:, None] for norm in [*norms, self.norm]]
@@ -115,9 +117,13 @@ def run(
         if keep_residuals:
             for stream in streams:
                 stream.residuals.append(stream.tokens)
-        normed = [layer.input_layernorm(s.tokens, s.modulations[2 * index]) for layer, s in zip(layers, streams, strict=True)]
+        normed = [
+            layer.input_layernorm(s.tokens, s.modulations[2 * index]) for layer, s in zip(layers, streams, strict=True)
+        ]
         q, k, v = (
-            torch.cat([_heads(projection(x), head_dim) for projection, (x, _) in zip(group, normed, strict=True)], dim=2)
+            torch.cat(
+                [_heads(projection(x), head_dim) for projection, (x, _) in zip(group, normed, strict=True)], dim=2
+            )
             for group in zip(*[(layer.q_proj, layer.k_proj, layer.v_proj) for layer in layers], strict=True)
         )
         q, k = apply_rotary(q, tables), apply_rotary(k, tables)
@@ -130,7 +136,7 @@ def run(
             x = _gated_add(stream.tokens, layer.o_proj(part), gate)
             h, gate = layer.post_attention_layernorm(x, stream.modulations[2 * index + 1])
             stream.tokens = _gated_add(x, layer.mlp(h), gate)
-    finals = []
+    finals: list[Tensor] = []
     for stream in streams:
         if keep_residuals:
             stream.residuals.append(stream.tokens)
@@ -139,7 +145,8 @@ def run(
 
 
 def _heads(x: Tensor, head_dim: int) -> Tensor:
-    return x.unflatten(-1, (-1, head_dim)).transpose(1, 2)
+    heads: Tensor = x.unflatten(-1, (-1, head_dim))
+    return heads.transpose(1, 2)
 
 
 def _gated_add(x: Tensor, branch: Tensor, gate: Tensor | None) -> Tensor:

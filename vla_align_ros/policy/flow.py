@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 
-def sample_time(batch_size: int, generator: torch.Generator | None = None, device: torch.device | None = None) -> Tensor:
+def sample_time(
+    batch_size: int, generator: torch.Generator | None = None, device: torch.device | None = None
+) -> Tensor:
     """t ~ Beta(1.5, 1) * 0.999 + 0.001, float32 (B,).
 
     Beta(1.5, 1) has the distribution function t^1.5, so a uniform number to the power 1/1.5 has its distribution.
@@ -48,7 +50,9 @@ def euler_times(num_steps: int) -> list[float]:
     return times
 
 
-def integrate(velocity: Callable[[Tensor, int], Tensor], noise: Tensor, num_steps: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def integrate(
+    velocity: Callable[[Tensor, int], Tensor], noise: Tensor, num_steps: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Euler from noise to clean in `num_steps` equal steps; `velocity(x, j)` is v_t at time `euler_times(num_steps)[j]`.
 
     Yields (x before the step, v, x after the step) of each step; the last x is the clean sample.

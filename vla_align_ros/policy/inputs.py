@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 
@@ -25,7 +24,13 @@ class PolicyInput:
     state: Tensor
 
     def __getitem__(self, rows: Tensor | slice) -> PolicyInput:
-        return _map_rows(self, rows)
+        return PolicyInput(
+            tuple(image[rows] for image in self.images),
+            tuple(mask[rows] for mask in self.image_masks),
+            self.tokens[rows],
+            self.token_masks[rows],
+            self.state[rows],
+        )
 
 
 @dataclass(frozen=True)
@@ -44,22 +49,3 @@ class ExperienceInput:
 
     def __getitem__(self, rows: Tensor | slice) -> ExperienceInput:
         return ExperienceInput(self.actions[rows], self.features[rows], self.feature_masks[rows], self.dim_mask)
-
-
-def _map_rows(batch: PolicyInput, rows: Tensor | slice) -> PolicyInput:
-    picked = {}
-    for field in fields(batch):
-        value = getattr(batch, field.name)
-        picked[field.name] = tuple(item[rows] for item in value) if isinstance(value, tuple) else value[rows]
-    return PolicyInput(**picked)
-
-
-def concatenate(batches: list[PolicyInput]) -> PolicyInput:
-    """One batch of all rows, in order."""
-    merged = {}
-    for field in fields(PolicyInput):
-        values = [getattr(batch, field.name) for batch in batches]
-        merged[field.name] = (
-            tuple(torch.cat(items) for items in zip(*values, strict=True)) if isinstance(values[0], tuple) else torch.cat(values)
-        )
-    return PolicyInput(**merged)

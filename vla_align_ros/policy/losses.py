@@ -33,5 +33,7 @@ def masked_mse(v: Tensor, u: Tensor, mask: Tensor) -> Tensor:
 
 def total(parts: dict[str, Tensor], weights: LossWeights) -> Tensor:
     """L_total from {action_loss, perception_loss, ...}; absent tasks count nothing."""
-    terms = [loss if name == "action_loss" else weights.of(name.removesuffix("_loss")) * loss for name, loss in parts.items()]
+    terms = [
+        loss if name == "action_loss" else weights.of(name.removesuffix("_loss")) * loss for name, loss in parts.items()
+    ]
     return torch.stack(terms).sum()

@@ -10,7 +10,7 @@ Read `experts.run` first (how tokens go through the layers), then `attention.py`
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -82,7 +82,9 @@ class Pi0(nn.Module):
         self.alignment = AlignmentExpert(a.alignment, a.action_dim, width, len(a.cameras)) if a.alignment else None
         if a.use_peft_prefix_token:
             token = torch.zeros(a.peft_num_tokens, width)
-            self.peft_prefix_token: nn.Parameter | None = nn.Parameter(token.normal_(std=0.5) if a.peft_init == "normal" else token)
+            self.peft_prefix_token: nn.Parameter | None = nn.Parameter(
+                token.normal_(std=0.5) if a.peft_init == "normal" else token
+            )
             self.e_token_attention_bias = nn.Parameter(torch.tensor(a.e_token_attention_bias))
         else:
             self.peft_prefix_token = None
@@ -107,7 +109,9 @@ class Pi0(nn.Module):
 
     def prefix_cache(self, inputs: PolicyInput) -> PrefixCache:
         """The VLM alone on the prefix."""
-        embs, pad_masks, att_masks = self.embed_prefix(inputs.images, inputs.image_masks, inputs.tokens, inputs.token_masks)
+        embs, pad_masks, att_masks = self.embed_prefix(
+            inputs.images, inputs.image_masks, inputs.tokens, inputs.token_masks
+        )
         _, key_values = run(
             [Stream(self.vlm, embs, self.vlm.modulations(None))],
             prefix_positions(pad_masks),
@@ -138,7 +142,9 @@ class Pi0(nn.Module):
             parts.append(self.state_proj(state)[:, None])
             att.append(True)
             emb = time_embedding(time, actions.shape[-1]).to(actions.dtype)[:, None].expand_as(actions)
-            actions = self.action_time_mlp_out(functional.silu(self.action_time_mlp_in(torch.cat([actions, emb], dim=-1))))
+            actions = self.action_time_mlp_out(
+                functional.silu(self.action_time_mlp_in(torch.cat([actions, emb], dim=-1)))
+            )
         parts.append(actions)
         att += [True] + [False] * (actions.shape[1] - 1)
         embs = torch.cat(parts, dim=1)
@@ -177,7 +183,8 @@ class Pi0(nn.Module):
         )
         if residuals is not None:
             residuals.extend(stream.residuals)
-        return self.action_out_proj(hidden[:, -noisy_actions.shape[1] :])
+        v: Tensor = self.action_out_proj(hidden[:, -noisy_actions.shape[1] :])
+        return v
 
     def _with_e_bias(self, mask: Tensor, e_start: int, num_e_rows: int) -> Tensor:
         """Add the learned bias on the attention that the action suffix pays to E (columns e_start .. e_start + n)."""
@@ -185,7 +192,8 @@ class Pi0(nn.Module):
             return mask
         columns = torch.zeros(mask.shape[-1], dtype=mask.dtype, device=mask.device)
         columns[e_start : e_start + num_e_rows] = 1.0
-        return mask + self.e_token_attention_bias * columns
+        biased: Tensor = mask + self.e_token_attention_bias * columns
+        return biased
 
     @torch.no_grad()
     def sample_actions(
@@ -208,7 +216,7 @@ class Pi0(nn.Module):
         num_steps: int = 10,
         peft_token: Tensor | None = None,
         cache: PrefixCache | None = None,
-    ):  # type: ignore[no-untyped-def]
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield (x, v, next x) of every Euler step. `peft_token` (B, n, W) replaces the model's own E."""
         if num_steps < 1:
             raise ValueError(f"num_steps must be at least 1, got {num_steps}")
@@ -233,7 +241,9 @@ class Pi0(nn.Module):
 
     def _alignment_expert(self) -> AlignmentExpert:
         if self.alignment is None:
-            raise ValueError("this model has no alignment expert: load one that was trained with it, or `architecture.alignment` is missing")
+            raise ValueError(
+                "this model has no alignment expert: load one that was trained with it, or `architecture.alignment` is missing"
+            )
         return self.alignment
 
     def denoise_alignment(
@@ -261,7 +271,14 @@ class Pi0(nn.Module):
     # --- training ---
 
     def action_loss(
-        self, cache: PrefixCache, state: Tensor, actions: Tensor, noise: Tensor, time: Tensor, dim_mask: Tensor, peft_token: Tensor | None
+        self,
+        cache: PrefixCache,
+        state: Tensor,
+        actions: Tensor,
+        noise: Tensor,
+        time: Tensor,
+        dim_mask: Tensor,
+        peft_token: Tensor | None,
     ) -> Tensor:
         """L_action of each row (B,)."""
         v = self.denoise(cache, state, flow.interpolate(actions, noise, time), time, peft_token)
@@ -280,13 +297,30 @@ class Pi0(nn.Module):
         clean = {"perception": state, "dynamics": experience.features, "inverse_dynamics": experience.actions}
         noisy = {task: flow.interpolate(clean[task], noise[task], time) for task in noise}
         v = self.denoise_alignment(cache, state, experience, noisy, time, peft_token)
-        masks = {"perception": experience.dim_mask, "dynamics": experience.feature_masks[..., None], "inverse_dynamics": experience.dim_mask}
-        return {task: losses.masked_mse(v[task], flow.target_velocity(clean[task], noise[task]), masks[task]) for task in noise}
+        masks = {
+            "perception": experience.dim_mask,
+            "dynamics": experience.feature_masks[..., None],
+            "inverse_dynamics": experience.dim_mask,
+        }
+        return {
+            task: losses.masked_mse(v[task], flow.target_velocity(clean[task], noise[task]), masks[task])
+            for task in noise
+        }
 
-    def draw_noise(self, state: Tensor, experience: ExperienceInput, weights: losses.LossWeights, generator: torch.Generator | None) -> dict[str, Tensor]:
+    def draw_noise(
+        self, state: Tensor, experience: ExperienceInput, weights: losses.LossWeights, generator: torch.Generator | None
+    ) -> dict[str, Tensor]:
         """Independent noise for each task that has weight."""
-        shapes = {"perception": state.shape, "dynamics": experience.features.shape, "inverse_dynamics": experience.actions.shape}
-        return {task: torch.randn(shapes[task], generator=generator, device=state.device) for task in TASKS if weights.of(task) > 0}
+        shapes = {
+            "perception": state.shape,
+            "dynamics": experience.features.shape,
+            "inverse_dynamics": experience.actions.shape,
+        }
+        return {
+            task: torch.randn(shapes[task], generator=generator, device=state.device)
+            for task in TASKS
+            if weights.of(task) > 0
+        }
 
     def forward(
         self,
@@ -308,7 +342,11 @@ class Pi0(nn.Module):
         weights = weights or losses.LossWeights()
         cache = self.prefix_cache(inputs)
         token = self.make_peft_token(actions.shape[0]) if peft_token is None else peft_token
-        dim_mask = torch.ones(actions.shape[-1], dtype=torch.bool, device=actions.device) if experience is None else experience.dim_mask
+        dim_mask = (
+            torch.ones(actions.shape[-1], dtype=torch.bool, device=actions.device)
+            if experience is None
+            else experience.dim_mask
+        )
         rows = actions.shape[0]
         time = flow.sample_time(rows * action_draws, generator, actions.device)
         repeated = actions.repeat_interleave(action_draws, 0)
@@ -347,7 +385,9 @@ class Pi0(nn.Module):
         Returns v_t of the actions, v_t of each task, and the streams after their final norms. `streams_out` receives
         the streams with their residuals. Only for models whose alignment prefix is the policy's own (pi0).
         """
-        prefix_embs, prefix_pads, prefix_att = self.embed_prefix(inputs.images, inputs.image_masks, inputs.tokens, inputs.token_masks)
+        prefix_embs, prefix_pads, prefix_att = self.embed_prefix(
+            inputs.images, inputs.image_masks, inputs.tokens, inputs.token_masks
+        )
         embs, pads, att = self.embed_suffix(inputs.state, noisy_actions, time, peft_token)
         num_e_rows = 0 if peft_token is None else peft_token.shape[1]
         streams = [
@@ -379,7 +419,11 @@ class Pi0(nn.Module):
         if streams_out is not None:
             streams_out.extend(streams)
         v = self.action_out_proj(finals[1][:, -noisy_actions.shape[1] :])
-        tasks = {} if suffix is None or experience is None else self._alignment_expert().read_out(finals[2], suffix, experience)
+        tasks = (
+            {}
+            if suffix is None or experience is None
+            else self._alignment_expert().read_out(finals[2], suffix, experience)
+        )
         return v, tasks, finals
 
 

@@ -1,7 +1,7 @@
 """A model of the zoo, ready to use: observations in robot units in, action chunks in robot units out.
 
-    policy = load_policy("models/tiny")
-    chunk = policy.infer(observation)
+policy = load_policy("models/tiny")
+chunk = policy.infer(observation)
 """
 
 from __future__ import annotations
@@ -78,7 +78,9 @@ class Policy:
     @property
     def robot(self) -> Robot:
         if self._robot is None:
-            raise PolicyError(f"this folder has weights but no {MODEL_FILE}: use policy.model, or convert it to a zoo folder")
+            raise PolicyError(
+                f"this folder has weights but no {MODEL_FILE}: use policy.model, or convert it to a zoo folder"
+            )
         return self._robot
 
     @property
@@ -115,7 +117,9 @@ class Policy:
         normalised = robot.state.normalise(states)
         padded = np.zeros((len(observations), architecture.action_dim), np.float32)
         padded[:, : normalised.shape[1]] = normalised
-        tokens, token_masks = robot.tokenizer.batch([item.prompt for item in observations], normalised if state_in_prompt else None)
+        tokens, token_masks = robot.tokenizer.batch(
+            [item.prompt for item in observations], normalised if state_in_prompt else None
+        )
         images, masks = [], []
         for camera in architecture.cameras:
             frames = [item.images.get(camera) for item in observations]
@@ -132,7 +136,9 @@ class Policy:
     def _checked_state(self, observation: Observation) -> np.ndarray:
         names = self.config.robot.joint_names
         if observation.state.shape != (len(names),):
-            raise PolicyError(f"the state must have one number for each of the joints {list(names)}, got shape {observation.state.shape}")
+            raise PolicyError(
+                f"the state must have one number for each of the joints {list(names)}, got shape {observation.state.shape}"
+            )
         if not np.isfinite(observation.state).all():
             raise PolicyError(f"the state must be finite, got {observation.state.tolist()}")
         return observation.state.astype(np.float32)
@@ -153,7 +159,9 @@ class Policy:
         after = self.prepare([item.next_observation for item in experiences], state_in_prompt=False)
         features, masks = self.features(after)
         actions = np.zeros((len(experiences), architecture.action_horizon, architecture.action_dim), np.float32)
-        actions[..., :dims] = self.robot.actions.normalise(np.stack([item.commands for item in experiences]).astype(np.float32))
+        actions[..., :dims] = self.robot.actions.normalise(
+            np.stack([item.commands for item in experiences]).astype(np.float32)
+        )
         dim_mask = torch.arange(architecture.action_dim, device=self.device) < dims
         return inputs, ExperienceInput(torch.from_numpy(actions).to(self.device), features, masks, dim_mask)
 
@@ -167,7 +175,9 @@ class Policy:
         self.infer(observation, torch.Generator().manual_seed(0), num_steps)
 
     @torch.inference_mode()
-    def infer(self, observation: Observation, generator: torch.Generator | None = None, num_steps: int | None = None) -> ActionChunk:
+    def infer(
+        self, observation: Observation, generator: torch.Generator | None = None, num_steps: int | None = None
+    ) -> ActionChunk:
         """Sample one action chunk in robot units. `num_steps`: Euler steps, the model's recommendation when None."""
         architecture, robot = self.model.architecture, self.robot
         shape = (1, architecture.action_horizon, architecture.action_dim)
@@ -176,7 +186,9 @@ class Policy:
         return ActionChunk(actions, observation.state, observation.stamp_ns, robot.config.robot.period_ns)
 
     @torch.inference_mode()
-    def sample(self, inputs: PolicyInput, noise: Tensor, num_steps: int | None = None, token: Tensor | None = None) -> np.ndarray:
+    def sample(
+        self, inputs: PolicyInput, noise: Tensor, num_steps: int | None = None, token: Tensor | None = None
+    ) -> np.ndarray:
         """A batch of chunks in robot units, (B, H, joints) float32. token: (n, W) or (B, n, W) in place of the running one."""
         token = self.token if token is None else token
         if token is not None:
@@ -194,25 +206,33 @@ def load_policy(folder: str | Path, device: Device = "auto") -> Policy:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise ModelConfigError(f"{folder}: no such model folder; give a folder that holds {MODEL_FILE}, as models/tiny does")
+        raise ModelConfigError(
+            f"{folder}: no such model folder; give a folder that holds {MODEL_FILE}, as models/tiny does"
+        )
     target = _device(device)
     if not (folder / MODEL_FILE).exists() and (folder / "config.json").exists():
         model = Pi0(load_golden_architecture(folder))
         path = folder / "model.safetensors"
         weights.load_into(model, weights.to_our_names(weights.read_tensors(path)), path)
-        return Policy(model.to(target).eval().requires_grad_(False), None, None, None, None, weights.sha256_of(path), target)
+        return Policy(
+            model.to(target).eval().requires_grad_(False), None, None, None, None, weights.sha256_of(path), target
+        )
     config = load_model_config(folder)
     path = folder / config.weights.file
     tensors = weights.read_tensors(path)
     sha256 = weights.sha256_of(path)
     if config.weights.sha256 is not None and sha256 != config.weights.sha256:
-        raise weights.WeightsError(f"{path}: sha256 is {sha256}, {MODEL_FILE} says {config.weights.sha256}: not the weights that were described")
+        raise weights.WeightsError(
+            f"{path}: sha256 is {sha256}, {MODEL_FILE} says {config.weights.sha256}: not the weights that were described"
+        )
     model = Pi0(config.architecture)
     weights.load_into(model, weights.to_our_names(tensors), path)
     model.to(target).eval().requires_grad_(False)
     features, bank, stats = _alignment_parts(folder, config.architecture, target)
     if config.initial_token is not None and (bank is None or config.initial_token >= len(bank)):
-        raise ModelConfigError(f"{folder}: initial_token is {config.initial_token}, the bank has {0 if bank is None else len(bank)} tokens")
+        raise ModelConfigError(
+            f"{folder}: initial_token is {config.initial_token}, the bank has {0 if bank is None else len(bank)} tokens"
+        )
     return Policy(model, _robot(folder, config), features, bank, stats, sha256, target)
 
 
@@ -221,7 +241,9 @@ def _robot(folder: Path, config: ModelConfig) -> Robot:
     stats = load_norm_stats(stats_path)
     for name, part in stats.items():
         if len(part.mean) != config.state_dim:
-            raise ModelConfigError(f"{stats_path}: {name} has {len(part.mean)} numbers, the robot has {config.state_dim} joints")
+            raise ModelConfigError(
+                f"{stats_path}: {name} has {len(part.mean)} numbers, the robot has {config.state_dim} joints"
+            )
     architecture = config.architecture
     return Robot(
         config,
@@ -245,7 +267,9 @@ def _alignment_parts(
     bank = weights.read_tensors(bank_path).get("offsets")
     shape = (architecture.peft_num_tokens, architecture.action_expert.width)
     if bank is None or bank.dim() != 3 or tuple(bank.shape[1:]) != shape:
-        raise weights.WeightsError(f"{bank_path}: expected one tensor `offsets` of shape (arms, {shape[0]}, {shape[1]})")
+        raise weights.WeightsError(
+            f"{bank_path}: expected one tensor `offsets` of shape (arms, {shape[0]}, {shape[1]})"
+        )
     return features.to(device).eval().requires_grad_(False), bank.to(device), load_alignment_stats(folder / STATS_FILE)
 
 

@@ -45,10 +45,14 @@ class PromptTokenizer:
         else:
             ids = [self.tokenizer.bos_token_id, *self._encode(words), *self._encode("\n")]
         if len(ids) > self.max_token_len:
-            raise PromptError(f"the prompt has {len(ids)} tokens, the model takes at most {self.max_token_len}: shorten it ({words:.60}...)")
+            raise PromptError(
+                f"the prompt has {len(ids)} tokens, the model takes at most {self.max_token_len}: shorten it ({words:.60}...)"
+            )
         return ids
 
-    def batch(self, prompts: Sequence[str], states: NDArray[np.float32] | None = None) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    def batch(
+        self, prompts: Sequence[str], states: NDArray[np.float32] | None = None
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """Right-padded ids (B, L) and masks (B, L)."""
         ids = np.zeros((len(prompts), self.max_token_len), np.int64)
         for row, prompt in enumerate(prompts):

@@ -20,7 +20,6 @@ def siglip(config: VisionConfig) -> SiglipVisionModel:
             layer_norm_eps=1e-6,
             hidden_act="gelu_pytorch_tanh",
             vision_use_head=False,
-            attn_implementation="sdpa",
         )
     )
 
@@ -28,7 +27,9 @@ def siglip(config: VisionConfig) -> SiglipVisionModel:
 def dinov2(config: VisionConfig) -> Dinov2Model:
     """DINOv2 at any size, so that published weights of the same sizes load into it."""
     if config.mlp_dim % config.width:
-        raise ValueError(f"DINOv2 wants an mlp_dim that is a multiple of its width, got {config.mlp_dim} and {config.width}")
+        raise ValueError(
+            f"DINOv2 wants an mlp_dim that is a multiple of its width, got {config.mlp_dim} and {config.width}"
+        )
     return Dinov2Model(
         Dinov2Config(
             hidden_size=config.width,
@@ -37,6 +38,5 @@ def dinov2(config: VisionConfig) -> Dinov2Model:
             num_attention_heads=config.num_heads,
             image_size=config.image_size,
             patch_size=config.patch_size,
-            attn_implementation="sdpa",
         )
     )

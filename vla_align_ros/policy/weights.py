@@ -35,7 +35,11 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a safetensors file. Raises WeightsError for a missing, truncated or foreign file."""
     if not path.is_file():
         pickles = sorted(file.name for pattern in PICKLES for file in path.parent.glob(pattern))
-        hint = f"; {', '.join(pickles)} is a pickle, which can run code and is never loaded: convert it to safetensors" if pickles else ""
+        hint = (
+            f"; {', '.join(pickles)} is a pickle, which can run code and is never loaded: convert it to safetensors"
+            if pickles
+            else ""
+        )
         raise WeightsError(f"{path}: no such file, expected the weights as safetensors{hint}")
     try:
         with safe_open(path, framework="pt") as file:
@@ -71,10 +75,18 @@ def load_into(model: nn.Module, tensors: dict[str, Tensor], origin: Path) -> Non
     for label, keys in (("missing", own.keys() - tensors.keys()), ("unexpected", tensors.keys() - own.keys())):
         if keys:
             problems.append(f"{label}: {_some(sorted(keys))}")
-    shapes = [f"{k} is {list(tensors[k].shape)}, expected {list(own[k].shape)}" for k in sorted(own.keys() & tensors.keys()) if own[k].shape != tensors[k].shape]
+    shapes = [
+        f"{k} is {list(tensors[k].shape)}, expected {list(own[k].shape)}"
+        for k in sorted(own.keys() & tensors.keys())
+        if own[k].shape != tensors[k].shape
+    ]
     if shapes:
         problems.append(f"wrong shape: {_some(shapes)}")
-    bad = [k for k in sorted(own.keys() & tensors.keys()) if tensors[k].is_floating_point() and not bool(torch.isfinite(tensors[k]).all())]
+    bad = [
+        k
+        for k in sorted(own.keys() & tensors.keys())
+        if tensors[k].is_floating_point() and not bool(torch.isfinite(tensors[k]).all())
+    ]
     if bad:
         problems.append(f"not finite: {_some(bad)}")
     if problems:

@@ -33,14 +33,23 @@ class CheckpointManager(SafeLifecycleNode):
         self._store: TokenStore | None = None
         self._announced: str | None = None
         self._active_publisher = self.create_publisher(String, "~/active", LATCHED_QOS)
-        for name, work in (("save", self._save), ("restore", self._restore), ("roll_back", self._roll_back), ("list", self._list)):
+        for name, work in (
+            ("save", self._save),
+            ("restore", self._restore),
+            ("roll_back", self._roll_back),
+            ("list", self._list),
+        ):
             self.create_service(Trigger, f"~/{name}", lambda request, response, work=work: self._serve(work, response))
         self.create_timer(self._settings.values.poll_period_s, self._poll)
 
     def configure(self) -> None:
         """Open the store and verify every version in it."""
         params = self._settings.values
-        root = Path(params.store).expanduser() if params.store else default_store(load_model_config(find_model(params.model)).name)
+        root = (
+            Path(params.store).expanduser()
+            if params.store
+            else default_store(load_model_config(find_model(params.model)).name)
+        )
         self._store = TokenStore(root, params.keep_versions)
         for broken, problem in self._store.read().problems.items():
             self.get_logger().error(f"{broken} in the token store is corrupted and will not be used: {problem}")
@@ -102,14 +111,19 @@ class CheckpointManager(SafeLifecycleNode):
     def _list(self, store: TokenStore) -> str:
         state = store.read()
         versions = [
-            {"version": v.name, "reason": v.manifest.reason, "created_ns": v.manifest.created_ns} for v in state.versions.values()
+            {"version": v.name, "reason": v.manifest.reason, "created_ns": v.manifest.created_ns}
+            for v in state.versions.values()
         ]
         active = None if state.active is None else state.active.name
-        return json.dumps({"active": active, "pinned": sorted(state.pinned or ()), "versions": versions, "corrupted": state.problems})
+        return json.dumps(
+            {"active": active, "pinned": sorted(state.pinned or ()), "versions": versions, "corrupted": state.problems}
+        )
 
 
 def _active(store: TokenStore) -> TokenVersion:
     version = store.active()
     if version is None:
-        raise StoreError("the store has no valid version yet: the policy node writes the first one when it is configured")
+        raise StoreError(
+            "the store has no valid version yet: the policy node writes the first one when it is configured"
+        )
     return version

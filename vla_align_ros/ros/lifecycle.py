@@ -17,6 +17,7 @@ from rclpy.lifecycle import LifecycleNodeMixin, TransitionCallbackReturn
 from rclpy.lifecycle.node import LifecycleState
 from rclpy.node import Node
 
+
 class SafeLifecycleNode(LifecycleNodeMixin, Node):
     """Subclasses implement `configure`, `activate`, `deactivate`, `cleanup`, which raise to refuse."""
 
@@ -63,7 +64,9 @@ class SafeLifecycleNode(LifecycleNodeMixin, Node):
         self._transition(self.cleanup)
         return TransitionCallbackReturn.SUCCESS
 
-    def _transition(self, work: Callable[[], None], also: Callable[[], object] = lambda: None) -> TransitionCallbackReturn:
+    def _transition(
+        self, work: Callable[[], None], also: Callable[[], object] = lambda: None
+    ) -> TransitionCallbackReturn:
         try:
             work()
             also()
@@ -72,7 +75,9 @@ class SafeLifecycleNode(LifecycleNodeMixin, Node):
             return TransitionCallbackReturn.ERROR
         return TransitionCallbackReturn.SUCCESS
 
-    def _answer_change_state(self, request: ChangeState.Request, response: ChangeState.Response) -> ChangeState.Response:
+    def _answer_change_state(
+        self, request: ChangeState.Request, response: ChangeState.Response
+    ) -> ChangeState.Response:
         """The service's callback, which in rclpy raises out of spin() for an unknown or impossible transition."""
         try:
             with self._transition_lock:

@@ -8,10 +8,15 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from vla_align_ros.descriptors import Descriptor, ParameterError, Params, ParameterValue, fields_of
+from vla_align_ros.descriptors import Descriptor, ParameterError, ParameterValue, Params, fields_of
 
 Group = TypeVar("Group", bound=Params)
-_TYPES = {"bool": Parameter.Type.BOOL, "int": Parameter.Type.INTEGER, "float": Parameter.Type.DOUBLE, "str": Parameter.Type.STRING}
+_TYPES = {
+    "bool": Parameter.Type.BOOL,
+    "int": Parameter.Type.INTEGER,
+    "float": Parameter.Type.DOUBLE,
+    "str": Parameter.Type.STRING,
+}
 
 
 class NodeParameters(Generic[Group]):
@@ -22,14 +27,16 @@ class NodeParameters(Generic[Group]):
 
     def __init__(self, node: Node, group: type[Group]) -> None:
         self._node = node
-        overridden = set(node._parameter_overrides)  # noqa: SLF001 (rclpy has no public way to tell set from default)
+        overridden = set(node._parameter_overrides)
         self.set_by_user = {descriptor.name for descriptor in fields_of(group)} & overridden
         found: dict[str, ParameterValue] = {}
         for descriptor in fields_of(group):
-            given = node._parameter_overrides.get(descriptor.name)  # noqa: SLF001
+            given = node._parameter_overrides.get(descriptor.name)
             if given is not None:
                 descriptor.checked(given.value)
-            found[descriptor.name] = node.declare_parameter(descriptor.name, descriptor.default, _describe(descriptor)).value
+            found[descriptor.name] = node.declare_parameter(
+                descriptor.name, descriptor.default, _describe(descriptor)
+            ).value
         self.values: Group = group.from_mapping(found)
         node.add_on_set_parameters_callback(self._check)
         node.add_post_set_parameters_callback(self._take)
@@ -39,7 +46,9 @@ class NodeParameters(Generic[Group]):
         ours = {d.name: d for d in fields_of(type(self.values)) if d.recommended}
         changes = {name: value for name, value in recommended.items() if name in ours and name not in self.set_by_user}
         if changes:
-            self._node.set_parameters([Parameter(name, _TYPES[ours[name].type], value) for name, value in changes.items()])
+            self._node.set_parameters(
+                [Parameter(name, _TYPES[ours[name].type], value) for name, value in changes.items()]
+            )
             self.set_by_user -= set(changes)
 
     def _check(self, parameters: list[Parameter]) -> SetParametersResult:
@@ -66,7 +75,11 @@ def _describe(descriptor: Descriptor) -> ParameterDescriptor:
     )
     if descriptor.low is not None and descriptor.high is not None:
         if descriptor.type == "int":
-            described.integer_range = [IntegerRange(from_value=int(descriptor.low), to_value=int(descriptor.high), step=1)]
+            described.integer_range = [
+                IntegerRange(from_value=int(descriptor.low), to_value=int(descriptor.high), step=1)
+            ]
         else:
-            described.floating_point_range = [FloatingPointRange(from_value=descriptor.low, to_value=descriptor.high, step=0.0)]
+            described.floating_point_range = [
+                FloatingPointRange(from_value=descriptor.low, to_value=descriptor.high, step=0.0)
+            ]
     return described

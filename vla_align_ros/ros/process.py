@@ -21,7 +21,9 @@ from vla_align_ros.params import ParameterError
 JOIN_TIMEOUT_S = 3.0
 
 
-def run(make_groups: Callable[[], Sequence[Sequence[Node]]], goodbye: Callable[[], None], started: Callable[[], None]) -> int:
+def run(
+    make_groups: Callable[[], Sequence[Sequence[Node]]], goodbye: Callable[[], None], started: Callable[[], None]
+) -> int:
     """Spin the nodes of each group until a signal; exit code 0, or 2 when a node cannot be made from its parameters.
 
     make_groups: makes the nodes, one list for each executor. started: called when all spin. goodbye: called, with the
@@ -55,7 +57,9 @@ def run(make_groups: Callable[[], Sequence[Sequence[Node]]], goodbye: Callable[[
     return 0
 
 
-def _end(executors: list[SingleThreadedExecutor], threads: list[threading.Thread], groups: Sequence[Sequence[Node]]) -> None:
+def _end(
+    executors: list[SingleThreadedExecutor], threads: list[threading.Thread], groups: Sequence[Sequence[Node]]
+) -> None:
     for executor in executors:
         executor.shutdown(timeout_sec=JOIN_TIMEOUT_S)
     for thread in threads:

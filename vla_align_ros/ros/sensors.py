@@ -30,14 +30,19 @@ class SensorNode(Node):
         self._own_subscriptions: list[Subscription] = []
 
     def connect(self, assembler: ObservationAssembler, camera_topics: Mapping[str, str]) -> None:
-        """Subscribe cameras (raw and compressed), joints and prompt, and feed `assembler`."""
+        """Subscribe cameras (CompressedImage where the topic ends in /compressed), joints and prompt; feed `assembler`."""
         for camera, topic in camera_topics.items():
-            for kind, suffix in ((Image, ""), (CompressedImage, "/compressed")):
-                msgtype = f"sensor_msgs/msg/{kind.__name__}"
-                self._listen(kind, topic + suffix, SENSOR_QOS, lambda raw, c=camera, m=msgtype: assembler.push_image(c, raw, m))
+            kind = CompressedImage if topic.endswith("/compressed") else Image
+            msgtype = f"sensor_msgs/msg/{kind.__name__}"
+            self._listen(kind, topic, SENSOR_QOS, lambda raw, c=camera, m=msgtype: assembler.push_image(c, raw, m))
         self._listen(JointState, "joint_states", SENSOR_QOS, assembler.push_joints)
         prompt_topic = f"{self._policy_name}/prompt"
-        self._listen(String, prompt_topic, LATCHED_QOS, lambda raw: assembler.push_prompt(raw, self.get_clock().now().nanoseconds))
+        self._listen(
+            String,
+            prompt_topic,
+            LATCHED_QOS,
+            lambda raw: assembler.push_prompt(raw, self.get_clock().now().nanoseconds),
+        )
 
     def disconnect(self) -> None:
         """Drop all subscriptions."""

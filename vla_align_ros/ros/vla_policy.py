@@ -142,7 +142,7 @@ class VlaPolicy(SafeLifecycleNode):
             self._runtime.builder.push_chunk(raw)
 
     def _take_experience(self) -> None:
-        if self._runtime is not None and self.active:
+        if self._runtime is not None:
             self._runtime.take_experience(self.get_clock().now().nanoseconds)
 
     # --- alignment ---

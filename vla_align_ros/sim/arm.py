@@ -38,7 +38,13 @@ def encoder_reading(arms: Embodiments, angle_rad: FloatArray) -> FloatArray:
     return angle_rad + arms.offset_rad
 
 
-def move(arms: Embodiments, angle_rad: FloatArray, command: FloatArray, last_command: FloatArray, duration_s: float = PERIOD_S) -> FloatArray:
+def move(
+    arms: Embodiments,
+    angle_rad: FloatArray,
+    command: FloatArray,
+    last_command: FloatArray,
+    duration_s: float = PERIOD_S,
+) -> FloatArray:
     """True angles after a tick with the commanded velocity (n, 2) in rad/s, through gains, signs and delay.
 
     The command of the tick before still acts for the first `delay_s` of the tick.

@@ -53,7 +53,9 @@ class Episodes:
         return task.distance_m(self.arms, self.angle_rad, self.scene)
 
 
-def sample_chunks(policy: Policy, observations: Sequence[Observation], tokens: Tensor, seed: int, num_steps: int | None = None) -> NDArray[np.float32]:
+def sample_chunks(
+    policy: Policy, observations: Sequence[Observation], tokens: Tensor, seed: int, num_steps: int | None = None
+) -> NDArray[np.float32]:
     """Chunks (n, H, 2) in rad/s for n observations, each with its own token (n, peft_num_tokens, W)."""
     architecture = policy.model.architecture
     generator = torch.Generator().manual_seed(seed)
@@ -67,7 +69,12 @@ def sample_chunks(policy: Policy, observations: Sequence[Observation], tokens: T
 
 
 def final_distances(
-    policy: Policy, arms: Embodiments, tokens: Tensor, seed: int, shuffle_images: bool = False, ticks: int = task.EPISODE_TICKS
+    policy: Policy,
+    arms: Embodiments,
+    tokens: Tensor,
+    seed: int,
+    shuffle_images: bool = False,
+    ticks: int = task.EPISODE_TICKS,
 ) -> FloatArray:
     """Distance from the target (n,) in m at the end of one episode an arm, arm i with tokens[i].
 
@@ -81,7 +88,8 @@ def final_distances(
         if shuffle_images:
             images = [item.images for item in observations]
             observations = [
-                Observation(images[row - 1], item.state, item.prompt, item.stamp_ns) for row, item in enumerate(observations)
+                Observation(images[row - 1], item.state, item.prompt, item.stamp_ns)
+                for row, item in enumerate(observations)
             ]
         chunks = sample_chunks(policy, observations, tokens, seed * 1009 + step)
         episodes.execute(chunks[:, :execute])
@@ -89,7 +97,13 @@ def final_distances(
 
 
 def collect_experience(
-    policy: Policy, arm: Embodiments, tokens: Tensor, count: int, seed: int, exploration_fraction: float = 0.5, episodes: int = 8
+    policy: Policy,
+    arm: Embodiments,
+    tokens: Tensor,
+    count: int,
+    seed: int,
+    exploration_fraction: float = 0.5,
+    episodes: int = 8,
 ) -> list[list[Experience]]:
     """`count` experiences of each arm, in order of time, from its own episodes side by side.
 
@@ -105,7 +119,9 @@ def collect_experience(
     for step in range(per_episode):
         chunks = sample_chunks(policy, observations, tokens[torch.from_numpy(rows)], seed * 2003 + step)
         explore = rng.random(len(rows)) < exploration_fraction
-        chunks = np.where(explore[:, None, None], task.exploration_chunk(len(rows), horizon, rng), chunks).astype(np.float32)
+        chunks = np.where(explore[:, None, None], task.exploration_chunk(len(rows), horizon, rng), chunks).astype(
+            np.float32
+        )
         batch.execute(chunks)
         following = batch.observe()
         for index, (before, after) in enumerate(zip(observations, following, strict=True)):
@@ -121,7 +137,8 @@ def _one_after_another(episodes: list[list[Experience]]) -> list[Experience]:
     for number, episode in enumerate(episodes):
         for item in episode:
             before, after = (
-                Observation(o.images, o.state, o.prompt, o.stamp_ns + start) for o in (item.observation, item.next_observation)
+                Observation(o.images, o.state, o.prompt, o.stamp_ns + start)
+                for o in (item.observation, item.next_observation)
             )
             shifted.append(Experience(before, item.commands, after, number))
         start += episode[-1].next_observation.stamp_ns + 20 * PERIOD_NS

@@ -52,10 +52,17 @@ def sample_embodiments(count: int, seed: int, scale: float = 1.0, flip_probabili
     return _draw(count, np.random.default_rng(seed), scale, flip_probability)
 
 
+def one_embodiment(seed: int, scale: float = 1.0) -> Embodiments:
+    """One arm by its number: 0 is the unshifted one, every other number draws an arm."""
+    return sample_embodiments(1, seed, scale) if seed else unshifted()
+
+
 def training_embodiments(count: int, seed: int) -> Embodiments:
     """The bank's arms: row 0 is the unshifted arm, the others are drawn."""
     drawn, first = sample_embodiments(count - 1, seed), unshifted()
-    return Embodiments(**{f.name: np.concatenate([getattr(first, f.name), getattr(drawn, f.name)]) for f in fields(Embodiments)})
+    return Embodiments(
+        **{f.name: np.concatenate([getattr(first, f.name), getattr(drawn, f.name)]) for f in fields(Embodiments)}
+    )
 
 
 def _draw(count: int, rng: np.random.Generator, scale: float, flip_probability: float) -> Embodiments:

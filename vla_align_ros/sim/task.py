@@ -6,7 +6,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_align_ros.action.exploration import CLIP_RAD_S, exploration_chunk
-from vla_align_ros.sim.arm import JOINT_MAX_RAD, JOINT_MIN_RAD, PERIOD_S, forward_kinematics, inverse_kinematics, move, within_stops
+from vla_align_ros.sim.arm import (
+    JOINT_MAX_RAD,
+    JOINT_MIN_RAD,
+    PERIOD_S,
+    forward_kinematics,
+    inverse_kinematics,
+    move,
+    within_stops,
+)
 from vla_align_ros.sim.camera import Scene
 from vla_align_ros.sim.embodiment import Embodiments, FloatArray
 
@@ -53,7 +61,9 @@ def distance_m(arms: Embodiments, angle_rad: FloatArray, scene: Scene) -> FloatA
     return distance
 
 
-def expert_chunk(arms: Embodiments, angle_rad: FloatArray, last_command: FloatArray, scene: Scene, horizon: int) -> FloatArray:
+def expert_chunk(
+    arms: Embodiments, angle_rad: FloatArray, last_command: FloatArray, scene: Scene, horizon: int
+) -> FloatArray:
     """Commanded velocities (n, horizon, 2) in rad/s by which this very arm reaches its target and stops there."""
     goal = inverse_kinematics(arms.link_m, scene.targets_m[:, 0])
     commands = []

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vla_align_ros.observation.normalise import Normaliser, NormStats
+from vla_align_ros.observation.normalise import Normaliser, NormMode, NormStats
 from vla_align_ros.policy.features import FeatureExtractor
 from vla_align_ros.policy.inputs import ExperienceInput, PolicyInput
 from vla_align_ros.policy.tokenizer import PromptTokenizer
@@ -36,7 +36,9 @@ class RawSamples:
     arm: NDArray[np.int64]
 
 
-def draw_samples(arms: Embodiments, rows: NDArray[np.int64], horizon: int, size: int, rng: np.random.Generator) -> RawSamples:
+def draw_samples(
+    arms: Embodiments, rows: NDArray[np.int64], horizon: int, size: int, rng: np.random.Generator
+) -> RawSamples:
     """One sample for each entry of `rows`. Half of the executions are the expert's, perturbed; half are random motion."""
     count, mine = len(rows), arms[rows]
     scene = task.sample_scene(count, rng)
@@ -50,7 +52,9 @@ def draw_samples(arms: Embodiments, rows: NDArray[np.int64], horizon: int, size:
     points = keypoints(mine, pose, scene)
     asked = 3 + scene.colours[:, 0]
     everyone = np.arange(count)
-    chosen = np.stack([points[everyone, 0, asked], points[:, 0, 0], points[:, 0, 1], points[everyone, 1, asked]], axis=1)
+    chosen = np.stack(
+        [points[everyone, 0, asked], points[:, 0, 0], points[:, 0, 1], points[everyone, 1, asked]], axis=1
+    )
     return RawSamples(
         camera.draw(mine, pose, scene, size),
         camera.draw(mine, after, scene, size),
@@ -95,18 +99,24 @@ class Samples:
         images = to_model_image(self.images[rows])
         present = torch.ones(len(rows), dtype=torch.bool)
         cameras = images.shape[1]
-        return PolicyInput(images.unbind(1), (present,) * cameras, self.tokens[rows], self.token_masks[rows], self.state[rows])
+        return PolicyInput(
+            images.unbind(1), (present,) * cameras, self.tokens[rows], self.token_masks[rows], self.state[rows]
+        )
 
     def experience_input(self, rows: Tensor) -> ExperienceInput:
         """What the alignment tasks learn from, of the same rows."""
         masks = torch.ones(len(rows), self.features.shape[1], dtype=torch.bool)
-        return ExperienceInput(self.commands[rows], self.features[rows], masks, torch.ones(self.state.shape[1], dtype=torch.bool))
+        return ExperienceInput(
+            self.commands[rows], self.features[rows], masks, torch.ones(self.state.shape[1], dtype=torch.bool)
+        )
 
 
 class SampleMaker:
     """Raw samples -> tensors, with one model's statistics, tokenizer and features."""
 
-    def __init__(self, stats: dict[str, NormStats], mode: str, tokenizer: PromptTokenizer, features: FeatureExtractor) -> None:
+    def __init__(
+        self, stats: dict[str, NormStats], mode: NormMode, tokenizer: PromptTokenizer, features: FeatureExtractor
+    ) -> None:
         self.state, self.actions = (Normaliser(stats[name], mode) for name in ("state", "actions"))
         self.tokenizer, self.features = tokenizer, features
 

@@ -33,13 +33,22 @@ CEILING_FACTOR = 3.0
 SHUFFLE_RATIO_MIN = 1.2
 
 
-def export(trainee: Trainee, recipe: Recipe, recipe_path: Path, run: Path, target: Path, log: Callable[[dict[str, object]], None]) -> None:
+def export(
+    trainee: Trainee,
+    recipe: Recipe,
+    recipe_path: Path,
+    run: Path,
+    target: Path,
+    log: Callable[[dict[str, object]], None],
+) -> None:
     """Write `target`: model.yaml, weights, bank, statistics, tokenizer, curves. Then measure the guard's statistics."""
     target.mkdir(parents=True, exist_ok=True)
     _save(trainee.model.state_dict(), target / "model.safetensors")
     _save(trainee.features.state_dict(), target / "features.safetensors")
     _save({"offsets": trainee.bank.offsets}, target / "token_bank.safetensors")
-    save_norm_stats(target / "norm_stats.json", {"state": trainee.maker.state.stats, "actions": trainee.maker.actions.stats})
+    save_norm_stats(
+        target / "norm_stats.json", {"state": trainee.maker.state.stats, "actions": trainee.maker.actions.stats}
+    )
     shutil.copyfile(run / "tokenizer.json", target / "tokenizer.json")
     shutil.copyfile(run / "recipe.yaml", target / "recipe.yaml")
     description = yaml.safe_load((recipe_path.parent / recipe.model).read_text())
@@ -61,7 +70,9 @@ def measure(policy: Policy, recipe: Recipe, r2: float, distance: float) -> Align
     assert start is not None
     experiences = collect_experience(policy, arms, start.expand(len(arms), -1, -1), EXPERIENCES, VALIDATION_SEED)
     defaults = policy.config.recommended
-    params = AlignParams(lambda_perc=defaults.lambda_perc, lambda_dyn=defaults.lambda_dyn, lambda_inv=defaults.lambda_inv)
+    params = AlignParams(
+        lambda_perc=defaults.lambda_perc, lambda_dyn=defaults.lambda_dyn, lambda_inv=defaults.lambda_inv
+    )
     found: dict[str, list[float]] = {}
     for arm, mine in enumerate(experiences):
         policy.swap_token(start)

@@ -20,7 +20,9 @@ def motion_r2(features: FeatureExtractor, image_size: int, seed: int, count: int
     scene = task.sample_scene(count, rng)
     pose = task.training_pose(arms, scene, rng)
     after = move_chunk(arms, pose, task.exploration_chunk(count, horizon, rng), np.zeros((count, 2)))
-    both = [_tokens(features, torch.from_numpy(camera.draw(arms, angles, scene, image_size))) for angles in (pose, after)]
+    both = [
+        _tokens(features, torch.from_numpy(camera.draw(arms, angles, scene, image_size))) for angles in (pose, after)
+    ]
     return linear_r2(torch.cat(both, dim=1), torch.from_numpy(after - pose).float())
 
 

@@ -41,7 +41,9 @@ def load_step(folder: Path, modules: dict[str, nn.Module], optimizer: torch.opti
     tensors = load_file(path)
     for name, module in modules.items():
         prefix = f"{name}."
-        module.load_state_dict({key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)})
+        module.load_state_dict(
+            {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+        )
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         if key.startswith("optimizer."):

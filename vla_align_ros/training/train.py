@@ -61,9 +61,29 @@ def prepare(recipe: Recipe, recipe_path: Path, out: Path, log: Log) -> Trainee:
         seen: Tensor = model.vision_tower(pixel_values=x).last_hidden_state
         return seen
 
-    _stage(out / "vision.safetensors", model.vision_tower, eye, architecture.vision.width, architecture.vision.image_size, grid, recipe, 11, log)
+    _stage(
+        out / "vision.safetensors",
+        model.vision_tower,
+        eye,
+        architecture.vision.width,
+        architecture.vision.image_size,
+        grid,
+        recipe,
+        11,
+        log,
+    )
     dino = architecture.alignment.features.dino
-    _stage(out / "features.safetensors", features.dino, features.patches, dino.width, dino.image_size, architecture.alignment.features.grid, recipe, 12, log)
+    _stage(
+        out / "features.safetensors",
+        features.dino,
+        features.patches,
+        dino.width,
+        dino.image_size,
+        architecture.alignment.features.grid,
+        recipe,
+        12,
+        log,
+    )
     features.eval().requires_grad_(False)
     features.fit(vision.to_model_image(vision.draw_frames(4000, dino.image_size, recipe.seed + 13).images))
     arms = training_embodiments(recipe.bank_size, recipe.seed + 101)
@@ -76,10 +96,20 @@ def prepare(recipe: Recipe, recipe_path: Path, out: Path, log: Log) -> Trainee:
 
 
 def _stage(
-    path: Path, eye: nn.Module, patches: Callable[[Tensor], Tensor], width: int, size: int, grid: int, recipe: Recipe, seed: int, log: Log
+    path: Path,
+    eye: nn.Module,
+    patches: Callable[[Tensor], Tensor],
+    width: int,
+    size: int,
+    grid: int,
+    recipe: Recipe,
+    seed: int,
+    log: Log,
 ) -> None:
     if not path.exists():
-        figures = vision.pretrain(patches, eye, width, size, grid, recipe.vision, recipe.seed + seed, lambda r: log({"stage": path.stem, **r}))
+        figures = vision.pretrain(
+            patches, eye, width, size, grid, recipe.vision, recipe.seed + seed, lambda r: log({"stage": path.stem, **r})
+        )
         log({"stage": path.stem, **figures})
         save_atomically(eye.state_dict(), path)
     eye.load_state_dict(load_file(path))
@@ -91,17 +121,21 @@ class Aids(nn.Module):
     def __init__(self, model: Pi0) -> None:
         super().__init__()
         a = model.architecture
-        self.chunk = nn.Sequential(nn.RMSNorm(a.action_expert.width), nn.Linear(a.action_expert.width, a.action_horizon * a.action_dim))
+        self.chunk = nn.Sequential(
+            nn.RMSNorm(a.action_expert.width), nn.Linear(a.action_expert.width, a.action_horizon * a.action_dim)
+        )
         self.points = nn.Linear(a.vlm.width, NUM_PREFIX_KEYPOINTS * 2)
         self.hidden: dict[str, Tensor] = {}
-        model.action_expert.layers[-1].input_layernorm.register_forward_pre_hook(self._keep("e_row"))
-        model.vlm.layers[-1].post_attention_layernorm.register_forward_pre_hook(self._keep("prefix"))
+        self._watch(model.action_expert.layers[-1], "input_layernorm", "e_row")
+        self._watch(model.vlm.layers[-1], "post_attention_layernorm", "prefix")
 
-    def _keep(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    def _watch(self, layer: nn.Module, norm: str, name: str) -> None:
+        """Keep what goes into a layer's norm."""
+
         def hook(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
             self.hidden[name] = arguments[0]
 
-        return hook
+        layer.get_submodule(norm).register_forward_pre_hook(hook)
 
     def forward(self, actions: Tensor, points: Tensor, token_masks: Tensor, draws: int) -> tuple[Tensor, Tensor]:
         """Regression loss of the chunk (B, H, A), and of the keypoints (B, K, 2), from the latest forward pass."""
@@ -146,19 +180,32 @@ def train_policy(trainee: Trainee, recipe: Recipe, out: Path, log: Log, save_eve
         if shard_index != epoch // recipe.shard_epochs or shard is None:
             shard_index = epoch // recipe.shard_epochs
             shard = make_shard(trainee, recipe, shard_index)
-        order = torch.randperm(recipe.shard_samples, generator=torch.Generator().manual_seed(recipe.seed * 1_000_003 + epoch))
+        order = torch.randperm(
+            recipe.shard_samples, generator=torch.Generator().manual_seed(recipe.seed * 1_000_003 + epoch)
+        )
         rows = order[within * recipe.batch_size : (within + 1) * recipe.batch_size]
-        learning_rate = recipe.learning_rate * min(1.0, (step + 1) / recipe.warmup_steps) * max(0.01, min(1.0, 1.6 * (1 - step / total)))
+        learning_rate = (
+            recipe.learning_rate
+            * min(1.0, (step + 1) / recipe.warmup_steps)
+            * max(0.01, min(1.0, 1.6 * (1 - step / total)))
+        )
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * group["scale"]
         losses = _losses(trainee, aids, recipe, shard, rows, weights, step)
-        loss = losses["total_loss"] + recipe.regression_weight * losses["regression_loss"] + recipe.keypoint_weight * losses["keypoint_loss"]
+        loss = (
+            losses["total_loss"]
+            + recipe.regression_weight * losses["regression_loss"]
+            + recipe.keypoint_weight * losses["keypoint_loss"]
+        )
         optimizer.zero_grad()
         loss.backward()
         assert model.peft_prefix_token is not None and model.peft_prefix_token.grad is not None
         record: dict[str, object] = {"stage": "policy", "step": step, "learning_rate": learning_rate}
         record |= {"e_token_learning_rate": learning_rate * recipe.e_token_learning_rate}
-        record |= {"e_token_norm": float(model.peft_prefix_token.detach().norm()), "e_token_grad_norm": float(model.peft_prefix_token.grad.norm())}
+        record |= {
+            "e_token_norm": float(model.peft_prefix_token.detach().norm()),
+            "e_token_grad_norm": float(model.peft_prefix_token.grad.norm()),
+        }
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         step += 1
@@ -175,16 +222,28 @@ def make_shard(trainee: Trainee, recipe: Recipe, index: int) -> Samples:
     arm = rng.integers(0, recipe.bank_size, recipe.shard_samples)
     arm[rng.random(recipe.shard_samples) < recipe.unshifted_share] = 0
     architecture = trainee.config.architecture
-    return trainee.maker(draw_samples(trainee.arms, arm, architecture.action_horizon, architecture.vision.image_size, rng))
+    return trainee.maker(
+        draw_samples(trainee.arms, arm, architecture.action_horizon, architecture.vision.image_size, rng)
+    )
 
 
-def _losses(trainee: Trainee, aids: Aids, recipe: Recipe, shard: Samples, rows: Tensor, weights: LossWeights, step: int) -> dict[str, Tensor]:
+def _losses(
+    trainee: Trainee, aids: Aids, recipe: Recipe, shard: Samples, rows: Tensor, weights: LossWeights, step: int
+) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(recipe.seed * 7_000_003 + step)
     keep = (torch.rand(len(rows), generator=generator) >= recipe.token_drop).float()
-    token = trainee.bank.tokens(trainee.model.make_peft_token(1), shard.arm[rows], keep)
+    e_0 = trainee.model.peft_prefix_token
+    assert e_0 is not None
+    token = trainee.bank.tokens(e_0, shard.arm[rows], keep)
     inputs, experience = shard.policy_input(rows), shard.experience_input(rows)
     total, parts = trainee.model(
-        inputs, shard.actions[rows], experience, weights, action_draws=recipe.action_draws, peft_token=token, generator=generator
+        inputs,
+        shard.actions[rows],
+        experience,
+        weights,
+        action_draws=recipe.action_draws,
+        peft_token=token,
+        generator=generator,
     )
     regression, points = aids(shard.actions[rows], shard.points[rows], inputs.token_masks, recipe.action_draws)
     return {"total_loss": total, **parts, "regression_loss": regression, "keypoint_loss": points}

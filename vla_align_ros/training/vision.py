@@ -87,7 +87,9 @@ def pretrain(
         progress = step / recipe.steps
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * min(1.0, (step + 1) / 100) * max(0.02, min(1.0, 1.5 * (1 - progress)))
-        presence, offset, _ = _keypoint_losses(head(patches(to_model_image(frames.images[rows]))), frames.points[rows], grid)
+        presence, offset, _ = _keypoint_losses(
+            head(patches(to_model_image(frames.images[rows]))), frames.points[rows], grid
+        )
         loss = 5.0 * presence + 3.0 * offset
         optimizer.zero_grad()
         loss.backward()
@@ -99,7 +101,11 @@ def pretrain(
     with torch.no_grad():
         outputs = torch.cat([head(patches(to_model_image(part))) for part in frames.images[:held_out].split(500)])
     presence, offset, hit = _keypoint_losses(outputs, frames.points[:held_out], grid)
-    return {"presence_loss": float(presence), "offset_rms_px": float((offset / 2).sqrt() * image_size / grid), "right_patch": float(hit)}
+    return {
+        "presence_loss": float(presence),
+        "offset_rms_px": float((offset / 2).sqrt() * image_size / grid),
+        "right_patch": float(hit),
+    }
 
 
 def _keypoint_losses(outputs: Tensor, points: Tensor, grid: int) -> tuple[Tensor, Tensor, Tensor]:

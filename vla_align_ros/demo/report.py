@@ -1,0 +1,126 @@
+"""The demo's report: one HTML file with its pictures inside, readable without a network."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from vla_align_ros.action.trajectory import Trajectory, commands_of
+from vla_align_ros.sim.arm import forward_kinematics, move
+from vla_align_ros.sim.camera import ARM_HEIGHT_M, CAMERAS, at_height, base_view
+from vla_align_ros.sim.embodiment import Embodiments
+from vla_align_ros.types import Observation
+
+matplotlib.use("Agg")
+
+PICTURE_PX = 320
+STYLE = (
+    "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}"
+    "table{border-collapse:collapse;margin:1rem 0}td,th{border:1px solid #ccc;padding:.3rem .6rem;text-align:left}"
+    "img{max-width:100%;margin:.3rem}.ok{color:#176b2c}.no{color:#9b1c1c}"
+)
+
+
+def write_report(
+    path: Path,
+    summary: Mapping[str, Any],
+    attempts: Sequence[Mapping[str, Any]],
+    pictures: Sequence[NDArray[np.uint8]],
+    latencies_ms: Sequence[float],
+) -> None:
+    """Write the report. attempts: AlignReports as JSON. pictures: RGB images. latencies_ms: of every chunk."""
+    parts = [
+        "<!doctype html><meta charset='utf-8'><title>vla_align_ros demo</title>",
+        f"<style>{STYLE}</style><h1>vla_align_ros demo</h1>",
+        "<p>A simulated arm that the policy was not trained on, driven by the real nodes over DDS on this machine.</p>",
+        "<h2>Summary</h2>" + _table([("what", "value"), *summary.items()]),
+        "<h2>What the base camera saw, with the planned motion</h2>",
+        "<p>The line is where the tip goes if the published chunk is executed by this arm (drawn with the simulator's "
+        "knowledge of its gains, signs and camera; the policy has none of it).</p>",
+        *[_image(_png(picture)) for picture in pictures],
+        "<h2>Alignments</h2>",
+        _table([("attempt", "verdict", "reason", "in words", "experiences", "seconds"), *map(_attempt_row, enumerate(attempts))]),
+        *[_image(_curves(attempt, number)) for number, attempt in enumerate(attempts) if attempt["curve"]],
+        "<h2>From the control tick to the published chunk</h2>",
+        _image(_histogram(latencies_ms)),
+    ]
+    path.write_text("\n".join(parts))
+
+
+def draw_plan(observation: Observation, trajectory: Trajectory, arm: Embodiments) -> NDArray[np.uint8]:
+    """The base camera's picture, enlarged, with the tip's way under `trajectory` drawn in. arm: one row."""
+    image = cv2.resize(observation.images[CAMERAS[0]], (PICTURE_PX, PICTURE_PX), interpolation=cv2.INTER_NEAREST)
+    angle = observation.state[None].astype(np.float64) - arm.offset_rad
+    last = np.zeros((1, angle.shape[1]))
+    tips = [forward_kinematics(arm.link_m, angle)[1]]
+    for command in commands_of(trajectory, "velocity"):
+        angle = move(arm, angle, command[None].astype(np.float64), last)
+        last = command[None].astype(np.float64)
+        tips.append(forward_kinematics(arm.link_m, angle)[1])
+    pixels, _ = base_view(arm).project(at_height(np.stack(tips, axis=1), ARM_HEIGHT_M))
+    way = (pixels[0] * PICTURE_PX).astype(np.int32)
+    cv2.polylines(image, [way.reshape(-1, 1, 2)], False, (255, 0, 255), 2, cv2.LINE_AA)
+    cv2.putText(image, observation.prompt, (8, PICTURE_PX - 10), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 255, 255), 1, cv2.LINE_AA)
+    return np.asarray(image, np.uint8)
+
+
+def _attempt_row(numbered: tuple[int, Mapping[str, Any]]) -> tuple[object, ...]:
+    number, attempt = numbered
+    verdict = "kept" if attempt["accepted"] else "refused"
+    used = f"{attempt['learned_from']} + {attempt['judged_by']}"
+    return number + 1, verdict, attempt["reason"], attempt["detail"], used, f"{attempt['duration_s']:.1f}"
+
+
+def _table(rows: Sequence[tuple[object, ...]]) -> str:
+    def cells(row: tuple[object, ...], tag: str) -> str:
+        return "<tr>" + "".join(f"<{tag}>{html.escape(str(cell))}</{tag}>" for cell in row) + "</tr>"
+
+    return "<table>" + cells(rows[0], "th") + "".join(cells(row, "td") for row in rows[1:]) + "</table>"
+
+
+def _png(image: NDArray[np.uint8]) -> bytes:
+    return bytes(cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1])
+
+
+def _image(png: bytes) -> str:
+    return f"<img src='data:image/png;base64,{base64.b64encode(png).decode()}'>"
+
+
+def _rendered(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=100, bbox_inches="tight")
+    return buffer.getvalue()
+
+
+def _curves(attempt: Mapping[str, Any], number: int) -> bytes:
+    figure = Figure(figsize=(9, 2.8))
+    left, right = figure.subplots(1, 2)
+    curve = attempt["curve"]
+    for task in curve[0]["losses"]:
+        left.plot([step["losses"][task] for step in curve], label=task)
+    left.set(title=f"attempt {number + 1}: losses on what it learns from", xlabel="gradient step")
+    left.legend(fontsize=7)
+    tasks = list(attempt["after"])
+    for index, part in enumerate(("before", "picked", "after")):
+        right.bar(np.arange(len(tasks)) + index * 0.27, [attempt[part].get(task, 0.0) for task in tasks], 0.25, label=part)
+    right.set(title="on later experience", xticks=np.arange(len(tasks)) + 0.27, xticklabels=tasks)
+    right.legend(fontsize=7)
+    return _rendered(figure)
+
+
+def _histogram(latencies_ms: Sequence[float]) -> bytes:
+    figure = Figure(figsize=(9, 2.4))
+    axes = figure.subplots()
+    axes.hist(latencies_ms, bins=40)
+    axes.set(xlabel="ms", ylabel="chunks")
+    return _rendered(figure)

@@ -1,0 +1,135 @@
+"""The node `bag_recorder`: topics to an mcap bag, for places without `ros2 bag`. Wiring only; see `experience.recorder`.
+
+Messages are never deserialised. The time of each is the node's clock when it came, as `ros2 bag record` does.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from rclpy.clock import Clock, ClockType
+from rclpy.exceptions import InvalidTopicNameException
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from std_msgs.msg import String
+
+from vla_align_ros.experience.recorder import BagRecorder, RecorderError
+from vla_align_ros.params import ParameterError, RecorderParams
+from vla_align_ros.ros import process
+from vla_align_ros.ros.parameters import NodeParameters
+from vla_align_ros.ros.sensors import LATCHED_QOS, WARN_EVERY_S
+
+NAME = "bag_recorder"
+DEPTH = 100
+REPORT_PERIOD_S = 0.5
+BEST_EFFORT_PACKAGE = "sensor_msgs"  # sensor data is often sent best effort, everything else is recorded reliably
+_TYPE = re.compile(r"([a-z]\w*)/msg/([A-Z]\w*)")
+
+
+@dataclass(frozen=True)
+class RecordedTopic:
+    """One topic to record, as the user named it; message_class is rclpy's."""
+
+    name: str
+    msgtype: str
+    message_class: type
+    latched: bool
+
+    @property
+    def qos(self) -> QoSProfile:
+        """What a subscription needs to hear sensor data and latched topics."""
+        if self.latched:
+            return LATCHED_QOS
+        best_effort = self.msgtype.startswith(f"{BEST_EFFORT_PACKAGE}/")
+        reliability = ReliabilityPolicy.BEST_EFFORT if best_effort else ReliabilityPolicy.RELIABLE
+        return QoSProfile(depth=DEPTH, reliability=reliability)
+
+
+def parse_topics(text: str) -> list[RecordedTopic]:
+    """`name:type` or `name:type:latched`, separated by spaces. Raises ParameterError that names the wrong one."""
+    topics = [_parse_topic(word) for word in text.split()]
+    if not topics:
+        raise ParameterError("topics: expected at least one topic:type, got nothing")
+    return topics
+
+
+def _parse_topic(word: str) -> RecordedTopic:
+    name, *rest = word.split(":")
+    match = _TYPE.fullmatch(rest[0]) if rest else None
+    if not name or match is None or rest[1:] not in ([], ["latched"]):
+        example = "joint_states:sensor_msgs/msg/JointState or prompt:std_msgs/msg/String:latched"
+        raise ParameterError(f"topics: expected words like {example}, got {word!r}")
+    package, message = match.groups()
+    try:
+        message_class = getattr(importlib.import_module(f"{package}.msg"), message)
+    except (ImportError, AttributeError):
+        raise ParameterError(f"topics: {rest[0]} is no message type that is installed here (in {word!r})") from None
+    return RecordedTopic(name, rest[0], message_class, latched=len(rest) == 2)
+
+
+class BagRecorderNode(Node):
+    """Records from its start until `finish`. `~/recorded`: JSON {topic: messages in the bag}, latched."""
+
+    def __init__(self) -> None:
+        """Raises ParameterError for topics that cannot be recorded, and for a path where no bag can be made."""
+        super().__init__(NAME)
+        params = NodeParameters(self, RecorderParams).values
+        topics = parse_topics(params.topics)
+        path = Path(params.path).expanduser() if params.path else Path(f"bag_{datetime.now():%Y%m%d_%H%M%S}")
+        try:
+            resolved = {self.resolve_topic_name(topic.name): topic for topic in topics}
+            latched = [name for name, topic in resolved.items() if topic.latched]
+            self._bag = BagRecorder(path, {name: topic.msgtype for name, topic in resolved.items()}, latched)
+        except InvalidTopicNameException as error:
+            raise ParameterError(f"topics: {error}") from error
+        except RecorderError as error:
+            raise ParameterError(f"path {path} with topics {[t.name for t in topics]}: {error}") from error
+        self._counts: Counter[str] = Counter()
+        self._finished = False
+        self._recorded_publisher = self.create_publisher(String, "~/recorded", LATCHED_QOS)
+        for name, topic in resolved.items():
+            self.create_subscription(
+                topic.message_class, name, lambda raw, name=name: self._write(name, raw), topic.qos, raw=True
+            )
+        self.create_timer(REPORT_PERIOD_S, self._report, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self.get_logger().info(f"recording {len(resolved)} topics to {path.absolute()}")
+
+    def finish(self) -> None:
+        """Close the bag; what comes later is not recorded."""
+        self._finished = True
+        self._bag.close()
+        self.get_logger().info(f"recorded {self._counts.total()} messages")
+
+    def _write(self, topic: str, raw: bytes) -> None:
+        if self._finished:
+            return
+        try:
+            self._bag.write(topic, raw, self.get_clock().now().nanoseconds)
+            self._counts[topic] += 1
+        except (RecorderError, OSError) as error:  # a full disk must not end the node: there may be room again
+            self.get_logger().error(f"{topic}: not recorded: {error}", throttle_duration_sec=WARN_EVERY_S)
+
+    def _report(self) -> None:
+        self._recorded_publisher.publish(String(data=json.dumps(self._counts)))
+
+
+def main() -> None:
+    """Record until SIGINT or SIGTERM; exit code 0, or 2 for a wrong parameter."""
+    made: list[BagRecorderNode] = []
+
+    def make() -> list[list[Node]]:
+        made.append(BagRecorderNode())
+        return [list(made)]
+
+    sys.exit(process.run(make, goodbye=lambda: made[0].finish(), started=lambda: None))
+
+
+if __name__ == "__main__":
+    main()

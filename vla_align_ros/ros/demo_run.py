@@ -1,0 +1,234 @@
+"""The demo, step by step: live run with alignments -> save -> replay -> restart -> success rates -> report."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rclpy
+import torch
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from vla_align_ros.checkpoint.store import TokenStore
+from vla_align_ros.checkpoint.version import TokenVersion
+from vla_align_ros.demo.agreement import Agreement, replay_attempt
+from vla_align_ros.demo.pictures import planned_motion
+from vla_align_ros.demo.processes import NodeProcess
+from vla_align_ros.demo.report import write_report
+from vla_align_ros.params import ManagerParams, PolicyParams
+from vla_align_ros.policy import Policy, load_policy
+from vla_align_ros.ros.listener import Listener
+from vla_align_ros.sim.bench import final_distances
+from vla_align_ros.sim.embodiment import one_embodiment
+from vla_align_ros.sim.task import SUCCESS_M
+from vla_align_ros.zoo import find_model
+
+START_TIMEOUT_S, RUN_TIMEOUT_S, ANSWER_TIMEOUT_S = 30.0, 150.0, 10.0
+EXPLORATION_FRACTION = 0.5
+ALIGN_FREQUENCY_HZ = 0.05
+EPISODE_SEED = 404
+
+
+class DemoError(RuntimeError):
+    """A part of the demo did not work; the message says which, and what its log says."""
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """What the shell command asks for."""
+
+    model: str
+    out: Path
+    embodiment_seed: int
+    aligns: int
+    episodes: int
+
+
+def run_demo(settings: DemoSettings, console: Console) -> dict[str, Any]:
+    """Run everything; returns the numbers of the report. Raises DemoError."""
+    torch.set_num_threads(1)
+    folder, out = find_model(settings.model), settings.out.resolve()
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    policy = load_policy(folder)
+    parameters = {
+        "model": str(folder),
+        "store": str(out / "store"),
+        "exploration_fraction": EXPLORATION_FRACTION,
+        "align_frequency_hz": ALIGN_FREQUENCY_HZ,
+    }
+    with _listening() as listener:
+        travelled = _live_run(settings, out, parameters, listener, console)
+        restored = _restart(out, parameters, listener, console)
+    attempts, store = listener.reports, TokenStore(out / "store", ManagerParams().keep_versions)
+    versions = store.versions()
+    params = _policy_params(policy, parameters)
+    start = torch.from_numpy(versions[0].token.copy())
+    agreement = replay_attempt(policy, attempts[0], out / "bag", start, params)
+    if not agreement.identical:
+        raise DemoError(f"live and offline alignment differ: {_describe(agreement)}")
+    console.print(f"live and offline agree to the bit, on {agreement.experiences} experiences")
+    before, after = success_rates(policy, restored, settings)
+    numbers: dict[str, Any] = {
+        "chunks_published": len(listener.latencies_ms),
+        "chunk_latency_ms": {f"p{q}": float(np.percentile(listener.latencies_ms, q)) for q in (50, 99)},
+        "aligns": {
+            "attempted": len(attempts),
+            "accepted": sum(item["accepted"] for item in attempts),
+            "refused": sum(not item["accepted"] for item in attempts),
+        },
+        "success_before": before,
+        "success_after": after,
+        "success_is": f"share of {settings.episodes} paired episodes of the batched bench, in process",
+        "token_version": restored.name,
+        "live_offline_identical": agreement.identical,
+        "joint_travel_rad": travelled,
+        "bag_path": str(out / "bag"),
+        "report_path": str(out / "report.html"),
+    }
+    pictures = planned_motion(policy, out / "bag", params, one_embodiment(settings.embodiment_seed))
+    write_report(out / "report.html", numbers, attempts, pictures, listener.latencies_ms)
+    console.print(_summary(numbers))
+    return numbers
+
+
+def success_rates(policy: Policy, version: TokenVersion, settings: DemoSettings) -> tuple[float, float]:
+    """Share of paired episodes that end within SUCCESS_M, with the fresh install's token and with `version`."""
+    arms = one_embodiment(settings.embodiment_seed)[np.zeros(settings.episodes, np.intp)]
+    initial = policy.initial_token()
+    if initial is None:
+        raise DemoError("the model has no E-Token")
+    tokens = (initial, torch.from_numpy(version.token.copy()))
+    shape = (settings.episodes, -1, -1)
+    rates = [float((final_distances(policy, arms, t.expand(shape), EPISODE_SEED) < SUCCESS_M).mean()) for t in tokens]
+    return rates[0], rates[1]
+
+
+def _live_run(
+    settings: DemoSettings, out: Path, parameters: dict[str, object], listener: Listener, console: Console
+) -> float:
+    """Robot, recorder and policy until enough alignments were judged; then save. Returns how far the joints went (rad)."""
+    environment = dict(os.environ)
+    robot = NodeProcess("sim_robot", {"embodiment_seed": settings.embodiment_seed}, out / "sim_robot.log", environment)
+    recorder = NodeProcess("bag_recorder", {"path": str(out / "bag")}, out / "bag_recorder.log", environment)
+    policy = NodeProcess("vla_align_node", parameters, out / "vla_align_node.log", environment)
+    with robot, recorder, policy, Live(console=console, refresh_per_second=4) as live:
+        deadline = time.monotonic() + RUN_TIMEOUT_S
+        while len(listener.reports) < settings.aligns:
+            live.update(_table(listener))
+            for process in (robot, recorder, policy):
+                if process.returncode is not None:
+                    raise DemoError(f"{process.module} ended by itself:\n{process.log_tail()}")
+            if time.monotonic() > deadline:
+                raise DemoError(
+                    f"{len(listener.reports)} of {settings.aligns} alignments in {RUN_TIMEOUT_S:.0f} s:\n{policy.log_tail()}"
+                )
+            threading.Event().wait(0.25)
+        live.update(_table(listener))
+        answer = listener.call("/checkpoint_manager/save", ANSWER_TIMEOUT_S)
+        if answer is None or not answer.success:
+            raise DemoError(f"~/save did not work: {answer.message if answer else 'no answer'}")
+        listener.saved = json.loads(answer.message)
+        codes = {process.module: process.stop() for process in (policy, recorder, robot)}
+    if any(codes.values()):
+        raise DemoError(f"not every process ended with 0: {codes}; logs are in {out}")
+    moved = listener.joint_travel_rad
+    if not listener.latencies_ms or moved < 0.5:
+        raise DemoError(f"{len(listener.latencies_ms)} chunks moved the joints by {moved:.2f} rad only")
+    return moved
+
+
+def _restart(out: Path, parameters: dict[str, object], listener: Listener, console: Console) -> TokenVersion:
+    """Start the policy anew on the same store; the version that it announces must be the saved one."""
+    listener.active = {}
+    quiet = {**parameters, "align_frequency_hz": 0.0}
+    with NodeProcess("vla_align_node", quiet, out / "vla_align_node_restarted.log", dict(os.environ)) as policy:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        running = ""
+        while running != listener.saved["version"] or not listener.active:
+            if time.monotonic() > deadline or policy.returncode is not None:
+                raise DemoError(f"restarted with {running or 'nothing'}, saved was {listener.saved}:\n{policy.log_tail()}")
+            threading.Event().wait(0.1)
+            running = listener.statuses.get("vla_policy: alignment", {}).get("token_version", "") if listener.active else ""
+        if listener.active["sha256"] != listener.saved["sha256"]:
+            raise DemoError(f"the restored version {listener.active} is not the saved one {listener.saved}")
+    console.print(f"restarted with token version {running}, the saved one")
+    return TokenStore(out / "store", ManagerParams().keep_versions).load(running)
+
+
+@contextmanager
+def _listening() -> Iterator[Listener]:
+    """A listener that spins in a thread of its own."""
+    rclpy.init()
+    listener = Listener()
+    executor = SingleThreadedExecutor()
+    executor.add_node(listener)
+
+    def spin() -> None:
+        try:
+            executor.spin()
+        except ExternalShutdownException:
+            return
+
+    thread = threading.Thread(target=spin, daemon=True)
+    thread.start()
+    try:
+        yield listener
+    finally:
+        executor.shutdown()
+        thread.join(3.0)
+        listener.destroy_node()
+        rclpy.try_shutdown()
+
+
+def _policy_params(policy: Policy, parameters: dict[str, object]) -> PolicyParams:
+    """The parameters that the node ran with: the model's recommendations, then what was set."""
+    recommended = policy.config.recommended
+    ours = {name: getattr(recommended, name) for name in recommended.__dataclass_fields__}
+    return PolicyParams.from_mapping({**ours, **parameters})
+
+
+def _describe(agreement: Agreement) -> str:
+    live, offline = agreement.live, agreement.offline
+    return (
+        f"live {live['reason']} from {live['learned_from']}+{live['judged_by']} experiences, offline {offline.reason.value} "
+        f"from {offline.learned_from}+{offline.judged_by}, losses up to {agreement.largest_difference:.2e} apart"
+    )
+
+
+def _table(listener: Listener) -> Table:
+    table = Table("what", "now", title="vla_align_ros, live")
+    inference = listener.statuses.get("vla_policy: inference", {})
+    experience = listener.statuses.get("vla_policy: experience", {})
+    alignment = listener.statuses.get("vla_policy: alignment", {})
+    latency = f"{np.median(listener.latencies_ms[-50:]):.1f} ms" if listener.latencies_ms else "-"
+    rows = {
+        "policy": inference.get("message", "starting"),
+        "chunks": f"{len(listener.latencies_ms)} at {listener.chunk_rate_hz():.2f} Hz, from tick to chunk {latency}",
+        "experiences": experience.get("buffer", "0"),
+        "losses": ", ".join(f"{task} {loss:.3f}" for task, loss in listener.losses.items()) or "-",
+        "token version": alignment.get("token_version", "-"),
+        "last alignment": alignment.get("message", "none yet"),
+    }
+    for what, now in rows.items():
+        table.add_row(what, now)
+    return table
+
+
+def _summary(numbers: dict[str, Any]) -> Table:
+    table = Table("what", "value", title="summary")
+    for what, value in numbers.items():
+        table.add_row(what, str(value))
+    return table

@@ -1,0 +1,80 @@
+"""The node `sim_robot`: `sim.robot.SimulatedRobot` in real time, or a stated multiple of it. Wiring only.
+
+It publishes cameras, joint states and the prompt, and executes the trajectories that it hears.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import cv2
+from builtin_interfaces.msg import Time
+from rclpy.clock import Clock, ClockType
+from rclpy.node import Node
+from rclpy.publisher import Publisher
+from rclpy.qos import QoSProfile
+from rosgraph_msgs.msg import Clock as ClockMessage
+from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import String
+from trajectory_msgs.msg import JointTrajectory
+
+from vla_align_ros.observation.codecs import IMAGE, JOINT_STATE, STRING, MessageRefused
+from vla_align_ros.params import SimParams
+from vla_align_ros.ros import process
+from vla_align_ros.ros.parameters import NodeParameters
+from vla_align_ros.ros.sensors import LATCHED_QOS, SENSOR_QOS, WARN_EVERY_S
+from vla_align_ros.sim.robot import CHUNK_TOPIC, PROMPT_TOPIC, TOPICS, make_robot
+
+NAME = "sim_robot"
+POLL_S = 0.005  # how often the simulation catches up with the clock
+RELIABLE_QOS = QoSProfile(depth=10)
+_CLASSES = {IMAGE: Image, JOINT_STATE: JointState, STRING: String}
+
+
+class SimRobot(Node):
+    """One simulated arm. Topics in `docs/reference.md`; all callbacks run in one thread."""
+
+    def __init__(self) -> None:
+        super().__init__(NAME)
+        params = NodeParameters(self, SimParams).values
+        self._rate = params.rate
+        self._wall = Clock(clock_type=ClockType.SYSTEM_TIME)  # not the node's: it may be the one that /clock drives
+        self._start_ns = self._wall.now().nanoseconds
+        self._robot = make_robot(params, self._start_ns)
+        self._own_publishers = {topic: self._publisher(topic) for topic in TOPICS}
+        self._clock_publisher = self.create_publisher(ClockMessage, "/clock", 10) if params.publish_clock else None
+        self.create_subscription(JointTrajectory, CHUNK_TOPIC, self._receive, RELIABLE_QOS, raw=True)
+        self.create_timer(POLL_S, self._catch_up, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self.get_logger().info(f"arm {params.embodiment_seed}, {params.rate:g} simulated seconds a second")
+
+    def _publisher(self, topic: str) -> Publisher:
+        message_class = _CLASSES[TOPICS[topic]]
+        qos = {PROMPT_TOPIC: LATCHED_QOS}.get(topic, RELIABLE_QOS if message_class is String else SENSOR_QOS)
+        return self.create_publisher(message_class, topic, qos)
+
+    def _catch_up(self) -> None:
+        """Advance the robot to now and publish what it sent."""
+        elapsed_ns = self._wall.now().nanoseconds - self._start_ns
+        now_ns = self._start_ns + round(elapsed_ns * self._rate)
+        for message in self._robot.advance(now_ns):
+            self._own_publishers[message.topic].publish(message.raw)
+        if self._clock_publisher is not None:
+            seconds, nanoseconds = divmod(self._robot.now_ns, 1_000_000_000)
+            self._clock_publisher.publish(ClockMessage(clock=Time(sec=seconds, nanosec=nanoseconds)))
+
+    def _receive(self, raw: bytes) -> None:
+        self._catch_up()  # a trajectory acts from its arrival on, not from the last poll
+        try:
+            self._robot.receive(raw)
+        except MessageRefused as refused:
+            self.get_logger().warning(f"trajectory not executed: {refused}", throttle_duration_sec=WARN_EVERY_S)
+
+
+def main() -> None:
+    """Run until SIGINT or SIGTERM; exit code 0, or 2 for a wrong parameter."""
+    cv2.setNumThreads(1)
+    sys.exit(process.run(lambda: [[SimRobot()]], goodbye=lambda: None, started=lambda: None))
+
+
+if __name__ == "__main__":
+    main()

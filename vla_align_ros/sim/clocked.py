@@ -1,0 +1,103 @@
+"""Policy and simulated robot in one closed loop on a simulated clock: the live system's bytes, no ROS.
+
+robot -> messages -> assembler -> controller -> trajectory (bytes), `latency_s` later -> robot
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from vla_align_ros.action.controller import Controller
+from vla_align_ros.action.limits import ChunkLimits, ChunkReason, ChunkRefused
+from vla_align_ros.observation.assemble import ObservationAssembler, ObservationReason, ObservationRefused
+from vla_align_ros.observation.codecs import IMAGE, JOINT_STATE, MessageRefused, encode_trajectory
+from vla_align_ros.params import PolicyParams
+from vla_align_ros.policy import Policy
+from vla_align_ros.runtime import make_assembler
+from vla_align_ros.sim.robot import (
+    CAMERA_TOPICS,
+    CHUNK_TOPIC,
+    PROMPT_TOPIC,
+    TOPICS,
+    Episode,
+    SimMessage,
+    SimulatedRobot,
+)
+
+Tap = Callable[[SimMessage], SimMessage | None]
+_CAMERA_OF = {topic: camera for camera, topic in CAMERA_TOPICS.items()}
+
+
+@dataclass(frozen=True)
+class ClockedRun:
+    """What came of it. distance_m: tip to target at the end. episodes: those that ended. refused: why no chunk."""
+
+    distance_m: float
+    episodes: tuple[Episode, ...]
+    chunks: int
+    late_chunks: int
+    refused: Counter[ObservationReason | ChunkReason]
+
+
+def run_clocked(
+    policy: Policy,
+    robot: SimulatedRobot,
+    seconds: float,
+    *,
+    latency_s: float = 0.05,
+    seed: int = 0,
+    tap: Tap | None = None,
+) -> ClockedRun:
+    """Let `policy` (with its running token) control `robot` for `seconds` of the robot's time.
+
+    latency_s: from a control tick to the arrival of its chunk. seed: of the sampling noise. tap: sees every message,
+    the chunks (CHUNK_TOPIC) too, and says what arrives in its place; None is a lost message.
+    """
+    params = PolicyParams()
+    assembler = make_assembler(policy, params)
+    limits = ChunkLimits(policy.config.robot.joints, params.jump_max_rad, params.ramp_ticks)
+    controller = Controller(policy, assembler, limits, seed)
+    refused: Counter[ObservationReason | ChunkReason] = Counter()
+    period_ns, latency_ns = controller.period_ns, round(latency_s * 1e9)
+    end_ns = robot.now_ns + round(seconds * 1e9)
+    first_episode, chunks = len(robot.episodes), 0
+    tick_ns = -(-robot.now_ns // period_ns) * period_ns
+    while tick_ns < end_ns:
+        _feed(assembler, robot.advance(tick_ns), tap)
+        now_ns = tick_ns
+        if controller.tick(now_ns) is not None:
+            try:
+                published = controller.make(tick_ns, policy.config.recommended.num_steps, exploration_fraction=0.0)
+            except (ObservationRefused, ChunkRefused) as error:
+                refused[error.reason] += 1
+            else:
+                now_ns = min(tick_ns + latency_ns, end_ns)
+                _feed(assembler, robot.advance(now_ns), tap)
+                sent = SimMessage(CHUNK_TOPIC, tick_ns, encode_trajectory(published.trajectory))
+                arrived = sent if tap is None else tap(sent)
+                if arrived is not None:
+                    robot.receive(arrived.raw)
+                controller.sent(published, now_ns)
+                chunks += 1
+        tick_ns = now_ns // period_ns * period_ns + period_ns
+    _feed(assembler, robot.advance(end_ns), tap)
+    return ClockedRun(robot.distance_m(), tuple(robot.episodes[first_episode:]), chunks, controller.late, refused)
+
+
+def _feed(assembler: ObservationAssembler, messages: list[SimMessage], tap: Tap | None) -> None:
+    """What a node's callbacks do. The assembler counts what it refuses."""
+    for message in messages:
+        arrived = message if tap is None else tap(message)
+        if arrived is None:
+            continue
+        try:
+            if arrived.topic in _CAMERA_OF:
+                assembler.push_image(_CAMERA_OF[arrived.topic], arrived.raw, IMAGE)
+            elif TOPICS[arrived.topic] == JOINT_STATE:
+                assembler.push_joints(arrived.raw)
+            elif arrived.topic == PROMPT_TOPIC:
+                assembler.push_prompt(arrived.raw, arrived.stamp_ns)
+        except (MessageRefused, ObservationRefused):
+            continue
