@@ -7,19 +7,21 @@ tensors that belong to an `Architecture`, `policy.py` puts both together.
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 MODEL_FILE = "model.yaml"
 FORMAT = 1
 
 _strict = ConfigDict(extra="forbid")
+Size = Annotated[int, Field(ge=1, le=2**20, strict=True)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Lambda = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class ModelConfigError(ValueError):
@@ -30,24 +32,38 @@ class ModelConfigError(ValueError):
 class TransformerConfig:
     """Sizes of one Gemma stack (the VLM or an expert)."""
 
-    width: int
-    depth: int
-    mlp_dim: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
+    width: Size
+    depth: Annotated[Size, Field(le=256)]
+    mlp_dim: Size
+    num_heads: Size
+    num_kv_heads: Size
+    head_dim: Size
+
+    def __post_init__(self) -> None:
+        if self.width % 2 or self.head_dim % 2:
+            raise ValueError(
+                f"width ({self.width}) and head_dim ({self.head_dim}) must be even: sine and cosine share them"
+            )
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(f"num_kv_heads ({self.num_kv_heads}) must divide num_heads ({self.num_heads})")
 
 
 @dataclass(frozen=True, config=_strict)
 class VisionConfig:
     """Sizes of a ViT: SigLIP in the prefix, DINOv2 for the features. Images are square, `image_size` pixels a side."""
 
-    width: int
-    depth: int
-    mlp_dim: int
-    num_heads: int
-    image_size: int
-    patch_size: int
+    width: Size
+    depth: Annotated[Size, Field(le=256)]
+    mlp_dim: Size
+    num_heads: Size
+    image_size: Size
+    patch_size: Size
+
+    def __post_init__(self) -> None:
+        if self.width % self.num_heads:
+            raise ValueError(f"num_heads ({self.num_heads}) must divide width ({self.width})")
+        if self.image_size % self.patch_size:
+            raise ValueError(f"patch_size ({self.patch_size}) must divide image_size ({self.image_size})")
 
 
 @dataclass(frozen=True, config=_strict)
@@ -55,9 +71,9 @@ class FeatureConfig:
     """DINO patches -> `grid` x `grid` pooled patches -> `components` PCA numbers each -> `cells` x `cells` tokens a camera."""
 
     dino: VisionConfig
-    grid: int
-    cells: int
-    components: int
+    grid: Size
+    cells: Size
+    components: Size
 
     def __post_init__(self) -> None:
         patches = self.dino.image_size // self.dino.patch_size
@@ -65,6 +81,12 @@ class FeatureConfig:
             raise ValueError(
                 f"cells ({self.cells}) must divide grid ({self.grid}), and grid the {patches} patches a side"
             )
+        if self.dino.mlp_dim % self.dino.width:
+            raise ValueError(
+                f"DINOv2's mlp_dim must be a multiple of its width, got {self.dino.mlp_dim} and {self.dino.width}"
+            )
+        if self.components > self.dino.width:
+            raise ValueError(f"components ({self.components}) cannot exceed DINOv2's width ({self.dino.width})")
 
     @property
     def tokens_per_camera(self) -> int:
@@ -92,18 +114,18 @@ class Architecture:
     """Everything that decides which tensors a model has. `action_dim` is the padded width of states and actions."""
 
     variant: Literal["pi0", "pi05"]
-    vocab_size: int
-    max_token_len: int
-    action_dim: int
-    action_horizon: int
+    vocab_size: Size
+    max_token_len: Size
+    action_dim: Size
+    action_horizon: Size
     cameras: tuple[str, ...]
     vlm: TransformerConfig
     action_expert: TransformerConfig
     vision: VisionConfig
     use_peft_prefix_token: bool = False
-    peft_num_tokens: int = 1
+    peft_num_tokens: Size = 1
     peft_init: Literal["zeros", "normal"] = "zeros"
-    e_token_attention_bias: float = -4.0
+    e_token_attention_bias: Finite = -4.0
     alignment: AlignmentConfig | None = None
 
     def __post_init__(self) -> None:
@@ -118,15 +140,13 @@ class Architecture:
             raise ValueError("cameras: at least one is needed")
         if len(set(self.cameras)) != len(self.cameras):
             raise ValueError(f"cameras: every name once, got {list(self.cameras)}")
-        if self.peft_num_tokens < 1:
-            raise ValueError("peft_num_tokens: at least 1 is needed")
 
 
 @dataclass(frozen=True, config=_strict)
 class JointConfig:
     """One joint: its name in JointState, and the limits that no command may leave."""
 
-    name: str
+    name: Annotated[str, Field(min_length=1)]
     position_min_rad: float
     position_max_rad: float
     velocity_max_rad_s: float
@@ -159,8 +179,8 @@ class RobotConfig:
         names = [joint.name for joint in self.joints]
         if len(set(names)) != len(names):
             raise ValueError(f"joints: every name once, got {names}")
-        if not (math.isfinite(self.control_rate_hz) and self.control_rate_hz > 0):
-            raise ValueError("control_rate_hz: a finite rate above 0 is needed")
+        if not 0.001 <= self.control_rate_hz <= 10_000:
+            raise ValueError("control_rate_hz: a rate from 0.001 to 10000 is needed")
 
     @property
     def joint_names(self) -> tuple[str, ...]:
@@ -186,28 +206,29 @@ class WeightsConfig:
 class RecommendedConfig:
     """Parameters that this model asks for where the user sets none (names as in `params.py`)."""
 
-    num_steps: int = 10
-    lambda_perc: float = 1.0
-    lambda_dyn: float = 1.0
-    lambda_inv: float = 1.0
+    num_steps: Size = 10
+    lambda_perc: Lambda = 1.0
+    lambda_dyn: Lambda = 1.0
+    lambda_inv: Lambda = 1.0
 
 
 @dataclass(frozen=True, config=_strict)
 class ModelConfig:
     """A whole `model.yaml`.
 
+    name: also the name of the token store's folder.
     normalisation: `zscore` or `quantiles`, with the numbers in `norm_stats.json`.
     initial_token: row of the token bank that a fresh install loads; None loads E_0.
     """
 
     format: Literal[1]
-    name: str
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     architecture: Architecture
     robot: RobotConfig
     normalisation: Literal["zscore", "quantiles"]
     weights: WeightsConfig = field(default_factory=WeightsConfig)
     recommended: RecommendedConfig = field(default_factory=RecommendedConfig)
-    initial_token: int | None = None
+    initial_token: Annotated[int, Field(ge=0, strict=True)] | None = None
     description: str = ""
 
     def __post_init__(self) -> None:
@@ -229,6 +250,10 @@ class ModelConfig:
         return len(self.robot.joints)
 
 
+# What PyYAML lets through for a tag or scalar that it cannot make a value of, and for a nesting that is too deep.
+_YAML_LEAKS = (ValueError, KeyError, AttributeError, TypeError, RecursionError)
+
+
 def _validated(adapter: TypeAdapter[Any], raw: Any, origin: Path) -> Any:
     try:
         return adapter.validate_python(raw)
@@ -248,8 +273,8 @@ def load_model_config(folder: Path) -> ModelConfig:
 def load_model_description(path: Path) -> ModelConfig:
     """The same for a file of any name."""
     try:
-        raw = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, *_YAML_LEAKS) as error:
         raise ModelConfigError(f"{path}: cannot be read as YAML: {error}") from None
     config: ModelConfig = _validated(TypeAdapter(ModelConfig), raw, path)
     return config
@@ -259,7 +284,7 @@ def load_golden_architecture(folder: Path) -> Architecture:
     """The `Architecture` of a folder that holds openpi's weights and a golden `config.json`."""
     path = folder / "config.json"
     try:
-        raw = json.loads(path.read_text())
+        raw = json.loads(path.read_text(encoding="utf-8"))
         sizes = {name: {key: raw[name][key] for key in TransformerConfig.__annotations__} for name in ("vlm", "expert")}
         arguments = {
             "variant": "pi05" if raw["pi05"] else "pi0",
@@ -269,7 +294,7 @@ def load_golden_architecture(folder: Path) -> Architecture:
             "action_expert": sizes["expert"],
             "vision": {key: raw["vision"][key] for key in VisionConfig.__annotations__},
         }
-    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelConfigError(f"{path}: not a golden config.json: {error!r}") from None
     architecture: Architecture = _validated(TypeAdapter(Architecture), arguments, path)
     return architecture

@@ -211,12 +211,9 @@ def load_policy(folder: str | Path, device: Device = "auto") -> Policy:
         )
     target = _device(device)
     if not (folder / MODEL_FILE).exists() and (folder / "config.json").exists():
-        model = Pi0(load_golden_architecture(folder))
         path = folder / "model.safetensors"
-        weights.load_into(model, weights.to_our_names(weights.read_tensors(path)), path)
-        return Policy(
-            model.to(target).eval().requires_grad_(False), None, None, None, None, weights.sha256_of(path), target
-        )
+        model = _model(load_golden_architecture(folder), weights.read_tensors(path), path, target)
+        return Policy(model, None, None, None, None, weights.sha256_of(path), target)
     config = load_model_config(folder)
     path = folder / config.weights.file
     tensors = weights.read_tensors(path)
@@ -225,15 +222,23 @@ def load_policy(folder: str | Path, device: Device = "auto") -> Policy:
         raise weights.WeightsError(
             f"{path}: sha256 is {sha256}, {MODEL_FILE} says {config.weights.sha256}: not the weights that were described"
         )
-    model = Pi0(config.architecture)
-    weights.load_into(model, weights.to_our_names(tensors), path)
-    model.to(target).eval().requires_grad_(False)
+    model = _model(config.architecture, tensors, path, target)
     features, bank, stats = _alignment_parts(folder, config.architecture, target)
     if config.initial_token is not None and (bank is None or config.initial_token >= len(bank)):
         raise ModelConfigError(
             f"{folder}: initial_token is {config.initial_token}, the bank has {0 if bank is None else len(bank)} tokens"
         )
     return Policy(model, _robot(folder, config), features, bank, stats, sha256, target)
+
+
+def _model(architecture: Architecture, tensors: dict[str, Tensor], path: Path, device: torch.device) -> Pi0:
+    """The frozen network with its weights; sizes that do not fit the tensors are seen before memory is taken."""
+    ours = weights.to_our_names(tensors)
+    with torch.device("meta"):
+        weights.check_fits(Pi0(architecture).state_dict(), ours, path)
+    model = Pi0(architecture)
+    model.load_state_dict(ours)
+    return model.to(device).eval().requires_grad_(False)
 
 
 def _robot(folder: Path, config: ModelConfig) -> Robot:
@@ -249,7 +254,7 @@ def _robot(folder: Path, config: ModelConfig) -> Robot:
         config,
         Normaliser(stats["state"], config.normalisation),
         Normaliser(stats["actions"], config.normalisation),
-        PromptTokenizer(folder, architecture.variant, architecture.max_token_len),
+        PromptTokenizer(folder, architecture.variant, architecture.max_token_len, architecture.vocab_size),
         weights.sha256_of(stats_path),
     )
 
@@ -266,14 +271,17 @@ def _alignment_parts(
     bank_path = folder / "token_bank.safetensors"
     bank = weights.read_tensors(bank_path).get("offsets")
     shape = (architecture.peft_num_tokens, architecture.action_expert.width)
-    if bank is None or bank.dim() != 3 or tuple(bank.shape[1:]) != shape:
+    if bank is None or bank.dim() != 3 or tuple(bank.shape[1:]) != shape or not bool(torch.isfinite(bank).all()):
         raise weights.WeightsError(
-            f"{bank_path}: expected one tensor `offsets` of shape (arms, {shape[0]}, {shape[1]})"
+            f"{bank_path}: expected one finite tensor `offsets` of shape (arms, {shape[0]}, {shape[1]})"
         )
-    return features.to(device).eval().requires_grad_(False), bank.to(device), load_alignment_stats(folder / STATS_FILE)
+    bank = bank.to(device, torch.float32)
+    return features.to(device).eval().requires_grad_(False), bank, load_alignment_stats(folder / STATS_FILE)
 
 
 def _device(name: Device) -> torch.device:
+    if name not in ("auto", "cpu", "cuda"):
+        raise PolicyError(f"device must be auto, cpu or cuda, got {name!r}")
     if name == "cuda" and not torch.cuda.is_available():
         raise PolicyError("device is cuda, but torch sees no GPU: use auto or cpu, or install a CUDA build of torch")
     return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")

@@ -8,6 +8,8 @@ from typing import Literal
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from vla_align_ros.policy.alignment_expert import TASKS
+
 STATS_FILE = "alignment_stats.json"
 
 
@@ -15,7 +17,7 @@ class AlignmentStatsError(ValueError):
     """`alignment_stats.json` is missing or wrong."""
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class AlignmentStats:
     """Measured on validation arms with their own experience, after an alignment; losses by task name.
 
@@ -33,6 +35,13 @@ class AlignmentStats:
     motion_r2: float
     arms: int
     experiences: int
+
+    def __post_init__(self) -> None:
+        for name, limits in (("usual", self.usual), ("ceiling", self.ceiling)):
+            if set(limits) != set(TASKS):
+                raise ValueError(f"{name} must have exactly the tasks {list(TASKS)}, got {list(limits)}")
+        if self.token_distance_max < 0:
+            raise ValueError(f"token_distance_max must not be negative, got {self.token_distance_max}")
 
 
 def load_alignment_stats(path: Path) -> AlignmentStats:

@@ -8,7 +8,13 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
+
+from vla_align_ros.policy.config import ModelConfigError
+
+TOKENIZER_FILE = "tokenizer.json"
+SPECIAL_TOKENS = {"bos_token": "<bos>", "pad_token": "<pad>", "unk_token": "<unk>"}
 
 
 class PromptError(ValueError):
@@ -24,12 +30,15 @@ def clean_prompt(prompt: str) -> str:
 
 
 class PromptTokenizer:
-    """A transformers tokenizer with pi0's or pi0.5's prompt format."""
+    """A transformers tokenizer with pi0's or pi0.5's prompt format.
 
-    def __init__(self, folder: Path, variant: str, max_token_len: int) -> None:
-        self.tokenizer = PreTrainedTokenizerFast(
-            tokenizer_file=str(folder / "tokenizer.json"), bos_token="<bos>", pad_token="<pad>", unk_token="<unk>"
-        )
+    Raises ModelConfigError when `tokenizer.json` is missing, damaged, has ids from `vocab_size` on, or lacks a special
+    token.
+    """
+
+    def __init__(self, folder: Path, variant: str, max_token_len: int, vocab_size: int | None = None) -> None:
+        tokenizer = _read_tokenizer(folder / TOKENIZER_FILE, vocab_size)
+        self.tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIAL_TOKENS)
         self.pi05, self.max_token_len = variant == "pi05", max_token_len
         self._encode = lru_cache(maxsize=256)(lambda text: tuple(self.tokenizer.encode(text, add_special_tokens=False)))
 
@@ -61,6 +70,22 @@ class PromptTokenizer:
             ids[row, len(tokens) :] = -1
         masks = ids >= 0
         return np.where(masks, ids, self.tokenizer.pad_token_id), masks
+
+
+def _read_tokenizer(path: Path, vocab_size: int | None) -> Tokenizer:
+    if not path.is_file():
+        raise ModelConfigError(f"{path}: no such file; a model needs its tokenizer")
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # noqa: BLE001 (tokenizers raises nothing narrower)
+        raise ModelConfigError(f"{path}: not a tokenizers file ({error}); copy or download it again") from None
+    missing = [token for token in SPECIAL_TOKENS.values() if tokenizer.token_to_id(token) is None]
+    if missing:
+        raise ModelConfigError(f"{path}: the tokens {missing} are missing")
+    largest = max(tokenizer.get_vocab().values())
+    if vocab_size is not None and largest >= vocab_size:
+        raise ModelConfigError(f"{path}: has token ids up to {largest}, the model's vocab_size is {vocab_size}")
+    return tokenizer
 
 
 def _as_text(state: NDArray[np.float32]) -> str:

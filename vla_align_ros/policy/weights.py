@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -24,6 +25,7 @@ _OPENPI_RULES = (
     (r"^paligemma_with_expert\.gemma_expert\.model\.", "action_expert."),
     (r"^(vlm|action_expert)\.(.*)\.(?:self_attn|mlp)\.", r"\1.\2."),
 )
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _OPENPI_DEAD = ("paligemma_with_expert.gemma_expert.lm_head.weight",)  # stored, never used
 
 
@@ -70,7 +72,12 @@ def to_our_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def load_into(model: nn.Module, tensors: dict[str, Tensor], origin: Path) -> None:
     """Strict load. Raises WeightsError that lists missing, unexpected and misshapen tensors; the model stays as it was."""
-    own = model.state_dict()
+    check_fits(model.state_dict(), tensors, origin)
+    model.load_state_dict(tensors)
+
+
+def check_fits(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], origin: Path) -> None:
+    """Do `tensors` fit a model whose state dict is `own` (which may lie on the meta device)? Raises WeightsError."""
     problems = []
     for label, keys in (("missing", own.keys() - tensors.keys()), ("unexpected", tensors.keys() - own.keys())):
         if keys:
@@ -82,16 +89,19 @@ def load_into(model: nn.Module, tensors: dict[str, Tensor], origin: Path) -> Non
     ]
     if shapes:
         problems.append(f"wrong shape: {_some(shapes)}")
-    bad = [
-        k
+    floats = {k: tensor for k, tensor in sorted(tensors.items()) if k in own and tensor.dtype in _FLOATS}
+    types = [
+        f"{k} is {tensors[k].dtype}"
         for k in sorted(own.keys() & tensors.keys())
-        if tensors[k].is_floating_point() and not bool(torch.isfinite(tensors[k]).all())
+        if k not in floats and own[k].is_floating_point()
     ]
+    if types:
+        problems.append(f"not floating-point numbers: {_some(types)}")
+    bad = [k for k, tensor in floats.items() if not bool(torch.isfinite(tensor).all())]
     if bad:
         problems.append(f"not finite: {_some(bad)}")
     if problems:
         raise WeightsError(f"{origin}: the weights do not fit the model; " + "; ".join(problems))
-    model.load_state_dict(tensors)
 
 
 def _some(items: list[str], shown: int = 5) -> str:

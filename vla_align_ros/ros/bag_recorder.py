@@ -1,4 +1,4 @@
-"""The node `bag_recorder`: topics to an mcap bag, for places without `ros2 bag`. Wiring only; see `experience.recorder`.
+"""The node `bag_recorder`: topics to an mcap bag, where there is no `ros2 bag`. Wiring only; see `experience.recorder`.
 
 Messages are never deserialised. The time of each is the node's clock when it came, as `ros2 bag record` does.
 """
@@ -16,8 +16,10 @@ from pathlib import Path
 
 from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import InvalidTopicNameException
+from rclpy.expand_topic_name import expand_topic_name
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.validate_full_topic_name import validate_full_topic_name
 from std_msgs.msg import String
 
 from vla_align_ros.experience.recorder import BagRecorder, RecorderError
@@ -68,7 +70,10 @@ def _parse_topic(word: str) -> RecordedTopic:
         raise ParameterError(f"topics: expected words like {example}, got {word!r}")
     package, message = match.groups()
     try:
+        validate_full_topic_name(expand_topic_name(name, NAME, "/"))
         message_class = getattr(importlib.import_module(f"{package}.msg"), message)
+    except (InvalidTopicNameException, ValueError) as error:
+        raise ParameterError(f"topics: {name!r} is no topic name: {error}") from None
     except (ImportError, AttributeError):
         raise ParameterError(f"topics: {rest[0]} is no message type that is installed here (in {word!r})") from None
     return RecordedTopic(name, rest[0], message_class, latched=len(rest) == 2)
@@ -87,8 +92,6 @@ class BagRecorderNode(Node):
             resolved = {self.resolve_topic_name(topic.name): topic for topic in topics}
             latched = [name for name, topic in resolved.items() if topic.latched]
             self._bag = BagRecorder(path, {name: topic.msgtype for name, topic in resolved.items()}, latched)
-        except InvalidTopicNameException as error:
-            raise ParameterError(f"topics: {error}") from error
         except RecorderError as error:
             raise ParameterError(f"path {path} with topics {[t.name for t in topics]}: {error}") from error
         self._counts: Counter[str] = Counter()

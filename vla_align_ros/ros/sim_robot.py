@@ -23,7 +23,7 @@ from vla_align_ros.params import SimParams
 from vla_align_ros.ros import process
 from vla_align_ros.ros.parameters import NodeParameters
 from vla_align_ros.ros.sensors import LATCHED_QOS, SENSOR_QOS, WARN_EVERY_S
-from vla_align_ros.sim.robot import CHUNK_TOPIC, PROMPT_TOPIC, TOPICS, make_robot
+from vla_align_ros.sim.robot import CHUNK_TOPIC, PROMPT_TOPIC, TOPICS, SimMessage, make_robot
 
 NAME = "sim_robot"
 POLL_S = 0.005  # how often the simulation catches up with the clock
@@ -42,6 +42,7 @@ class SimRobot(Node):
         self._start_ns = self._wall.now().nanoseconds
         self._robot = make_robot(params, self._start_ns)
         self._own_publishers = {topic: self._publisher(topic) for topic in TOPICS}
+        self._publish(self._robot.prompt_message())
         self._clock_publisher = self.create_publisher(ClockMessage, "/clock", 10) if params.publish_clock else None
         self.create_subscription(JointTrajectory, CHUNK_TOPIC, self._receive, RELIABLE_QOS, raw=True)
         self.create_timer(POLL_S, self._catch_up, clock=Clock(clock_type=ClockType.STEADY_TIME))
@@ -57,10 +58,13 @@ class SimRobot(Node):
         elapsed_ns = self._wall.now().nanoseconds - self._start_ns
         now_ns = self._start_ns + round(elapsed_ns * self._rate)
         for message in self._robot.advance(now_ns):
-            self._own_publishers[message.topic].publish(message.raw)
+            self._publish(message)
         if self._clock_publisher is not None:
             seconds, nanoseconds = divmod(self._robot.now_ns, 1_000_000_000)
             self._clock_publisher.publish(ClockMessage(clock=Time(sec=seconds, nanosec=nanoseconds)))
+
+    def _publish(self, message: SimMessage) -> None:
+        self._own_publishers[message.topic].publish(message.raw)
 
     def _receive(self, raw: bytes) -> None:
         self._catch_up()  # a trajectory acts from its arrival on, not from the last poll

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vla_align_ros.action.exploration import exploration_chunk
 from vla_align_ros.policy import Policy
 from vla_align_ros.sim import task
 from vla_align_ros.sim.arm import PERIOD_S, encoder_reading, move_chunk
@@ -105,43 +107,42 @@ def collect_experience(
     exploration_fraction: float = 0.5,
     episodes: int = 8,
 ) -> list[list[Experience]]:
-    """`count` experiences of each arm, in order of time, from its own episodes side by side.
+    """`count` experiences of each arm, in order of time, from `episodes` of its own episodes that run side by side.
 
-    Half of the chunks (`exploration_fraction`) are random motion; an experience is a whole chunk, sent to its end.
+    As live: `robot.execute` actions of each chunk are sent, a share of the chunks (`exploration_fraction`) is random
+    motion, and an experience reaches over the chunks' seams.
     """
-    num_arms, horizon = len(arm), policy.model.architecture.action_horizon
-    per_episode = -(-count // episodes)
+    num_arms, horizon, execute = len(arm), policy.model.architecture.action_horizon, policy.config.robot.execute
+    span = -(-horizon // execute)
     rows = np.repeat(np.arange(num_arms), episodes)
     batch = Episodes(arm[rows], seed, policy.model.architecture.vision.image_size)
     rng = np.random.default_rng([seed, 23])
-    made: list[list[list[Experience]]] = [[[] for _ in range(episodes)] for _ in range(num_arms)]
-    observations = batch.observe()
-    for step in range(per_episode):
-        chunks = sample_chunks(policy, observations, tokens[torch.from_numpy(rows)], seed * 2003 + step)
+    seen, sent = [batch.observe()], []
+    for step in range(-(-count // episodes) + span - 1):
+        chunks = sample_chunks(policy, seen[-1], tokens[torch.from_numpy(rows)], seed * 2003 + step)
         explore = rng.random(len(rows)) < exploration_fraction
-        chunks = np.where(explore[:, None, None], task.exploration_chunk(len(rows), horizon, rng), chunks).astype(
-            np.float32
-        )
-        batch.execute(chunks)
-        following = batch.observe()
-        for index, (before, after) in enumerate(zip(observations, following, strict=True)):
-            made[rows[index]][index % episodes].append(Experience(before, chunks[index], after, index % episodes))
-        observations = following
+        chunks = np.where(explore[:, None, None], exploration_chunk(len(rows), horizon, rng), chunks)
+        sent.append(chunks[:, :execute].astype(np.float32))
+        batch.execute(sent[-1])
+        seen.append(batch.observe())
+    made: list[list[Experience]] = [[] for _ in range(num_arms)]
+    for row in range(len(rows)):
+        for step in range(len(sent) - span + 1):
+            commands = np.concatenate([part[row] for part in sent[step : step + span]])[:horizon]
+            made[rows[row]].append(Experience(seen[step][row], commands, seen[step + span][row], row % episodes))
     return [_one_after_another(mine)[:count] for mine in made]
 
 
-def _one_after_another(episodes: list[list[Experience]]) -> list[Experience]:
+def _one_after_another(experiences: list[Experience]) -> list[Experience]:
     """Episodes that ran side by side, with stamps as if each had followed the other after 2 s."""
+    length = max(item.next_observation.stamp_ns for item in experiences) + 20 * PERIOD_NS
     shifted = []
-    start = 0
-    for number, episode in enumerate(episodes):
-        for item in episode:
-            before, after = (
-                Observation(o.images, o.state, o.prompt, o.stamp_ns + start)
-                for o in (item.observation, item.next_observation)
-            )
-            shifted.append(Experience(before, item.commands, after, number))
-        start += episode[-1].next_observation.stamp_ns + 20 * PERIOD_NS
+    for item in experiences:
+        before, after = (
+            replace(seen, stamp_ns=seen.stamp_ns + item.episode * length)
+            for seen in (item.observation, item.next_observation)
+        )
+        shifted.append(Experience(before, item.commands, after, item.episode))
     return shifted
 
 

@@ -63,6 +63,7 @@ def run_clocked(
     period_ns, latency_ns = controller.period_ns, round(latency_s * 1e9)
     end_ns = robot.now_ns + round(seconds * 1e9)
     first_episode, chunks = len(robot.episodes), 0
+    _feed(assembler, [robot.prompt_message()], tap)
     tick_ns = -(-robot.now_ns // period_ns) * period_ns
     while tick_ns < end_ns:
         _feed(assembler, robot.advance(tick_ns), tap)

@@ -99,7 +99,6 @@ class SimulatedRobot:
         self.angle_rad = task.sample_pose(1, self._random)
         self.prompt = ""
         self._new_task()
-        self._to_send = [self._prompt_message(start_ns)]
         self._joint_times, self._image_times = _times(start_ns, joint_hz), _times(start_ns, image_hz)
         self._next_joint_ns, self._next_image_ns = next(self._joint_times), next(self._image_times)
         self._episode_ns = max(1, round(episode_s / PERIOD_S)) * PERIOD_NS
@@ -120,7 +119,7 @@ class SimulatedRobot:
 
         A `to_ns` in the past changes nothing.
         """
-        sent, self._to_send = self._to_send, []
+        sent: list[SimMessage] = []
         while (due_ns := min(self._next_joint_ns, self._next_image_ns, self._next_episode_ns)) <= to_ns:
             self._move(due_ns)
             if due_ns == self._next_joint_ns:
@@ -135,6 +134,10 @@ class SimulatedRobot:
         if to_ns > self.now_ns:
             self._move(to_ns)
         return sent
+
+    def prompt_message(self) -> SimMessage:
+        """The prompt as of now, for those who begin to listen; `advance` sends the later ones."""
+        return SimMessage(PROMPT_TOPIC, self.now_ns, encode_string(self.prompt))
 
     def distance_m(self) -> float:
         """From the tip to the target that is asked for, now."""
@@ -168,10 +171,7 @@ class SimulatedRobot:
         self.episodes.append(episode)
         yield SimMessage(EPISODE_TOPIC, stamp_ns, encode_string(json.dumps(asdict(episode))))
         self._new_task()
-        yield self._prompt_message(stamp_ns)
-
-    def _prompt_message(self, stamp_ns: int) -> SimMessage:
-        return SimMessage(PROMPT_TOPIC, stamp_ns, encode_string(self.prompt))
+        yield self.prompt_message()
 
     def _joint_messages(self, stamp_ns: int) -> Iterator[SimMessage]:
         reading = encoder_reading(self.arm, self.angle_rad)[0]

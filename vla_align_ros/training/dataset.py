@@ -21,6 +21,9 @@ from vla_align_ros.training.vision import keypoints, to_model_image
 NUM_PREFIX_KEYPOINTS = 4  # in the first camera: target, tip, elbow; in the second: target
 
 
+EXECUTE = 4  # ticks of each chunk that the bench's robot executes
+
+
 @dataclass(frozen=True)
 class RawSamples:
     """n samples in robot units. images, next_images (n, C, S, S, 3) uint8; state (n, 2) rad; actions, commands (n, H, 2)
@@ -39,15 +42,14 @@ class RawSamples:
 def draw_samples(
     arms: Embodiments, rows: NDArray[np.int64], horizon: int, size: int, rng: np.random.Generator
 ) -> RawSamples:
-    """One sample for each entry of `rows`. Half of the executions are the expert's, perturbed; half are random motion."""
+    """One sample for each entry of `rows`."""
     count, mine = len(rows), arms[rows]
     scene = task.sample_scene(count, rng)
     pose = task.training_pose(mine, scene, rng)
     first = task.expert_chunk(mine, pose, np.zeros((count, 2)), scene, 1)[:, 0]
     last = np.where(rng.random((count, 1)) < 0.5, first, task.exploration_chunk(count, 1, rng)[:, 0])
     actions = task.expert_chunk(mine, pose, last, scene, horizon)
-    expert_like = rng.random((count, 1, 1)) < 0.5
-    commands = np.where(expert_like, task.perturbed(actions, rng), task.exploration_chunk(count, horizon, rng))
+    commands = executions(actions, rng)
     after = move_chunk(mine, pose, commands, last)
     points = keypoints(mine, pose, scene)
     asked = 3 + scene.colours[:, 0]
@@ -65,6 +67,20 @@ def draw_samples(
         np.clip(chosen, -1.0, 2.0).astype(np.float32),
         rows,
     )
+
+
+def executions(actions: NDArray[np.float64], rng: np.random.Generator, execute: int = EXECUTE) -> NDArray[np.float64]:
+    """What a robot at work sends in the H ticks from a random moment on: pieces of chunks of `execute` ticks each, half
+    of them the expert's `actions` (n, H, 2), perturbed, half random motion, with the seams wherever they fall."""
+    count, horizon, _ = actions.shape
+    first_seam = rng.integers(1, execute + 1, (count, 1))
+    position = np.arange(horizon) - first_seam + execute
+    piece, within = position // execute, position % execute
+    pieces = piece.max() + 1
+    random = np.stack([task.exploration_chunk(count, horizon, rng) for _ in range(pieces)], axis=1)
+    moved = random[np.arange(count)[:, None], piece, within]
+    expert_like = rng.random((count, pieces)) < 0.5
+    return np.where(np.take_along_axis(expert_like, piece, 1)[..., None], task.perturbed(actions, rng), moved)
 
 
 def norm_stats(arms: Embodiments, horizon: int, seed: int, count: int = 20_000) -> dict[str, NormStats]:

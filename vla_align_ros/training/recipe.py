@@ -40,7 +40,7 @@ class Recipe:
     model: str
     seed: int = 0
     vision: VisionRecipe = VisionRecipe()
-    samples: int = 520_192
+    samples: int = 384_000
     shard_samples: int = 16_384
     shard_epochs: int = 2
     batch_size: int = 128
@@ -55,11 +55,11 @@ class Recipe:
     token_drop: float = 0.15
     action_draws: int = 3
     lambda_perc: float = 0.1
-    lambda_dyn: float = 0.6
-    lambda_inv: float = 0.6
+    lambda_dyn: float = 1.0
+    lambda_inv: float = 1.0
     regression_weight: float = 2.0
     keypoint_weight: float = 0.5
-    validation_arms: int = 32
+    validation_arms: int = 16
 
 
 def load_recipe(path: Path) -> Recipe:

@@ -1,0 +1,24 @@
+"""The fixture `ros`, and what is beside this file made importable (pytest's importlib mode does not)."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).parent))
+
+from live import Ros
+
+
+@pytest.fixture
+def ros(tmp_path: Path) -> Iterator[Ros]:
+    """A node in this process, and real processes over DDS on loopback."""
+    made = Ros(tmp_path)
+    try:
+        yield made
+    finally:
+        made.close()
+        print(made.outputs())  # pytest shows it when the test failed

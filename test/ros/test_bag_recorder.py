@@ -1,0 +1,156 @@
+"""The node `bag_recorder` as a real process over DDS; what it leaves on disk however it ends."""
+
+import json
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from live import LATCHED, RELIABLE
+from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import String
+from trajectory_msgs.msg import JointTrajectory
+
+from vla_align_ros.action.trajectory import hold_trajectory
+from vla_align_ros.experience.bag import bag_messages
+from vla_align_ros.observation.codecs import encode_image, encode_joint_state, encode_string, encode_trajectory
+from vla_align_ros.params import ParameterError, RecorderParams
+from vla_align_ros.ros.bag_recorder import parse_topics
+
+pytestmark = pytest.mark.ros
+
+MODULE = "vla_align_ros.ros.bag_recorder"
+JOINT_NAMES = ("shoulder", "elbow")
+TYPES = {"/joints": JointState, "/chunk": JointTrajectory, "/prompt": String}
+SENT = {
+    "/joints": [encode_joint_state(JOINT_NAMES, np.array([0.1, n]), 10**18 + n) for n in range(5)],
+    "/chunk": [encode_trajectory(hold_trajectory([0, n], 10**18, 10**8, JOINT_NAMES)) for n in (1, 2)],
+    "/prompt": [encode_string("touch red")],
+}
+WORDS = (
+    "/joints:sensor_msgs/msg/JointState chunk:trajectory_msgs/msg/JointTrajectory prompt:std_msgs/msg/String:latched"
+)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_bag_holds_every_byte_and_is_whole_after_a_signal(ros, tmp_path: Path, number):
+    path = tmp_path / "bag"
+    process = ros.run_node(MODULE, {"path": str(path), "topics": WORDS})
+    recorded = ros.listen("/bag_recorder/recorded", String, LATCHED)
+    publishers = {
+        topic: ros.publisher(topic, message_type, LATCHED if topic == "/prompt" else RELIABLE)
+        for topic, message_type in TYPES.items()
+    }
+    # Joints are heard best effort, and the first messages of such a pair can be lost: send some until one comes.
+    first = encode_joint_state(JOINT_NAMES, np.zeros(2), 1)
+    ros.wait_until(lambda: publishers["/joints"].publish(first) or len(counts(recorded)) > 0, "a joint state came")
+    for topic, raws in SENT.items():
+        for raw in raws:
+            publishers[topic].publish(raw)
+    ros.wait_until(lambda: sum(counts(recorded).get(t, 0) for t in ("/chunk", "/prompt")) == 3, "the others came")
+    joints_came = counts(recorded)["/joints"]
+    before_ns = ros.node.get_clock().now().nanoseconds
+    assert process.stop(number, timeout_s=5.0) == 0, process.output
+
+    messages = list(bag_messages(path))
+    for topic, raws in SENT.items():
+        assert [message.raw for message in messages if message.topic == topic and message.raw != first] == list(
+            map(on_the_wire, raws)
+        )
+    assert len([message for message in messages if message.topic == "/joints"]) >= joints_came
+    assert all(before_ns - 60 * 10**9 < message.t_ns <= before_ns for message in messages), "time of arrival"
+    metadata = yaml.safe_load((path / "metadata.yaml").read_text())["rosbag2_bagfile_information"]
+    assert metadata["message_count"] == len(messages)
+    described = {
+        item["topic_metadata"]["name"]: item["topic_metadata"] for item in metadata["topics_with_message_count"]
+    }
+    assert "transient_local" in str(described["/prompt"]["offered_qos_profiles"])
+
+
+def on_the_wire(raw: bytes) -> bytes:
+    """DDS pads a message to a multiple of 4 bytes."""
+    return raw + bytes(-len(raw) % 4)
+
+
+def counts(recorded) -> dict[str, int]:
+    """Topic -> messages in the bag, as the recorder said last."""
+    return json.loads(recorded.messages[-1].data) if recorded.messages else {}
+
+
+def test_prompt_that_was_latched_before_the_recorder_came_is_in_the_bag(ros, tmp_path: Path):
+    publisher = ros.node.create_publisher(String, "/prompt", LATCHED)
+    publisher.publish(encode_string("touch blue"))
+    process = ros.run_node(MODULE, {"path": str(tmp_path / "bag"), "topics": "prompt:std_msgs/msg/String:latched"})
+    recorded = ros.listen("/bag_recorder/recorded", String, LATCHED)
+    recorded.wait(lambda message: json.loads(message.data) == {"/prompt": 1})
+    assert process.stop() == 0
+    assert [message.raw for message in bag_messages(tmp_path / "bag")] == [on_the_wire(encode_string("touch blue"))]
+
+
+def test_whole_messages_can_be_read_after_a_kill(ros, tmp_path: Path):
+    path = tmp_path / "bag"
+    process = ros.run_node(MODULE, {"path": str(path), "topics": "image:sensor_msgs/msg/Image"})
+    publisher = ros.publisher("/image", Image)
+    rng = np.random.default_rng(0)
+    sent = []
+
+    def written() -> bool:
+        """Another image on the way; true when a good part of them is on disk."""
+        sent.append(encode_image(rng.integers(0, 256, (240, 320, 3), np.uint8), 10**18 + len(sent)))
+        publisher.publish(sent[-1])
+        return sum(file.stat().st_size for file in path.glob("*.mcap")) > 3_000_000
+
+    ros.wait_until(written, "the bag has 3 MB")
+    process.send(signal.SIGKILL)
+    process.wait()
+    assert not (path / "metadata.yaml").exists()
+    found = [message.raw for message in bag_messages(path)]
+    assert len(found) >= 5
+    assert set(found) <= set(map(on_the_wire, sent))
+
+
+@pytest.mark.parametrize(
+    ("topics", "words"),
+    [
+        ("", "at least one"),
+        ("joints", "'joints'"),
+        ("joints:sensor_msgs/JointState", "sensor_msgs/msg/JointState"),
+        ("joints:sensor_msgs/msg/JointState:late", "latched"),
+        ("joints:sensor_msgs/msg/JointStat", "no message type"),
+        ("a//b:std_msgs/msg/String", "a//b"),
+        ("a b:std_msgs/msg/String", "'a'"),
+        ("4:std_msgs/msg/String", "'4'"),
+        ("joints:no_such_msgs/msg/JointState", "no message type"),
+    ],
+)
+def test_topics_that_cannot_be_read_are_refused_with_a_sentence(topics, words):
+    with pytest.raises(ParameterError, match=r"^topics: ") as refused:
+        parse_topics(topics)
+    assert words in str(refused.value)
+
+
+def test_default_topics_can_be_read_and_latched_ones_are_marked():
+    topics = {topic.name: topic for topic in parse_topics(RecorderParams().topics)}
+    assert topics["vla_policy/prompt"].latched
+    assert not topics["joint_states"].latched
+    assert topics["vla_policy/action_chunk"].message_class is JointTrajectory
+
+
+@pytest.mark.parametrize(
+    ("params", "words"),
+    [
+        ({"topics": "/a b:std_msgs/msg/String"}, "'/a'"),
+        ({"topics": "a//b:std_msgs/msg/String"}, "a//b"),
+        ({}, "path"),
+    ],
+)
+def test_wrong_parameter_ends_it_with_a_sentence_and_no_bag(ros, tmp_path: Path, params, words):
+    path = tmp_path / "bag"
+    if not params:
+        path.mkdir()
+    process = ros.run_node(MODULE, {"path": str(path), **params})
+    assert process.wait() == 2
+    assert words in process.output
+    assert "Traceback" not in process.output
+    assert not any(path.glob("*"))

@@ -1,0 +1,111 @@
+"""The node `sim_robot` as a real process over DDS."""
+
+import json
+import signal
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from live import LATCHED, SENSOR
+from rclpy.qos import QoSProfile
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import String
+from trajectory_msgs.msg import JointTrajectory
+
+from vla_align_ros.action.trajectory import to_trajectory
+from vla_align_ros.observation.codecs import IMAGE, decode_image, decode_joint_state, encode_trajectory
+from vla_align_ros.sim.arm import JOINT_NAMES
+from vla_align_ros.types import ActionChunk
+
+pytestmark = pytest.mark.ros
+
+MODULE = "vla_align_ros.ros.sim_robot"
+JOINTS, CHUNK = "/joint_states", "/vla_policy/action_chunk"
+CAMERAS = ("/base_0_rgb/image_raw", "/left_wrist_0_rgb/image_raw")
+PERIOD_NS = 100_000_000
+
+
+def trajectory(position: np.ndarray, velocity: np.ndarray, stamp_ns: int) -> bytes:
+    """Constant velocity for 8 ticks, and a ramp."""
+    actions = np.tile(velocity, (8, 1)).astype(np.float32)
+    chunk = ActionChunk(actions, position.astype(np.float32), stamp_ns, PERIOD_NS)
+    return encode_trajectory(to_trajectory(chunk, "velocity", JOINT_NAMES, 2))
+
+
+def to_the_middle(position: np.ndarray) -> np.ndarray:
+    """A velocity that does not run into a stop."""
+    return np.where(position > np.array([0.0, 1.4]), -1.0, 1.0)
+
+
+def test_images_joints_and_prompt_arrive_as_the_models_decoders_want_them(ros):
+    cameras = [ros.listen(topic, Image, SENSOR, raw=True) for topic in CAMERAS]
+    joints = ros.listen(JOINTS, JointState, SENSOR, raw=True)
+    ros.run_node(MODULE, {"image_size": 48})
+    for camera in cameras:
+        camera.wait(lambda _, camera=camera: len(camera.messages) >= 3)
+        images = [decode_image(raw, IMAGE) for raw in camera.messages]
+        assert images[0].image.shape == (48, 48, 3)
+        assert images[0].stamp_ns < images[1].stamp_ns
+        assert not np.array_equal(images[0].image, images[1].image), "a standing camera still has noise"
+    position = decode_joint_state(joints.wait(), JOINT_NAMES).position
+    assert np.isfinite(position).all()
+    assert ros.wait_for_message("/vla_policy/prompt", String, qos=LATCHED).data, "a late joiner is told the prompt"
+
+
+def test_published_trajectory_moves_the_arm(ros):
+    joints = ros.listen(JOINTS, JointState)
+    ros.run_node(MODULE)
+    start = np.array(joints.wait().position)
+    velocity = to_the_middle(start)
+    publisher = ros.publisher(CHUNK, JointTrajectory)
+    publisher.publish(trajectory(start, velocity, ros.node.get_clock().now().nanoseconds))
+    joints.wait(lambda message: ((np.array(message.position) - start) * velocity > 0.5).all())
+
+
+def test_bad_trajectories_are_refused_with_a_log_line_and_the_node_goes_on(ros):
+    process = ros.run_node(MODULE)
+    joints = ros.listen(JOINTS, JointState)
+    start = np.array(joints.wait().position)
+    publisher = ros.publisher(CHUNK, JointTrajectory)
+    good = trajectory(start, to_the_middle(start), ros.node.get_clock().now().nanoseconds)
+    for bad in (good[:40], good.replace(b"elbow", b"wrist"), good[:4] + b"\xff" * (len(good) - 4)):
+        publisher.publish(bad)
+    ros.wait_until(lambda: "trajectory not executed" in process.output, "the refusal is in the log")
+    publisher.publish(trajectory(start, to_the_middle(start), ros.node.get_clock().now().nanoseconds))
+    joints.wait(lambda message: (np.abs(np.array(message.position) - start) > 0.3).all())
+    assert process.running
+
+
+def test_episodes_end_with_a_report_and_another_prompt_in_stated_multiple_of_real_time(ros):
+    prompts = ros.listen("/vla_policy/prompt", String, LATCHED)
+    reports = ros.listen("/sim_robot/episode", String, QoSProfile(depth=50))
+    clock = ros.listen("/clock", Clock)
+    ros.run_node(MODULE, {"episode_s": 1.0, "rate": 10.0, "publish_clock": True})
+    reports.wait(lambda message: json.loads(message.data)["index"] >= 3)
+    episodes = [json.loads(message.data) for message in reports.messages]
+    for before, after in pairwise(episodes):
+        assert after["index"] == before["index"] + 1
+        assert after["prompt"] != before["prompt"]
+    assert all(episode["success"] == (episode["distance_m"] <= 0.1) for episode in episodes)
+    assert {episode["prompt"] for episode in episodes} <= {message.data for message in prompts.messages}
+    clock.wait(lambda message: message.clock.sec - clock.messages[0].clock.sec > 3)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_ends_it_within_5_s_with_exit_code_0(ros, number):
+    process = ros.run_node(MODULE)
+    ros.wait_for_message(JOINTS, JointState)
+    assert process.stop(number, timeout_s=5.0) == 0, process.output
+    assert "Traceback" not in process.output
+
+
+@pytest.mark.parametrize(
+    ("params", "words"),
+    [({"rate": 2.0}, "publish_clock"), ({"image_hz": 0.0}, "image_hz"), ({"image_size": "big"}, "image_size")],
+)
+def test_wrong_parameter_ends_it_with_a_sentence(ros, params, words):
+    process = ros.run_node(MODULE, params)
+    assert process.wait() == 2
+    assert words in process.output
+    assert "Traceback" not in process.output
