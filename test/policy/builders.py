@@ -162,8 +162,10 @@ def write_model(folder: Path, seed: int = 0, **changes: Any) -> Path:
     raw = model_yaml(**changes)
     (folder / "model.yaml").write_text(yaml.safe_dump(raw))
     a = Architecture(**raw["architecture"])
+    save_tensors(
+        make_model(seed, **{"action_dim": 3, "vocab_size": 64, **changes}).state_dict(), folder / "model.safetensors"
+    )
     torch.manual_seed(seed)
-    save_tensors(Pi0(a).state_dict(), folder / "model.safetensors")
     if a.alignment is not None:
         save_tensors(FeatureExtractor(a.alignment.features).state_dict(), folder / "features.safetensors")
         offsets = torch.randn(4, a.peft_num_tokens, a.action_expert.width)

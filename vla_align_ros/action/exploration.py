@@ -1,4 +1,6 @@
-"""Smooth random motion inside the limits: what alignment learns most from, and what a bench may do but no robot at work."""
+"""Smooth random motion inside the limits: what alignment learns most from, and what a bench may do but no robot at
+work.
+"""
 
 from __future__ import annotations
 

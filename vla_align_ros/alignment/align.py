@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Protocol
+from dataclasses import asdict, replace
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -28,7 +28,6 @@ from vla_align_ros.types import Experience
 
 JUDGE_SHARE = 0.25
 JUDGE_DRAWS = 8
-LEAST_EXPERIENCES = 8
 WARMUP_STEPS, DECAY_AFTER, DECAY = 5, 0.6, 0.3
 
 
@@ -58,67 +57,66 @@ def align(
     stats, token = policy.stats, policy.token
     if stats is None or token is None:
         raise PolicyError("this model has no E-Token or no alignment statistics: it can act, but not align")
-    refused = guard.check_request(used, params, LEAST_EXPERIENCES)
-    learn, judged = ([], []) if refused else split_by_episode(used)
-    facts = {
-        "learned_from": len(learn),
-        "judged_by": len(judged),
-        "episodes": len({item.episode for item in used}),
-        "first_stamp_ns": used[0].observation.stamp_ns if used else 0,
-        "last_stamp_ns": used[-1].next_observation.stamp_ns if used else 0,
-        "exploration_fraction": exploration_fraction,
-    }
+    learn, judged = split_by_episode(used)
+    report = AlignReport(
+        accepted=False,
+        reason=Reason.TOO_LITTLE_EXPERIENCE,
+        detail="",
+        learned_from=len(learn),
+        judged_by=len(judged),
+        episodes=len({item.episode for item in used}),
+        first_stamp_ns=used[0].observation.stamp_ns if used else 0,
+        last_stamp_ns=used[-1].next_observation.stamp_ns if used else 0,
+        exploration_fraction=exploration_fraction,
+        duration_s=0.0,
+    )
 
-    def report(verdict: Verdict, **more: object) -> AlignReport:
-        accepted = verdict.reason is Reason.KEPT
-        return AlignReport(
-            accepted, verdict.reason, verdict.detail, **facts, duration_s=time.monotonic() - started, **more
-        )  # type: ignore[arg-type]
+    def ended(verdict: Verdict, report: AlignReport) -> AlignReport:
+        kept = verdict.reason is Reason.KEPT
+        seconds = time.monotonic() - started
+        return replace(report, accepted=kept, reason=verdict.reason, detail=verdict.detail, duration_s=seconds)
 
+    refused = guard.check_request(learn, judged, params)
     if refused is not None:
-        return report(refused)
-    weights = LossWeights(params.lambda_perc, params.lambda_dyn, params.lambda_inv)
-    losses = ExperienceLosses(policy, [*learn, *judged], weights)
+        return ended(refused, report)
+    losses = ExperienceLosses(policy, [*learn, *judged], _weights(params))
     learn_rows, judge_rows = torch.arange(len(learn)), torch.arange(len(learn), len(losses))
     with torch.no_grad():
         before = losses(token, judge_rows, JUDGE_DRAWS, seed + 1)
+    report = replace(report, before=_means(before))
     usual = guard.within_usual(before, stats)
     if usual is not None:
-        return report(usual, before=_means(before))
+        return ended(usual, report)
     picked_row, start = _start(policy, losses, learn_rows, token, seed)
+    report = replace(report, picked_row=picked_row)
     try:
         shadow, curve = descend(losses, learn_rows, start, _e_0(policy), stats, params, seed, on_step)
     except FloatingPointError as error:
-        return report(Verdict(Reason.NON_FINITE, str(error)), before=_means(before), picked_row=picked_row)
+        return ended(Verdict(Reason.NON_FINITE, str(error)), report)
     with torch.no_grad():
         picked = losses(start, judge_rows, JUDGE_DRAWS, seed + 1)
         after = losses(shadow, judge_rows, JUDGE_DRAWS, seed + 1)
         shuffled = losses(shadow, judge_rows, JUDGE_DRAWS, seed + 1, shuffled=judge_rows.roll(len(judge_rows) // 2))
+    report = replace(report, picked=_means(picked), after=_means(after), curve=tuple(curve))
     verdict = guard.judge(Evidence(before, after, shuffled, shadow, _e_0(policy)), stats)
-    numbers = {
-        "picked_row": picked_row,
-        "before": _means(before),
-        "picked": _means(picked),
-        "after": _means(after),
-        "curve": tuple(curve),
-    }
-    version = None
-    if verdict.reason is Reason.KEPT and store is not None:
+    if verdict.reason is not Reason.KEPT:
+        return ended(verdict, report)
+    if store is not None:
         try:
-            version = store.save(
-                shadow.cpu().numpy(), provenance(policy, "align", params, facts, _means(before), _means(after))
-            ).name
+            version = store.save(shadow.cpu().numpy(), provenance(policy, "align", params, report))
         except StoreError as error:
-            return report(Verdict(Reason.NOT_DURABLE, str(error)), **numbers)
-    if verdict.reason is Reason.KEPT:
-        policy.swap_token(shadow)
-    return report(verdict, **numbers, token_version=version)
+            return ended(Verdict(Reason.NOT_DURABLE, str(error)), report)
+        report = replace(report, token_version=version.name)
+    policy.swap_token(shadow)
+    return ended(verdict, report)
 
 
 def split_by_episode(experiences: Sequence[Experience]) -> tuple[list[Experience], list[Experience]]:
     """An earlier part to learn from and a later one to judge by: about the last quarter, cut at an episode's border
     where one lies in the later half. Experiences that reach over the cut in time belong to neither."""
     count = len(experiences)
+    if count < 2:
+        return list(experiences), []
     wanted = count - max(1, round(count * JUDGE_SHARE))
     borders = [i for i in range(count // 2, count) if i and experiences[i].episode != experiences[i - 1].episode]
     cut = min(borders, key=lambda border: abs(border - wanted), default=wanted)
@@ -137,7 +135,7 @@ def descend(
     seed: int,
     on_step: OnStep | None = None,
 ) -> tuple[Tensor, list[StepCurve]]:
-    """Adam on a shadow copy of the token. Raises FloatingPointError at the first loss or gradient that is not finite."""
+    """Adam on a shadow copy of the token. Raises FloatingPointError at the first gradient that is not finite."""
     shadow = start.detach().clone().requires_grad_(True)
     optimizer = torch.optim.Adam([shadow], params.align_learning_rate)
     generator = torch.Generator().manual_seed(seed)
@@ -168,25 +166,31 @@ def descend(
 
 def provenance(
     policy: Policy,
-    reason: str,
+    reason: Literal["initial", "align"],
     params: AlignParams | None = None,
-    facts: dict[str, int | float] | None = None,
-    before: dict[str, float] | None = None,
-    after: dict[str, float] | None = None,
+    report: AlignReport | None = None,
 ) -> Provenance:
     """What the store writes beside a token of this policy."""
+    experience: dict[str, Any] = {}
+    if report is not None:
+        names = ("learned_from", "judged_by", "episodes", "first_stamp_ns", "last_stamp_ns", "exploration_fraction")
+        experience = {name: getattr(report, name) for name in names}
     return Provenance(
         model_name=policy.config.name,
         base_weights_sha256=policy.weights_sha256,
         norm_stats_sha256=policy.robot.norm_stats_sha256,
         joint_names=policy.config.robot.joint_names,
         cameras=policy.config.architecture.cameras,
-        reason=reason,  # type: ignore[arg-type]
+        reason=reason,
         parameters=asdict(params) if params is not None else {},
-        experience=dict(facts or {}),
-        losses_before=before or {},
-        losses_after=after or {},
+        experience=experience,
+        losses_before=dict(report.before) if report is not None else {},
+        losses_after=dict(report.after) if report is not None else {},
     )
+
+
+def _weights(params: AlignParams) -> LossWeights:
+    return LossWeights(params.lambda_perc, params.lambda_dyn, params.lambda_inv)
 
 
 def _start(

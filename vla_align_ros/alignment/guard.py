@@ -19,6 +19,7 @@ from vla_align_ros.policy.statistics import AlignmentStats
 from vla_align_ros.types import Experience
 
 Z_SCORE = 2.0  # an improvement must exceed this many standard errors of the paired difference
+LEAST_TO_LEARN, LEAST_TO_JUDGE = 8, 4
 STILL_RAD = 0.02  # a robot whose joints never moved farther teaches nothing
 DISTANCE_SLACK = 1.25  # a token may lie this much farther from E_0 than any bank token
 
@@ -62,12 +63,17 @@ class Evidence:
     e_0: Tensor
 
 
-def check_request(experiences: Sequence[Experience], params: AlignParams, minimum: int) -> Verdict | None:
-    """Before anything is computed: a task to learn by, and experience that is enough, finite, and of a robot that moved."""
+def check_request(learn: Sequence[Experience], judged: Sequence[Experience], params: AlignParams) -> Verdict | None:
+    """Before anything is computed: a task to learn by, and experience that is enough, finite, and of a robot that
+    moved."""
     if params.lambda_perc == params.lambda_dyn == params.lambda_inv == 0:
         return Verdict(Reason.NO_TASK, "lambda_perc, lambda_dyn and lambda_inv are all 0")
-    if len(experiences) < minimum:
-        return Verdict(Reason.TOO_LITTLE_EXPERIENCE, f"{len(experiences)} experiences, {minimum} are needed")
+    if len(learn) < LEAST_TO_LEARN or len(judged) < LEAST_TO_JUDGE:
+        need = f"{LEAST_TO_LEARN} and {LEAST_TO_JUDGE} are needed"
+        return Verdict(
+            Reason.TOO_LITTLE_EXPERIENCE, f"{len(learn)} to learn from and {len(judged)} to judge by, {need}"
+        )
+    experiences = [*learn, *judged]
     numbers = [np.concatenate([e.commands.ravel(), e.observation.state, e.next_observation.state]) for e in experiences]
     if not all(np.isfinite(row).all() for row in numbers):
         return Verdict(Reason.NON_FINITE, "a command or joint state is NaN or infinite")

@@ -26,7 +26,8 @@ def align(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Align a model to the robot that recorded the bags. Exit code 0: kept; 1: refused, with the reason; 2: wrong usage.
+    """Align a model to the robot that recorded the bags. Exit code 0: kept; 1: refused, with the reason; 2: wrong
+    usage.
 
     Example: vla-align align --model tiny --store tokens monday.bag
     """

@@ -11,7 +11,7 @@ import typer
 
 def demo(
     model: Annotated[str, typer.Option(help="Folder of the model, or its name in the zoo.")] = "tiny",
-    out: Annotated[Path, typer.Option(help="Where store, bag, logs and report go; an earlier demo there is replaced.")] = Path(
+    out: Annotated[Path, typer.Option(help="Folder of store, bag, logs and report; replaced when there.")] = Path(
         "outputs/demo"
     ),
     embodiment_seed: Annotated[int, typer.Option(help="Which arm; 0 is the unshifted one.")] = 3,

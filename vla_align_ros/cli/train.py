@@ -13,7 +13,7 @@ def train(
     config: Annotated[Path, typer.Option(help="The recipe, as config/train/tiny.yaml.")],
     run: Annotated[Path, typer.Option(help="Folder of the run; a second call goes on where the first one stopped.")],
     export: Annotated[Path | None, typer.Option(help="Zoo folder to write when the training is done.")] = None,
-    threads: Annotated[int, typer.Option(help="CPU threads.", min=1)] = 2,
+    threads: Annotated[int, typer.Option(help="CPU threads.", min=1)] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print each log line as JSON.")] = False,
 ) -> None:
     """Train the vision, the features and the policy with its token bank; resumable, deterministic for a seed.

@@ -1,1 +1,1 @@
-"""What `vla-align demo` is made of: child processes, the comparison of live and offline, and the report. No ROS here."""
+"""What `vla-align demo` is made of: child processes, the comparison of live and offline, the report. No ROS here."""

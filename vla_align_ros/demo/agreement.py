@@ -1,4 +1,6 @@
-"""Do live and offline alignment agree? The same experience from the bag, through the same `align()`, to the same bits."""
+"""Do live and offline alignment agree? The same experience from the bag, through the same `align()`, to the same
+bits.
+"""
 
 from __future__ import annotations
 
@@ -35,12 +37,15 @@ def replay_attempt(
     experiences = [
         item
         for item in read_experiences(policy, bag, topics, params)
-        if live["first_stamp_ns"] <= item.observation.stamp_ns and item.next_observation.stamp_ns <= live["last_stamp_ns"]
+        if live["first_stamp_ns"] <= item.observation.stamp_ns
+        and item.next_observation.stamp_ns <= live["last_stamp_ns"]
     ]
     policy.swap_token(start)
     report = align(policy, experiences, params.align, exploration_fraction=params.exploration_fraction)
     differences = [
-        abs(getattr(report, part)[task] - value) for part in ("before", "after") for task, value in live[part].items()
+        abs(getattr(report, part)[task] - value)
+        for part in ("before", "after")
+        for task, value in live[part].items()
         if task in getattr(report, part)
     ]
     same_verdict = (report.accepted, report.reason.value) == (live["accepted"], live["reason"])

@@ -69,4 +69,6 @@ class NodeProcess:
 
 def _as_yaml(value: object) -> str:
     """A parameter as the ROS command line reads it; text quoted, so that none becomes a number or a boolean."""
-    return f"'{value}'" if isinstance(value, (str, Path)) else str(value).lower() if isinstance(value, bool) else str(value)
+    if isinstance(value, (str, Path)):
+        return f"'{value}'"
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -24,6 +24,7 @@ from vla_align_ros.types import Observation
 matplotlib.use("Agg")
 
 PICTURE_PX = 320
+ATTEMPT_COLUMNS = ("attempt", "verdict", "reason", "in words", "experiences", "seconds")
 STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}"
     "table{border-collapse:collapse;margin:1rem 0}td,th{border:1px solid #ccc;padding:.3rem .6rem;text-align:left}"
@@ -49,7 +50,7 @@ def write_report(
         "knowledge of its gains, signs and camera; the policy has none of it).</p>",
         *[_image(_png(picture)) for picture in pictures],
         "<h2>Alignments</h2>",
-        _table([("attempt", "verdict", "reason", "in words", "experiences", "seconds"), *map(_attempt_row, enumerate(attempts))]),
+        _table([ATTEMPT_COLUMNS, *map(_attempt_row, enumerate(attempts))]),
         *[_image(_curves(attempt, number)) for number, attempt in enumerate(attempts) if attempt["curve"]],
         "<h2>From the control tick to the published chunk</h2>",
         _image(_histogram(latencies_ms)),
@@ -70,7 +71,8 @@ def draw_plan(observation: Observation, trajectory: Trajectory, arm: Embodiments
     pixels, _ = base_view(arm).project(at_height(np.stack(tips, axis=1), ARM_HEIGHT_M))
     way = (pixels[0] * PICTURE_PX).astype(np.int32)
     cv2.polylines(image, [way.reshape(-1, 1, 2)], False, (255, 0, 255), 2, cv2.LINE_AA)
-    cv2.putText(image, observation.prompt, (8, PICTURE_PX - 10), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 255, 255), 1, cv2.LINE_AA)
+    corner = (8, PICTURE_PX - 10)
+    cv2.putText(image, observation.prompt, corner, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255,) * 3, 1, cv2.LINE_AA)
     return np.asarray(image, np.uint8)
 
 
@@ -112,7 +114,8 @@ def _curves(attempt: Mapping[str, Any], number: int) -> bytes:
     left.legend(fontsize=7)
     tasks = list(attempt["after"])
     for index, part in enumerate(("before", "picked", "after")):
-        right.bar(np.arange(len(tasks)) + index * 0.27, [attempt[part].get(task, 0.0) for task in tasks], 0.25, label=part)
+        heights = [attempt[part].get(task, 0.0) for task in tasks]
+        right.bar(np.arange(len(tasks)) + index * 0.27, heights, 0.25, label=part)
     right.set(title="on later experience", xticks=np.arange(len(tasks)) + 0.27, xticklabels=tasks)
     right.legend(fontsize=7)
     return _rendered(figure)

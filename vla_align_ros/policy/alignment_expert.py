@@ -34,7 +34,8 @@ ROLES = (
 class AlignmentSuffix:
     """The embedded alignment suffix: tokens (B, N, W), pad_masks (B, N), att_masks (N,), and [start, end) of each task.
 
-    num_e_rows: rows of E at its head. `block_diagonal_ranges`: the tasks that must not see each other, for `make_att_2d_masks`.
+    num_e_rows: rows of E at its head. `block_diagonal_ranges`: the tasks that must not see each other, for
+    `make_att_2d_masks`.
     """
 
     embs: Tensor

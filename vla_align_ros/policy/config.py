@@ -25,7 +25,7 @@ Lambda = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class ModelConfigError(ValueError):
-    """A model description is missing, unreadable or wrong; the message names the file, the key and what was expected."""
+    """A model description is missing, unreadable or wrong; the message names file and key."""
 
 
 @dataclass(frozen=True, config=_strict)
@@ -68,7 +68,9 @@ class VisionConfig:
 
 @dataclass(frozen=True, config=_strict)
 class FeatureConfig:
-    """DINO patches -> `grid` x `grid` pooled patches -> `components` PCA numbers each -> `cells` x `cells` tokens a camera."""
+    """DINO patches -> `grid` x `grid` pooled patches -> `components` PCA numbers each -> `cells` x `cells` tokens a
+    camera.
+    """
 
     dino: VisionConfig
     grid: Size

@@ -22,7 +22,9 @@ KeyValues = list[tuple[Tensor, Tensor]]  # one (B, kv_heads, N, head_dim) pair a
 
 
 class RMSNorm(nn.Module):
-    """Gemma's RMSNorm, factor 1 + weight; with `cond_dim` adaRMS: scale, shift and the branch's gate from a condition."""
+    """Gemma's RMSNorm, factor 1 + weight; with `cond_dim` adaRMS: scale, shift and the branch's gate from a
+    condition.
+    """
 
     def __init__(self, width: int, cond_dim: int | None = None) -> None:
         super().__init__()

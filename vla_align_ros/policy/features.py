@@ -40,7 +40,8 @@ class FeatureExtractor(nn.Module):
         tokens: Tensor = self.dino(pixel_values=images).last_hidden_state[:, 1:]
         side = size // self.config.dino.patch_size
         maps = tokens.transpose(1, 2).unflatten(2, (side, side))
-        return functional.avg_pool2d(maps, side // self.config.grid).flatten(2).transpose(1, 2)
+        pooled: Tensor = functional.avg_pool2d(maps, side // self.config.grid)
+        return pooled.flatten(2).transpose(1, 2)
 
     @torch.no_grad()
     def fit(self, images: Tensor) -> None:
@@ -58,7 +59,7 @@ class FeatureExtractor(nn.Module):
         whitened = ((self.patches(images) - self.mean) @ self.components) / self.scale
         grid, cells = self.config.grid, self.config.cells
         inner = grid // cells
-        folded = whitened.unflatten(1, (cells, inner, cells, inner)).permute(0, 1, 3, 2, 4, 5)
+        folded: Tensor = whitened.unflatten(1, (cells, inner, cells, inner)).permute(0, 1, 3, 2, 4, 5)
         return folded.flatten(3).flatten(1, 2)
 
     def forward(self, inputs: PolicyInput) -> tuple[Tensor, Tensor]:

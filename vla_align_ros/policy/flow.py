@@ -53,7 +53,8 @@ def euler_times(num_steps: int) -> list[float]:
 def integrate(
     velocity: Callable[[Tensor, int], Tensor], noise: Tensor, num_steps: int
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Euler from noise to clean in `num_steps` equal steps; `velocity(x, j)` is v_t at time `euler_times(num_steps)[j]`.
+    """Euler from noise to clean in `num_steps` equal steps; `velocity(x, j)` is v_t at time
+    `euler_times(num_steps)[j]`.
 
     Yields (x before the step, v, x after the step) of each step; the last x is the clean sample.
     """

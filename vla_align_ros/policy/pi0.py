@@ -90,7 +90,9 @@ class Pi0(nn.Module):
             self.peft_prefix_token = None
 
     def make_peft_token(self, batch_size: int) -> Tensor | None:
-        """The E-Token for a batch, (B, peft_num_tokens, W), a view of the one parameter; None when the model has none."""
+        """The E-Token for a batch, (B, peft_num_tokens, W), a view of the one parameter; None when the model has
+        none.
+        """
         return None if self.peft_prefix_token is None else self.peft_prefix_token.expand(batch_size, -1, -1)
 
     # --- prefix ---
@@ -242,7 +244,7 @@ class Pi0(nn.Module):
     def _alignment_expert(self) -> AlignmentExpert:
         if self.alignment is None:
             raise ValueError(
-                "this model has no alignment expert: load one that was trained with it, or `architecture.alignment` is missing"
+                "this model has no alignment expert: `architecture.alignment` is missing in its description"
             )
         return self.alignment
 
@@ -335,8 +337,8 @@ class Pi0(nn.Module):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """L_total and {action_loss, perception_loss, dynamics_loss, inverse_dynamics_loss} (means over the batch).
 
-        actions: (B, H, A) the actions to imitate. experience: what the alignment tasks learn from; None leaves them out.
-        One t a sample, shared by all tasks; action_draws > 1 adds further (t, noise) for the action loss alone.
+        actions: (B, H, A) the actions to imitate. experience: what the alignment tasks learn from; None leaves them
+        out. One t a sample, shared by all tasks; action_draws > 1 adds further (t, noise) for the action loss alone.
         peft_token: (B, n, W) in place of the model's own E. alignment_inputs: pi0.5's prefix without the state text.
         """
         weights = weights or losses.LossWeights()
@@ -433,7 +435,7 @@ def prefix_positions(pad_masks: Tensor) -> Tensor:
 
 
 def suffix_positions(prefix_pad_masks: Tensor, suffix_pad_masks: Tensor, num_e_rows: int) -> Tensor:
-    """(B, N) from the number of valid prefix tokens on. E's rows share the first token's position and shift nobody's."""
+    """(B, N) from the number of valid prefix tokens on. E's rows share the first position."""
     counted = suffix_pad_masks[:, num_e_rows:].long()
     positions = torch.cumsum(counted, dim=1) - 1
     positions = torch.cat([torch.zeros_like(suffix_pad_masks[:, :num_e_rows], dtype=torch.long), positions], dim=1)

@@ -97,7 +97,7 @@ class Policy:
         return token
 
     def swap_token(self, token: Tensor) -> None:
-        """Use another E-Token from the next inference on. Raises PolicyError for a wrong shape or non-finite numbers."""
+        """Use another E-Token from the next inference on. PolicyError: wrong shape, or not finite."""
         expected = None if self.token is None else tuple(self.token.shape)
         if tuple(token.shape) != expected:
             raise PolicyError(f"the model's E-Token has shape {expected}, got {tuple(token.shape)}")
@@ -137,7 +137,7 @@ class Policy:
         names = self.config.robot.joint_names
         if observation.state.shape != (len(names),):
             raise PolicyError(
-                f"the state must have one number for each of the joints {list(names)}, got shape {observation.state.shape}"
+                f"the state must have one number for each joint of {list(names)}, got shape {observation.state.shape}"
             )
         if not np.isfinite(observation.state).all():
             raise PolicyError(f"the state must be finite, got {observation.state.tolist()}")
@@ -189,7 +189,9 @@ class Policy:
     def sample(
         self, inputs: PolicyInput, noise: Tensor, num_steps: int | None = None, token: Tensor | None = None
     ) -> np.ndarray:
-        """A batch of chunks in robot units, (B, H, joints) float32. token: (n, W) or (B, n, W) in place of the running one."""
+        """A batch of chunks in robot units, (B, H, joints) float32. token: (n, W) or (B, n, W) in place of the
+        running one.
+        """
         token = self.token if token is None else token
         if token is not None:
             token = token.expand(noise.shape[0], -1, -1)
@@ -220,7 +222,7 @@ def load_policy(folder: str | Path, device: Device = "auto") -> Policy:
     sha256 = weights.sha256_of(path)
     if config.weights.sha256 is not None and sha256 != config.weights.sha256:
         raise weights.WeightsError(
-            f"{path}: sha256 is {sha256}, {MODEL_FILE} says {config.weights.sha256}: not the weights that were described"
+            f"{path}: sha256 is {sha256}, {MODEL_FILE} says {config.weights.sha256}: other weights"
         )
     model = _model(config.architecture, tensors, path, target)
     features, bank, stats = _alignment_parts(folder, config.architecture, target)

@@ -1,4 +1,4 @@
-"""The prompt in words -> token ids, as openpi does for pi0: cleaned words, BOS in front, a newline of its own behind."""
+"""The prompt in words -> token ids, as openpi does: cleaned words, BOS in front, for pi0 a newline behind."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class PromptTokenizer:
             ids = [self.tokenizer.bos_token_id, *self._encode(words), *self._encode("\n")]
         if len(ids) > self.max_token_len:
             raise PromptError(
-                f"the prompt has {len(ids)} tokens, the model takes at most {self.max_token_len}: shorten it ({words:.60}...)"
+                f"the prompt has {len(ids)} tokens, at most {self.max_token_len} fit: shorten {words:.40}..."
             )
         return ids
 

@@ -71,7 +71,9 @@ def to_our_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def load_into(model: nn.Module, tensors: dict[str, Tensor], origin: Path) -> None:
-    """Strict load. Raises WeightsError that lists missing, unexpected and misshapen tensors; the model stays as it was."""
+    """Strict load. Raises WeightsError that lists missing, unexpected and misshapen tensors; the model stays as it
+    was.
+    """
     check_fits(model.state_dict(), tensors, origin)
     model.load_state_dict(tensors)
 

@@ -119,7 +119,9 @@ def success_rates(policy: Policy, version: TokenVersion, settings: DemoSettings)
 def _live_run(
     settings: DemoSettings, out: Path, parameters: dict[str, object], listener: Listener, console: Console
 ) -> float:
-    """Robot, recorder and policy until enough alignments were judged; then save. Returns how far the joints went (rad)."""
+    """Robot, recorder and policy until enough alignments were judged; then save. Returns how far the joints went
+    (rad).
+    """
     environment = dict(os.environ)
     robot = NodeProcess("sim_robot", {"embodiment_seed": settings.embodiment_seed}, out / "sim_robot.log", environment)
     recorder = NodeProcess("bag_recorder", {"path": str(out / "bag")}, out / "bag_recorder.log", environment)
@@ -133,7 +135,7 @@ def _live_run(
                     raise DemoError(f"{process.module} ended by itself:\n{process.log_tail()}")
             if time.monotonic() > deadline:
                 raise DemoError(
-                    f"{len(listener.reports)} of {settings.aligns} alignments in {RUN_TIMEOUT_S:.0f} s:\n{policy.log_tail()}"
+                    f"{len(listener.reports)} of {settings.aligns} alignments in time:\n{policy.log_tail()}"
                 )
             threading.Event().wait(0.25)
         live.update(_table(listener))
@@ -159,9 +161,11 @@ def _restart(out: Path, parameters: dict[str, object], listener: Listener, conso
         running = ""
         while running != listener.saved["version"] or not listener.active:
             if time.monotonic() > deadline or policy.returncode is not None:
-                raise DemoError(f"restarted with {running or 'nothing'}, saved was {listener.saved}:\n{policy.log_tail()}")
+                raise DemoError(f"restarted with {running or 'nothing'}, not {listener.saved}:\n{policy.log_tail()}")
             threading.Event().wait(0.1)
-            running = listener.statuses.get("vla_policy: alignment", {}).get("token_version", "") if listener.active else ""
+            running = (
+                listener.statuses.get("vla_policy: alignment", {}).get("token_version", "") if listener.active else ""
+            )
         if listener.active["sha256"] != listener.saved["sha256"]:
             raise DemoError(f"the restored version {listener.active} is not the saved one {listener.saved}")
     console.print(f"restarted with token version {running}, the saved one")
@@ -203,8 +207,9 @@ def _policy_params(policy: Policy, parameters: dict[str, object]) -> PolicyParam
 def _describe(agreement: Agreement) -> str:
     live, offline = agreement.live, agreement.offline
     return (
-        f"live {live['reason']} from {live['learned_from']}+{live['judged_by']} experiences, offline {offline.reason.value} "
-        f"from {offline.learned_from}+{offline.judged_by}, losses up to {agreement.largest_difference:.2e} apart"
+        f"live {live['reason']} from {live['learned_from']}+{live['judged_by']} experiences, "
+        f"offline {offline.reason.value} from {offline.learned_from}+{offline.judged_by}, "
+        f"losses up to {agreement.largest_difference:.2e} apart"
     )
 
 

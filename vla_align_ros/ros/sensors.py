@@ -22,7 +22,7 @@ WARN_EVERY_S = 5.0
 
 
 class SensorNode(Node):
-    """Subscribes while a runtime is `connect`ed. A refused message is counted by the assembler and logged, throttled."""
+    """Subscribes while `connect`ed. A refused message is counted by the assembler and logged, throttled."""
 
     def __init__(self, policy_name: str) -> None:
         super().__init__(f"{policy_name}_sensors")
@@ -30,7 +30,9 @@ class SensorNode(Node):
         self._own_subscriptions: list[Subscription] = []
 
     def connect(self, assembler: ObservationAssembler, camera_topics: Mapping[str, str]) -> None:
-        """Subscribe cameras (CompressedImage where the topic ends in /compressed), joints and prompt; feed `assembler`."""
+        """Subscribe cameras (CompressedImage where the topic ends in /compressed), joints and prompt; feed
+        `assembler`.
+        """
         for camera, topic in camera_topics.items():
             kind = CompressedImage if topic.endswith("/compressed") else Image
             msgtype = f"sensor_msgs/msg/{kind.__name__}"

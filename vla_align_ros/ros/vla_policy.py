@@ -88,7 +88,8 @@ class VlaPolicy(SafeLifecycleNode):
             runtime.assembler.push_prompt(params.prompt, 0)
         self._sensors.connect(runtime.assembler, policy.config.robot.camera_topics)
         self.get_logger().info(
-            f"model {policy.config.name} on {policy.device}, token version {runtime.version.name}, store {runtime.store.root}"
+            f"model {policy.config.name} on {policy.device}, "
+            f"token version {runtime.version.name} from {runtime.store.root}"
         )
 
     def deactivate(self) -> None:

@@ -17,9 +17,10 @@ class Embodiments:
     """n arms, one row each. The unshifted arm has zero offsets, gains 1, links of 0.47 m and centred cameras.
 
     link_m (n, 2); offset_rad (n, 2): encoder reading minus true angle; gain (n, 2): true velocity over commanded one,
-    negative where a joint is wired the other way round; delay_s (n,): from command to motion, at most one tick of 0.1 s.
-    base_azimuth_rad, base_tilt_rad (from straight down), base_distance_m (n,), base_shift_m (n, 2): the camera that looks
-    at the table. wrist_yaw_rad (n,), wrist_shift_m (n, 2), wrist_height_m (n,): the camera over the tip. colour (n, 3): the arm's RGB.
+    negative where a joint is wired the other way round; delay_s (n,): from command to motion, at most one tick of 0.1
+    s. base_azimuth_rad, base_tilt_rad (from straight down), base_distance_m (n,), base_shift_m (n, 2): the camera
+    that looks at the table. wrist_yaw_rad (n,), wrist_shift_m (n, 2), wrist_height_m (n,): the camera over the tip.
+    colour (n, 3): the arm's RGB.
     """
 
     link_m: FloatArray

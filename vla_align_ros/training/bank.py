@@ -1,4 +1,4 @@
-"""A token for every training arm: E_i = E_0 + d_i, with d_i dropped now and then so that E_0 alone is a usable start."""
+"""A token for every training arm: E_i = E_0 + d_i, with d_i dropped now and then so that E_0 alone is a start."""
 
 from __future__ import annotations
 

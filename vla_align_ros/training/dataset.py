@@ -1,4 +1,4 @@
-"""Training samples from the bench: what an arm saw, what its expert would do, what was done instead, what came of it."""
+"""Training samples from the bench: what an arm saw, what its expert would do, what was done, what came of it."""
 
 from __future__ import annotations
 
@@ -26,8 +26,10 @@ EXECUTE = 4  # ticks of each chunk that the bench's robot executes
 
 @dataclass(frozen=True)
 class RawSamples:
-    """n samples in robot units. images, next_images (n, C, S, S, 3) uint8; state (n, 2) rad; actions, commands (n, H, 2)
-    rad/s: what the expert would do, and what was done; points (n, 4, 2) in image widths; arm (n,) row of the embodiments."""
+    """n samples in robot units. images, next_images (n, C, S, S, 3) uint8; state (n, 2) rad; actions, commands (n, H,
+    2)
+    rad/s: what the expert would do, and what was done; points (n, 4, 2) in image widths; arm (n,) its row.
+    """
 
     images: NDArray[np.uint8]
     next_images: NDArray[np.uint8]

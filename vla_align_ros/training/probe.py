@@ -14,7 +14,9 @@ from vla_align_ros.training.vision import to_model_image
 
 
 def motion_r2(features: FeatureExtractor, image_size: int, seed: int, count: int = 6000, horizon: int = 8) -> float:
-    """R2 on held-out arms of a ridge regression from [features before, features after] to the change of the joint angles."""
+    """R2 on held-out arms of a ridge regression from [features before, features after] to the change of the joint
+    angles.
+    """
     rng = np.random.default_rng([seed, 31])
     arms = sample_embodiments(count, seed + 40_009)
     scene = task.sample_scene(count, rng)

@@ -1,4 +1,4 @@
-"""A training run on disk: one folder, resumable after any kill. Tensors in safetensors, the rest in JSON; no pickles."""
+"""A training run on disk: one folder, resumable after any kill. Tensors in safetensors, logs in JSON."""
 
 from __future__ import annotations
 

@@ -199,12 +199,14 @@ def train_policy(trainee: Trainee, recipe: Recipe, out: Path, log: Log, save_eve
         )
         optimizer.zero_grad()
         loss.backward()
-        assert model.peft_prefix_token is not None and model.peft_prefix_token.grad is not None
+        e_token = model.peft_prefix_token
+        assert e_token is not None
+        assert e_token.grad is not None
         record: dict[str, object] = {"stage": "policy", "step": step, "learning_rate": learning_rate}
         record |= {"e_token_learning_rate": learning_rate * recipe.e_token_learning_rate}
         record |= {
-            "e_token_norm": float(model.peft_prefix_token.detach().norm()),
-            "e_token_grad_norm": float(model.peft_prefix_token.grad.norm()),
+            "e_token_norm": float(e_token.detach().norm()),
+            "e_token_grad_norm": float(e_token.grad.norm()),
         }
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()

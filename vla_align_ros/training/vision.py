@@ -30,7 +30,9 @@ def to_model_image(images: NDArray[np.uint8] | Tensor) -> Tensor:
 
 
 def keypoints(arms: Embodiments, angle_rad: FloatArray, scene: camera.Scene) -> NDArray[np.float32]:
-    """Where things are in each camera's image, (n, cameras, 7, 2) in image widths; ABSENT for a colour not on the table."""
+    """Where things are in each camera's image, (n, cameras, 7, 2) in image widths; ABSENT for a colour not on the
+    table.
+    """
     elbow, tip = forward_kinematics(arms.link_m, angle_rad)
     joints = camera.at_height(np.stack([tip, elbow, np.zeros_like(tip)], axis=1), camera.ARM_HEIGHT_M)
     points = np.full((len(arms), len(camera.CAMERAS), NUM_KEYPOINTS, 2), ABSENT, np.float32)
@@ -109,7 +111,9 @@ def pretrain(
 
 
 def _keypoint_losses(outputs: Tensor, points: Tensor, grid: int) -> tuple[Tensor, Tensor, Tensor]:
-    """outputs (B, grid^2, 7*3) -> presence loss, squared offset in patches, share of keypoints found in the right patch."""
+    """outputs (B, grid^2, 7*3) -> presence loss, squared offset in patches, share of keypoints found in the right
+    patch.
+    """
     outputs = outputs.unflatten(-1, (NUM_KEYPOINTS, 3))
     scaled = points * grid
     cell = scaled.floor()
