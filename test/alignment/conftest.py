@@ -25,12 +25,16 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.fixture
-def make_policy(tmp_path: Path) -> Callable[..., Policy]:
-    """Writes a zoo folder with random weights and loads it; keyword arguments as in `builders.architecture_dict`."""
+@pytest.fixture(scope="session")
+def make_policy(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Policy]:
+    """Loads a zoo folder with random weights, written once; keyword arguments as in `builders.architecture_dict`."""
+    folders: dict[str, Path] = {}
 
     def build(**changes: Any) -> Policy:
-        return load_policy(write_model(tmp_path / "model", **changes), "cpu")
+        key = repr(changes)
+        if key not in folders:
+            folders[key] = write_model(tmp_path_factory.mktemp("zoo") / "model", **changes)
+        return load_policy(folders[key], "cpu")
 
     return build
 

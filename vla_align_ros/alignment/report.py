@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -46,11 +47,20 @@ class AlignReport:
     token_version: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for `json.dumps`."""
-        return asdict(self) | {"reason": self.reason.value, "curve": [asdict(step) for step in self.curve]}
+        """Plain values for `json.dumps`; a number that JSON does not have (NaN, infinity) is None."""
+        plain = asdict(self) | {"reason": self.reason.value, "curve": [asdict(step) for step in self.curve]}
+        return {key: _json_value(value) for key, value in plain.items()}
 
     def sentence(self) -> str:
         """For a log line and a service's answer."""
         verb = "kept" if self.accepted else "refused"
         version = f" as version {self.token_version}" if self.token_version else ""
         return f"alignment {verb}{version} ({self.reason.value}): {self.detail}"
+
+
+def _json_value(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _json_value(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_json_value(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -222,7 +222,8 @@ def load_policy(folder: str | Path, device: Device = "auto") -> Policy:
     sha256 = weights.sha256_of(path)
     if config.weights.sha256 is not None and sha256 != config.weights.sha256:
         raise weights.WeightsError(
-            f"{path}: sha256 is {sha256}, {MODEL_FILE} says {config.weights.sha256}: other weights"
+            f"{path}: sha256 is {sha256}, {MODEL_FILE} says {config.weights.sha256}, "
+            "so these are not the weights that were described"
         )
     model = _model(config.architecture, tensors, path, target)
     features, bank, stats = _alignment_parts(folder, config.architecture, target)

@@ -1,0 +1,387 @@
+"""The whole of `align()` on made-up experience: kept, refused with each reason, raised, and what it leaves behind."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from builders import TASKS, make_experiences, make_observation, stats_of
+from torch import Tensor
+
+from vla_align_ros.alignment import AlignReport, Reason, align, guard
+from vla_align_ros.alignment.guard import Verdict
+from vla_align_ros.checkpoint.manifest import StoreError
+from vla_align_ros.checkpoint.store import TokenStore
+from vla_align_ros.params import AlignParams
+from vla_align_ros.policy import Policy, PolicyError
+from vla_align_ros.types import Experience
+
+ALIGN = importlib.import_module("vla_align_ros.alignment.align")  # the module: its name is the function's too
+PARAMS = AlignParams(align_learning_rate=0.3, align_steps=40, lambda_perc=0.3, lambda_dyn=0.3, lambda_inv=3.0)
+QUICK = dataclasses.replace(PARAMS, align_steps=3, align_batch_size=4, align_draws=1)
+EXPERIENCES = make_experiences(96)
+
+
+@pytest.fixture
+def policy(make_policy: Callable[..., Policy]) -> Policy:
+    """A policy whose running token fits its robot badly, so that there is something to gain."""
+    policy = make_policy(peft_num_tokens=4)
+    assert policy.token is not None
+    policy.swap_token(policy.token + 2.0 * torch.randn(4, 32, generator=torch.Generator().manual_seed(0)))
+    return policy
+
+
+def acts(policy: Policy) -> np.ndarray[Any, Any]:
+    return policy.infer(make_observation(), torch.Generator().manual_seed(1)).actions
+
+
+class Untouched:
+    """What an alignment must leave alone: the token and the actions always when it isn't kept, the weights always."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy, self.token, self.actions = policy, policy.token, acts(policy)
+        assert self.token is not None
+        self.bits = self.token.clone()
+        self.weights = {name: value.clone() for name, value in policy.model.state_dict().items()}
+
+    def check(self) -> None:
+        assert self.policy.token is self.token
+        assert torch.equal(self.token, self.bits)
+        np.testing.assert_array_equal(acts(self.policy), self.actions)
+        self.check_weights()
+
+    def check_weights(self) -> None:
+        for name, value in self.policy.model.state_dict().items():
+            assert torch.equal(value, self.weights[name]), name
+        assert not any(parameter.requires_grad for parameter in self.policy.model.parameters())
+        assert all(parameter.grad is None for parameter in self.policy.model.parameters())
+
+
+# --- kept ---
+
+
+def test_a_kept_alignment_improves_and_changes_only_the_token(policy: Policy, tmp_path: Path) -> None:
+    untouched = Untouched(policy)
+    steps: list[int] = []
+    store = TokenStore(tmp_path / "store", keep=3)
+    report = align(
+        policy,
+        EXPERIENCES,
+        PARAMS,
+        store=store,
+        exploration_fraction=0.5,
+        on_step=lambda step, curve: steps.append(step),
+    )
+    assert report.accepted
+    assert report.reason is Reason.KEPT
+    assert policy.token is not untouched.token
+    assert torch.equal(untouched.token, untouched.bits), "an inference that has begun keeps its token"
+    assert not np.array_equal(acts(policy), untouched.actions)
+    untouched.check_weights()
+    for task in ("dynamics", "inverse_dynamics"):
+        assert report.after[task] < report.before[task]
+    assert set(report.before) == set(report.picked) == set(report.after) == set(TASKS)
+    assert steps == list(range(40))
+    assert len(report.curve) == 40
+    assert report.curve[-1].losses["inverse_dynamics"] < report.curve[0].losses["inverse_dynamics"]
+    assert all(step.grad_norm > 0 and step.e_token_norm > 0 for step in report.curve)
+    assert (report.learned_from, report.judged_by, report.episodes) == (72, 24, 4)
+    assert report.first_stamp_ns == EXPERIENCES[0].observation.stamp_ns
+    assert report.last_stamp_ns == EXPERIENCES[-1].next_observation.stamp_ns
+    assert report.exploration_fraction == 0.5
+    assert report.token_version == "000001"
+    assert report.sentence().startswith("alignment kept as version 000001 (kept): after/before: ")
+    assert json.loads(json.dumps(report.to_json(), allow_nan=False))["reason"] == "kept"
+
+
+def test_the_kept_token_is_in_the_store_with_its_provenance(policy: Policy, tmp_path: Path) -> None:
+    store = TokenStore(tmp_path / "store", keep=3)
+    report = align(policy, EXPERIENCES, PARAMS, store=store)
+    version = store.active()
+    assert version is not None
+    assert policy.token is not None
+    np.testing.assert_array_equal(version.token, policy.token.numpy())
+    manifest = version.manifest
+    assert manifest.reason == "align"
+    assert manifest.model_name == "made_up"
+    assert manifest.base_weights_sha256 == policy.weights_sha256
+    assert manifest.norm_stats_sha256 == policy.robot.norm_stats_sha256
+    assert (manifest.joint_names, manifest.cameras) == (("shoulder", "elbow"), ("base_0_rgb", "left_wrist_0_rgb"))
+    assert manifest.parameters == dataclasses.asdict(PARAMS)
+    assert manifest.losses_before == report.before
+    assert manifest.losses_after == report.after
+    assert manifest.experience["learned_from"] == 72
+
+
+def test_the_kept_token_is_durable_before_it_is_used(policy: Policy, tmp_path: Path) -> None:
+    untouched = Untouched(policy)
+    order: list[str] = []
+
+    class Spy(TokenStore):
+        def save(self, token: Any, provenance: Any) -> Any:
+            version = super().save(token, provenance)
+            untouched.check()
+            order.append("saved")
+            return version
+
+    swap = policy.swap_token
+    policy.swap_token = lambda token: (order.append("used"), swap(token))[1]  # type: ignore[method-assign]
+    assert align(policy, EXPERIENCES, PARAMS, store=Spy(tmp_path / "store", keep=3)).accepted
+    assert order == ["saved", "used"]
+
+
+def test_the_same_experience_and_seed_give_the_same_bits(make_policy: Callable[..., Policy]) -> None:
+    tokens = []
+    policy = make_policy(peft_num_tokens=4)
+    start = policy.token
+    for seed in (0, 0, 1):
+        assert start is not None
+        policy.swap_token(start + 2.0)
+        assert align(policy, EXPERIENCES, dataclasses.replace(PARAMS, lambda_inv=0.0), seed=seed).accepted
+        tokens.append(policy.token)
+    assert torch.equal(tokens[0], tokens[1])
+    assert not torch.equal(tokens[0], tokens[2])
+
+
+def test_the_prefix_is_computed_once_an_experience(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    prefix_cache = policy.model.prefix_cache
+
+    def spy(inputs: Any) -> Any:
+        sizes.append(len(inputs.state))
+        return prefix_cache(inputs)
+
+    monkeypatch.setattr(policy.model, "prefix_cache", spy)
+    align(policy, EXPERIENCES, QUICK)
+    assert sizes == [32, 32, 32]
+
+
+def test_only_the_newest_experiences_are_used(policy: Policy) -> None:
+    report = align(policy, EXPERIENCES, dataclasses.replace(QUICK, align_max_experiences=16))
+    assert report.learned_from + report.judged_by <= 16
+    assert report.first_stamp_ns == EXPERIENCES[-16].observation.stamp_ns
+
+
+@pytest.mark.parametrize("task", ["lambda_perc", "lambda_dyn", "lambda_inv"])
+def test_one_task_alone_is_enough_to_move_the_token(policy: Policy, task: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "judge", lambda evidence, stats: _kept())
+    off = dict.fromkeys(("lambda_perc", "lambda_dyn", "lambda_inv"), 0.0)
+    params = dataclasses.replace(QUICK, **{**off, task: 1.0})
+    report = align(policy, EXPERIENCES, params)
+    assert len(report.before) == len(report.after) == len(report.curve[0].losses) == 1
+    assert report.curve[0].grad_norm > 0
+
+
+def _kept() -> Verdict:
+    return Verdict(Reason.KEPT, "")
+
+
+def test_the_gradient_starts_at_the_best_of_running_token_and_bank(policy: Policy) -> None:
+    assert policy.bank is not None
+    report = align(policy, EXPERIENCES, QUICK)
+    assert report.picked_row in (None, -1, 0, 1, 2, 3)
+    policy.bank = policy.bank + 100.0  # useless tokens
+    assert align(policy, EXPERIENCES, QUICK).picked_row in (None, -1)
+    policy.bank = None
+    assert align(policy, EXPERIENCES, QUICK).picked_row in (None, -1)
+
+
+def test_the_token_stays_in_the_region_that_training_knows(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy.stats = stats_of(token_distance_max=1.0)
+    monkeypatch.setattr(guard, "judge", lambda evidence, stats: _kept())
+    align(policy, EXPERIENCES, QUICK)
+    assert policy.token is not None
+    assert policy.model.peft_prefix_token is not None
+    assert 1.2 < float((policy.token - policy.model.peft_prefix_token).norm()) <= 1.25 * (1 + 1e-5)
+
+
+# --- refused ---
+
+
+def _standing_still() -> list[Experience]:
+    return [
+        dataclasses.replace(
+            item, next_observation=dataclasses.replace(item.next_observation, state=item.observation.state + 0.001)
+        )
+        for item in EXPERIENCES
+    ]
+
+
+def _with_nan(field: str) -> list[Experience]:
+    bad = EXPERIENCES[5]
+    if field == "commands":
+        bad = dataclasses.replace(bad, commands=np.full_like(bad.commands, np.nan))
+    else:
+        seen = getattr(bad, field)
+        state = np.array([np.inf, 0], np.float32)
+        bad = dataclasses.replace(bad, **{field: dataclasses.replace(seen, state=state)})
+    return [*EXPERIENCES[:5], bad, *EXPERIENCES[6:]]
+
+
+def _all_at_once() -> list[Experience]:
+    return [
+        dataclasses.replace(item, observation=dataclasses.replace(item.observation, stamp_ns=0)) for item in EXPERIENCES
+    ]
+
+
+Case = tuple[Reason, dict[str, Any]]
+REFUSED: dict[str, Case] = {
+    "already_aligned": (Reason.ALREADY_ALIGNED, {"stats": stats_of(usual=dict.fromkeys(TASKS, 1e9))}),
+    "no_task": (
+        Reason.NO_TASK,
+        {"params": dataclasses.replace(QUICK, lambda_perc=0.0, lambda_dyn=0.0, lambda_inv=0.0)},
+    ),
+    "no experience": (Reason.TOO_LITTLE_EXPERIENCE, {"experiences": []}),
+    "seven": (Reason.TOO_LITTLE_EXPERIENCE, {"experiences": EXPERIENCES[:7]}),
+    "all at once": (Reason.TOO_LITTLE_EXPERIENCE, {"experiences": _all_at_once()}),
+    "NaN in commands": (Reason.NON_FINITE, {"experiences": _with_nan("commands")}),
+    "inf in state": (Reason.NON_FINITE, {"experiences": _with_nan("observation")}),
+    "inf in next state": (Reason.NON_FINITE, {"experiences": _with_nan("next_observation")}),
+    "still": (Reason.STOOD_STILL, {"experiences": _standing_still()}),
+    "dynamics": (Reason.DYNAMICS_NOT_BETTER, {"descend": lambda losses, rows, start: start, "bank": False}),
+    "inverse": (
+        Reason.INVERSE_NOT_BETTER,
+        {
+            "descend": lambda losses, rows, start: start,
+            "bank": False,
+            "params": dataclasses.replace(QUICK, lambda_dyn=0.0),
+        },
+    ),
+    "ceiling": (Reason.OVER_CEILING, {"stats": stats_of(ceiling={**dict.fromkeys(TASKS, 1e9), "perception": 0.0})}),
+    "actions": (Reason.ACTIONS_DO_NOT_FIT, {"stats": stats_of(shuffle_ratio_min=1e9)}),
+    "far": (Reason.TOKEN_TOO_FAR, {"descend": lambda losses, rows, start: start + 1e3}),
+    "NaN token": (Reason.NON_FINITE, {"descend": lambda losses, rows, start: start * torch.nan}),
+}
+
+
+def run_case(policy: Policy, case: dict[str, Any], monkeypatch: pytest.MonkeyPatch, **more: Any) -> AlignReport:
+    policy.stats = case.get("stats", policy.stats)
+    if "descend" in case:
+        monkeypatch.setattr(
+            ALIGN, "descend", lambda losses, rows, start, *_: (case["descend"](losses, rows, start), [])
+        )
+    return align(policy, case.get("experiences", EXPERIENCES), case.get("params", QUICK), **more)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_refusal_has_its_reason_and_changes_nothing(
+    policy: Policy, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    reason, case = REFUSED[name]
+    if case.get("bank") is False:  # nothing better than the running token to start from
+        policy.bank = None
+        assert policy.model.peft_prefix_token is not None
+        policy.swap_token(policy.model.peft_prefix_token)
+    untouched = Untouched(policy)
+    store = TokenStore(tmp_path / "store", keep=3)
+    report = run_case(policy, case, monkeypatch, store=store)
+    assert report.reason is reason
+    assert not report.accepted
+    assert report.token_version is None
+    assert report.detail
+    assert f"refused ({reason.value})" in report.sentence()
+    json.dumps(report.to_json(), allow_nan=False)
+    untouched.check()
+    assert store.active() is None
+
+
+def test_every_reason_is_reached_here() -> None:
+    reached = {reason for reason, _ in REFUSED.values()} | {Reason.KEPT, Reason.NOT_DURABLE}
+    assert reached == set(Reason)
+
+
+def test_a_token_that_cannot_be_saved_is_not_used(policy: Policy, tmp_path: Path) -> None:
+    untouched = Untouched(policy)
+    (tmp_path / "store").write_text("a file where the folder should be")
+    report = align(policy, EXPERIENCES, PARAMS, store=TokenStore(tmp_path / "store", keep=3))
+    assert report.reason is Reason.NOT_DURABLE
+    assert not report.accepted
+    assert report.token_version is None
+    assert str(tmp_path / "store") in report.detail
+    untouched.check()
+
+
+def test_a_store_that_fails_after_writing_leaves_the_token_too(policy: Policy, tmp_path: Path) -> None:
+    class Failing(TokenStore):
+        def save(self, token: Any, provenance: Any) -> Any:
+            super().save(token, provenance)
+            raise StoreError("the disk is gone")
+
+    untouched = Untouched(policy)
+    assert align(policy, EXPERIENCES, PARAMS, store=Failing(tmp_path / "s", keep=1)).reason is Reason.NOT_DURABLE
+    untouched.check()
+
+
+@pytest.mark.parametrize("after", [0, 1, 12, 14, 15, 16])
+def test_nan_at_any_time_changes_nothing(policy: Policy, after: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    untouched = Untouched(policy)
+    calls = Counter[str]()
+    alignment_losses = policy.model.alignment_losses
+
+    def failing(*arguments: Any) -> dict[str, Tensor]:
+        calls["losses"] += 1
+        found: dict[str, Tensor] = alignment_losses(*arguments)
+        return {task: loss * torch.nan for task, loss in found.items()} if calls["losses"] > after else found
+
+    monkeypatch.setattr(policy.model, "alignment_losses", failing)
+    report = align(policy, EXPERIENCES, QUICK)
+    assert calls["losses"] > after
+    assert report.reason is Reason.NON_FINITE
+    json.dumps(report.to_json(), allow_nan=False)
+    untouched.check()
+
+
+# --- raised ---
+
+
+@pytest.mark.parametrize("where", ["on_step", "losses", "judge", "save"])
+def test_an_exception_anywhere_changes_nothing(
+    policy: Policy, where: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fail(*arguments: Any, **named: Any) -> Any:
+        raise RuntimeError("broken on purpose")
+
+    untouched = Untouched(policy)
+    store = TokenStore(tmp_path / "store", keep=3)
+    if where == "losses":
+        monkeypatch.setattr(policy.model, "denoise_alignment", fail)
+    elif where == "judge":
+        monkeypatch.setattr(guard, "judge", fail)
+    elif where == "save":
+        monkeypatch.setattr(store, "save", fail)
+    params = PARAMS if where == "save" else QUICK
+    with pytest.raises(RuntimeError, match="broken on purpose"):
+        align(policy, EXPERIENCES, params, store=store, on_step=fail if where == "on_step" else None)
+    untouched.check()
+    assert store.active() is None
+
+
+def test_a_stop_from_the_keyboard_changes_nothing(policy: Policy) -> None:
+    def stop(step: int, curve: Any) -> None:
+        raise KeyboardInterrupt
+
+    untouched = Untouched(policy)
+    with pytest.raises(KeyboardInterrupt):
+        align(policy, EXPERIENCES, QUICK, on_step=stop)
+    untouched.check()
+
+
+def test_a_model_that_cannot_align_says_so(make_policy: Callable[..., Policy]) -> None:
+    policy = make_policy(alignment=None)
+    with pytest.raises(PolicyError, match="it can act, but not align"):
+        align(policy, EXPERIENCES, QUICK)
+
+
+def test_experience_of_another_robot_is_refused(policy: Policy) -> None:
+    untouched = Untouched(policy)
+    with pytest.raises(PolicyError, match="commands must be finite and of shape"):
+        align(policy, make_experiences(16, horizon=3), QUICK)
+    untouched.check()
