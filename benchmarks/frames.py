@@ -27,7 +27,7 @@ from vla_align_ros.sim.embodiment import sample_embodiments, unshifted
 from vla_align_ros.sim.robot import SimulatedRobot
 
 SIZES = (64, 224, 640)
-BATCHES = (1, 256)
+BATCHES = (1, 32)
 
 
 def rate(frames: int, work: Callable[[], object], seconds: float) -> float:
@@ -63,7 +63,7 @@ def main(
     found = [
         {
             "size": size,
-            **{f"draw_{batch}": drawing(size, batch if size < 640 else min(batch, 32), seconds) for batch in BATCHES},
+            **{f"draw_{batch}": drawing(size, batch, seconds) for batch in BATCHES},
         }
         | {"robot": sending(size, seconds)}
         for size in SIZES

@@ -88,7 +88,7 @@ class PolicyParams(Params):
         within=(0.05, 60.0),
     )
     jump_max_rad: float = parameter(
-        0.2, "Largest distance of a chunk's first position from the measured one.", unit="rad", within=(0.001, 6.3)
+        0.5, "Largest distance of a chunk's first position from the measured one.", unit="rad", within=(0.001, 6.3)
     )
     ramp_ticks: int = parameter(
         2, "Control ticks in which the velocity falls to zero after the last action of a chunk.", within=(1, 50)

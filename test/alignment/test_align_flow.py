@@ -25,7 +25,9 @@ from vla_align_ros.policy import Policy, PolicyError
 from vla_align_ros.types import Experience
 
 ALIGN = importlib.import_module("vla_align_ros.alignment.align")  # the module: its name is the function's too
-PARAMS = AlignParams(align_learning_rate=0.3, align_steps=40, lambda_perc=0.3, lambda_dyn=0.3, lambda_inv=3.0)
+PARAMS = AlignParams(
+    align_learning_rate=0.3, align_steps=25, align_draws=3, lambda_perc=0.3, lambda_dyn=0.3, lambda_inv=3.0
+)
 QUICK = dataclasses.replace(PARAMS, align_steps=3, align_batch_size=4, align_draws=1)
 EXPERIENCES = make_experiences(96)
 
@@ -89,8 +91,8 @@ def test_a_kept_alignment_improves_and_changes_only_the_token(policy: Policy, tm
     for task in ("dynamics", "inverse_dynamics"):
         assert report.after[task] < report.before[task]
     assert set(report.before) == set(report.picked) == set(report.after) == set(TASKS)
-    assert steps == list(range(40))
-    assert len(report.curve) == 40
+    assert steps == list(range(25))
+    assert len(report.curve) == 25
     assert report.curve[-1].losses["inverse_dynamics"] < report.curve[0].losses["inverse_dynamics"]
     assert all(step.grad_norm > 0 and step.e_token_norm > 0 for step in report.curve)
     assert (report.learned_from, report.judged_by, report.episodes) == (72, 24, 4)
@@ -138,14 +140,13 @@ def test_the_kept_token_is_durable_before_it_is_used(policy: Policy, tmp_path: P
     assert order == ["saved", "used"]
 
 
-def test_the_same_experience_and_seed_give_the_same_bits(make_policy: Callable[..., Policy]) -> None:
-    tokens = []
-    policy = make_policy(peft_num_tokens=4)
-    start = policy.token
+def test_the_same_experience_and_seed_give_the_same_bits(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "judge", lambda evidence, stats: _kept())
+    tokens, start = [], policy.token
     for seed in (0, 0, 1):
         assert start is not None
-        policy.swap_token(start + 2.0)
-        assert align(policy, EXPERIENCES, dataclasses.replace(PARAMS, lambda_inv=0.0), seed=seed).accepted
+        policy.swap_token(start)
+        assert align(policy, EXPERIENCES, QUICK, seed=seed).accepted
         tokens.append(policy.token)
     assert torch.equal(tokens[0], tokens[1])
     assert not torch.equal(tokens[0], tokens[2])

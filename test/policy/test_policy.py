@@ -102,7 +102,7 @@ def test_an_empty_prompt_is_refused(policy: Policy, prompt: str) -> None:
 
 
 def test_a_prompt_that_is_far_too_long_is_refused(policy: Policy) -> None:
-    with pytest.raises(PromptError, match=r"has 2001 tokens, the model takes at most 8: shorten it") as caught:
+    with pytest.raises(PromptError, match=r"has 2001 tokens, .*at most 8.*: shorten ") as caught:
         policy.infer(changed(prompt="red " * 1999))
     assert len(str(caught.value)) < 200
 
@@ -113,7 +113,7 @@ def test_prompts_are_cleaned_as_openpi_does() -> None:
 
 @pytest.mark.parametrize("state", [[0.1], [0.1, 0.2, 0.3], [[0.1, 0.2]], []])
 def test_a_state_of_the_wrong_shape_is_refused(policy: Policy, state: Any) -> None:
-    with pytest.raises(PolicyError, match=r"one number for each of the joints \['shoulder', 'elbow'\], got shape"):
+    with pytest.raises(PolicyError, match=r"one number for each .*\['shoulder', 'elbow'\], got shape"):
         policy.infer(changed(state=np.array(state, np.float32)))
 
 

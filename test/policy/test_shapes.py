@@ -106,8 +106,8 @@ def test_both_ways_to_initialise_e() -> None:
 
 
 def test_the_bias_on_attention_to_e_starts_as_configured() -> None:
-    assert float(Pi0(make_model().architecture).e_token_attention_bias) == -4.0
-    assert float(Pi0(make_model(e_token_attention_bias=0.5).architecture).e_token_attention_bias) == 0.5
+    assert Pi0(make_model().architecture).e_token_attention_bias.item() == -4.0
+    assert Pi0(make_model(e_token_attention_bias=0.5).architecture).e_token_attention_bias.item() == 0.5
 
 
 def test_a_model_without_an_alignment_expert_says_so() -> None:

@@ -16,8 +16,9 @@ from vla_align_ros.action.chunk_queue import ChunkQueue
 from vla_align_ros.action.exploration import exploration_chunk
 from vla_align_ros.action.limits import ChunkLimits, ChunkReason, ChunkRefused, check_chunk
 from vla_align_ros.action.trajectory import Trajectory, hold_trajectory, to_trajectory
-from vla_align_ros.observation.assemble import ObservationAssembler
+from vla_align_ros.observation.assemble import ObservationAssembler, ObservationReason, ObservationRefused
 from vla_align_ros.policy import Policy
+from vla_align_ros.policy.tokenizer import PromptError
 from vla_align_ros.types import ActionChunk, Observation
 
 
@@ -33,7 +34,7 @@ class Published:
 class Controller:
     """Makes chunks for one policy. `tick` and `make` may be called from different threads, `make` from one only.
 
-    late: chunks that came after the queue had run empty.
+    late: chunks that came after the queue had run empty; the first one, and the first after a hold, is never late.
     """
 
     def __init__(self, policy: Policy, assembler: ObservationAssembler, limits: ChunkLimits, seed: int) -> None:
@@ -41,14 +42,15 @@ class Controller:
         robot = policy.config.robot
         self.period_ns, self._execute, self._robot = robot.period_ns, robot.execute, robot
         self.queue = ChunkQueue(robot.period_ns)
-        self._refused: Counter[ChunkReason] = Counter()
+        self._refused: Counter[ChunkReason | ObservationReason] = Counter()
         self.late = 0
+        self._flowing = False
         self._last_tick: int | None = None
         self._generator = torch.Generator().manual_seed(seed)
         self._random = np.random.default_rng(seed)
 
     @property
-    def refused(self) -> Counter[ChunkReason]:
+    def refused(self) -> Counter[ChunkReason | ObservationReason]:
         """How often each reason kept a chunk back (a copy)."""
         return Counter(self._refused)
 
@@ -69,7 +71,7 @@ class Controller:
         if self._random.random() < exploration_fraction:
             chunk = self._explore(observation)
         else:
-            chunk = self._policy.infer(observation, self._generator, num_steps)
+            chunk = self._infer(observation, num_steps)
         try:
             check_chunk(chunk, self._robot.action, self._limits, observation.state)
         except ChunkRefused as error:
@@ -80,8 +82,9 @@ class Controller:
 
     def sent(self, published: Published, now_ns: int) -> None:
         """Tell that a trajectory is on the wire at `now_ns`."""
-        if self._last_tick is not None and self.queue.ran_dry and self.queue.remaining(now_ns) == 0:
+        if self.queue.command_at(now_ns) is None and self._flowing:
             self.late += 1
+        self._flowing = True
         trajectory = published.trajectory
         rows = self._policy.model.architecture.action_horizon
         actions = trajectory.velocities[:rows].astype(np.float32)
@@ -91,10 +94,18 @@ class Controller:
         """Stop at the measured position, and forget what was queued; None when no position is known."""
         self.queue.clear()
         self._last_tick = None
+        self._flowing = False
         position = self._assembler.newest_joints()
         if position is None:
             return None
         return hold_trajectory(position, now_ns, self.period_ns, self._robot.joint_names)
+
+    def _infer(self, observation: Observation, num_steps: int) -> ActionChunk:
+        try:
+            return self._policy.infer(observation, self._generator, num_steps)
+        except PromptError as error:  # few enough characters, but more tokens than the model reads
+            self._refused[ObservationReason.PROMPT_TOO_LONG] += 1
+            raise ObservationRefused(ObservationReason.PROMPT_TOO_LONG, str(error)) from None
 
     def _explore(self, observation: Observation) -> ActionChunk:
         """Smooth random velocities, as positions where the model's actions are positions."""

@@ -55,6 +55,11 @@ def build(name: str, runtime: Runtime, health: Health, active: bool) -> Diagnost
     )
 
 
+def build_unconfigured(name: str, state: str) -> DiagnosticArray:
+    """What there is to say without a model."""
+    return DiagnosticArray(status=[_status(name, "inference", WARN, f"{state}: no model is loaded", {})])
+
+
 def _counts(counter: Mapping[Enum, int]) -> dict[str, int]:
     return {f"refused.{reason.value}": count for reason, count in counter.items()}
 

@@ -98,9 +98,9 @@ class SafeLifecycleNode(LifecycleNodeMixin, Node):
         return int(self._state_machine.current_state[0]) == State.PRIMARY_STATE_ACTIVE
 
     def start_up(self) -> None:
-        """Configure and activate; what fails is logged, and the node waits unconfigured."""
+        """Configure and activate; what fails is logged, and the node waits unconfigured. Not if someone was faster."""
         with self._transition_lock:
-            if self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
+            if self.state_label == "unconfigured" and self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
                 self.trigger_activate()
 
     def shut_down(self) -> None:

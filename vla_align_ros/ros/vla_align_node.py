@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
 from collections.abc import Sequence
 
 import torch
@@ -33,7 +35,14 @@ def main() -> None:
         for node in managed:
             node.shut_down()
 
-    sys.exit(process.run(make, goodbye, start))
+    code = process.run(make, goodbye, start)
+    if any(thread.daemon and thread.is_alive() for thread in threading.enumerate()):
+        # An alignment still computes. A thread inside torch must not meet a dying interpreter, and the store is safe
+        # against a process that ends at any point.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -7,9 +7,11 @@ one worker infers, one aligns. They meet only in thread-safe parts of the runtim
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 
 from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.qos import qos_profile_system_default
 from rclpy.task import Future
 from std_msgs.msg import Float64, String
@@ -24,7 +26,7 @@ from vla_align_ros.observation.assemble import ObservationRefused
 from vla_align_ros.observation.codecs import encode_trajectory
 from vla_align_ros.params import AlignParams, ManagerParams, PolicyParams
 from vla_align_ros.policy import load_policy
-from vla_align_ros.ros.diagnostics import Health, build
+from vla_align_ros.ros.diagnostics import Health, build, build_unconfigured
 from vla_align_ros.ros.lifecycle import SafeLifecycleNode
 from vla_align_ros.ros.parameters import NodeParameters
 from vla_align_ros.ros.sensors import LATCHED_QOS, WARN_EVERY_S, SensorNode
@@ -34,7 +36,7 @@ from vla_align_ros.zoo import find_model
 
 NAME = "vla_policy"
 CONTROL_POLL_S = 0.01  # how often a new control tick is looked for
-STOP_TIMEOUT_S = 3.0
+STOP_TIMEOUT_S = 1.0  # an alignment stops between two steps; a process that ends does not wait longer for it
 CURVES = (
     "align/loss/perception",
     "align/loss/dynamics",
@@ -44,6 +46,10 @@ CURVES = (
     "align/lr",
     "inference/latency_ms",
 )
+
+
+class AlignmentStopped(Exception):
+    """The node is cleaned up while it aligns: the attempt ends, the token stays as it was."""
 
 
 class VlaPolicy(SafeLifecycleNode):
@@ -59,11 +65,13 @@ class VlaPolicy(SafeLifecycleNode):
         self._health = Health()
         self._last_align_ns = 0
         self._total_at_align = 0
+        self._wire = threading.Lock()  # no chunk may go out behind the hold
         self._chunks = self.create_lifecycle_publisher(JointTrajectory, "~/action_chunk", qos_profile_system_default)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._reports = self.create_publisher(String, "~/align/report", LATCHED_QOS)
         self._curves = {name: self.create_publisher(Float64, f"~/{name}", 10) for name in CURVES}
-        self.create_service(Trigger, "~/align", self._align_service)
+        # Of a group of its own: it waits for the alignment, and nothing else may wait with it.
+        self.create_service(Trigger, "~/align", self._align_service, callback_group=ReentrantCallbackGroup())
         self.create_service(Trigger, "~/reset_e_token", self._reset_e_token)
         self.create_service(Trigger, "~/clear_buffer", self._clear_buffer)
         self.create_subscription(String, "checkpoint_manager/active", self._version_announced, LATCHED_QOS)
@@ -81,6 +89,7 @@ class VlaPolicy(SafeLifecycleNode):
         self._settings.recommend({name: getattr(recommended, name) for name in recommended.__dataclass_fields__})
         self._runtime = runtime = make_runtime(policy, self._settings.values, ManagerParams().keep_versions)
         self._health = Health()
+        self._last_align_ns = self._total_at_align = 0
         self._inference = Worker("inference", self._job_failed)
         self._alignment = Worker("alignment", self._job_failed)
         policy.warm_up(self._settings.values.num_steps)
@@ -95,17 +104,19 @@ class VlaPolicy(SafeLifecycleNode):
     def deactivate(self) -> None:
         """Publish one hold at the measured position."""
         if self._runtime is not None:
-            hold = self._runtime.controller.hold(self.get_clock().now().nanoseconds)
-            if hold is not None:
-                self._publish(hold)
+            with self._wire:
+                hold = self._runtime.controller.hold(self.get_clock().now().nanoseconds)
+                if hold is not None:
+                    self._publish(hold)
 
     def cleanup(self) -> None:
         """Stop the workers and free the model."""
         self._sensors.disconnect()
-        for worker in (self._inference, self._alignment):
+        workers = (self._inference, self._alignment)
+        self._inference = self._alignment = self._runtime = None
+        for worker in workers:
             if worker is not None and not worker.stop(STOP_TIMEOUT_S):
                 self.get_logger().warning("a worker is still busy; what it does will not be used")
-        self._inference = self._alignment = self._runtime = None
 
     # --- control ---
 
@@ -126,11 +137,12 @@ class VlaPolicy(SafeLifecycleNode):
             self._health.problem = str(refused)
             self.get_logger().warning(f"no chunk: {refused}", throttle_duration_sec=WARN_EVERY_S)
             return
-        if not self.active:
-            return
-        self._publish(published.trajectory)
-        now_ns = self.get_clock().now().nanoseconds
-        runtime.controller.sent(published, now_ns)
+        with self._wire:
+            if not self.active:
+                return
+            self._publish(published.trajectory)
+            now_ns = self.get_clock().now().nanoseconds
+            runtime.controller.sent(published, now_ns)
         latency_ms = (now_ns - tick_ns) * 1e-6
         self._health.chunk_sent(latency_ms)
         self._curves["inference/latency_ms"].publish(Float64(data=latency_ms))
@@ -164,14 +176,20 @@ class VlaPolicy(SafeLifecycleNode):
         self._last_align_ns = self.get_clock().now().nanoseconds
         self._total_at_align = runtime.buffer.total_added
         self._health.aligns["attempted"] += 1
-        report = runtime.align(self._align_params(), self._settings.values.exploration_fraction, self._on_step)
+        report = runtime.align(
+            self._align_params(),
+            self._settings.values.exploration_fraction,
+            lambda step, curve: self._on_step(runtime, step, curve),
+        )
         self._health.aligns["accepted" if report.accepted else "refused"] += 1
         self._health.last_align = report.sentence()
         self._reports.publish(String(data=json.dumps(report.to_json())))
         self.get_logger().info(report.sentence())
         return report
 
-    def _on_step(self, step: int, curve: StepCurve) -> None:
+    def _on_step(self, runtime: Runtime, step: int, curve: StepCurve) -> None:
+        if runtime is not self._runtime:
+            raise AlignmentStopped("the node was cleaned up meanwhile")
         for task, loss in curve.losses.items():
             self._curves[f"align/loss/{task}"].publish(Float64(data=loss))
         self._curves["align/e_token_norm"].publish(Float64(data=curve.e_token_norm))
@@ -206,7 +224,7 @@ class VlaPolicy(SafeLifecycleNode):
             return _answer(response, False, "an alignment is running; ask again when it is done")
         try:
             version = runtime.reset_e_token()
-        except StoreError as error:
+        except (StoreError, ValueError) as error:
             return _answer(response, False, str(error))
         return _answer(response, True, f"the model's own token runs, as version {version.name}")
 
@@ -237,15 +255,18 @@ class VlaPolicy(SafeLifecycleNode):
 
     def _report_health(self) -> None:
         runtime, worker = self._runtime, self._alignment
-        if runtime is None or worker is None:
-            return
-        message = build(self.get_name(), runtime, self._health, self.active)
+        if runtime is None:
+            message = build_unconfigured(self.get_name(), self.state_label)
+        else:
+            message = build(self.get_name(), runtime, self._health, self.active)
         message.header.stamp = self.get_clock().now().to_msg()
         self._diagnostics.publish(message)
-        if self.active:
+        if self.active and runtime is not None and worker is not None:
             self._periodic_align(runtime, worker)
 
     def _job_failed(self, error: Exception) -> None:
+        if isinstance(error, AlignmentStopped):
+            return
         self._health.problem = f"internal error: {error}"
         self.get_logger().error(f"a job failed, the node goes on: {error!r}")
 

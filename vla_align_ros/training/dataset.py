@@ -42,9 +42,9 @@ class RawSamples:
 
 
 def draw_samples(
-    arms: Embodiments, rows: NDArray[np.int64], horizon: int, size: int, rng: np.random.Generator
+    arms: Embodiments, rows: NDArray[np.int64], horizon: int, size: int | None, rng: np.random.Generator
 ) -> RawSamples:
-    """One sample for each entry of `rows`."""
+    """One sample for each entry of `rows`; `size` None leaves the images out."""
     count, mine = len(rows), arms[rows]
     scene = task.sample_scene(count, rng)
     pose = task.training_pose(mine, scene, rng)
@@ -60,8 +60,7 @@ def draw_samples(
         [points[everyone, 0, asked], points[:, 0, 0], points[:, 0, 1], points[everyone, 1, asked]], axis=1
     )
     return RawSamples(
-        camera.draw(mine, pose, scene, size),
-        camera.draw(mine, after, scene, size),
+        *(np.empty((count, 0), np.uint8) if size is None else camera.draw(mine, q, scene, size) for q in (pose, after)),
         encoder_reading(mine, pose).astype(np.float32),
         actions.astype(np.float32),
         commands.astype(np.float32),
@@ -88,7 +87,7 @@ def executions(actions: NDArray[np.float64], rng: np.random.Generator, execute: 
 def norm_stats(arms: Embodiments, horizon: int, seed: int, count: int = 20_000) -> dict[str, NormStats]:
     """Statistics of states and actions (expert's and executed ones together) over the training arms."""
     rng = np.random.default_rng([seed, 2])
-    raw = draw_samples(arms, rng.integers(0, len(arms), count), horizon, 8, rng)
+    raw = draw_samples(arms, rng.integers(0, len(arms), count), horizon, None, rng)
     both = np.concatenate([raw.actions, raw.commands]).reshape(-1, raw.actions.shape[-1])
     return {name: _stats_of(values) for name, values in (("state", raw.state), ("actions", both))}
 

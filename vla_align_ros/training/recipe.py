@@ -40,7 +40,7 @@ class Recipe:
     model: str
     seed: int = 0
     vision: VisionRecipe = VisionRecipe()
-    samples: int = 320_000
+    samples: int = 256_000
     shard_samples: int = 16_384
     shard_epochs: int = 2
     batch_size: int = 128

@@ -161,7 +161,7 @@ def make_optimizer(trainee: Trainee, aids: Aids, recipe: Recipe) -> torch.optim.
     return torch.optim.AdamW(groups, recipe.learning_rate, betas=(0.9, 0.98), fused=True)
 
 
-def train_policy(trainee: Trainee, recipe: Recipe, out: Path, log: Log, save_every_s: float = 120.0) -> None:
+def train_policy(trainee: Trainee, recipe: Recipe, out: Path, log: Log, save_every_s: float) -> None:
     """The joint training; goes on where `out` left off."""
     model, bank = trainee.model, trainee.bank
     torch.manual_seed(recipe.seed + 2)
@@ -251,9 +251,9 @@ def _losses(
     return {"total_loss": total, **parts, "regression_loss": regression, "keypoint_loss": points}
 
 
-def train(recipe_path: Path, recipe: Recipe, out: Path, log: Log) -> Trainee:
+def train(recipe_path: Path, recipe: Recipe, out: Path, log: Log, save_every_s: float = 120.0) -> Trainee:
     """All stages up to the trained policy. `out` holds the run; a second call goes on where it stopped."""
-    (out).mkdir(parents=True, exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
 
     def record(line: dict[str, object]) -> None:
         log_line(out, line)
@@ -261,5 +261,5 @@ def train(recipe_path: Path, recipe: Recipe, out: Path, log: Log) -> Trainee:
 
     trainee = prepare(recipe, recipe_path, out, record)
     (out / "recipe.yaml").write_text(yaml.safe_dump(recipe.__dict__ | {"vision": recipe.vision.__dict__}))
-    train_policy(trainee, recipe, out, record)
+    train_policy(trainee, recipe, out, record, save_every_s)
     return trainee

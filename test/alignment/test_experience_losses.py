@@ -1,0 +1,226 @@
+"""What a token is worth on experience, which token is picked, and how experience is split in time."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from builders import TASKS, make_experiences, stats_of
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from vla_align_ros.alignment.align import descend, split_by_episode
+from vla_align_ros.alignment.losses import ExperienceLosses
+from vla_align_ros.alignment.pick import FINALISTS, pick
+from vla_align_ros.params import AlignParams
+from vla_align_ros.policy import Policy
+from vla_align_ros.policy.losses import LossWeights
+
+ROWS = torch.arange(10)
+
+
+@pytest.fixture
+def token(policy: Policy) -> Tensor:
+    assert policy.token is not None
+    return policy.token
+
+
+def make_losses(policy: Policy, count: int = 10, **weights: float) -> ExperienceLosses:
+    return ExperienceLosses(policy, make_experiences(count), LossWeights(**weights))
+
+
+# --- losses ---
+
+
+def test_one_loss_an_experience_and_task(policy: Policy, token: Tensor) -> None:
+    found = make_losses(policy)(token, ROWS, 3, seed=0)
+    assert {task: tuple(loss.shape) for task, loss in found.items()} == dict.fromkeys(TASKS, (10,))
+
+
+def test_the_same_seed_draws_the_same_for_every_token(policy: Policy, token: Tensor) -> None:
+    losses = make_losses(policy)
+    first, again, other = (losses(token, ROWS, 2, seed)["dynamics"] for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    moved = losses(token + 1e-6, ROWS, 2, 0)["dynamics"]
+    torch.testing.assert_close(moved, first, atol=1e-3, rtol=1e-3)
+    assert float((other - first).abs().max()) > 0.01
+
+
+def test_the_losses_are_the_models_own(policy: Policy, token: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, Any] = {}
+    alignment_losses = policy.model.alignment_losses
+
+    def spy(cache: Any, state: Tensor, experience: Any, noise: dict[str, Tensor], time: Tensor, e: Tensor) -> Any:
+        seen.update(state=state, experience=experience, noise=noise, time=time, e=e)
+        return alignment_losses(cache, state, experience, noise, time, e)
+
+    losses = make_losses(policy)
+    monkeypatch.setattr(policy.model, "alignment_losses", spy)
+    found = losses(token, ROWS, 3, seed=0)
+    inputs, experience = policy.prepare_experiences(make_experiences(10))
+    assert torch.equal(seen["state"], inputs.state.repeat_interleave(3, 0))
+    assert torch.equal(seen["experience"].actions, experience.actions.repeat_interleave(3, 0))
+    assert torch.equal(seen["e"], token.expand(30, -1, -1))
+    assert len(seen["time"].unique()) == 30
+    assert len(seen["noise"]["dynamics"].flatten(1).unique(dim=0)) == 30
+    cache = policy.model.prefix_cache(inputs).repeat(3)
+    direct = alignment_losses(cache, seen["state"], seen["experience"], seen["noise"], seen["time"], seen["e"])
+    for task in TASKS:
+        torch.testing.assert_close(found[task], direct[task].unflatten(0, (10, 3)).mean(1), atol=1e-5, rtol=1e-4)
+
+
+def test_the_prefix_in_batches_gives_the_same(policy: Policy, token: Tensor) -> None:
+    many, few = make_losses(policy, 70), ExperienceLosses(policy, make_experiences(70)[64:], LossWeights())
+    assert len(many) == 70
+    for task, loss in few(token, torch.arange(6), 2, 0).items():
+        torch.testing.assert_close(many(token, torch.arange(64, 70), 2, 0)[task], loss, atol=1e-5, rtol=1e-4)
+
+
+def test_shuffling_changes_the_actions_alone(policy: Policy, token: Tensor) -> None:
+    losses = make_losses(policy)
+    plain = losses(token, ROWS, 2, 0)
+    same = losses(token, ROWS, 2, 0, shuffled=ROWS)
+    shuffled = losses(token, ROWS, 2, 0, shuffled=ROWS.roll(5))
+    assert all(torch.equal(plain[task], same[task]) for task in TASKS)
+    assert torch.equal(plain["perception"], shuffled["perception"])
+    assert not torch.equal(plain["inverse_dynamics"], shuffled["inverse_dynamics"])
+    assert not torch.equal(plain["dynamics"], shuffled["dynamics"])
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_each_loss_alone_has_a_gradient_for_the_token(policy: Policy, token: Tensor, task: str) -> None:
+    token = token.clone().requires_grad_(True)
+    found = make_losses(policy)(token, ROWS, 2, 0)
+    (gradient,) = torch.autograd.grad(found[task].mean(), token)
+    assert (gradient.norm(dim=1) > 1e-7).all()
+
+
+def test_a_zero_weight_is_not_computed_and_the_others_scale(policy: Policy, token: Tensor) -> None:
+    losses = make_losses(policy, lambda_perc=0.0, lambda_dyn=2.0, lambda_inv=0.5)
+    found = losses(token, ROWS, 1, 0)
+    assert set(found) == {"dynamics", "inverse_dynamics"}
+    torch.testing.assert_close(losses.weighted(found), 2.0 * found["dynamics"] + 0.5 * found["inverse_dynamics"])
+
+
+def test_padding_and_missing_cameras_weigh_nothing(policy: Policy, token: Tensor) -> None:
+    experiences = make_experiences(10)
+    camera = next(iter(experiences[0].next_observation.images))
+    blind = [
+        dataclasses.replace(
+            item,
+            next_observation=dataclasses.replace(
+                item.next_observation, images={k: v for k, v in item.next_observation.images.items() if k != camera}
+            ),
+        )
+        for item in experiences
+    ]
+    losses = ExperienceLosses(policy, blind, LossWeights())
+    before = losses(token, ROWS, 2, 0)
+    features = losses._experience.features
+    assert not losses._experience.feature_masks[:, :4].any()
+    features[:, :4] += 7.0
+    after = losses(token, ROWS, 2, 0)
+    assert all(torch.equal(before[task], after[task]) for task in TASKS)
+    features[:, 4:] += 7.0
+    assert not torch.equal(losses(token, ROWS, 2, 0)["dynamics"], before["dynamics"])
+
+
+# --- gradient steps ---
+
+
+def test_descending_brings_the_learned_losses_down(policy: Policy, token: Tensor) -> None:
+    losses = make_losses(policy, 32)
+    rows = torch.arange(32)
+    params = AlignParams(align_steps=25, align_learning_rate=0.1)
+    shadow, curve = descend(losses, rows, token, token, stats_of(), params, 0)
+    assert not shadow.requires_grad
+    assert not torch.equal(shadow, token)
+    before, after = (float(losses.weighted(losses(e, rows, 4, 99)).mean()) for e in (token, shadow))
+    assert after < 0.95 * before
+    rates = [step.learning_rate for step in curve]
+    assert rates[0] == pytest.approx(0.1 / 5)
+    assert max(rates) == pytest.approx(0.1)
+    assert rates[-1] == pytest.approx(0.03)
+
+
+def test_descending_stops_at_the_first_gradient_that_is_not_finite(policy: Policy, token: Tensor) -> None:
+    losses = make_losses(policy)
+    with pytest.raises(FloatingPointError, match="the gradient is not finite at step 0"):
+        descend(losses, ROWS, token * torch.nan, token, stats_of(), AlignParams(align_steps=5), 0)
+
+
+# --- the bank ---
+
+
+class FakeLosses:
+    """A token's loss is the distance of its mean from 0.25, plus noise that is largest on the first rows."""
+
+    def __init__(self) -> None:
+        self.calls: list[int] = []
+
+    def __call__(self, token: Tensor, rows: Tensor, draws: int, seed: int) -> Tensor:
+        self.calls.append(len(rows))
+        return (token.mean() - 0.25).abs().expand(len(rows))
+
+    def weighted(self, losses: Tensor) -> Tensor:
+        return losses
+
+
+@given(st.lists(st.floats(-1, 1), min_size=1, max_size=40, unique=True), st.integers(0, 1000))
+def test_the_candidate_with_the_lowest_loss_is_picked(means: list[float], seed: int) -> None:
+    candidates = torch.tensor(means)[:, None, None].expand(-1, 2, 3)
+    index, best = pick(FakeLosses(), torch.arange(50), candidates, seed)  # type: ignore[arg-type]
+    assert torch.equal(best, candidates[index])
+    distances = (torch.tensor(means) - 0.25).abs()
+    assert float(distances[index]) == pytest.approx(float(distances.min()), abs=1e-6)
+
+
+def test_only_the_finalists_are_looked_at_closely() -> None:
+    losses = FakeLosses()
+    pick(losses, torch.arange(50), torch.randn(60, 2, 3), 0)  # type: ignore[arg-type]
+    assert losses.calls == [8] * 60 + [32] * FINALISTS
+
+
+# --- earlier and later ---
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_nothing_and_one_have_no_later_part(count: int) -> None:
+    learn, judged = split_by_episode(make_experiences(count))
+    assert (len(learn), len(judged)) == (count, 0)
+
+
+@given(st.integers(2, 60), st.data())
+def test_what_is_judged_by_is_later_than_what_was_learned_from(count: int, data: st.DataObject) -> None:
+    stride = data.draw(st.integers(1, 8))
+    episodes = np.sort(data.draw(st.lists(st.integers(0, 5), min_size=count, max_size=count)))
+    experiences = [
+        dataclasses.replace(
+            item,
+            episode=int(episodes[index]),
+            observation=dataclasses.replace(item.observation, stamp_ns=index * stride),
+            next_observation=dataclasses.replace(item.next_observation, stamp_ns=index * stride + 5),
+        )
+        for index, item in enumerate(make_experiences(count))
+    ]
+    learn, judged = split_by_episode(experiences)
+    assert judged == experiences[-len(judged) :]
+    assert 1 <= len(judged) <= count - count // 2
+    assert all(item.next_observation.stamp_ns <= judged[0].observation.stamp_ns for item in learn)
+    cut = count - len(judged)
+    dropped = [item for item in experiences[:cut] if not any(item is kept for kept in learn)]
+    assert all(item.next_observation.stamp_ns > judged[0].observation.stamp_ns for item in dropped)
+    borders = [i for i in range(count // 2, count) if episodes[i] != episodes[i - 1]]
+    assert not borders or cut in borders
+
+
+def test_without_a_border_the_last_quarter_judges() -> None:
+    learn, judged = split_by_episode(make_experiences(40, episodes=1))
+    assert (len(learn), len(judged)) == (30, 10)
+    learn, judged = split_by_episode(make_experiences(40, episodes=5))
+    assert (len(learn), len(judged)) == (32, 8)

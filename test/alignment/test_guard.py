@@ -1,0 +1,154 @@
+"""Each check of the guard alone: what it lets through, what it refuses, and in which order."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from builders import TASKS, make_experiences, stats_of
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from vla_align_ros.alignment import guard
+from vla_align_ros.alignment.guard import Evidence, Reason
+from vla_align_ros.params import AlignParams
+
+
+def spread(mean: float, deviation: float = 0.1, count: int = 32, seed: int = 0) -> Tensor:
+    """Losses of single experiences with exactly this mean and standard deviation."""
+    values = torch.randn(count, generator=torch.Generator().manual_seed(seed))
+    return (values - values.mean()) / values.std() * deviation + mean
+
+
+def evidence(**changes: Any) -> Evidence:
+    """A clear improvement that every check lets through, but for `changes`."""
+    before = {task: spread(1.0, seed=index) for index, task in enumerate(TASKS)}
+    good = Evidence(
+        before,
+        {task: loss - 0.2 for task, loss in before.items()},
+        {task: loss + 1.0 for task, loss in before.items()},
+        torch.full((2, 3), 0.1),
+        torch.zeros(2, 3),
+    )
+    return dataclasses.replace(good, **changes)
+
+
+def after(task: str, loss: Tensor) -> dict[str, Any]:
+    return {"after": {**evidence().after, task: loss}}
+
+
+def test_a_clear_improvement_is_kept_with_its_numbers() -> None:
+    verdict = guard.judge(evidence(), stats_of(shuffle_ratio_min=1.5))
+    assert verdict.reason is Reason.KEPT
+    assert verdict.detail == "after/before: perception 0.800, dynamics 0.800, inverse_dynamics 0.800"
+
+
+@pytest.mark.parametrize(("task", "reason"), guard.REFUSING_LOSS.items())
+def test_an_improvement_within_its_noise_is_refused(task: str, reason: Reason) -> None:
+    before = evidence().before[task]
+    gain = spread(0.1, deviation=1.0, seed=9)  # the standard error is 1 / sqrt(32) = 0.177
+    assert guard.judge(evidence(**after(task, before - gain)), stats_of()).reason is reason
+    gain = spread(0.4, deviation=1.0, seed=9)
+    assert guard.judge(evidence(**after(task, before - gain)), stats_of()).reason is Reason.KEPT
+    assert guard.judge(evidence(**after(task, before)), stats_of()).reason is reason
+    assert guard.judge(evidence(**after(task, before + 0.1)), stats_of()).reason is reason
+
+
+def test_the_noise_is_that_of_the_paired_difference() -> None:
+    before = spread(5.0, deviation=3.0)  # far noisier than the gain
+    changes = {"before": {**evidence().before, "dynamics": before}, **after("dynamics", before - 0.05)}
+    assert guard.judge(evidence(**changes), stats_of()).reason is Reason.KEPT
+
+
+def test_perception_need_not_improve() -> None:
+    assert guard.judge(evidence(**after("perception", spread(1.5))), stats_of()).reason is Reason.KEPT
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_loss_has_its_ceiling(task: str) -> None:
+    stats = stats_of(ceiling={**dict.fromkeys(TASKS, 1e9), task: 0.79})
+    verdict = guard.judge(evidence(), stats)
+    assert verdict.reason is Reason.OVER_CEILING
+    assert verdict.detail == f"{task} is 0.8000, its ceiling 0.7900"
+    assert guard.judge(evidence(), stats_of(ceiling={**stats.ceiling, task: 0.81})).reason is Reason.KEPT
+
+
+def test_shuffled_actions_must_fit_worse() -> None:
+    shuffled = {"shuffled": {**evidence().shuffled, "inverse_dynamics": evidence().after["inverse_dynamics"] * 1.1}}
+    assert guard.judge(evidence(**shuffled), stats_of(shuffle_ratio_min=1.2)).reason is Reason.ACTIONS_DO_NOT_FIT
+    assert guard.judge(evidence(**shuffled), stats_of(shuffle_ratio_min=1.05)).reason is Reason.KEPT
+
+
+def test_a_token_may_lie_a_little_farther_than_any_of_the_bank() -> None:
+    for length, reason in ((1.24, Reason.KEPT), (1.26, Reason.TOKEN_TOO_FAR)):
+        token = torch.zeros(2, 3)
+        token[1, 2] = length
+        assert guard.judge(evidence(token=token), stats_of(token_distance_max=1.0)).reason is reason
+    far = torch.full((2, 3), 100.0)
+    near = evidence(token=far + 0.1, e_0=far)
+    assert guard.judge(near, stats_of(token_distance_max=1.0)).reason is Reason.KEPT, "measured from E_0, not from 0"
+
+
+@pytest.mark.parametrize("where", ["before", "after", "shuffled", "token"])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_nothing_but_numbers_is_kept(where: str, bad: float) -> None:
+    value = getattr(evidence(), where)
+    if isinstance(value, dict):
+        poisoned: Any = {task: loss.clone() for task, loss in value.items()}
+        poisoned["perception"][3] = bad
+    else:
+        poisoned = value.clone()
+        poisoned[0, 0] = bad
+    assert guard.judge(evidence(**{where: poisoned}), stats_of()).reason is Reason.NON_FINITE
+
+
+@pytest.mark.filterwarnings("ignore:.*degrees of freedom")
+def test_a_single_experience_proves_nothing() -> None:
+    one = {task: torch.tensor([1.0]) for task in TASKS}
+    less = {task: torch.tensor([0.1]) for task in TASKS}
+    assert guard.judge(evidence(before=one, after=less), stats_of()).reason is Reason.DYNAMICS_NOT_BETTER
+
+
+def test_only_the_tasks_that_ran_are_judged() -> None:
+    only = {"perception": spread(1.0)}
+    assert guard.judge(evidence(before=only, after=only, shuffled=only), stats_of()).reason is Reason.KEPT
+
+
+@given(st.lists(st.floats(0.0, 2.0), min_size=3, max_size=3))
+def test_usual_losses_are_skipped_and_others_are_not(means: list[float]) -> None:
+    losses = {task: torch.full((4,), mean) for task, mean in zip(TASKS, means, strict=True)}
+    verdict = guard.within_usual(losses, stats_of(usual=dict.fromkeys(TASKS, 1.0)))
+    assert (verdict is not None) == all(mean <= 1.0 for mean in means)
+    assert verdict is None or verdict.reason is Reason.ALREADY_ALIGNED
+
+
+def test_losses_that_are_nan_are_not_usual() -> None:
+    losses = {task: torch.full((4,), torch.nan) for task in TASKS}
+    assert guard.within_usual(losses, stats_of(usual=dict.fromkeys(TASKS, 1.0))) is None
+
+
+def test_a_robot_that_moved_once_is_no_standing_one() -> None:
+    experiences = make_experiences(12)
+    still = [dataclasses.replace(item, next_observation=item.observation) for item in experiences]
+    verdict = guard.check_request(still[:8], still[8:], AlignParams())
+    assert verdict is not None
+    assert verdict.reason is Reason.STOOD_STILL
+    assert guard.check_request(still[:8], [*still[8:11], experiences[11]], AlignParams()) is None
+
+
+@pytest.mark.parametrize(("learn", "judged"), [(7, 20), (20, 3), (0, 20), (20, 0)])
+def test_there_must_be_enough_to_learn_from_and_to_judge_by(learn: int, judged: int) -> None:
+    experiences = make_experiences(40)
+    verdict = guard.check_request(experiences[:learn], experiences[20 : 20 + judged], AlignParams())
+    assert verdict is not None
+    assert verdict.reason is Reason.TOO_LITTLE_EXPERIENCE
+    assert verdict.detail == f"{learn} to learn from and {judged} to judge by, 8 and 4 are needed"
+    assert guard.check_request(experiences[:8], experiences[20:24], AlignParams()) is None
+
+
+def test_every_reason_has_a_code_of_its_own() -> None:
+    assert len({reason.value for reason in Reason}) == len(Reason)
+    assert all(reason.value == reason.name.lower() for reason in Reason)

@@ -1,0 +1,83 @@
+"""A training run: resumable to the bit, and its product loads, acts and aligns."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from vla_align_ros.policy import load_policy
+from vla_align_ros.sim.bench import final_distances
+from vla_align_ros.sim.embodiment import unshifted
+from vla_align_ros.training.export import export
+from vla_align_ros.training.recipe import Recipe, RecipeError, VisionRecipe, load_recipe
+from vla_align_ros.training.train import train
+
+RECIPE = Path(__file__).parents[2] / "config" / "train" / "tiny.yaml"
+
+
+@pytest.fixture(scope="module")
+def small() -> Recipe:
+    return dataclasses.replace(
+        load_recipe(RECIPE),
+        vision=VisionRecipe(steps=3, batch_size=8, frames=64),
+        samples=6 * 8,
+        batch_size=8,
+        shard_samples=16,
+        bank_size=4,
+        validation_arms=1,
+    )
+
+
+class Killed(Exception):
+    pass
+
+
+def test_a_run_that_was_cut_off_ends_in_the_same_bits(small: Recipe, tmp_path: Path) -> None:
+    def cut(line: dict[str, object]) -> None:
+        if line.get("stage") == "policy" and line.get("step") == 4:
+            raise Killed
+
+    train(RECIPE, small, tmp_path / "whole", lambda line: None)
+    with pytest.raises(Killed):
+        train(RECIPE, small, tmp_path / "cut", cut, save_every_s=0.0)
+    assert int(load_file(tmp_path / "cut" / "policy.safetensors")["step"]) == 4
+    train(RECIPE, small, tmp_path / "cut", lambda line: None)
+    whole, cut_off = (load_file(tmp_path / name / "policy.safetensors") for name in ("whole", "cut"))
+    assert whole.keys() == cut_off.keys()
+    assert [key for key in whole if not torch.equal(whole[key], cut_off[key])] == []
+
+
+def test_every_step_is_logged_with_losses_norms_and_rates(small: Recipe, tmp_path: Path) -> None:
+    train(RECIPE, small, tmp_path, lambda line: None)
+    steps = [item for item in map(json.loads, (tmp_path / "log.jsonl").open()) if item["stage"] == "policy"]
+    assert [item["step"] for item in steps] == list(range(6))
+    wanted = {"action_loss", "perception_loss", "dynamics_loss", "inverse_dynamics_loss", "total_loss"}
+    assert wanted | {"e_token_norm", "e_token_grad_norm", "e_token_learning_rate"} <= steps[0].keys()
+
+
+@pytest.mark.slow
+def test_what_is_exported_loads_and_acts(small: Recipe, tmp_path: Path) -> None:
+    trainee = train(RECIPE, small, tmp_path / "run", lambda line: None)
+    export(trainee, small, RECIPE, tmp_path / "run", tmp_path / "zoo", lambda line: None)
+    policy = load_policy(tmp_path / "zoo", "cpu")
+    assert policy.token is not None
+    assert policy.bank is not None
+    assert torch.equal(policy.token, trainee.model.peft_prefix_token.detach() + policy.bank[0])
+    distances = final_distances(policy, unshifted(2), policy.token.expand(2, -1, -1), seed=1, ticks=8)
+    assert np.isfinite(distances).all()
+    assert policy.stats is not None
+    assert policy.stats.arms == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "named"), [("model: x\nsample: 3\n", "sample"), ("model: x\nseed: often\n", "seed"), ("- 1\n", "recipe")]
+)
+def test_a_wrong_recipe_is_refused_by_name(tmp_path: Path, text: str, named: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with pytest.raises(RecipeError, match=named):
+        load_recipe(path)
