@@ -3,8 +3,8 @@
     python benchmarks/sample_actions.py --json sample_actions.json
     LEROBOT_WHEEL=... LEROBOT_PYTHON=... python benchmarks/sample_actions.py --json sample_actions.json
 
-The first number is `policy.infer` as the node calls it: letterbox, normalise, tokenise, features, 10 Euler steps, back
-to robot units. At the golden sizes it is the network alone, and with lerobot installed (README.md) its time over
+The first number is `policy.infer` as the node calls it: normalise, tokenise, the network with the model's own number of
+Euler steps, back to robot units. At the golden sizes it is the network alone, and with lerobot installed (README.md) its time over
 lerobot's: both processes take turns, call by call, so that both see the same machine. Only calls whose CPU time is
 above 0.97 of their wall time count; of a pair, both must.
 """
@@ -117,13 +117,15 @@ def measure_golden(folder: Path, calls: int, wheel: Path | None, python: Path | 
 
 def show(tiny: dict[str, Any], golden: dict[str, dict[str, Any]]) -> None:
     """The numbers as a table."""
-    table = Table("what", "p50 ms", "p99 ms", "undisturbed calls", "ours / lerobot", title="one thread, batch 1")
+    table = Table(title="one thread, batch 1")
+    for column in ("what", "p50 ms", "p99 ms", "undisturbed", "ours / lerobot"):
+        table.add_column(column, no_wrap=True)
     rows = {f"policy.infer of {tiny['model']}": (tiny["infer_ms"], "-")}
     for name, part in golden.items():
         ratio = f"{part['ratio_to_lerobot']:.3f}" if "ratio_to_lerobot" in part else "-"
-        rows[f"sample_actions, golden {name}"] = (part["ours_ms"], ratio)
+        rows[f"golden {name}"] = (part["ours_ms"], ratio)
         if "lerobot_ms" in part:
-            rows[f"  lerobot, golden {name}"] = (part["lerobot_ms"], "-")
+            rows[f"  lerobot's {name}"] = (part["lerobot_ms"], "-")
     for name, (times, ratio) in rows.items():
         kept = f"{times['undisturbed']} of {times['calls']}"
         table.add_row(name, f"{times['p50']:.2f}", f"{times['p99']:.2f}", kept, ratio)

@@ -1,4 +1,4 @@
-"""The fixture `ros`, and what is beside this file made importable (pytest's importlib mode does not)."""
+"""The fixtures `ros` and `shared_ros`, and what is beside this file made importable (pytest's importlib mode does not)."""
 
 from __future__ import annotations
 
@@ -22,3 +22,14 @@ def ros(tmp_path: Path) -> Iterator[Ros]:
     finally:
         made.close()
         print(made.outputs())  # pytest shows it when the test failed
+
+
+@pytest.fixture(scope="module")
+def shared_ros(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ros]:
+    """The same for all tests of a module, because a process takes seconds to start."""
+    made = Ros(tmp_path_factory.mktemp("processes"))
+    try:
+        yield made
+    finally:
+        made.close()
+        print(made.outputs())

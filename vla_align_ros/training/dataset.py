@@ -59,8 +59,13 @@ def draw_samples(
     chosen = np.stack(
         [points[everyone, 0, asked], points[:, 0, 0], points[:, 0, 1], points[everyone, 1, asked]], axis=1
     )
+    drawn = [
+        np.empty((count, 0), np.uint8) if size is None else camera.draw(mine, angles, scene, size)
+        for angles in (pose, after)
+    ]
     return RawSamples(
-        *(np.empty((count, 0), np.uint8) if size is None else camera.draw(mine, q, scene, size) for q in (pose, after)),
+        drawn[0],
+        drawn[1],
         encoder_reading(mine, pose).astype(np.float32),
         actions.astype(np.float32),
         commands.astype(np.float32),

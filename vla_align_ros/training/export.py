@@ -23,6 +23,7 @@ from vla_align_ros.policy.statistics import STATS_FILE, AlignmentStats
 from vla_align_ros.policy.weights import sha256_of
 from vla_align_ros.sim.bench import collect_experience
 from vla_align_ros.sim.embodiment import sample_embodiments
+from vla_align_ros.training.curves import draw_curves
 from vla_align_ros.training.probe import motion_r2
 from vla_align_ros.training.recipe import Recipe
 from vla_align_ros.training.train import Trainee
@@ -51,6 +52,7 @@ def export(
     )
     shutil.copyfile(run / "tokenizer.json", target / "tokenizer.json")
     shutil.copyfile(run / "recipe.yaml", target / "recipe.yaml")
+    draw_curves(run / "log.jsonl", target / "curves.png")
     description = yaml.safe_load((recipe_path.parent / recipe.model).read_text())
     description["weights"]["sha256"] = sha256_of(target / "model.safetensors")
     (target / "model.yaml").write_text(yaml.safe_dump(description, sort_keys=False))

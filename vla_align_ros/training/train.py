@@ -85,7 +85,9 @@ def prepare(recipe: Recipe, recipe_path: Path, out: Path, log: Log) -> Trainee:
         log,
     )
     features.eval().requires_grad_(False)
-    features.fit(vision.to_model_image(vision.draw_frames(4000, dino.image_size, recipe.seed + 13).images))
+    features.fit(
+        vision.to_model_image(vision.draw_frames(recipe.vision.frames // 10, dino.image_size, recipe.seed + 13).images)
+    )
     arms = training_embodiments(recipe.bank_size, recipe.seed + 101)
     stats = norm_stats(arms, architecture.action_horizon, recipe.seed)
     write_tokenizer(out / "tokenizer.json", architecture.vocab_size)

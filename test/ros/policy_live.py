@@ -1,0 +1,237 @@
+"""`vla_align_node` as a real process, and the robot it serves: a simulated one in the test's own node, whose messages
+a test can change on their way, so that every fault is one small function.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+from live import LATCHED, RELIABLE, TIMEOUT_S, Listener, NodeProcess, Ros
+from rcl_interfaces.srv import DescribeParameters
+from rclpy.parameter import Parameter, parameter_value_to_python
+from rclpy.parameter_client import AsyncParameterClient
+from rclpy.task import Future
+from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import Float64, String
+from std_srvs.srv import Trigger
+from trajectory_msgs.msg import JointTrajectory
+
+from vla_align_ros.params import SimParams
+from vla_align_ros.sim.robot import CAMERA_TOPICS, CHUNK_TOPIC, JOINTS_TOPIC, PROMPT_TOPIC, SimMessage, make_robot
+from vla_align_ros.zoo import find_model
+
+MODULE = "vla_align_ros.ros.vla_align_node"
+POLICY, MANAGER = "/vla_policy", "/checkpoint_manager"
+CAMERA, OTHER_CAMERA = CAMERA_TOPICS.values()
+JOINTS, PROMPT = JOINTS_TOPIC, PROMPT_TOPIC
+TRANSITIONS = {
+    "configure": Transition.TRANSITION_CONFIGURE,
+    "cleanup": Transition.TRANSITION_CLEANUP,
+    "activate": Transition.TRANSITION_ACTIVATE,
+    "deactivate": Transition.TRANSITION_DEACTIVATE,
+}
+BOUND = {  # state -> transition on the way to it, from which state
+    ("active", "inactive"): "deactivate",
+    ("active", "unconfigured"): "deactivate",
+    ("inactive", "unconfigured"): "cleanup",
+    ("inactive", "active"): "activate",
+    ("unconfigured", "inactive"): "configure",
+    ("unconfigured", "active"): "configure",
+}
+PERIOD_NS = 100_000_000
+Change = Callable[[SimMessage], bytes | None]
+ALIGN_QUICKLY = {
+    "exploration_fraction": 0.5,
+    "experience_stride_ticks": 1,
+    "align_min_experiences": 8,
+    "align_max_experiences": 32,
+    "align_steps": 4,
+    "align_batch_size": 4,
+    "align_draws": 1,
+}
+
+
+class Feed:
+    """A robot whose arm follows the chunks. change: topic -> what becomes of its messages (None is silence)."""
+
+    def __init__(self, ros: Ros) -> None:
+        self.change: dict[str, Change] = {}
+        self._node = ros.node
+        params = SimParams(embodiment_seed=3, episode_s=600.0, image_hz=20.0, joint_hz=50.0)
+        self._robot = make_robot(params, self._now_ns())
+        self._publishers = {
+            topic: self._node.create_publisher(Image, topic, RELIABLE) for topic in (CAMERA, OTHER_CAMERA)
+        }
+        self._publishers[JOINTS] = self._node.create_publisher(JointState, JOINTS, RELIABLE)
+        self._publishers[PROMPT] = self._node.create_publisher(String, PROMPT, LATCHED)
+        self.say(self._robot.prompt)
+        self._node.create_subscription(JointTrajectory, CHUNK_TOPIC, self._robot.receive, RELIABLE, raw=True)
+        self._node.create_timer(0.02, self._send)
+
+    def say(self, prompt: str) -> None:
+        """Another prompt."""
+        self._publishers[PROMPT].publish(String(data=prompt))
+
+    def say_the_task(self) -> None:
+        """The prompt that the model knows."""
+        self.say(self._robot.prompt)
+
+    def _now_ns(self) -> int:
+        return int(self._node.get_clock().now().nanoseconds)
+
+    def _send(self) -> None:
+        for message in self._robot.advance(self._now_ns()):
+            raw = self.change.get(message.topic, lambda same: same.raw)(message)
+            if raw is not None and message.topic in self._publishers:
+                self._publishers[message.topic].publish(raw)
+
+
+class PolicyProcess:
+    """The process with both nodes, and what it says."""
+
+    def __init__(self, ros: Ros, folder: Path, **params: Any) -> None:
+        self.ros, self.store = ros, folder / "store"
+        self.chunks = ros.listen(f"{POLICY}/action_chunk", JointTrajectory, RELIABLE)
+        self.diagnostics = ros.listen("/diagnostics", DiagnosticArray, RELIABLE)
+        self.announced = ros.listen(f"{MANAGER}/active", String, LATCHED)
+        self.reports = ros.listen(f"{POLICY}/align/report", String, LATCHED)
+        self.learning_rates = ros.listen(f"{POLICY}/align/lr", Float64, RELIABLE)
+        self.process: NodeProcess = ros.run_node(MODULE, {"model": "tiny", "store": str(self.store), **params})
+
+    # --- lifecycle ---
+
+    def transition_id(self, number: int, node: str = POLICY, label: str = "") -> bool:
+        request = ChangeState.Request(transition=Transition(id=number, label=label))
+        return bool(self.ros.call(f"{node}/change_state", ChangeState, request).success)
+
+    def transition(self, name: str, node: str = POLICY) -> bool:
+        return self.transition_id(TRANSITIONS[name], node)
+
+    def state(self, node: str = POLICY) -> str:
+        return str(self.ros.call(f"{node}/get_state", GetState).current_state.label)
+
+    def bring_to(self, wanted: str, node: str = POLICY) -> None:
+        """Through as many transitions as it takes."""
+        while (state := self.state(node)) != wanted:
+            assert self.transition(BOUND[state, wanted], node), f"{node} from {state} to {wanted}"
+
+    def wait_for_state(self, wanted: str, node: str = POLICY) -> None:
+        self.ros.wait_until(lambda: self.state(node) == wanted, f"{node} is {wanted}")
+
+    # --- services ---
+
+    def trigger(self, name: str, node: str = POLICY, timeout_s: float = 60.0) -> Trigger.Response:
+        return self.ros.call(f"{node}/{name}", Trigger, timeout_s=timeout_s)
+
+    def ask_manager(self, name: str) -> dict[str, Any]:
+        """A service of the manager that must succeed: its JSON."""
+        response = self.trigger(name, MANAGER)
+        assert response.success, response.message
+        return dict(json.loads(response.message))
+
+    def call_async(self, name: str) -> Listener:
+        """Call a Trigger service of the policy; the answer comes to the listener."""
+        answers = Listener(name)
+        client = self.ros.node.create_client(Trigger, f"{POLICY}/{name}")
+        assert client.wait_for_service(TIMEOUT_S)
+        client.call_async(Trigger.Request()).add_done_callback(lambda future: answers.receive(future.result()))
+        return answers
+
+    # --- what it says ---
+
+    def wait_for_status(
+        self, part: str, predicate: Callable[[Status], bool] = lambda _: True, timeout_s: float = TIMEOUT_S
+    ) -> Status:
+        """The first new status of a part that fits."""
+        self.diagnostics.wait_for_new(
+            lambda message: (status := Status.of(message, part)) is not None and predicate(status), timeout_s
+        )
+        found = [Status.of(message, part) for message in self.diagnostics.messages]
+        return next(status for status in reversed(found) if status is not None and predicate(status))
+
+    def wait_for_experience(self, count: int) -> None:
+        self.wait_for_status("experience", lambda status: status.number("buffer") >= count)
+
+    def logged(self, words: str) -> None:
+        self.ros.wait_until(lambda: words in self.process.output, f"{words!r} is in the log")
+
+
+class Status:
+    """One part of a DiagnosticArray."""
+
+    def __init__(self, status: DiagnosticStatus) -> None:
+        self.level, self.message = status.level, status.message
+        self.values = {item.key: item.value for item in status.values}
+
+    @classmethod
+    def of(cls, message: DiagnosticArray, part: str) -> Status | None:
+        return next((cls(status) for status in message.status if status.name == f"vla_policy: {part}"), None)
+
+    def number(self, key: str) -> int:
+        return int(self.values.get(key, 0))
+
+    def refused(self, reason: str) -> int:
+        return self.number(f"refused.{reason}")
+
+
+class ParameterClient:
+    """Parameters of a node, from another process."""
+
+    def __init__(self, ros: Ros, node: str) -> None:
+        self._client = AsyncParameterClient(ros.node, node)
+        assert self._client.wait_for_services(TIMEOUT_S)
+
+    def set(self, **values: Any) -> list[str]:
+        """One by one, as rqt does; the reasons of those that were refused."""
+        answers = _result(self._client.set_parameters([Parameter(name, value=value) for name, value in values.items()]))
+        return [result.reason for result in answers.results if not result.successful]
+
+    def set_atomically(self, **values: Any) -> str | None:
+        """All or none; the reason when they were refused."""
+        parameters = [Parameter(name, value=value) for name, value in values.items()]
+        result = _result(self._client.set_parameters_atomically(parameters)).result
+        return None if result.successful else str(result.reason)
+
+    def get(self, *names: str) -> list[Any]:
+        values = _result(self._client.get_parameters(list(names))).values
+        return [parameter_value_to_python(value) for value in values]
+
+    def describe(self, *names: str) -> DescribeParameters.Response:
+        return _result(self._client.describe_parameters(list(names)))
+
+
+def _result(future: Future) -> Any:
+    done = threading.Event()
+    future.add_done_callback(lambda _: done.set())
+    assert done.wait(TIMEOUT_S), "the node did not answer"
+    return future.result()
+
+
+def start_of(chunk: JointTrajectory) -> np.ndarray:
+    """The measured position that a chunk starts from."""
+    first = chunk.points[0]
+    return np.array(first.positions) - np.array(first.velocities) * PERIOD_NS * 1e-9
+
+
+def stamp_ns(chunk: JointTrajectory) -> int:
+    return int(chunk.header.stamp.sec * 10**9 + chunk.header.stamp.nanosec)
+
+
+def lenient_model(folder: Path) -> Path:
+    """tiny, with a guard that accepts every finite token when only perception is learned: for tests of what follows."""
+    model = shutil.copytree(find_model("tiny"), folder / "lenient")
+    path = model / "alignment_stats.json"
+    stats = json.loads(path.read_text())
+    stats["usual"] = dict.fromkeys(stats["usual"], 0.0)
+    stats["ceiling"] = dict.fromkeys(stats["ceiling"], 1e9)
+    path.write_text(json.dumps(stats))
+    return model

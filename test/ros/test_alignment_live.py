@@ -1,0 +1,50 @@
+"""Policy, manager and simulated robot as real processes, aligning while the robot moves."""
+
+import signal
+
+import numpy as np
+import pytest
+from policy_live import ALIGN_QUICKLY, PolicyProcess, lenient_model, start_of
+
+from vla_align_ros.checkpoint.store import TokenStore
+
+pytestmark = [pytest.mark.ros, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def node(shared_ros, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("policy")
+    shared_ros.run_node("vla_align_ros.ros.sim_robot", {"embodiment_seed": 3, "episode_s": 600.0})
+    made = PolicyProcess(
+        shared_ros, folder, **{"model": str(lenient_model(folder)), **ALIGN_QUICKLY, "align_steps": 20}
+    )
+    made.wait_for_experience(20)
+    return made
+
+
+def test_two_alignments_while_the_robot_moves_cost_no_chunk(node):
+    start = node.wait_for_status("inference")
+    before = start_of(node.chunks.wait_for_new())
+    for _ in range(2):
+        chunks = len(node.chunks.messages)
+        assert "alignment" in node.trigger("align").message
+        assert len(node.chunks.messages) > chunks
+    after = start_of(node.chunks.wait_for_new())
+    node.wait_for_status("alignment", lambda status: status.number("attempted") == 2)
+    end = node.wait_for_status("inference")
+    assert end.number("late_chunks") == 0
+    assert end.number("queue_ran_empty") == start.number("queue_ran_empty")
+    assert np.abs(after - before).max() > 0.01, "the arm moves"
+
+
+def test_signal_during_an_alignment_ends_the_process_at_once_with_the_token_as_it_was(node):
+    versions = [version.name for version in TokenStore(node.store, 20).versions()]
+    node.call_async("align")
+    node.learning_rates.wait_for_new()
+    assert node.process.stop(signal.SIGINT, timeout_s=5.0) == 0, node.process.output
+    state = TokenStore(node.store, 20).read()
+    assert list(state.versions) == versions
+    assert not state.problems
+    assert "Traceback" not in node.process.output
+    node.chunks.wait(lambda chunk: len(chunk.points) == 1)
+    assert len(node.chunks.messages[-1].points) == 1, "the last word is a hold"

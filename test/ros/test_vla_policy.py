@@ -1,0 +1,330 @@
+"""The node `vla_policy` as a real process: what it publishes, what bad input does to it, how it aligns meanwhile."""
+
+import itertools
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from diagnostic_msgs.msg import DiagnosticStatus
+from live import RELIABLE
+from policy_live import (
+    ALIGN_QUICKLY,
+    CAMERA,
+    JOINTS,
+    MANAGER,
+    PERIOD_NS,
+    Feed,
+    ParameterClient,
+    PolicyProcess,
+    lenient_model,
+    stamp_ns,
+    start_of,
+)
+from std_msgs.msg import Float64
+
+from vla_align_ros.checkpoint.store import TokenStore
+from vla_align_ros.observation.codecs import (
+    IMAGE,
+    JOINT_STATE,
+    TYPESTORE,
+    decode_image,
+    encode_image,
+    encode_joint_state,
+)
+from vla_align_ros.sim.arm import JOINT_NAMES
+
+pytestmark = [pytest.mark.ros, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def robot(shared_ros):
+    return Feed(shared_ros)
+
+
+@pytest.fixture(scope="module")
+def node(shared_ros, robot, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("policy")
+    limits = {"image_stale_s": 0.4, "joint_stale_s": 0.3, "frozen_s": 0.6}
+    made = PolicyProcess(shared_ros, folder, **{"model": str(lenient_model(folder)), **limits, **ALIGN_QUICKLY})
+    made.chunks.wait()
+    return made
+
+
+@pytest.fixture(scope="module")
+def parameters(shared_ros, node):
+    return ParameterClient(shared_ros, "vla_policy")
+
+
+@pytest.fixture(autouse=True)
+def _all_is_well_again(node, robot):
+    yield
+    robot.change.clear()
+    robot.say_the_task()
+    node.bring_to("active")
+    node.chunks.wait_for_new()
+    assert node.process.running
+
+
+# --- chunks ---
+
+
+def test_chunk_is_on_the_control_grid_with_positions_and_velocities_and_ends_at_rest(node):
+    chunk = node.chunks.wait_for_new()
+    assert stamp_ns(chunk) % PERIOD_NS == 0
+    assert tuple(chunk.joint_names) == JOINT_NAMES
+    times = [point.time_from_start.sec * 10**9 + point.time_from_start.nanosec for point in chunk.points]
+    assert times == [PERIOD_NS * (index + 1) for index in range(8 + 2)], "H points, then the ramp"
+    positions = np.array([point.positions for point in chunk.points])
+    velocities = np.array([point.velocities for point in chunk.points])
+    np.testing.assert_allclose(np.diff(positions, axis=0), velocities[1:] * 0.1, atol=1e-9)
+    assert (velocities[-1] == 0).all()
+    assert np.abs(velocities[:8]).max() > 0
+    assert not any(len(point.accelerations) or len(point.effort) for point in chunk.points)
+
+
+def test_chunks_follow_each_other_every_four_ticks(node):
+    first = len(node.chunks.messages)
+    node.chunks.wait(lambda _: len(node.chunks.messages) >= first + 4)
+    steps = np.diff([stamp_ns(chunk) for chunk in node.chunks.messages[first:]])
+    assert (steps > 0).all()
+    assert (steps % PERIOD_NS == 0).all()
+    assert np.median(steps) == 4 * PERIOD_NS
+
+
+def test_nothing_is_published_unless_active_but_one_hold_where_the_arm_was_measured(node, robot):
+    robot.change[JOINTS] = joints_with(name=["shoulder", "elbow"], position=np.array([0.25, 0.5]))
+    node.chunks.wait_for_new(lambda chunk: np.allclose(start_of(chunk), [0.25, 0.5], atol=1e-6))
+    before_ns = node.ros.node.get_clock().now().nanoseconds
+    assert node.transition("deactivate")
+    hold = node.chunks.wait(lambda chunk: len(chunk.points) == 1 and stamp_ns(chunk) > before_ns)
+    assert not any(hold.points[0].velocities)
+    np.testing.assert_allclose(hold.points[0].positions, [0.25, 0.5])
+    assert node.chunks.messages[-1] is hold, "no chunk may come behind the hold"
+    for _ in range(2):
+        status = node.wait_for_status("inference", lambda status: status.message == "inactive")
+        assert status.level == DiagnosticStatus.OK
+    assert node.chunks.messages[-1] is hold
+    assert node.transition("activate")
+    node.chunks.wait_for_new(lambda chunk: len(chunk.points) > 1)
+
+
+# --- bad input ---
+
+
+def silent(message):
+    return None
+
+
+def frozen():
+    """The picture of the moment, for ever, with stamps that go on."""
+    picture = []
+
+    def again(message):
+        picture[:] = picture or [decode_image(message.raw, IMAGE).image]
+        return encode_image(picture[0], message.stamp_ns)
+
+    return again
+
+
+def image_with(**fields):
+    """An image message with some fields changed."""
+
+    def changed(message):
+        image = TYPESTORE.deserialize_cdr(message.raw, IMAGE)
+        return bytes(TYPESTORE.serialize_cdr(replace(image, **fields), IMAGE))
+
+    return changed
+
+
+def joints_with(**fields):
+    """A joint state with some fields changed."""
+
+    def changed(message):
+        state = TYPESTORE.deserialize_cdr(message.raw, JOINT_STATE)
+        return bytes(TYPESTORE.serialize_cdr(replace(state, **fields), JOINT_STATE))
+
+    return changed
+
+
+def cut_off(message):
+    return message.raw[: len(message.raw) // 2]
+
+
+def in_turn(*changes):
+    """Each message with another fault."""
+    turns = itertools.cycle(changes)
+    return lambda message: next(turns)(message)
+
+
+BAD_IMAGES = {
+    "wrong_encoding": image_with(encoding="bayer_rggb16"),
+    "empty_data": image_with(data=np.zeros(0, np.uint8), width=0, height=0),
+    "wrong_step": image_with(step=10),
+    "wrong_size": image_with(height=63),
+    "malformed": cut_off,
+}
+BAD_JOINTS = {
+    "missing_joint": in_turn(
+        joints_with(name=["shoulder"], position=np.zeros(1)), joints_with(name=["shoulder", "wrist"])
+    ),
+    "duplicate_joint": joints_with(name=["shoulder", "elbow", "elbow"], position=np.zeros(3)),
+    "non_finite": joints_with(position=np.array([0.1, np.nan])),
+    "empty_position": joints_with(position=np.zeros(0)),
+    "length_mismatch": joints_with(position=np.zeros(3)),
+    "malformed": cut_off,
+}
+FAULTS = {
+    "camera silent": (CAMERA, silent, "stale_image", ()),
+    "camera frozen": (CAMERA, frozen(), "frozen_image", ()),
+    "bad images": (CAMERA, in_turn(*BAD_IMAGES.values()), "stale_image", BAD_IMAGES),
+    "joints silent": (JOINTS, silent, "stale_joints", ()),
+    "bad joint states": (JOINTS, in_turn(*BAD_JOINTS.values()), "stale_joints", BAD_JOINTS),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_fault_is_refused_with_a_reason_and_chunks_come_again_when_it_is_over(node, robot, fault):
+    topic, change, reason, message_reasons = FAULTS[fault]
+    before = node.wait_for_status("observation")
+    robot.change[topic] = change
+
+    def seen(status):
+        counted = all(status.refused(item) > before.refused(item) for item in (reason, *message_reasons))
+        return counted and status.message.startswith(reason) and status.level == DiagnosticStatus.WARN
+
+    node.wait_for_status("observation", seen)
+    last = node.chunks.messages[-1]
+    node.wait_for_status("observation", seen)
+    assert node.chunks.messages[-1] is last, "no chunk goes out meanwhile"
+    robot.change.clear()
+    node.chunks.wait_for_new()
+    node.wait_for_status("observation", lambda status: status.level == DiagnosticStatus.OK)
+
+
+def test_reordered_and_foreign_joints_are_matched_by_name(node, robot):
+    mixed = joints_with(name=["gripper", "elbow", "shoulder"], position=np.array([9.0, 0.5, -0.25]))
+    robot.change[JOINTS] = mixed
+    node.chunks.wait_for_new(lambda chunk: np.allclose(start_of(chunk), [-0.25, 0.5], atol=1e-6))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "reason"), [(" \n", "prompt_empty"), ("red " * 5000, "prompt_too_long")], ids=["empty", "huge"]
+)
+def test_prompt_that_cannot_be_used_is_refused_and_the_old_one_stays(node, robot, prompt, reason):
+    before = node.wait_for_status("observation").refused(reason)
+    robot.say(prompt)
+    node.wait_for_status("observation", lambda status: status.refused(reason) == before + 1)
+    node.chunks.wait_for_new()
+
+
+def test_prompt_of_more_tokens_than_the_model_reads_stops_the_chunks_with_a_reason(node, robot, parameters):
+    assert not parameters.set(exploration_fraction=0.0)
+    robot.say("touch the red target with the tip of the arm and then come back to the middle")
+    status = node.wait_for_status("inference", lambda status: status.message.startswith("prompt_too_long"))
+    assert status.refused("prompt_too_long") > 0
+    assert "tokens" in status.message
+    robot.say_the_task()
+    node.chunks.wait_for_new()
+    assert not parameters.set(exploration_fraction=0.5)
+
+
+# --- alignment ---
+
+
+def test_align_answers_with_its_verdict_and_refuses_a_second_one_meanwhile(node, parameters):
+    assert not parameters.set(align_steps=12, lambda_perc=1.0, lambda_dyn=1.0, lambda_inv=1.0)
+    node.wait_for_experience(20)
+    reports, chunks = len(node.reports.messages), len(node.chunks.messages)
+    answer = node.call_async("align")
+    node.learning_rates.wait_for_new()
+    second = node.trigger("align")
+    assert not answer.messages, "the first one must still run"
+    assert not second.success
+    assert "an alignment is running" in second.message
+    assert "an alignment is running" in node.trigger("reset_e_token").message
+    verdict = answer.wait(timeout_s=60)
+    report = json.loads(node.reports.wait(lambda _: len(node.reports.messages) > reports).data)
+    assert report["reason"] in verdict.message
+    assert report["accepted"] == verdict.success
+    assert len(report["curve"]) == 12
+    assert set(report["before"]) == {"perception", "dynamics", "inverse_dynamics"}
+    assert report["exploration_fraction"] == 0.5
+    node.wait_for_status("alignment", lambda status: status.message == verdict.message)
+    assert len(node.chunks.messages) > chunks, "inference goes on"
+
+
+def test_live_parameters_act_and_curves_are_published(node, parameters, shared_ros):
+    curves = {
+        name: shared_ros.listen(f"/vla_policy/align/{name}", Float64, RELIABLE)
+        for name in ("loss/perception", "loss/dynamics", "loss/inverse_dynamics", "e_token_norm", "grad_norm", "lr")
+    }
+    assert not parameters.set(align_learning_rate=0.001, lambda_dyn=0.0, align_steps=4)
+    node.trigger("align")
+    for name in ("loss/perception", "loss/inverse_dynamics", "e_token_norm", "grad_norm"):
+        curve = curves[name].wait(lambda _, curve=curves[name]: len(curve.messages) == 4)
+        assert np.isfinite(curve.data)
+    curves["lr"].wait(lambda _: len(curves["lr"].messages) == 4)
+    assert [message.data for message in curves["lr"].messages[:3]] == pytest.approx([0.0002, 0.0004, 0.0006])
+    assert not curves["loss/dynamics"].messages, "lambda 0 switches a task off"
+
+
+def test_align_frequency_starts_alignments_by_themselves_and_0_stops_them(node, parameters):
+    before = node.wait_for_status("alignment").number("attempted")
+    assert not parameters.set(align_frequency_hz=1.0)
+    node.wait_for_status("alignment", lambda status: status.number("attempted") >= before + 2, timeout_s=60)
+    assert not parameters.set(align_frequency_hz=0.0)
+
+    def ended(status):
+        return status.number("attempted") == status.number("accepted") + status.number("refused")
+
+    after = node.wait_for_status("alignment", ended).number("attempted")
+    assert node.wait_for_status("alignment").number("attempted") == after
+
+
+def test_kept_token_is_durable_announced_and_running(node, parameters):
+    assert not parameters.set(lambda_perc=1.0, lambda_dyn=0.0, lambda_inv=0.0)
+    known = {version.name for version in TokenStore(node.store, 20).versions()}
+    answer = node.trigger("align")
+    assert answer.success, answer.message
+    store = TokenStore(node.store, 20).read()
+    new = store.active
+    assert new is not None
+    assert new.name not in known
+    assert not store.problems
+    assert f"version {new.name}" in answer.message
+    assert new.manifest.reason == "align"
+    assert new.manifest.parameters["lambda_dyn"] == 0.0
+    node.announced.wait(lambda message: json.loads(message.data)["version"] == new.name)
+    node.wait_for_status("alignment", lambda status: status.values["token_version"] == new.name)
+
+
+def test_clear_buffer_forgets_and_an_alignment_of_nothing_is_refused_with_a_reason(node):
+    node.bring_to("inactive")  # nothing new comes in
+    totals = [-2, -1]
+    while totals[-1] != totals[-2]:  # that of the last commands is still on its way
+        totals.append(node.wait_for_status("experience").number("total"))
+    answer = node.trigger("clear_buffer")
+    assert answer.success
+    node.wait_for_status("experience", lambda status: status.number("buffer") == 0)
+    refused = node.trigger("align")
+    assert not refused.success
+    assert "too_little_experience" in refused.message
+
+
+def test_services_say_that_the_node_must_be_configured_and_diagnostics_go_on(node):
+    node.bring_to("unconfigured")
+    for service in ("align", "reset_e_token", "clear_buffer"):
+        answer = node.trigger(service)
+        assert not answer.success
+        assert "unconfigured: configure it first" in answer.message
+    assert "unconfigured" in node.wait_for_status("inference", lambda status: "no model" in status.message).message
+    node.bring_to("active", MANAGER)
+
+
+def test_alignments_start_by_themselves_also_after_another_configure(node, parameters):
+    node.bring_to("unconfigured")
+    assert not parameters.set(align_frequency_hz=1.0)
+    node.bring_to("active")
+    node.wait_for_status("alignment", lambda status: status.number("attempted") >= 1)
+    assert not parameters.set(align_frequency_hz=0.0)
