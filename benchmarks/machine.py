@@ -1,4 +1,4 @@
-"""What a number was measured on: machine, versions, date and command. Every benchmark writes its results through here."""
+"""What a number was measured on: machine, versions, date, command. Benchmarks write their results through here."""
 
 from __future__ import annotations
 
@@ -51,6 +51,15 @@ def cpu_model() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
+
+
+def memory_mib(line: str, process_id: int | str = "self") -> float:
+    """A line of /proc/<process>/status: VmRSS is resident memory, VmHWM its peak; 0 when the process has ended."""
+    try:
+        lines = Path(f"/proc/{process_id}/status").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return next((int(text.split()[1]) / 1024 for text in lines if text.startswith(f"{line}:")), 0.0)
 
 
 def commit() -> str | None:

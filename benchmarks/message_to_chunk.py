@@ -119,7 +119,12 @@ def run_node(model: str, store: str, results: Connection) -> None:
     from vla_align_ros.ros.vla_align_node import main as node_main
 
     arrivals = Arrivals()
-    parameters = {"model": f"'{model}'", "store": f"'{store}'", "prompt": "'stand still'", "align.align_frequency_hz": 0.0}
+    parameters = {
+        "model": f"'{model}'",
+        "store": f"'{store}'",
+        "prompt": "'stand still'",
+        "align.align_frequency_hz": 0.0,
+    }
     sys.argv[1:] = ["--ros-args", *(part for name, value in parameters.items() for part in ("-p", f"{name}:={value}"))]
     with watched(arrivals):
         try:
@@ -142,9 +147,7 @@ def publish(model: str, seconds: float, results: Connection) -> None:
     pictures = random.integers(0, 256, (4, HEIGHT, WIDTH, 3), np.uint8)  # a camera that changes is not frozen
     rclpy.init()
     node = rclpy.create_node("sensors")
-    cameras = {
-        camera: node.create_publisher(Image, topic, SENSOR_QOS) for camera, topic in robot.camera_topics.items()
-    }
+    cameras = {camera: node.create_publisher(Image, topic, SENSOR_QOS) for camera, topic in robot.camera_topics.items()}
     joints = node.create_publisher(JointState, "joint_states", SENSOR_QOS)
     deadline = time.monotonic() + START_TIMEOUT_S
     while not all(publisher.get_subscription_count() for publisher in (*cameras.values(), joints)):
@@ -207,7 +210,8 @@ def measure(model: Path, seconds: float, profile: bool, domain_id: int) -> dict[
     if code != 0:
         typer.echo(f"the node ended with exit code {code}", err=True)
         raise typer.Exit(1)
-    return summary(*sensed, arrivals)
+    first_ns, last_ns, images, joints = sensed
+    return summary(first_ns, last_ns, images, joints, arrivals)
 
 
 def summary(

@@ -4,9 +4,9 @@
     LEROBOT_WHEEL=... LEROBOT_PYTHON=... python benchmarks/sample_actions.py --json sample_actions.json
 
 The first number is `policy.infer` as the node calls it: normalise, tokenise, the network with the model's own number of
-Euler steps, back to robot units. At the golden sizes it is the network alone, and with lerobot installed (README.md) its time over
-lerobot's: both processes take turns, call by call, so that both see the same machine. Only calls whose CPU time is
-above 0.97 of their wall time count; of a pair, both must.
+Euler steps, back to robot units. At the golden sizes it is the network alone with 10 steps, and with lerobot installed
+(README.md) its time over lerobot's: both processes take turns, call by call, so that both see the same machine. Only
+calls whose CPU time is above 0.97 of their wall time count; of a pair, both must.
 """
 
 from __future__ import annotations
@@ -151,9 +151,7 @@ def main(
     cv2.setNumThreads(1)
     tiny = measure_infer(model, calls)
     try:
-        golden = {
-            name: measure_golden(GOLDEN / name, calls, lerobot_wheel, lerobot_python) for name in ("pi0", "pi05")
-        }
+        golden = {name: measure_golden(GOLDEN / name, calls, lerobot_wheel, lerobot_python) for name in ("pi0", "pi05")}
     except PeerError as error:
         raise typer.BadParameter(str(error)) from None
     show(tiny, golden)

@@ -4,9 +4,12 @@
 
 The loop is `training.train.train_policy` itself, on one thread: losses, gradients, clipping, optimizer. Without the
 alignment expert means all three lambdas 0, so that none of its passes is computed. The eyes stay as they were drawn at
-random and a shard is small; neither changes the time of a step. Each runs in a process of its own, so that its peak
-memory is its own: of the steps, over what the process had before the first one (weights, gradients, optimizer,
-activations), and of the whole process. A run of the whole recipe has its shard of samples beside that.
+random and a shard is small; neither changes the time of a step. Samples a second are of undisturbed steps (CPU time
+above 0.97 of wall time); on a busy machine there may be none, and samples a CPU second are what is left.
+
+Each runs in a process of its own, so that its peak memory is its own: of the steps, over what the process had before
+the first one (gradients, optimizer, activations), and of the whole process. A run of the whole recipe has its bigger
+shard of samples beside that.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,17 +37,6 @@ from vla_align_ros.training.train import prepare, train_policy
 WARM_UP = 3
 SHARD_BATCHES = 4
 NO_PRETRAINING = VisionRecipe(steps=1, batch_size=8, frames=64)
-
-
-def peak_memory_mib() -> float:
-    """Largest resident memory of this process since `forget_peak`."""
-    return memory_mib("VmHWM")
-
-
-def memory_mib(name: str) -> float:
-    """A line of /proc/self/status."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) / 1024
 
 
 def forget_peak() -> None:
@@ -63,19 +56,19 @@ def run(recipe_path: Path, recipe: Recipe) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as out:
         trainee = prepare(recipe, recipe_path, Path(out), lambda line: None)
         forget_peak()
-        before_mib = memory_mib("VmRSS")
+        before_mib = machine.memory_mib("VmRSS")
         train_policy(trainee, recipe, Path(out), log, save_every_s=float("inf"))
-    pairs = list(zip(clock, clock[1:], strict=False))[WARM_UP:]
+    pairs = list(pairwise(clock))[WARM_UP:]
     steps = [Timing(after[0] - before[0], after[1] - before[1]) for before, after in pairs]
     kept = [step.wall_s for step in steps if step.undisturbed]
     return {
         "samples_per_s": recipe.batch_size / percentile(kept, 50),
         "step_ms": {"p50": percentile(kept, 50) * 1e3, "p99": percentile(kept, 99) * 1e3},
-        "cpu_ms": percentile([step.cpu_s for step in steps], 50) * 1e3,
+        "samples_per_cpu_s": recipe.batch_size / percentile([step.cpu_s for step in steps], 50),
         "steps": len(steps),
         "undisturbed": len(kept),
-        "peak_memory_of_steps_mib": peak_memory_mib() - before_mib,
-        "peak_memory_of_process_mib": peak_memory_mib(),
+        "peak_memory_of_steps_mib": machine.memory_mib("VmHWM") - before_mib,
+        "peak_memory_of_process_mib": machine.memory_mib("VmHWM"),
     }
 
 
@@ -104,17 +97,16 @@ def main(
     for name, part in recipes.items():
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
             found[name] = process.submit(run, config, part).result()
-    columns = ("samples/s", "step p50 ms", "undisturbed steps", "peak of steps MiB", "peak of process MiB")
-    table = Table(f"batch {recipe.batch_size}, one thread", *columns)
-    for name, part in found.items():
-        table.add_row(
-            name,
-            f"{part['samples_per_s']:.0f}",
-            f"{part['step_ms']['p50']:.0f}",
-            f"{part['undisturbed']} of {part['steps']}",
-            f"{part['peak_memory_of_steps_mib']:.0f}",
-            f"{part['peak_memory_of_process_mib']:.0f}",
-        )
+    table = Table("", *found, title=f"{config.name}, batch {recipe.batch_size}, one thread")
+    rows = {
+        "samples a second": "samples_per_s",
+        "samples a CPU second": "samples_per_cpu_s",
+        "peak memory of the steps, MiB": "peak_memory_of_steps_mib",
+        "peak memory of the process, MiB": "peak_memory_of_process_mib",
+    }
+    for label, key in rows.items():
+        table.add_row(label, *(f"{part[key]:.0f}" for part in found.values()))
+    table.add_row("undisturbed steps", *(f"{part['undisturbed']} of {part['steps']}" for part in found.values()))
     Console().print(table)
     numbers = {name.replace(" ", "_"): part for name, part in found.items()}
     machine.write(json_file, {"recipe": config.name, "batch_size": recipe.batch_size, **numbers})

@@ -247,15 +247,9 @@ REFUSED: dict[str, Case] = {
     "inf in state": (Reason.NON_FINITE, {"experiences": _with_nan("observation")}),
     "inf in next state": (Reason.NON_FINITE, {"experiences": _with_nan("next_observation")}),
     "still": (Reason.STOOD_STILL, {"experiences": _standing_still()}),
-    "dynamics": (Reason.DYNAMICS_NOT_BETTER, {"descend": lambda losses, rows, start: start, "bank": False}),
-    "inverse": (
-        Reason.INVERSE_NOT_BETTER,
-        {
-            "descend": lambda losses, rows, start: start,
-            "bank": False,
-            "params": dataclasses.replace(QUICK, lambda_dyn=0.0),
-        },
-    ),
+    "no gain": (Reason.NOT_BETTER, {"descend": lambda losses, rows, start: start, "bank": False}),
+    "dynamics": (Reason.DYNAMICS_WORSE, {"judged": {"dynamics": 1.0}}),
+    "inverse": (Reason.INVERSE_WORSE, {"judged": {"inverse_dynamics": 1.0}}),
     "ceiling": (Reason.OVER_CEILING, {"stats": stats_of(ceiling={**dict.fromkeys(TASKS, 1e9), "perception": 0.0})}),
     "actions": (Reason.ACTIONS_DO_NOT_FIT, {"stats": stats_of(shuffle_ratio_min=1e9)}),
     "far": (Reason.TOKEN_TOO_FAR, {"descend": lambda losses, rows, start: start + 1e3}),
@@ -265,6 +259,16 @@ REFUSED: dict[str, Case] = {
 
 def run_case(policy: Policy, case: dict[str, Any], monkeypatch: pytest.MonkeyPatch, **more: Any) -> AlignReport:
     policy.stats = case.get("stats", policy.stats)
+    if "judged" in case:  # the losses after, so much higher than those before
+        rose = case["judged"]
+        judge = guard.judge
+        monkeypatch.setattr(
+            guard,
+            "judge",
+            lambda e, stats: judge(
+                dataclasses.replace(e, after={t: e.before[t] + rose.get(t, -0.1) for t in e.after}), stats
+            ),
+        )
     if "descend" in case:
         monkeypatch.setattr(
             ALIGN, "descend", lambda losses, rows, start, *_: (case["descend"](losses, rows, start), [])

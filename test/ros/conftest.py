@@ -1,4 +1,4 @@
-"""The fixtures `ros` and `shared_ros`, and what is beside this file made importable (pytest's importlib mode does not)."""
+"""The fixtures `ros`, `shared_ros`, and what is beside this file made importable (pytest's importlib mode does not)."""
 
 from __future__ import annotations
 

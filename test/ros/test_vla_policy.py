@@ -30,7 +30,6 @@ from vla_align_ros.observation.codecs import (
     TYPESTORE,
     decode_image,
     encode_image,
-    encode_joint_state,
 )
 from vla_align_ros.sim.arm import JOINT_NAMES
 

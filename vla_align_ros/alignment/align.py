@@ -27,7 +27,7 @@ from vla_align_ros.policy.statistics import AlignmentStats
 from vla_align_ros.types import Experience
 
 JUDGE_SHARE = 0.25
-JUDGE_DRAWS = 8
+JUDGE_DRAWS = 16
 WARMUP_STEPS, DECAY_AFTER, DECAY = 5, 0.6, 0.3
 
 

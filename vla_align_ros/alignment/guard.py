@@ -18,7 +18,7 @@ from vla_align_ros.params import AlignParams
 from vla_align_ros.policy.statistics import AlignmentStats
 from vla_align_ros.types import Experience
 
-Z_SCORE = 2.0  # an improvement must exceed this many standard errors of the paired difference
+Z_SCORE = 1.64  # standard errors of a paired difference that count as noise: 95 %, one-sided
 LEAST_TO_LEARN, LEAST_TO_JUDGE = 8, 4
 STILL_RAD = 0.02  # a robot whose joints never moved farther teaches nothing
 DISTANCE_SLACK = 1.25  # a token may lie this much farther from E_0 than any bank token
@@ -33,15 +33,16 @@ class Reason(Enum):
     TOO_LITTLE_EXPERIENCE = "too_little_experience"  # Not enough experiences to learn from and to judge by.
     NON_FINITE = "non_finite"  # NaN or infinity in the experience, the losses or the token.
     STOOD_STILL = "stood_still"  # The robot hardly moved, so nothing can be learned about how it moves.
-    DYNAMICS_NOT_BETTER = "dynamics_not_better"  # The dynamics loss did not improve beyond its noise.
-    INVERSE_NOT_BETTER = "inverse_not_better"  # The inverse-dynamics loss did not improve beyond its noise.
+    DYNAMICS_WORSE = "dynamics_worse"  # The dynamics loss rose beyond its noise.
+    INVERSE_WORSE = "inverse_worse"  # The inverse-dynamics loss rose beyond its noise.
+    NOT_BETTER = "not_better"  # Neither dynamics nor inverse dynamics improved beyond its noise.
     OVER_CEILING = "over_ceiling"  # A loss is far above what training saw: a camera or the actions are faulty.
     ACTIONS_DO_NOT_FIT = "actions_do_not_fit"  # The actions explain the frames no better than shuffled ones.
     TOKEN_TOO_FAR = "token_too_far"  # The token left the region that training knows.
     NOT_DURABLE = "not_durable"  # The token could not be written to the store; it was not used.
 
 
-REFUSING_LOSS = {"dynamics": Reason.DYNAMICS_NOT_BETTER, "inverse_dynamics": Reason.INVERSE_NOT_BETTER}
+WORSE = {"dynamics": Reason.DYNAMICS_WORSE, "inverse_dynamics": Reason.INVERSE_WORSE}
 
 
 @dataclass(frozen=True)
@@ -145,15 +146,21 @@ def actions_fit(evidence: Evidence, stats: AlignmentStats) -> Verdict | None:
 
 
 def better(evidence: Evidence, stats: AlignmentStats) -> Verdict | None:
-    """Dynamics and inverse dynamics improve beyond the noise of their paired difference."""
-    for task, reason in REFUSING_LOSS.items():
-        if task not in evidence.after:
-            continue
-        gain = evidence.before[task] - evidence.after[task]
-        error = float(gain.std() / len(gain) ** 0.5)
-        if not float(gain.mean()) > Z_SCORE * error:
-            return Verdict(reason, f"{task} improved by {float(gain.mean()):.4f}, its standard error is {error:.4f}")
+    """Dynamics and inverse dynamics: none gets worse, and one improves, beyond the noise of its paired difference."""
+    gains = {task: _paired(evidence.before[task], evidence.after[task]) for task in WORSE if task in evidence.after}
+    words = ", ".join(f"{task} improved by {gain:.4f} +- {error:.4f}" for task, (gain, error) in gains.items())
+    for task, (gain, error) in gains.items():
+        if gain < -Z_SCORE * error:
+            return Verdict(WORSE[task], words)
+    if gains and not any(gain > Z_SCORE * error for gain, error in gains.values()):
+        return Verdict(Reason.NOT_BETTER, words)
     return None
+
+
+def _paired(before: Tensor, after: Tensor) -> tuple[float, float]:
+    """Mean of before - after (N,), and its standard error; one experience alone proves nothing."""
+    gain = before - after
+    return float(gain.mean()), float(gain.std() / len(gain) ** 0.5) if len(gain) > 1 else float("inf")
 
 
 def _compare(means: Mapping[str, float], limits: Mapping[str, float]) -> str:

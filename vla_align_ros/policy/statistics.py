@@ -23,7 +23,8 @@ class AlignmentStats:
 
     usual: largest loss at which nothing is to be gained (the median). ceiling: 3 times the 90th percentile.
     token_distance_max: largest distance of a bank token from E_0 (Euclidean norm over all rows).
-    shuffle_ratio_min: the inverse-dynamics loss with shuffled actions over the true one must reach this.
+    shuffle_ratio_min: the inverse-dynamics loss with shuffled actions over the true one must reach this; half-way from
+        1 to the 10th percentile of the validation arms.
     motion_r2: linear R2 of joint motion from two frames' features. arms, experiences: what it was measured on.
     """
 

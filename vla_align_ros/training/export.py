@@ -31,7 +31,7 @@ from vla_align_ros.training.train import Trainee
 VALIDATION_SEED = 50_001  # never a seed of training arms or of a reported test
 EXPERIENCES = 128
 CEILING_FACTOR = 3.0
-SHUFFLE_RATIO_MIN = 1.2
+JUDGED = EXPERIENCES // 4
 
 
 def export(
@@ -76,17 +76,22 @@ def measure(policy: Policy, recipe: Recipe, r2: float, distance: float) -> Align
         lambda_perc=defaults.lambda_perc, lambda_dyn=defaults.lambda_dyn, lambda_inv=defaults.lambda_inv
     )
     found: dict[str, list[float]] = {}
+    ratios = []
     for arm, mine in enumerate(experiences):
         policy.swap_token(start)
         align(policy, mine, params, seed=arm)
-        losses = ExperienceLosses(policy, mine[-EXPERIENCES // 4 :], LossWeights())
+        losses, rows = ExperienceLosses(policy, mine[-JUDGED:], LossWeights()), torch.arange(JUDGED)
         assert policy.token is not None
         with torch.no_grad():
-            for task, loss in losses(policy.token, torch.arange(len(losses)), 8, arm).items():
-                found.setdefault(task, []).append(float(loss.mean()))
+            after = losses(policy.token, rows, 16, arm)
+            shuffled = losses(policy.token, rows, 16, arm, shuffled=rows.roll(JUDGED // 2))["inverse_dynamics"]
+        ratios.append(float(shuffled.mean() / after["inverse_dynamics"].mean()))
+        for task, loss in after.items():
+            found.setdefault(task, []).append(float(loss.mean()))
     usual = {task: float(np.median(values)) for task, values in found.items()}
     ceiling = {task: CEILING_FACTOR * float(np.quantile(values, 0.9)) for task, values in found.items()}
-    return AlignmentStats(1, usual, ceiling, distance, SHUFFLE_RATIO_MIN, r2, len(arms), EXPERIENCES)
+    shuffle_ratio_min = 1.0 + (float(np.quantile(ratios, 0.1)) - 1.0) / 2.0
+    return AlignmentStats(1, usual, ceiling, distance, shuffle_ratio_min, r2, len(arms), EXPERIENCES)
 
 
 def write_stats(folder: Path, stats: AlignmentStats) -> None:

@@ -1,0 +1,159 @@
+"""Every number that the documents quote, into benchmarks/results/: what `make bench` runs, one after the other.
+
+    python benchmarks/run_all.py
+    python benchmarks/run_all.py --only golden --only training
+
+Each result says with which command, when, on which machine and with which versions it was made. A benchmark that fails
+leaves its old result as it was.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
+
+import machine
+import typer
+from rich.console import Console
+from rich.table import Table
+
+RESULTS = machine.ROOT / "benchmarks" / "results"
+GOLDEN = [f"test/data/golden/{variant}" for variant in ("pi0", "pi05")]
+
+Headline = dict[str, str]  # what -> number
+
+
+def golden_headline(numbers: Any) -> Headline:
+    return {f"largest difference from openpi, {Path(f).name}": f"{max(n.values()):.1e}" for f, n in numbers.items()}
+
+
+def success_headline(numbers: Any) -> Headline:
+    def words(part: Any) -> str:
+        low, high = part["within_m"]["0.10"]["interval_95"]
+        return f"{part['within_m']['0.10']['successes']} of {part['episodes']} ({low:.1%} to {high:.1%})"
+
+    return {f"success, {name.replace('_', ' ')}": words(numbers[name]) for name in ("images", "shuffled_images")}
+
+
+def frames_headline(numbers: Any) -> Headline:
+    return {f"frames/s, {row['size']} px, batch": f"{row['draw_256']:.0f}" for row in numbers["frames_per_second"]}
+
+
+def sampling_headline(numbers: Any) -> Headline:
+    infer = numbers["tiny"]["infer_ms"]
+    found = {"policy.infer, p50 / p99 ms": quantiles(infer)}
+    for name, part in numbers["golden"].items():
+        found[f"sample_actions, golden {name}, p50 / p99 ms"] = quantiles(part["ours_ms"])
+        found[f"  over lerobot's, {name}"] = number(part.get("ratio_to_lerobot"), ".3f", "not measured")
+    return found
+
+
+def message_headline(numbers: Any) -> Headline:
+    shipped, bare = numbers["shipped_profile"], numbers["without_profile"]
+    lost = " / ".join(f"{part['images']['lost']} of {part['images']['published']}" for part in (shipped, bare))
+    return {
+        "control tick to chunk, p50 / p99 ms": quantiles(shipped["tick_to_chunk_ms"]),
+        "  from noticing the tick on": quantiles(shipped["noticed_to_chunk_ms"]),
+        "image to assembler, p50 / p99 ms": quantiles(shipped["image_stamp_to_assembler_ms"]),
+        "images lost, shipped / no profile": lost,
+    }
+
+
+def training_headline(numbers: Any) -> Headline:
+    def words(part: Any) -> str:
+        return f"{number(part['samples_per_s'], '.0f', 'busy')}, {part['peak_memory_of_process_mib']:.0f}"
+
+    names = {"with_the_alignment_expert": "alignment expert", "without": "no alignment expert"}
+    return {f"training, samples/s and MiB, {text}": words(numbers[name]) for name, text in names.items()}
+
+
+def project_headline(numbers: Any) -> Headline:
+    size = numbers["size"]
+    found = {"size, .git / tree, MB": f"{size['git_mb']:.1f} / {size['working_tree_mb']:.1f}"}
+    found |= {f"{part} s": f"{numbers[part]['seconds']:.0f}" for part in ("setup", "fast_tests", "tests", "demo")}
+    return found | {"peak memory of the policy's process, MiB": f"{numbers['demo']['policy_process_peak_mib']:.0f}"}
+
+
+def quantiles(part: dict[str, float | None]) -> str:
+    """`p50 / p99` in ms."""
+    return f"{number(part['p50'], '.2f', 'busy')} / {number(part['p99'], '.2f', 'busy')}"
+
+
+def number(value: float | None, form: str, absent: str) -> str:
+    """A number in words; `absent` where it could not be measured."""
+    return absent if value is None else format(value, form)
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A script of this folder, what it is given, and what of its numbers the table shows."""
+
+    name: str
+    arguments: tuple[str, ...]
+    headline: Callable[[Any], Headline]
+
+
+BENCHMARKS = (
+    Benchmark("golden", tuple(GOLDEN), golden_headline),
+    Benchmark("sample_actions", (), sampling_headline),
+    Benchmark("message_to_chunk", (), message_headline),
+    Benchmark("success", ("--shuffle-images",), success_headline),
+    Benchmark("frames", (), frames_headline),
+    Benchmark("training", (), training_headline),
+    Benchmark("project", (), project_headline),
+)
+
+
+def run(benchmark: Benchmark) -> bool:
+    """Run one; its result replaces the old one when it succeeded."""
+    command = [f"benchmarks/{benchmark.name}.py", *benchmark.arguments]
+    with TemporaryDirectory() as folder:
+        found = Path(folder) / "found.json"
+        code = subprocess.run([sys.executable, *command, "--json", str(found)], cwd=machine.ROOT).returncode
+        if code != 0:
+            return False
+        content = json.loads(found.read_text())
+    numbers = content["numbers"] if "about" in content else content
+    about = machine.about(["python", *command])
+    machine.write_json(RESULTS / f"{benchmark.name}.json", {"about": about, "numbers": numbers})
+    return True
+
+
+def show(names: list[str], failed: list[str]) -> None:
+    """The headlines of the results that there are."""
+    table = Table("benchmark", "what", "number", title=f"{machine.cpu_model()}, commit {machine.commit()}")
+    for benchmark in BENCHMARKS:
+        path = RESULTS / f"{benchmark.name}.json"
+        if benchmark.name in failed:
+            table.add_row(benchmark.name, "[bold red]failed[/]", "")
+        elif benchmark.name in names:
+            lines = benchmark.headline(json.loads(path.read_text())["numbers"]).items()
+            for index, (what, value) in enumerate(lines):
+                table.add_row("" if index else benchmark.name, what, value)
+    Console().print(table)
+
+
+def main(
+    only: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Run these alone; repeat it.")] = None,
+) -> None:
+    """Run the benchmarks, all or some. Exit code 1 when one of them failed."""
+    names = [benchmark.name for benchmark in BENCHMARKS]
+    unknown = sorted(set(only or ()) - set(names))
+    if unknown:
+        raise typer.BadParameter(f"no benchmark {', '.join(unknown)}; there are {', '.join(names)}")
+    RESULTS.mkdir(exist_ok=True)
+    chosen = [benchmark for benchmark in BENCHMARKS if not only or benchmark.name in only]
+    failed = [benchmark.name for benchmark in chosen if not run(benchmark)]
+    show([benchmark.name for benchmark in chosen], failed)
+    if failed:
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    typer.run(main)
