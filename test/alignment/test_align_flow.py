@@ -185,14 +185,33 @@ def _kept() -> Verdict:
     return Verdict(Reason.KEPT, "")
 
 
-def test_the_gradient_starts_at_the_best_of_running_token_and_bank(policy: Policy) -> None:
-    assert policy.bank is not None
+@pytest.mark.parametrize(("index", "row"), [(0, None), (1, -1), (2, 0), (5, 3)])
+def test_the_gradient_starts_at_what_was_picked_from_running_token_and_bank(
+    policy: Policy, index: int, row: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {}
+    descend = ALIGN.descend
+
+    def spied_pick(losses: Any, rows: Tensor, candidates: Tensor, seed: int) -> tuple[int, Tensor]:
+        given.update(candidates=candidates, rows=rows)
+        return index, candidates[index]
+
+    def spied_descend(losses: Any, rows: Tensor, start: Tensor, *rest: Any) -> Any:
+        given.update(start=start)
+        return descend(losses, rows, start, *rest)
+
+    monkeypatch.setattr(ALIGN, "pick", spied_pick)
+    monkeypatch.setattr(ALIGN, "descend", spied_descend)
     report = align(policy, EXPERIENCES, QUICK)
-    assert report.picked_row in (None, -1, 0, 1, 2, 3)
-    policy.bank = policy.bank + 100.0  # useless tokens
-    assert align(policy, EXPERIENCES, QUICK).picked_row in (None, -1)
-    policy.bank = None
-    assert align(policy, EXPERIENCES, QUICK).picked_row in (None, -1)
+    e_0 = policy.model.peft_prefix_token
+    assert e_0 is not None
+    assert policy.bank is not None
+    assert policy.token is not None
+    expected = torch.cat([policy.token[None], e_0[None], e_0 + policy.bank])
+    assert torch.equal(given["candidates"], expected)
+    assert torch.equal(given["rows"], torch.arange(report.learned_from)), "what judges must not choose"
+    assert torch.equal(given["start"], expected[index])
+    assert report.picked_row == row
 
 
 def test_the_token_stays_in_the_region_that_training_knows(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,6 +97,37 @@ def test_forward_gives_the_four_losses(readout: str, variant: str) -> None:
     assert all(loss.shape == () and bool(torch.isfinite(loss)) for loss in (total, *parts.values()))
 
 
+@pytest.mark.parametrize("readout", ["tokens", "mean"])
+@pytest.mark.parametrize("with_e", [True, False])
+@pytest.mark.parametrize("tasks", [TASKS, TASKS[1:], TASKS[2:]])
+def test_each_task_is_read_out_from_its_own_tokens(readout: str, with_e: bool, tasks: tuple[str, ...]) -> None:
+    model = make_model(alignment__dynamics_readout=readout, action_horizon=4)
+    assert model.alignment is not None
+    inputs = make_inputs(model.architecture)
+    experience = make_experience(model.architecture, inputs)
+    noisy = make_noisy(inputs.state, experience, tasks)
+    suffix = model.embed_alignment_suffix(inputs.state, experience, noisy, model.make_peft_token(3) if with_e else None)
+    hidden = torch.randn(suffix.embs.shape)
+    found = model.alignment.read_out(hidden, suffix, experience)
+    start = 2 * with_e  # [E] [perception] [state, 4 actions, 8 features] [state, 8 features, 4 actions]
+    expected = {}
+    if "perception" in tasks:
+        expected["perception"] = model.alignment.perception_head(hidden[:, start])
+        start += 1
+    if "dynamics" in tasks:
+        if readout == "tokens":
+            expected["dynamics"] = model.alignment.dynamics_head(hidden[:, start + 5 : start + 13])
+        else:
+            valid = torch.cat([torch.ones(3, 5), experience.feature_masks.float()], dim=1)[..., None]
+            mean = (hidden[:, start : start + 13] * valid).sum(1) / valid.sum(1)
+            expected["dynamics"] = model.alignment.dynamics_head(mean).reshape(3, 8, 5)
+        start += 13
+    expected["inverse_dynamics"] = model.alignment.inverse_dynamics_head(hidden[:, start + 9 : start + 13])
+    assert found.keys() == expected.keys()
+    for task, value in expected.items():
+        torch.testing.assert_close(found[task], value)
+
+
 def test_both_ways_to_initialise_e() -> None:
     assert not make_model(peft_init="zeros").peft_prefix_token.any()
     normal = make_model(peft_init="normal", peft_num_tokens=4).peft_prefix_token

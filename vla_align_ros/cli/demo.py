@@ -28,6 +28,7 @@ def demo(
     from rich.console import Console
 
     from vla_align_ros.demo.processes import loopback_environment
+    from vla_align_ros.policy.config import ModelConfigError
     from vla_align_ros.ros.demo_run import DemoError, DemoSettings, run_demo
 
     console = Console()
@@ -35,7 +36,7 @@ def demo(
     os.environ.update(loopback_environment(domain_id=1 + os.getpid() % 100))
     try:
         numbers = run_demo(settings, console)
-    except DemoError as error:
+    except (DemoError, ModelConfigError) as error:
         console.print(f"[red]the demo failed:[/red] {error}")
         raise typer.Exit(1) from None
     if json_file is not None:
