@@ -30,7 +30,10 @@ Headline = dict[str, str]  # what -> number
 
 
 def golden_headline(numbers: Any) -> Headline:
-    return {f"largest difference from openpi, {Path(f).name}": f"{max(n.values()):.1e}" for f, n in numbers.items()}
+    def words(differences: Any) -> str:
+        return "not a number" if None in differences.values() else f"{max(differences.values()):.1e}"
+
+    return {f"largest difference from openpi, {Path(folder).name}": words(part) for folder, part in numbers.items()}
 
 
 def success_headline(numbers: Any) -> Headline:
@@ -42,7 +45,10 @@ def success_headline(numbers: Any) -> Headline:
 
 
 def frames_headline(numbers: Any) -> Headline:
-    return {f"frames/s, {row['size']} px, batch": f"{row['draw_256']:.0f}" for row in numbers["frames_per_second"]}
+    def fastest(row: Any) -> float:
+        return max(value for key, value in row.items() if key.startswith("draw_"))
+
+    return {f"frames/s drawn, {row['size']} px": f"{fastest(row):.0f}" for row in numbers["frames_per_second"]}
 
 
 def sampling_headline(numbers: Any) -> Headline:

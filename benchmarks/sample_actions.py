@@ -26,7 +26,7 @@ import typer
 from golden import policy_input, read_io
 from rich.console import Console
 from rich.table import Table
-from timing import Timing, percentile, summary_ms, timed
+from timing import MIN_UNDISTURBED, Timing, percentile, summary_ms, timed
 
 from vla_align_ros.policy import load_policy
 from vla_align_ros.policy.pi0 import Pi0
@@ -111,7 +111,7 @@ def measure_golden(folder: Path, calls: int, wheel: Path | None, python: Path | 
         "lerobot_ms": summary_ms([theirs for _, theirs in pairs]),
         "lerobot_max_abs_difference_from_openpi": difference,
         "undisturbed_pairs": len(ratios),
-        "ratio_to_lerobot": percentile(ratios, 50),
+        "ratio_to_lerobot": percentile(ratios if len(ratios) >= MIN_UNDISTURBED else [], 50),
     }
 
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+MIN_UNDISTURBED = 10  # fewer undisturbed calls give no number
 UNDISTURBED = 0.97  # smallest share of its wall time that an undisturbed single-thread call spends on the CPU
 
 
@@ -41,11 +42,12 @@ def percentile(values: Sequence[float], percent: float) -> float:
 
 
 def summary_ms(timings: Sequence[Timing]) -> dict[str, float]:
-    """p50 and p99 of the undisturbed calls in ms, how many calls there were and how many of them count."""
+    """p50 and p99 of the undisturbed calls in ms (NaN when they are too few), how many calls there were and count."""
     kept = [timing.wall_s * 1e3 for timing in timings if timing.undisturbed]
+    enough = kept if len(kept) >= MIN_UNDISTURBED else []
     return {
-        "p50": percentile(kept, 50),
-        "p99": percentile(kept, 99),
+        "p50": percentile(enough, 50),
+        "p99": percentile(enough, 99),
         "calls": len(timings),
         "undisturbed": len(kept),
     }

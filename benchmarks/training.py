@@ -29,7 +29,7 @@ import torch
 import typer
 from rich.console import Console
 from rich.table import Table
-from timing import Timing, percentile
+from timing import Timing, percentile, summary_ms
 
 from vla_align_ros.training.recipe import Recipe, RecipeError, VisionRecipe, load_recipe
 from vla_align_ros.training.train import prepare, train_policy
@@ -60,13 +60,11 @@ def run(recipe_path: Path, recipe: Recipe) -> dict[str, Any]:
         train_policy(trainee, recipe, Path(out), log, save_every_s=float("inf"))
     pairs = list(pairwise(clock))[WARM_UP:]
     steps = [Timing(after[0] - before[0], after[1] - before[1]) for before, after in pairs]
-    kept = [step.wall_s for step in steps if step.undisturbed]
+    step_ms = summary_ms(steps)
     return {
-        "samples_per_s": recipe.batch_size / percentile(kept, 50),
-        "step_ms": {"p50": percentile(kept, 50) * 1e3, "p99": percentile(kept, 99) * 1e3},
+        "samples_per_s": recipe.batch_size / step_ms["p50"] * 1e3,
+        "step_ms": step_ms,
         "samples_per_cpu_s": recipe.batch_size / percentile([step.cpu_s for step in steps], 50),
-        "steps": len(steps),
-        "undisturbed": len(kept),
         "peak_memory_of_steps_mib": machine.memory_mib("VmHWM") - before_mib,
         "peak_memory_of_process_mib": machine.memory_mib("VmHWM"),
     }
@@ -80,7 +78,7 @@ def shortened(recipe: Recipe, steps: int) -> Recipe:
 
 def main(
     config: Annotated[Path, typer.Option(help="The recipe.")] = machine.ROOT / "config" / "train" / "tiny.yaml",
-    steps: Annotated[int, typer.Option(min=5, help="Of each kind.")] = 30,
+    steps: Annotated[int, typer.Option(min=10, help="Of each kind.")] = 30,
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the numbers here.")] = None,
 ) -> None:
     """Time the training step."""
@@ -106,7 +104,10 @@ def main(
     }
     for label, key in rows.items():
         table.add_row(label, *(f"{part[key]:.0f}" for part in found.values()))
-    table.add_row("undisturbed steps", *(f"{part['undisturbed']} of {part['steps']}" for part in found.values()))
+    table.add_row(
+        "undisturbed steps",
+        *(f"{part['step_ms']['undisturbed']} of {part['step_ms']['calls']}" for part in found.values()),
+    )
     Console().print(table)
     numbers = {name.replace(" ", "_"): part for name, part in found.items()}
     machine.write(json_file, {"recipe": config.name, "batch_size": recipe.batch_size, **numbers})

@@ -30,6 +30,7 @@ PARAMS = AlignParams(
 )
 QUICK = dataclasses.replace(PARAMS, align_steps=3, align_batch_size=4, align_draws=1)
 EXPERIENCES = make_experiences(96)
+FEW = make_experiences(32)  # for what needs no significance
 
 
 @pytest.fixture
@@ -104,9 +105,12 @@ def test_a_kept_alignment_improves_and_changes_only_the_token(policy: Policy, tm
     assert json.loads(json.dumps(report.to_json(), allow_nan=False))["reason"] == "kept"
 
 
-def test_the_kept_token_is_in_the_store_with_its_provenance(policy: Policy, tmp_path: Path) -> None:
+def test_the_kept_token_is_in_the_store_with_its_provenance(
+    policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "judge", lambda evidence, stats: _kept())
     store = TokenStore(tmp_path / "store", keep=3)
-    report = align(policy, EXPERIENCES, PARAMS, store=store)
+    report = align(policy, FEW, QUICK, store=store)
     version = store.active()
     assert version is not None
     assert policy.token is not None
@@ -117,13 +121,16 @@ def test_the_kept_token_is_in_the_store_with_its_provenance(policy: Policy, tmp_
     assert manifest.base_weights_sha256 == policy.weights_sha256
     assert manifest.norm_stats_sha256 == policy.robot.norm_stats_sha256
     assert (manifest.joint_names, manifest.cameras) == (("shoulder", "elbow"), ("base_0_rgb", "left_wrist_0_rgb"))
-    assert manifest.parameters == dataclasses.asdict(PARAMS)
+    assert manifest.parameters == dataclasses.asdict(QUICK)
     assert manifest.losses_before == report.before
     assert manifest.losses_after == report.after
-    assert manifest.experience["learned_from"] == 72
+    assert manifest.experience["learned_from"] == 24
 
 
-def test_the_kept_token_is_durable_before_it_is_used(policy: Policy, tmp_path: Path) -> None:
+def test_the_kept_token_is_durable_before_it_is_used(
+    policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "judge", lambda evidence, stats: _kept())
     untouched = Untouched(policy)
     order: list[str] = []
 
@@ -136,7 +143,7 @@ def test_the_kept_token_is_durable_before_it_is_used(policy: Policy, tmp_path: P
 
     swap = policy.swap_token
     policy.swap_token = lambda token: (order.append("used"), swap(token))[1]  # type: ignore[method-assign]
-    assert align(policy, EXPERIENCES, PARAMS, store=Spy(tmp_path / "store", keep=3)).accepted
+    assert align(policy, FEW, QUICK, store=Spy(tmp_path / "store", keep=3)).accepted
     assert order == ["saved", "used"]
 
 
@@ -146,7 +153,7 @@ def test_the_same_experience_and_seed_give_the_same_bits(policy: Policy, monkeyp
     for seed in (0, 0, 1):
         assert start is not None
         policy.swap_token(start)
-        assert align(policy, EXPERIENCES, QUICK, seed=seed).accepted
+        assert align(policy, FEW, QUICK, seed=seed).accepted
         tokens.append(policy.token)
     assert torch.equal(tokens[0], tokens[1])
     assert not torch.equal(tokens[0], tokens[2])
@@ -161,14 +168,14 @@ def test_the_prefix_is_computed_once_an_experience(policy: Policy, monkeypatch: 
         return prefix_cache(inputs)
 
     monkeypatch.setattr(policy.model, "prefix_cache", spy)
-    align(policy, EXPERIENCES, QUICK)
-    assert sizes == [32, 32, 32]
+    align(policy, make_experiences(40), QUICK)
+    assert sizes == [32, 8]
 
 
 def test_only_the_newest_experiences_are_used(policy: Policy) -> None:
-    report = align(policy, EXPERIENCES, dataclasses.replace(QUICK, align_max_experiences=16))
+    report = align(policy, FEW, dataclasses.replace(QUICK, align_max_experiences=16))
     assert report.learned_from + report.judged_by <= 16
-    assert report.first_stamp_ns == EXPERIENCES[-16].observation.stamp_ns
+    assert report.first_stamp_ns == FEW[-16].observation.stamp_ns
 
 
 @pytest.mark.parametrize("task", ["lambda_perc", "lambda_dyn", "lambda_inv"])
@@ -176,7 +183,7 @@ def test_one_task_alone_is_enough_to_move_the_token(policy: Policy, task: str, m
     monkeypatch.setattr(guard, "judge", lambda evidence, stats: _kept())
     off = dict.fromkeys(("lambda_perc", "lambda_dyn", "lambda_inv"), 0.0)
     params = dataclasses.replace(QUICK, **{**off, task: 1.0})
-    report = align(policy, EXPERIENCES, params)
+    report = align(policy, FEW, params)
     assert len(report.before) == len(report.after) == len(report.curve[0].losses) == 1
     assert report.curve[0].grad_norm > 0
 
@@ -202,12 +209,12 @@ def test_the_gradient_starts_at_what_was_picked_from_running_token_and_bank(
 
     monkeypatch.setattr(ALIGN, "pick", spied_pick)
     monkeypatch.setattr(ALIGN, "descend", spied_descend)
-    report = align(policy, EXPERIENCES, QUICK)
-    e_0 = policy.model.peft_prefix_token
+    token, e_0 = policy.token, policy.model.peft_prefix_token
+    assert token is not None
     assert e_0 is not None
     assert policy.bank is not None
-    assert policy.token is not None
-    expected = torch.cat([policy.token[None], e_0[None], e_0 + policy.bank])
+    expected = torch.cat([token[None], e_0[None], e_0 + policy.bank])
+    report = align(policy, FEW, QUICK)
     assert torch.equal(given["candidates"], expected)
     assert torch.equal(given["rows"], torch.arange(report.learned_from)), "what judges must not choose"
     assert torch.equal(given["start"], expected[index])
@@ -217,7 +224,7 @@ def test_the_gradient_starts_at_what_was_picked_from_running_token_and_bank(
 def test_the_token_stays_in_the_region_that_training_knows(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
     policy.stats = stats_of(token_distance_max=1.0)
     monkeypatch.setattr(guard, "judge", lambda evidence, stats: _kept())
-    align(policy, EXPERIENCES, QUICK)
+    align(policy, FEW, QUICK)
     assert policy.token is not None
     assert policy.model.peft_prefix_token is not None
     assert 1.2 < float((policy.token - policy.model.peft_prefix_token).norm()) <= 1.25 * (1 + 1e-5)
@@ -231,25 +238,23 @@ def _standing_still() -> list[Experience]:
         dataclasses.replace(
             item, next_observation=dataclasses.replace(item.next_observation, state=item.observation.state + 0.001)
         )
-        for item in EXPERIENCES
+        for item in FEW
     ]
 
 
 def _with_nan(field: str) -> list[Experience]:
-    bad = EXPERIENCES[5]
+    bad = FEW[5]
     if field == "commands":
         bad = dataclasses.replace(bad, commands=np.full_like(bad.commands, np.nan))
     else:
         seen = getattr(bad, field)
         state = np.array([np.inf, 0], np.float32)
         bad = dataclasses.replace(bad, **{field: dataclasses.replace(seen, state=state)})
-    return [*EXPERIENCES[:5], bad, *EXPERIENCES[6:]]
+    return [*FEW[:5], bad, *FEW[6:]]
 
 
 def _all_at_once() -> list[Experience]:
-    return [
-        dataclasses.replace(item, observation=dataclasses.replace(item.observation, stamp_ns=0)) for item in EXPERIENCES
-    ]
+    return [dataclasses.replace(item, observation=dataclasses.replace(item.observation, stamp_ns=0)) for item in FEW]
 
 
 Case = tuple[Reason, dict[str, Any]]
@@ -260,7 +265,7 @@ REFUSED: dict[str, Case] = {
         {"params": dataclasses.replace(QUICK, lambda_perc=0.0, lambda_dyn=0.0, lambda_inv=0.0)},
     ),
     "no experience": (Reason.TOO_LITTLE_EXPERIENCE, {"experiences": []}),
-    "seven": (Reason.TOO_LITTLE_EXPERIENCE, {"experiences": EXPERIENCES[:7]}),
+    "seven": (Reason.TOO_LITTLE_EXPERIENCE, {"experiences": FEW[:7]}),
     "all at once": (Reason.TOO_LITTLE_EXPERIENCE, {"experiences": _all_at_once()}),
     "NaN in commands": (Reason.NON_FINITE, {"experiences": _with_nan("commands")}),
     "inf in state": (Reason.NON_FINITE, {"experiences": _with_nan("observation")}),
@@ -292,7 +297,7 @@ def run_case(policy: Policy, case: dict[str, Any], monkeypatch: pytest.MonkeyPat
         monkeypatch.setattr(
             ALIGN, "descend", lambda losses, rows, start, *_: (case["descend"](losses, rows, start), [])
         )
-    return align(policy, case.get("experiences", EXPERIENCES), case.get("params", QUICK), **more)
+    return align(policy, case.get("experiences", FEW), case.get("params", QUICK), **more)
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -322,10 +327,13 @@ def test_every_reason_is_reached_here() -> None:
     assert reached == set(Reason)
 
 
-def test_a_token_that_cannot_be_saved_is_not_used(policy: Policy, tmp_path: Path) -> None:
+def test_a_token_that_cannot_be_saved_is_not_used(
+    policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "judge", lambda evidence, stats: _kept())
     untouched = Untouched(policy)
     (tmp_path / "store").write_text("a file where the folder should be")
-    report = align(policy, EXPERIENCES, PARAMS, store=TokenStore(tmp_path / "store", keep=3))
+    report = align(policy, FEW, QUICK, store=TokenStore(tmp_path / "store", keep=3))
     assert report.reason is Reason.NOT_DURABLE
     assert not report.accepted
     assert report.token_version is None
@@ -333,14 +341,18 @@ def test_a_token_that_cannot_be_saved_is_not_used(policy: Policy, tmp_path: Path
     untouched.check()
 
 
-def test_a_store_that_fails_after_writing_leaves_the_token_too(policy: Policy, tmp_path: Path) -> None:
+def test_a_store_that_fails_after_writing_leaves_the_token_too(
+    policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "judge", lambda evidence, stats: _kept())
+
     class Failing(TokenStore):
         def save(self, token: Any, provenance: Any) -> Any:
             super().save(token, provenance)
             raise StoreError("the disk is gone")
 
     untouched = Untouched(policy)
-    assert align(policy, EXPERIENCES, PARAMS, store=Failing(tmp_path / "s", keep=1)).reason is Reason.NOT_DURABLE
+    assert align(policy, FEW, QUICK, store=Failing(tmp_path / "s", keep=1)).reason is Reason.NOT_DURABLE
     untouched.check()
 
 
@@ -356,7 +368,7 @@ def test_nan_at_any_time_changes_nothing(policy: Policy, after: int, monkeypatch
         return {task: loss * torch.nan for task, loss in found.items()} if calls["losses"] > after else found
 
     monkeypatch.setattr(policy.model, "alignment_losses", failing)
-    report = align(policy, EXPERIENCES, QUICK)
+    report = align(policy, FEW, QUICK)
     assert calls["losses"] > after
     assert report.reason is Reason.NON_FINITE
     json.dumps(report.to_json(), allow_nan=False)
@@ -381,9 +393,10 @@ def test_an_exception_anywhere_changes_nothing(
         monkeypatch.setattr(guard, "judge", fail)
     elif where == "save":
         monkeypatch.setattr(store, "save", fail)
-    params = PARAMS if where == "save" else QUICK
+    if where == "save":
+        monkeypatch.setattr(guard, "judge", lambda evidence, stats: _kept())
     with pytest.raises(RuntimeError, match="broken on purpose"):
-        align(policy, EXPERIENCES, params, store=store, on_step=fail if where == "on_step" else None)
+        align(policy, FEW, QUICK, store=store, on_step=fail if where == "on_step" else None)
     untouched.check()
     assert store.active() is None
 
@@ -394,14 +407,14 @@ def test_a_stop_from_the_keyboard_changes_nothing(policy: Policy) -> None:
 
     untouched = Untouched(policy)
     with pytest.raises(KeyboardInterrupt):
-        align(policy, EXPERIENCES, QUICK, on_step=stop)
+        align(policy, FEW, QUICK, on_step=stop)
     untouched.check()
 
 
 def test_a_model_that_cannot_align_says_so(make_policy: Callable[..., Policy]) -> None:
     policy = make_policy(alignment=None)
     with pytest.raises(PolicyError, match="it can act, but not align"):
-        align(policy, EXPERIENCES, QUICK)
+        align(policy, FEW, QUICK)
 
 
 def test_experience_of_another_robot_is_refused(policy: Policy) -> None:

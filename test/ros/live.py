@@ -127,8 +127,15 @@ class Ros:
     def run_node(self, module: str, params: Mapping[str, Any] | None = None, *ros_args: str) -> NodeProcess:
         """`python -m module` with ROS parameters (Python values) and more arguments after --ros-args, as `-r a:=b`."""
         arguments = [part for name, value in (params or {}).items() for part in ("-p", f"{name}:={json.dumps(value)}")]
+        return self._run(["-m", module, "--ros-args", *arguments, *ros_args])
+
+    def run_script(self, path: Path) -> NodeProcess:
+        """A node of the tests' own, from a file."""
+        return self._run([str(path)])
+
+    def _run(self, arguments: list[str]) -> NodeProcess:
         log = self._folder / f"process{len(self._processes)}.log"
-        process = NodeProcess([sys.executable, "-m", module, "--ros-args", *arguments, *ros_args], log)
+        process = NodeProcess([sys.executable, *arguments], log)
         self._processes.append(process)
         return process
 

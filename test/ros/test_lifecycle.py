@@ -1,7 +1,7 @@
 """Lifecycle: what a stranger's request, a bad model and an exception in each callback do to a node (nothing)."""
 
 import signal
-import threading
+from pathlib import Path
 
 import pytest
 import rclpy
@@ -9,8 +9,7 @@ from lifecycle_msgs.msg import Transition, TransitionEvent
 from lifecycle_msgs.srv import ChangeState, GetState
 from live import RELIABLE
 from policy_live import MANAGER, POLICY, TRANSITIONS, ParameterClient, PolicyProcess
-from rclpy.executors import SingleThreadedExecutor
-from std_msgs.msg import String
+from std_msgs.msg import Bool, String
 
 from vla_align_ros.ros.lifecycle import SafeLifecycleNode
 
@@ -92,47 +91,18 @@ def test_shutdown_transition_ends_in_finalized_and_the_process_can_still_be_ende
 
 # --- a node whose callbacks raise ---
 
-
-class Moody(SafeLifecycleNode):
-    """Raises in the callbacks named in `broken`."""
-
-    def __init__(self) -> None:
-        super().__init__("moody")
-        self.broken = set()
-        self.done = []
-        self.output = self.create_lifecycle_publisher(String, "~/output", 10)
-
-    def _do(self, name):
-        if name in self.broken:
-            raise RuntimeError(f"{name} went wrong")
-        self.done.append(name)
-
-    def configure(self):
-        self._do("configure")
-
-    def activate(self):
-        self._do("activate")
-
-    def deactivate(self):
-        self._do("deactivate")
-
-    def cleanup(self):
-        self._do("cleanup")
+WAY = ["configure", "activate", "deactivate", "cleanup"]
 
 
-@pytest.fixture
-def moody():
-    rclpy.init()
-    node = Moody()
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    thread = threading.Thread(target=executor.spin, daemon=True)
-    thread.start()
-    yield node
-    executor.shutdown()
-    thread.join(10)
-    node.destroy_node()
-    rclpy.try_shutdown()
+@pytest.fixture(scope="module")
+def moody_process(shared_ros):
+    return shared_ros.run_script(Path(__file__).parent / "moody_node.py")
+
+
+@pytest.fixture(scope="module")
+def break_callbacks(shared_ros, moody_process):
+    client = ParameterClient(shared_ros, "moody")
+    return lambda *names: client.set(broken=" ".join(names))
 
 
 def change(ros, name):
@@ -144,61 +114,77 @@ def state(ros):
     return ros.call("/moody/get_state", GetState).current_state.label
 
 
-WAY = ["configure", "activate", "deactivate", "cleanup"]
-
-
 @pytest.mark.parametrize("broken", WAY)
-def test_exception_in_a_callback_is_logged_and_ends_unconfigured_and_the_next_time_works(ros, moody, capfd, broken):
-    moody.broken = {broken}
+def test_exception_in_a_callback_is_logged_and_ends_unconfigured_and_the_next_time_works(
+    shared_ros, moody_process, break_callbacks, broken
+):
+    events = shared_ros.listen("/moody/transition_event", TransitionEvent, RELIABLE)
+    output = shared_ros.listen("/moody/output", String, RELIABLE)
+    freed = shared_ros.listen("/moody/freed", Bool, RELIABLE)
+    freed.wait()
+    break_callbacks(broken)
     for name in WAY[: WAY.index(broken)]:
-        assert change(ros, name), name
-    assert not change(ros, broken)
-    assert state(ros) == "unconfigured"
-    ros.wait_until(lambda: f"{broken} failed: {broken} went wrong" in _logged(capfd), "the error is in the log")
-    assert not moody.output.is_activated
-    if broken != "cleanup":
-        assert moody.done[-1] == "cleanup", "what was half made is freed"
-    moody.broken = set()
-    for name in WAY:
-        assert change(ros, name), name
-
-
-def test_exception_while_shutting_down_still_finalizes(moody, capfd):
-    moody.start_up()
-    moody.broken = {"deactivate", "cleanup"}
-    moody.shut_down()
-    assert moody.state_label == "finalized"
-    assert "cleanup failed: cleanup went wrong" in _logged(capfd)
-    moody.shut_down()
-
-
-def test_start_up_after_someone_else_was_faster_changes_nothing(ros, moody):
-    assert change(ros, "configure")
-    moody.start_up()
-    assert state(ros) == "inactive"
-
-
-def test_start_up_that_fails_leaves_the_node_unconfigured(moody):
-    moody.broken = {"configure"}
-    moody.start_up()
-    assert moody.state_label == "unconfigured"
-
-
-def test_transitions_are_announced_also_when_they_fail(ros, moody):
-    events = ros.listen("/moody/transition_event", TransitionEvent, RELIABLE)
-    ros.wait_until(lambda: ros.node.count_publishers("/moody/transition_event") == 1, "the publisher is known")
-    moody.broken = {"activate"}
-    assert change(ros, "configure")
-    assert not change(ros, "activate")
+        assert change(shared_ros, name), name
+    assert not change(shared_ros, broken)
+    assert state(shared_ros) == "unconfigured"
+    shared_ros.wait_until(
+        lambda: f"{broken} failed: {broken} went wrong" in moody_process.output, "the error is in the log"
+    )
     events.wait(lambda event: event.goal_state.label == "errorprocessing")
-    events.wait(lambda event: event.start_state.label == "errorprocessing" and event.goal_state.label == "unconfigured")
+    freed.wait_for_new(lambda message: message.data == (broken != "cleanup"))
+    said = len(output.messages)
+    freed.wait_for_new()
+    freed.wait_for_new()
+    assert len(output.messages) == said, "lifecycle publishers are off"
+    break_callbacks()
+    for name in WAY:
+        assert change(shared_ros, name), name
 
 
-_log: list[str] = []
+def test_exception_while_shutting_down_still_finalizes(shared_ros, moody_process, break_callbacks):
+    assert change(shared_ros, "configure")
+    assert change(shared_ros, "activate")
+    break_callbacks("deactivate", "cleanup")
+    assert moody_process.stop(signal.SIGTERM) == 0, moody_process.output
+    assert "deactivate failed: deactivate went wrong" in moody_process.output
+    assert "cleanup failed: cleanup went wrong" in moody_process.output
+    assert "Traceback" not in moody_process.output
 
 
-def _logged(capfd):
-    """Everything that was printed since the first call in this test session; reading it empties capfd."""
-    captured = capfd.readouterr()
-    _log.extend((captured.out, captured.err))
-    return "".join(_log)
+class Plain(SafeLifecycleNode):
+    """Counts its configures, and refuses when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__("plain")
+        self.configured, self.refuse = 0, False
+
+    def configure(self) -> None:
+        self.configured += 1
+        if self.refuse:
+            raise ValueError("not today")
+
+
+@pytest.fixture
+def plain():
+    rclpy.init()
+    node = Plain()
+    yield node
+    node.destroy_node()
+    rclpy.try_shutdown()
+
+
+def test_start_up_configures_and_activates_but_not_after_someone_else_was_faster(plain):
+    plain.start_up()
+    assert plain.active
+    plain.trigger_deactivate()
+    plain.start_up()
+    assert (plain.state_label, plain.configured) == ("inactive", 1)
+
+
+def test_start_up_that_fails_leaves_the_node_unconfigured_and_shut_down_ends_it_once(plain):
+    plain.refuse = True
+    plain.start_up()
+    assert plain.state_label == "unconfigured"
+    plain.shut_down()
+    plain.shut_down()
+    assert plain.state_label == "finalized"

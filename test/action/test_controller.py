@@ -1,0 +1,219 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vla_align_ros.action.controller import Controller
+from vla_align_ros.action.limits import ChunkLimits, ChunkReason, ChunkRefused, check_chunk
+from vla_align_ros.observation.assemble import (
+    AssemblerLimits,
+    ObservationAssembler,
+    ObservationReason,
+    ObservationRefused,
+)
+from vla_align_ros.observation.codecs import IMAGE, encode_image, encode_joint_state
+from vla_align_ros.policy.config import JointConfig, RobotConfig
+from vla_align_ros.policy.tokenizer import PromptError
+from vla_align_ros.types import ActionChunk, Observation
+
+PERIOD_NS, HORIZON, EXECUTE = 100_000_000, 8, 4
+T = 10**18  # a control tick
+JOINTS = tuple(JointConfig(name, -3.0, 3.0, 2.5) for name in ("shoulder", "elbow"))
+LIMITS = ChunkLimits(JOINTS, 0.3, 2)
+
+
+class FakePolicy:
+    """Answers with constant actions, or raises."""
+
+    def __init__(self, action: Any = "velocity", value: float = 0.5) -> None:
+        robot = RobotConfig(JOINTS, {"front": "/front"}, 10.0, action, EXECUTE)
+        self.config = SimpleNamespace(robot=robot)
+        self.model = SimpleNamespace(architecture=SimpleNamespace(action_horizon=HORIZON))
+        self.value = value
+        self.error: Exception | None = None
+        self.asked: list[int] = []
+
+    def infer(self, observation: Observation, generator: Any, num_steps: int) -> ActionChunk:
+        self.asked.append(num_steps)
+        if self.error is not None:
+            raise self.error
+        actions = np.full((HORIZON, 2), self.value, np.float32)
+        return ActionChunk(actions, observation.state, observation.stamp_ns, PERIOD_NS)
+
+
+def make_assembler(*ticks: int, position: tuple[float, float] = (0.1, 0.2)) -> ObservationAssembler:
+    """One that can observe at `ticks`."""
+    assembler = ObservationAssembler(("shoulder", "elbow"), ("front",), 8, AssemblerLimits(0.05, 0.05, 9.0, 10.0), 100)
+    assembler.push_prompt("go", 0)
+    for tick in ticks:
+        assembler.push_joints(encode_joint_state(("shoulder", "elbow"), np.array(position), tick))
+        assembler.push_image("front", encode_image(np.full((8, 8, 3), tick % 251, np.uint8), tick), IMAGE)
+    return assembler
+
+
+def make_controller(policy: FakePolicy | None = None, *ticks: int, seed: int = 0) -> Controller:
+    return Controller(policy or FakePolicy(), make_assembler(*ticks), LIMITS, seed)  # type: ignore[arg-type]
+
+
+def send(controller: Controller, tick_ns: int, latency_ns: int = 10_000_000) -> None:
+    controller.sent(controller.make(tick_ns, 10, 0.0), tick_ns + latency_ns)
+
+
+# --- when ---
+
+
+@given(st.integers(0, 2**62))
+def test_tick_lies_on_the_grid_and_is_reported_once(now_ns: int) -> None:
+    controller = make_controller()
+    tick_ns = controller.tick(now_ns)
+    assert tick_ns is not None
+    assert tick_ns % PERIOD_NS == 0
+    assert tick_ns <= now_ns < tick_ns + PERIOD_NS
+    assert controller.tick(tick_ns + PERIOD_NS - 1) is None
+
+
+def test_chunk_is_due_when_the_actions_to_execute_are_used_up() -> None:
+    controller = make_controller(None, T)
+    assert controller.tick(T) == T
+    send(controller, T)
+    due = [controller.tick(T + k * PERIOD_NS) is not None for k in range(1, HORIZON)]
+    assert due == [False] * (EXECUTE - 1) + [True] * EXECUTE
+
+
+def test_clock_that_jumps_back_is_followed() -> None:
+    controller = make_controller()
+    assert controller.tick(T) == T
+    assert controller.tick(T - PERIOD_NS) is None, "a small step back: that tick is over"
+    assert controller.tick(T - 100 * PERIOD_NS) == T - 100 * PERIOD_NS
+
+
+# --- what ---
+
+
+def test_trajectory_answers_the_observation_at_the_tick_and_ends_at_rest() -> None:
+    policy = FakePolicy()
+    published = make_controller(policy, T).make(T, 7, 0.0)
+    trajectory = published.trajectory
+    assert policy.asked == [7]
+    assert trajectory.stamp_ns == T
+    assert trajectory.positions.shape == (HORIZON + 2, 2)
+    np.testing.assert_allclose(trajectory.start_rad, [0.1, 0.2], atol=1e-7)
+    assert (trajectory.velocities[:HORIZON] == 0.5).all()
+    assert (trajectory.velocities[-1] == 0).all()
+    assert published.latency_ms > 0
+
+
+def test_without_an_observation_nothing_is_made_and_the_policy_is_not_asked() -> None:
+    policy = FakePolicy()
+    controller = make_controller(policy, T)
+    with pytest.raises(ObservationRefused) as refused:
+        controller.make(T + PERIOD_NS, 10, 0.0)
+    assert refused.value.reason is ObservationReason.STALE_JOINTS
+    assert not policy.asked
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [(np.nan, ChunkReason.NON_FINITE), (2.6, ChunkReason.VELOCITY_LIMIT), (30.0, ChunkReason.JUMP)],
+)
+def test_chunk_out_of_limits_is_refused_and_counted(value: float, reason: ChunkReason) -> None:
+    controller = make_controller(FakePolicy(value=value), T)
+    for count in (1, 2):
+        with pytest.raises(ChunkRefused) as refused:
+            controller.make(T, 10, 0.0)
+        assert refused.value.reason is reason
+        assert controller.refused == {reason: count}
+
+
+def test_prompt_of_too_many_tokens_is_refused_and_counted() -> None:
+    policy = FakePolicy()
+    policy.error = PromptError("the prompt has 19 tokens")
+    controller = make_controller(policy, T)
+    with pytest.raises(ObservationRefused, match="19 tokens"):
+        controller.make(T, 10, 0.0)
+    assert controller.refused == {ObservationReason.PROMPT_TOO_LONG: 1}
+
+
+@pytest.mark.parametrize("action", ["velocity", "position", "delta_position"])
+@pytest.mark.parametrize("seed", range(10))
+def test_exploration_is_varied_motion_inside_the_limits_whatever_an_action_is(action: str, seed: int) -> None:
+    policy = FakePolicy(action)
+    first, second = (make_controller(policy, T, seed=seed).make(T, 10, 1.0).trajectory for _ in range(2))
+    assert not policy.asked
+    np.testing.assert_array_equal(first.velocities, second.velocities)
+    assert np.abs(first.velocities).max() <= 2.5 * (1 + 1e-6)
+    assert np.ptp(first.velocities[:HORIZON], axis=0).min() > 0
+    np.testing.assert_allclose(first.start_rad, [0.1, 0.2], atol=0.26)
+    np.testing.assert_allclose(np.diff(first.positions, axis=0), first.velocities[1:] * 0.1, atol=1e-6)
+
+
+def test_exploration_fraction_is_the_share_of_explored_chunks() -> None:
+    policy = FakePolicy()
+    controller = make_controller(policy, T)
+    for _ in range(400):
+        try:
+            controller.make(T, 10, 0.25)
+        except ChunkRefused:
+            continue
+    assert 250 < len(policy.asked) < 350
+
+
+def test_explored_chunk_passes_the_same_gate(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(
+        "vla_align_ros.action.controller.check_chunk", lambda *given: seen.append(given) or check_chunk(*given)
+    )
+    make_controller(None, T).make(T, 10, 1.0)
+    assert len(seen) == 1
+
+
+# --- late, and holding ---
+
+
+def test_chunks_in_time_are_never_late() -> None:
+    ticks = [T + k * EXECUTE * PERIOD_NS for k in range(5)]
+    controller = make_controller(None, *ticks)
+    for tick in ticks:
+        controller.tick(tick)
+        send(controller, tick)
+    assert (controller.late, controller.queue.ran_dry) == (0, 0)
+
+
+def test_chunk_after_the_queue_ran_empty_is_late_also_when_nobody_looked_meanwhile() -> None:
+    controller = make_controller(None, T, T + EXECUTE * PERIOD_NS)
+    send(controller, T)
+    assert controller.queue.command_at(T) is not None
+    send(controller, T + EXECUTE * PERIOD_NS, latency_ns=EXECUTE * PERIOD_NS)
+    assert (controller.late, controller.queue.ran_dry) == (1, 1)
+
+
+def test_first_chunk_and_the_first_after_a_hold_are_not_late() -> None:
+    much_later = T + 50 * PERIOD_NS
+    controller = make_controller(None, T, much_later)
+    send(controller, T, latency_ns=EXECUTE * PERIOD_NS)
+    controller.hold(T + PERIOD_NS)
+    controller.tick(much_later)
+    send(controller, much_later, latency_ns=EXECUTE * PERIOD_NS)
+    assert (controller.late, controller.queue.ran_dry) == (0, 0)
+
+
+def test_hold_is_one_point_at_the_newest_position_and_forgets_the_chunks() -> None:
+    controller = make_controller(None, T)
+    controller.tick(T)
+    send(controller, T)
+    hold = controller.hold(T + PERIOD_NS // 2)
+    assert hold is not None
+    np.testing.assert_allclose(hold.positions, [[0.1, 0.2]], atol=1e-7)
+    assert (hold.velocities == 0).all()
+    assert hold.stamp_ns == T + PERIOD_NS // 2
+    assert controller.queue.command_at(T + PERIOD_NS) is None
+    assert controller.tick(T) == T, "the tick may be used again"
+
+
+def test_hold_without_a_position_is_none() -> None:
+    assert make_controller().hold(T) is None

@@ -1,0 +1,202 @@
+"""The parts of a running policy put together, with `models/tiny`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from vla_align_ros import runtime as runtime_module
+from vla_align_ros.alignment.guard import Reason
+from vla_align_ros.alignment.report import AlignReport
+from vla_align_ros.checkpoint.manifest import Provenance, TokenMismatch
+from vla_align_ros.checkpoint.store import TokenStore
+from vla_align_ros.observation.codecs import IMAGE, JOINT_STATE, STRING, encode_trajectory
+from vla_align_ros.params import AlignParams, PolicyParams, SimParams
+from vla_align_ros.policy import Policy, load_policy
+from vla_align_ros.runtime import Runtime, make_runtime, store_path
+from vla_align_ros.sim.robot import CAMERA_TOPICS, TOPICS, SimMessage, make_robot
+from vla_align_ros.zoo import find_model
+
+START_NS = 10**18
+PERIOD_NS = 100_000_000
+
+
+@pytest.fixture(scope="module")
+def shared_policy() -> Policy:
+    torch.set_num_threads(1)
+    return load_policy(find_model("tiny"), "cpu")
+
+
+@pytest.fixture
+def policy(shared_policy: Policy) -> Iterator[Policy]:
+    """With the token that a fresh install has."""
+    yield shared_policy
+    token = shared_policy.initial_token()
+    assert token is not None
+    shared_policy.swap_token(token)
+
+
+@pytest.fixture
+def params(tmp_path: Path) -> PolicyParams:
+    return PolicyParams(store=str(tmp_path / "store"), experience_stride_ticks=1)
+
+
+@pytest.fixture
+def running(policy: Policy, params: PolicyParams) -> Runtime:
+    return make_runtime(policy, params, 20)
+
+
+def token_of(policy: Policy) -> np.ndarray:
+    assert policy.token is not None
+    return policy.token.numpy().copy()
+
+
+def provenance(running: Runtime) -> Provenance:
+    manifest = running.version.manifest
+    return Provenance(**{name: getattr(manifest, name) for name in Provenance.__dataclass_fields__})
+
+
+def push(running: Runtime, message: SimMessage) -> None:
+    kind = TOPICS[message.topic]
+    if kind == IMAGE:
+        camera = next(name for name, topic in CAMERA_TOPICS.items() if topic == message.topic)
+        running.assembler.push_image(camera, message.raw, IMAGE)
+    elif kind == JOINT_STATE:
+        running.assembler.push_joints(message.raw)
+    elif kind == STRING and message.topic.endswith("prompt"):
+        running.assembler.push_prompt(message.raw, message.stamp_ns)
+
+
+def test_new_store_begins_with_the_models_own_token(running: Runtime, policy: Policy) -> None:
+    assert running.version.name == "000001"
+    assert running.version.manifest.reason == "initial"
+    initial = policy.initial_token()
+    assert initial is not None
+    np.testing.assert_array_equal(running.version.token, initial.numpy())
+    np.testing.assert_array_equal(token_of(policy), running.version.token)
+
+
+def test_active_token_of_the_store_runs_after_a_restart(running: Runtime, policy: Policy, params: PolicyParams) -> None:
+    saved = running.store.save(running.version.token + np.float32(0.5), provenance(running))
+    again = make_runtime(policy, params, 20)
+    assert again.version == saved
+    np.testing.assert_array_equal(token_of(policy), saved.token)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"base_weights_sha256": "0" * 64}, "base_weights_sha256"),
+        ({"norm_stats_sha256": "0" * 64}, "norm_stats_sha256"),
+        ({"joint_names": ("elbow", "shoulder")}, "joint_names"),
+        ({"cameras": ("front",)}, "cameras"),
+    ],
+)
+def test_store_of_another_model_is_refused_and_the_running_token_stays(
+    running: Runtime, policy: Policy, params: PolicyParams, changes: dict[str, object], words: str
+) -> None:
+    before = token_of(policy)
+    known = {name: getattr(provenance(running), name) for name in Provenance.__dataclass_fields__}
+    other = running.store.save(running.version.token + np.float32(0.5), Provenance(**(known | changes)))
+    with pytest.raises(TokenMismatch, match=words):
+        make_runtime(policy, params, 20)
+    with pytest.raises(TokenMismatch, match=words):
+        running.use(other)
+    np.testing.assert_array_equal(token_of(policy), before)
+    assert running.version.name == "000001"
+
+
+def test_token_of_another_shape_is_refused(running: Runtime) -> None:
+    other = running.store.save(np.zeros((2, 7), np.float32), provenance(running))
+    with pytest.raises(TokenMismatch, match=r"shape is \(2, 7\)"):
+        running.use(other)
+
+
+def test_reset_e_token_is_a_new_version_with_the_models_own_token(running: Runtime, policy: Policy) -> None:
+    first = running.version
+    running.use(running.store.save(first.token + np.float32(0.5), provenance(running)))
+    version = running.reset_e_token()
+    assert version.name == "000003"
+    assert running.version == version
+    np.testing.assert_array_equal(token_of(policy), first.token)
+    assert running.store.roll_back().name == "000002", "the way back stays open"
+
+
+def test_messages_become_trajectories_and_experience(running: Runtime) -> None:
+    robot = make_robot(SimParams(embodiment_seed=0, episode_s=600.0), START_NS)
+    push(running, robot.prompt_message())
+    chunks = 0
+    for now_ns in range(START_NS, START_NS + 3 * 10**9, PERIOD_NS // 2):
+        for message in robot.advance(now_ns):
+            push(running, message)
+        tick_ns = running.controller.tick(now_ns)
+        if tick_ns is not None:
+            published = running.controller.make(tick_ns, 2, 0.0)
+            raw = encode_trajectory(published.trajectory)
+            robot.receive(raw)
+            running.builder.push_chunk(raw)
+            running.controller.sent(published, now_ns)
+            chunks += 1
+    assert chunks == 8, "every four ticks"
+    count = running.take_experience(START_NS + 3 * 10**9)
+    assert count == len(running.buffer) > 10
+    assert running.take_experience(START_NS + 3 * 10**9) == 0
+    experience = running.buffer.snapshot()[0]
+    assert experience.commands.shape == (8, 2)
+    assert experience.next_observation.stamp_ns - experience.observation.stamp_ns == 8 * PERIOD_NS
+    assert running.controller.late == 0
+
+
+def test_alignment_gets_the_buffer_and_the_running_version_follows_only_a_kept_token(
+    running: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = AlignReport(False, Reason.STOOD_STILL, "", 0, 0, 0, 0, 0, 0.5, 0.0)
+    given: dict[str, object] = {}
+
+    def fake(policy: Policy, experiences: tuple[object, ...], params: AlignParams, **rest: object) -> AlignReport:
+        given.update(experiences=experiences, params=params, **rest)
+        return reports.pop(0)
+
+    monkeypatch.setattr(runtime_module, "align", fake)
+    saved = running.store.save(running.version.token + np.float32(0.5), provenance(running))
+    reports = [refused, replace(refused, accepted=True, reason=Reason.KEPT, token_version=saved.name)]
+    params = AlignParams(align_steps=3)
+    assert running.align(params, 0.5, seed=7).reason is Reason.STOOD_STILL
+    assert running.version.name == "000001"
+    assert given == {
+        "experiences": (),
+        "params": params,
+        "store": running.store,
+        "exploration_fraction": 0.5,
+        "on_step": None,
+        "seed": 7,
+    }
+    assert running.align(params, 0.5).accepted
+    assert running.version == saved
+
+
+def test_alignment_of_nothing_is_refused_and_leaves_everything_as_it_was(running: Runtime, policy: Policy) -> None:
+    before = token_of(policy)
+    assert running.align(AlignParams(), 0.0).reason is Reason.TOO_LITTLE_EXPERIENCE
+    np.testing.assert_array_equal(token_of(policy), before)
+    assert [version.name for version in running.store.versions()] == ["000001"]
+
+
+def test_history_reaches_back_over_the_longest_lag_and_stale_limit(policy: Policy, tmp_path: Path) -> None:
+    make_runtime(
+        policy,
+        PolicyParams(store=str(tmp_path), experience_lag_s=10.0, image_stale_s=60.0, joint_stale_s=60.0),
+        20,
+    )
+
+
+def test_store_is_where_it_is_said_or_under_the_models_name(policy: Policy, tmp_path: Path) -> None:
+    assert store_path(policy, str(tmp_path)) == tmp_path
+    assert store_path(policy, "~/tokens") == Path.home() / "tokens"
+    assert store_path(policy, "") == Path.home() / ".ros" / "vla_align" / policy.config.name
+    assert isinstance(TokenStore(store_path(policy, str(tmp_path)), 1), TokenStore)
