@@ -46,7 +46,7 @@ def success_headline(numbers: Any) -> Headline:
 
 def frames_headline(numbers: Any) -> Headline:
     def fastest(row: Any) -> float:
-        return max(value for key, value in row.items() if key.startswith("draw_"))
+        return max(float(value) for key, value in row.items() if key.startswith("draw_"))
 
     return {f"frames/s drawn, {row['size']} px": f"{fastest(row):.0f}" for row in numbers["frames_per_second"]}
 

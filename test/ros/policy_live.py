@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
@@ -227,7 +228,7 @@ def stamp_ns(chunk: JointTrajectory) -> int:
     return int(chunk.header.stamp.sec * 10**9 + chunk.header.stamp.nanosec)
 
 
-def lenient_model(folder: Path) -> Path:
+def lenient_model(folder: Path, control_rate_hz: float = 10.0) -> Path:
     """tiny with a small token bank, which makes alignments quick, and a guard that keeps every finite token when only
     perception is learned."""
     model = shutil.copytree(find_model("tiny"), folder / "lenient")
@@ -236,6 +237,9 @@ def lenient_model(folder: Path) -> Path:
     stats["usual"] = dict.fromkeys(stats["usual"], 0.0)
     stats["ceiling"] = dict.fromkeys(stats["ceiling"], 1e9)
     path.write_text(json.dumps(stats))
+    described = yaml.safe_load((model / "model.yaml").read_text())
+    described["robot"]["control_rate_hz"] = control_rate_hz
+    (model / "model.yaml").write_text(yaml.safe_dump(described))
     bank = model / "token_bank.safetensors"
     save_file({"offsets": load_file(bank)["offsets"][:4].copy()}, bank)
     return model
