@@ -71,9 +71,17 @@ def test_the_noise_is_that_of_the_paired_difference() -> None:
     same = {task: evidence().before[task] for task in guard.WORSE}
     changes = {
         "before": {**evidence().before, **same, "dynamics": before},
-        "after": {**evidence().after, **same, "dynamics": before - 0.05},
+        "after": {**evidence().after, **same, "dynamics": before - 0.2},
     }
     assert guard.judge(evidence(**changes), stats_of()).reason is Reason.KEPT
+
+
+def test_an_effect_too_small_to_matter_is_none() -> None:
+    before = evidence().before
+    tiny = {task: before[task] * 0.99 for task in guard.WORSE}
+    assert guard.judge(evidence(after={**evidence().after, **tiny}), stats_of()).reason is Reason.NOT_BETTER
+    risen = {"dynamics": before["dynamics"] * 1.01}
+    assert guard.judge(evidence(after={**evidence().after, **risen}), stats_of()).reason is Reason.KEPT
 
 
 def test_perception_need_not_improve() -> None:

@@ -231,9 +231,15 @@ def test_prompt_of_more_tokens_than_the_model_reads_stops_the_chunks_with_a_reas
 # --- alignment ---
 
 
+def fresh_experience(node):
+    """Of one episode, enough to learn from and to judge by."""
+    assert node.trigger("clear_buffer").success
+    node.wait_for_experience(24)
+
+
 def test_align_answers_with_its_verdict_and_refuses_a_second_one_meanwhile(node, parameters):
     assert not parameters.set(align_steps=12, lambda_perc=1.0, lambda_dyn=1.0, lambda_inv=1.0)
-    node.wait_for_experience(20)
+    fresh_experience(node)
     reports, chunks = len(node.reports.messages), len(node.chunks.messages)
     answer = node.call_async("align")
     node.learning_rates.wait_for_new()
@@ -254,7 +260,7 @@ def test_align_answers_with_its_verdict_and_refuses_a_second_one_meanwhile(node,
 
 
 def test_live_parameters_act_and_curves_are_published(node, parameters, shared_ros):
-    node.wait_for_experience(20)
+    fresh_experience(node)
     curves = {
         name: shared_ros.listen(f"/vla_policy/align/{name}", Float64, RELIABLE)
         for name in ("loss/perception", "loss/dynamics", "loss/inverse_dynamics", "e_token_norm", "grad_norm", "lr")
@@ -270,7 +276,7 @@ def test_live_parameters_act_and_curves_are_published(node, parameters, shared_r
 
 
 def test_align_frequency_starts_alignments_by_themselves_and_0_stops_them(node, parameters):
-    node.wait_for_experience(20)
+    fresh_experience(node)
     before = node.wait_for_status("alignment").number("attempted")
     assert not parameters.set(align_frequency_hz=1.0)
     node.wait_for_status("alignment", lambda status: status.number("attempted") >= before + 2, timeout_s=60)
@@ -284,7 +290,7 @@ def test_align_frequency_starts_alignments_by_themselves_and_0_stops_them(node, 
 
 
 def test_kept_token_is_durable_announced_and_running(node, parameters):
-    node.wait_for_experience(20)
+    fresh_experience(node)
     assert not parameters.set(lambda_perc=1.0, lambda_dyn=0.0, lambda_inv=0.0)
     known = {version.name for version in TokenStore(node.store, 20).versions()}
     answer = node.trigger("align")

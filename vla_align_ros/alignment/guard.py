@@ -20,6 +20,7 @@ from vla_align_ros.types import Experience
 
 Z_SCORE = 1.64  # standard errors of a paired difference that count as noise: 95 %, one-sided
 LEAST_TO_LEARN, LEAST_TO_JUDGE = 8, 4
+LEAST_EFFECT = 0.02  # a loss that changes by less than this share of itself has not changed
 STILL_RAD = 0.02  # a robot whose joints never moved farther teaches nothing
 DISTANCE_SLACK = 1.25  # a token may lie this much farther from E_0 than any bank token
 
@@ -146,13 +147,18 @@ def actions_fit(evidence: Evidence, stats: AlignmentStats) -> Verdict | None:
 
 
 def better(evidence: Evidence, stats: AlignmentStats) -> Verdict | None:
-    """Dynamics and inverse dynamics: none gets worse, and one improves, beyond the noise of its paired difference."""
+    """Dynamics and inverse dynamics: none rises, and one falls, by more than the noise of its paired difference and
+    LEAST_EFFECT of its value."""
     gains = {task: _paired(evidence.before[task], evidence.after[task]) for task in WORSE if task in evidence.after}
     words = ", ".join(f"{task} improved by {gain:.4f} +- {error:.4f}" for task, (gain, error) in gains.items())
-    for task, (gain, error) in gains.items():
-        if gain < -Z_SCORE * error:
+    matters = {
+        task: max(Z_SCORE * error, LEAST_EFFECT * float(evidence.before[task].mean()))
+        for task, (_, error) in gains.items()
+    }
+    for task, (gain, _) in gains.items():
+        if gain < -matters[task]:
             return Verdict(WORSE[task], words)
-    if gains and not any(gain > Z_SCORE * error for gain, error in gains.values()):
+    if gains and not any(gain > matters[task] for task, (gain, _) in gains.items()):
         return Verdict(Reason.NOT_BETTER, words)
     return None
 
