@@ -32,8 +32,9 @@ def test_two_alignments_while_the_robot_moves_cost_no_chunk(node):
     after = start_of(node.chunks.wait_for_new())
     node.wait_for_status("alignment", lambda status: status.number("attempted") == 2)
     end = node.wait_for_status("inference")
+    observed = node.wait_for_status("observation").values
     for counter in ("late_chunks", "queue_ran_empty"):
-        assert end.number(counter) == start.number(counter), f"{counter}: {start.values} -> {end.values}"
+        assert end.number(counter) == start.number(counter), f"{start.values} -> {end.values}, {observed}"
     assert np.abs(after - before).max() > 0.01, "the arm moves"
 
 

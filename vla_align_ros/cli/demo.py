@@ -14,7 +14,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder of store, bag, logs and report; replaced when there.")] = Path(
         "outputs/demo"
     ),
-    embodiment_seed: Annotated[int, typer.Option(help="Which arm; 0 is the unshifted one.")] = 12,
+    embodiment_seed: Annotated[int, typer.Option(help="Which arm; 0 is the unshifted one.")] = 9,
     aligns: Annotated[int, typer.Option(help="Alignments to wait for.", min=1)] = 2,
     episodes: Annotated[int, typer.Option(help="Paired episodes for the success rates.", min=1)] = 200,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the numbers here as JSON.")] = None,

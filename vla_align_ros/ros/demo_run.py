@@ -7,7 +7,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,8 +36,9 @@ from vla_align_ros.sim.task import SUCCESS_M
 from vla_align_ros.zoo import find_model
 
 START_TIMEOUT_S, RUN_TIMEOUT_S, ANSWER_TIMEOUT_S = 30.0, 150.0, 10.0
-EXPLORATION_FRACTION = 0.5
+EXPLORATION_FRACTION = 0.7
 ALIGN_FREQUENCY_HZ = 0.05
+SETTLED_EXPERIENCES = 3
 EPISODE_SEED = 404
 
 
@@ -126,19 +127,12 @@ def _live_run(
     robot = NodeProcess("sim_robot", {"embodiment_seed": settings.embodiment_seed}, out / "sim_robot.log", environment)
     recorder = NodeProcess("bag_recorder", {"path": str(out / "bag")}, out / "bag_recorder.log", environment)
     policy = NodeProcess("vla_align_node", parameters, out / "vla_align_node.log", environment)
+    processes = (robot, recorder, policy)
     with robot, recorder, policy, Live(console=console, refresh_per_second=4) as live:
-        deadline = time.monotonic() + RUN_TIMEOUT_S
-        while len(listener.reports) < settings.aligns:
-            live.update(_table(listener))
-            for process in (robot, recorder, policy):
-                if process.returncode is not None:
-                    raise DemoError(f"{process.module} ended by itself:\n{process.log_tail()}")
-            if time.monotonic() > deadline:
-                raise DemoError(
-                    f"{len(listener.reports)} of {settings.aligns} alignments in time:\n{policy.log_tail()}"
-                )
-            threading.Event().wait(0.25)
-        live.update(_table(listener))
+        _wait(live, listener, processes, lambda: _experiences(listener) >= SETTLED_EXPERIENCES)
+        # From here on the recorder hears everything, so that the bag has all of the experience that is used.
+        listener.call("/vla_policy/clear_buffer", ANSWER_TIMEOUT_S)
+        _wait(live, listener, processes, lambda: len(listener.reports) >= settings.aligns)
         answer = listener.call("/checkpoint_manager/save", ANSWER_TIMEOUT_S)
         if answer is None or not answer.success:
             raise DemoError(f"~/save did not work: {answer.message if answer else 'no answer'}")
@@ -150,6 +144,26 @@ def _live_run(
     if not listener.latencies_ms or moved < 0.5:
         raise DemoError(f"{len(listener.latencies_ms)} chunks moved the joints by {moved:.2f} rad only")
     return moved
+
+
+def _wait(live: Live, listener: Listener, processes: Sequence[NodeProcess], done: Callable[[], bool]) -> None:
+    """Until `done`, with the table on the screen. DemoError when a process ends by itself, or after RUN_TIMEOUT_S."""
+    deadline = time.monotonic() + RUN_TIMEOUT_S
+    while not done():
+        live.update(_table(listener))
+        for process in processes:
+            if process.returncode is not None:
+                raise DemoError(f"{process.module} ended by itself:\n{process.log_tail()}")
+        if time.monotonic() > deadline:
+            logs = "\n".join(process.log_tail(5) for process in processes)
+            had = f"{len(listener.reports)} alignments, {_experiences(listener)} experiences"
+            raise DemoError(f"only {had} in {RUN_TIMEOUT_S:.0f} s:\n{logs}")
+        threading.Event().wait(0.25)
+    live.update(_table(listener))
+
+
+def _experiences(listener: Listener) -> int:
+    return int(listener.statuses.get("vla_policy: experience", {}).get("buffer", "0"))
 
 
 def _restart(out: Path, parameters: dict[str, object], listener: Listener, console: Console) -> TokenVersion:

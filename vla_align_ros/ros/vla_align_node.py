@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 from collections.abc import Sequence
 
 import torch
@@ -36,13 +35,11 @@ def main() -> None:
             node.shut_down()
 
     code = process.run(make, goodbye, start)
-    if any(thread.daemon and thread.is_alive() for thread in threading.enumerate()):
-        # An alignment still computes. A thread inside torch must not meet a dying interpreter, and the store is safe
-        # against a process that ends at any point.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    sys.exit(code)
+    # Everything has ended in order, but an alignment may still compute. A thread inside torch must not meet a dying
+    # interpreter (it aborts), and the store is safe against a process that ends at any point.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":
