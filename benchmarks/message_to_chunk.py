@@ -116,21 +116,18 @@ def watched(arrivals: Arrivals) -> Iterator[None]:
 
 def run_node(model: str, store: str, results: Connection) -> None:
     """The process of the node: until SIGTERM, then sends its `Arrivals`."""
-    from vla_align_ros.ros.vla_align_node import main as node_main
+    from vla_align_ros.ros.vla_align_node import run
 
     arrivals = Arrivals()
     parameters = {
         "model": f"'{model}'",
         "store": f"'{store}'",
         "prompt": "'stand still'",
-        "align.align_frequency_hz": 0.0,
+        "align_frequency_hz": 0.0,
     }
     sys.argv[1:] = ["--ros-args", *(part for name, value in parameters.items() for part in ("-p", f"{name}:={value}"))]
     with watched(arrivals):
-        try:
-            node_main()
-        except SystemExit as end:
-            results.send((end.code, arrivals))
+        results.send((run(), arrivals))
 
 
 def publish(model: str, seconds: float, results: Connection) -> None:

@@ -331,8 +331,13 @@ def test_services_say_that_the_node_must_be_configured_and_diagnostics_go_on(nod
 
 
 def test_alignments_start_by_themselves_also_after_another_configure(node, parameters):
+    node.wait_for_experience(60)
+    node.trigger("align")
     node.bring_to("unconfigured")
-    assert not parameters.set(align_frequency_hz=1.0)
+    assert not parameters.set(align_frequency_hz=1.0, align_max_experiences=1000)
+    seen = len(node.reports.messages)
     node.bring_to("active")
-    node.wait_for_status("alignment", lambda status: status.number("attempted") >= 1)
-    assert not parameters.set(align_frequency_hz=0.0)
+    node.reports.wait(lambda _: len(node.reports.messages) > seen)
+    report = json.loads(node.reports.messages[seen].data)
+    assert report["learned_from"] + report["judged_by"] < 50, "the count of new experience begins again"
+    assert not parameters.set(align_frequency_hz=0.0, align_max_experiences=32)

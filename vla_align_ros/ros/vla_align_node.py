@@ -15,8 +15,8 @@ from vla_align_ros.ros.sensors import SensorNode
 from vla_align_ros.ros.vla_policy import NAME, VlaPolicy
 
 
-def main() -> None:
-    """Run until SIGINT or SIGTERM; exit code 0."""
+def run() -> int:
+    """Run until SIGINT or SIGTERM; the exit code."""
     torch.set_num_threads(1)  # inference and alignment run side by side; more threads only fight
     managed: list[VlaPolicy | CheckpointManager] = []
 
@@ -34,7 +34,12 @@ def main() -> None:
         for node in managed:
             node.shut_down()
 
-    code = process.run(make, goodbye, start)
+    return process.run(make, goodbye, start)
+
+
+def main() -> None:
+    """Entry point of the process."""
+    code = run()
     # Everything has ended in order, but an alignment may still compute. A thread inside torch must not meet a dying
     # interpreter (it aborts), and the store is safe against a process that ends at any point.
     sys.stdout.flush()
