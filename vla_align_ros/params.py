@@ -100,7 +100,7 @@ class PolicyParams(Params):
         live=True,
     )
     experience_lag_s: float = parameter(
-        0.3, "Experience is built this long after the fact, when late messages are in.", unit="s", within=(0.0, 10.0)
+        0.3, "Experience is built this long after the fact, when late messages are in.", unit="s", within=(0.01, 10.0)
     )
     experience_stride_ticks: int = parameter(
         4, "Control ticks from the start of one experience to the next.", within=(1, 1000)
