@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from vla_align_ros.alignment.offline import bag_topics
 from vla_align_ros.demo.report import draw_plan
-from vla_align_ros.experience.bag import bag_messages
+from vla_align_ros.experience.bag import bag_messages, push_sensed
 from vla_align_ros.observation.assemble import ObservationRefused
 from vla_align_ros.observation.codecs import MessageRefused, decode_trajectory
 from vla_align_ros.params import PolicyParams
@@ -24,18 +24,13 @@ def planned_motion(policy: Policy, bag: Path, params: PolicyParams, arm: Embodim
     """Up to COUNT pictures, spread evenly over the chunks of the bag."""
     assembler = make_assembler(policy, params)
     topics = bag_topics(policy, "/joint_states", "/vla_policy/prompt", "/vla_policy/action_chunk")
-    cameras = {topic: camera for camera, topic in topics.cameras.items()}
     pictures = []
-    for topic, msgtype, t_ns, raw in bag_messages(bag):
+    for message in bag_messages(bag):
         try:
-            if topic in cameras:
-                assembler.push_image(cameras[topic], raw, msgtype)
-            elif topic == topics.joints:
-                assembler.push_joints(raw)
-            elif topic == topics.prompt:
-                assembler.push_prompt(raw, t_ns)
-            elif topic == topics.chunk:
-                trajectory = decode_trajectory(raw, policy.config.robot.joint_names)
+            if message.topic != topics.chunk:
+                push_sensed(message, topics, assembler)
+            else:
+                trajectory = decode_trajectory(message.raw, policy.config.robot.joint_names)
                 pictures.append(draw_plan(assembler.observe(trajectory.stamp_ns), trajectory, arm))
         except (MessageRefused, ObservationRefused):
             continue  # as live: the policy had no use for it either

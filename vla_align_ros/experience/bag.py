@@ -84,21 +84,27 @@ def bag_messages(path: Path) -> Iterator[BagMessage]:
 def _experiences(
     messages: Iterator[BagMessage], topics: BagTopics, assembler: ObservationAssembler, builder: ExperienceBuilder
 ) -> Iterator[Experience]:
-    cameras = {topic: camera for camera, topic in topics.cameras.items()}
-    for topic, msgtype, t_ns, raw in messages:
+    for message in messages:
         # before the message: what became complete in the silence before it must not meet a history that it shortened
-        yield from builder.advance(t_ns)
+        yield from builder.advance(message.t_ns)
         try:
-            if topic in cameras:
-                assembler.push_image(cameras[topic], raw, msgtype)
-            elif topic == topics.joints:
-                assembler.push_joints(raw)
-            elif topic == topics.prompt:
-                assembler.push_prompt(raw, t_ns)
-            elif topic == topics.chunk:
-                builder.push_chunk(raw)
+            if message.topic == topics.chunk:
+                builder.push_chunk(message.raw)
+            else:
+                push_sensed(message, topics, assembler)
         except (MessageRefused, ObservationRefused) as refused:
-            log.debug("%s at %d ns: %s", topic, t_ns, refused)
+            log.debug("%s at %d ns: %s", message.topic, message.t_ns, refused)
+
+
+def push_sensed(message: BagMessage, topics: BagTopics, assembler: ObservationAssembler) -> None:
+    """Feed a message of a camera, the joints or the prompt; another topic's is passed over. Raises as `push_*` does."""
+    cameras = {topic: camera for camera, topic in topics.cameras.items()}
+    if message.topic in cameras:
+        assembler.push_image(cameras[message.topic], message.raw, message.msgtype)
+    elif message.topic == topics.joints:
+        assembler.push_joints(message.raw)
+    elif message.topic == topics.prompt:
+        assembler.push_prompt(message.raw, message.t_ns)
 
 
 def _check_topics(path: Path, topics: BagTopics) -> None:

@@ -98,7 +98,7 @@ def pretrain(
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         if step % 200 == 0:
-            log({"step": step, "presence_loss": float(presence), "offset_loss": float(offset)})
+            log({"step": step, "presence_loss": float(presence.detach()), "offset_loss": float(offset.detach())})
     eye.eval()
     with torch.no_grad():
         outputs = torch.cat([head(patches(to_model_image(part))) for part in frames.images[:held_out].split(500)])
