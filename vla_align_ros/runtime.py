@@ -25,7 +25,6 @@ from vla_align_ros.params import AlignParams, PolicyParams
 from vla_align_ros.policy import Policy
 from vla_align_ros.zoo import default_store
 
-PROMPT_MAX_CHARS = 1000
 LOOKBACK_SLACK_S = 1.0  # how late experience may be built beyond its lag
 
 
@@ -89,7 +88,7 @@ def make_assembler(policy: Policy, params: PolicyParams) -> ObservationAssembler
         params.experience_lag_s + span_s + stale_s + LOOKBACK_SLACK_S,
     )
     return ObservationAssembler(
-        config.robot.joint_names, architecture.cameras, architecture.vision.image_size, limits, PROMPT_MAX_CHARS
+        config.robot.joint_names, architecture.cameras, architecture.vision.image_size, limits, policy.check_prompt
     )
 
 

@@ -18,7 +18,6 @@ from vla_align_ros.observation.assemble import (
 )
 from vla_align_ros.observation.codecs import IMAGE, encode_image, encode_joint_state
 from vla_align_ros.policy.config import JointConfig, RobotConfig
-from vla_align_ros.policy.tokenizer import PromptError
 from vla_align_ros.types import ActionChunk, Observation
 
 PERIOD_NS, HORIZON, EXECUTE = 100_000_000, 8, 4
@@ -28,27 +27,24 @@ LIMITS = ChunkLimits(JOINTS, 0.3, 2)
 
 
 class FakePolicy:
-    """Answers with constant actions, or raises."""
+    """Answers with constant actions."""
 
     def __init__(self, action: Any = "velocity", value: float = 0.5) -> None:
         robot = RobotConfig(JOINTS, {"front": "/front"}, 10.0, action, EXECUTE)
         self.config = SimpleNamespace(robot=robot)
         self.model = SimpleNamespace(architecture=SimpleNamespace(action_horizon=HORIZON))
         self.value = value
-        self.error: Exception | None = None
         self.asked: list[int] = []
 
     def infer(self, observation: Observation, generator: Any, num_steps: int) -> ActionChunk:
         self.asked.append(num_steps)
-        if self.error is not None:
-            raise self.error
         actions = np.full((HORIZON, 2), self.value, np.float32)
         return ActionChunk(actions, observation.state, observation.stamp_ns, PERIOD_NS)
 
 
 def make_assembler(*ticks: int, position: tuple[float, float] = (0.1, 0.2)) -> ObservationAssembler:
     """One that can observe at `ticks`."""
-    assembler = ObservationAssembler(("shoulder", "elbow"), ("front",), 8, AssemblerLimits(0.05, 0.05, 9.0, 10.0), 100)
+    assembler = ObservationAssembler(("shoulder", "elbow"), ("front",), 8, AssemblerLimits(0.05, 0.05, 9.0, 10.0), str)
     assembler.push_prompt("go", 0)
     for tick in ticks:
         assembler.push_joints(encode_joint_state(("shoulder", "elbow"), np.array(position), tick))
@@ -128,15 +124,6 @@ def test_chunk_out_of_limits_is_refused_and_counted(value: float, reason: ChunkR
             controller.make(T, 10, 0.0)
         assert refused.value.reason is reason
         assert controller.refused == {reason: count}
-
-
-def test_prompt_of_too_many_tokens_is_refused_and_counted() -> None:
-    policy = FakePolicy()
-    policy.error = PromptError("the prompt has 19 tokens")
-    controller = make_controller(policy, T)
-    with pytest.raises(ObservationRefused, match="19 tokens"):
-        controller.make(T, 10, 0.0)
-    assert controller.refused == {ObservationReason.PROMPT_TOO_LONG: 1}
 
 
 @pytest.mark.parametrize("action", ["velocity", "position", "delta_position"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from vla_align_ros.alignment.align import descend, split_by_episode
 from vla_align_ros.alignment.losses import ExperienceLosses
-from vla_align_ros.alignment.pick import FINALISTS, pick
+from vla_align_ros.alignment.pick import ROUNDS, pick
 from vla_align_ros.params import AlignParams
 from vla_align_ros.policy import Policy
 from vla_align_ros.policy.losses import LossWeights
@@ -130,6 +131,15 @@ def test_padding_and_missing_cameras_weigh_nothing(policy: Policy, token: Tensor
     assert not torch.equal(losses(token, ROWS, 2, 0)["dynamics"], before["dynamics"])
 
 
+def test_many_tokens_at_once_have_the_losses_that_each_has_alone(policy: Policy, token: Tensor) -> None:
+    losses, tokens = make_losses(policy), torch.stack([token, token + 0.1, 2 * token])
+    together = losses(tokens, ROWS, 3, seed=5)
+    for row, one in enumerate(tokens):
+        alone = losses(one, ROWS, 3, seed=5)
+        for task in TASKS:
+            torch.testing.assert_close(together[task][row], alone[task], rtol=1e-5, atol=1e-6)
+
+
 # --- gradient steps ---
 
 
@@ -161,11 +171,11 @@ class FakeLosses:
     """A token's loss is the distance of its mean from 0.25, plus noise that is largest on the first rows."""
 
     def __init__(self) -> None:
-        self.calls: list[int] = []
+        self.looked: Counter[int] = Counter()  # experiences looked at -> how many tokens were
 
-    def __call__(self, token: Tensor, rows: Tensor, draws: int, seed: int) -> Tensor:
-        self.calls.append(len(rows))
-        return (token.mean() - 0.25).abs().expand(len(rows))
+    def __call__(self, tokens: Tensor, rows: Tensor, draws: int, seed: int) -> Tensor:
+        self.looked[len(rows)] += len(tokens)
+        return (tokens.mean(dim=(1, 2)) - 0.25).abs()[:, None].expand(-1, len(rows))
 
     def weighted(self, losses: Tensor) -> Tensor:
         return losses
@@ -180,10 +190,11 @@ def test_the_candidate_with_the_lowest_loss_is_picked(means: list[float], seed: 
     assert float(distances[index]) == pytest.approx(float(distances.min()), abs=1e-6)
 
 
-def test_only_the_finalists_are_looked_at_closely() -> None:
+def test_only_the_best_of_a_round_are_looked_at_more_closely() -> None:
     losses = FakeLosses()
     pick(losses, torch.arange(50), torch.randn(60, 2, 3), 0)  # type: ignore[arg-type]
-    assert losses.calls == [8] * 60 + [32] * FINALISTS
+    goes_on = [60, *(keep for _, keep in ROUNDS[:-1])]
+    assert losses.looked == {size: tokens for (size, _), tokens in zip(ROUNDS, goes_on, strict=True)}
 
 
 # --- earlier and later ---

@@ -15,6 +15,7 @@ from torch import Tensor
 from vla_align_ros.alignment import guard
 from vla_align_ros.alignment.guard import Evidence, Reason
 from vla_align_ros.params import AlignParams
+from vla_align_ros.policy import Policy
 
 
 def spread(mean: float, deviation: float = 0.1, count: int = 32, seed: int = 0) -> Tensor:
@@ -150,23 +151,23 @@ def test_losses_that_are_nan_are_not_usual() -> None:
     assert guard.within_usual(losses, stats_of(usual=dict.fromkeys(TASKS, 1.0))) is None
 
 
-def test_a_robot_that_moved_once_is_no_standing_one() -> None:
+def test_a_robot_that_moved_once_is_no_standing_one(policy: Policy) -> None:
     experiences = make_experiences(12)
     still = [dataclasses.replace(item, next_observation=item.observation) for item in experiences]
-    verdict = guard.check_request(still[:8], still[8:], AlignParams())
+    verdict = guard.check_request(policy, still[:8], still[8:], AlignParams())
     assert verdict is not None
     assert verdict.reason is Reason.STOOD_STILL
-    assert guard.check_request(still[:8], [*still[8:11], experiences[11]], AlignParams()) is None
+    assert guard.check_request(policy, still[:8], [*still[8:11], experiences[11]], AlignParams()) is None
 
 
 @pytest.mark.parametrize(("learn", "judged"), [(7, 20), (20, 3), (0, 20), (20, 0)])
-def test_there_must_be_enough_to_learn_from_and_to_judge_by(learn: int, judged: int) -> None:
+def test_there_must_be_enough_to_learn_from_and_to_judge_by(policy: Policy, learn: int, judged: int) -> None:
     experiences = make_experiences(40)
-    verdict = guard.check_request(experiences[:learn], experiences[20 : 20 + judged], AlignParams())
+    verdict = guard.check_request(policy, experiences[:learn], experiences[20 : 20 + judged], AlignParams())
     assert verdict is not None
     assert verdict.reason is Reason.TOO_LITTLE_EXPERIENCE
     assert verdict.detail == f"{learn} to learn from and {judged} to judge by, 8 and 4 are needed"
-    assert guard.check_request(experiences[:8], experiences[20:24], AlignParams()) is None
+    assert guard.check_request(policy, experiences[:8], experiences[20:24], AlignParams()) is None
 
 
 def test_every_reason_has_a_code_of_its_own() -> None:

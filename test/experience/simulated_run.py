@@ -56,7 +56,7 @@ class Sent:
 
 def new_pipeline(action_kind: ActionKind = "velocity") -> tuple[ObservationAssembler, ExperienceBuilder]:
     limits = AssemblerLimits(image_stale_s=0.2, joint_stale_s=0.1, frozen_s=1.0, history_s=2.0)
-    assembler = ObservationAssembler(JOINTS, tuple(TOPICS.cameras), 8, limits, prompt_max_chars=50)
+    assembler = ObservationAssembler(JOINTS, tuple(TOPICS.cameras), 8, limits, check_prompt=str)
     return assembler, ExperienceBuilder(assembler, JOINTS, PERIOD_NS, HORIZON, action_kind, LAG_S, STRIDE)
 
 

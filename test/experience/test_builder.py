@@ -206,7 +206,7 @@ def test_years_without_messages_cost_no_time() -> None:
 )
 def test_senseless_numbers_are_refused(arguments: dict[str, float], message: str) -> None:
     limits = AssemblerLimits(0.2, 0.1, 1.0, 2.0)
-    assembler = ObservationAssembler(JOINTS, ("base",), 8, limits, 50)
+    assembler = ObservationAssembler(JOINTS, ("base",), 8, limits, str)
     good = {"period_ns": PERIOD_NS, "horizon": 4, "action_kind": "velocity", "lag_s": 0.3}
     with pytest.raises(ValueError, match=message):
         ExperienceBuilder(assembler, JOINTS, **{**good, **arguments})

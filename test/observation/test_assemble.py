@@ -30,9 +30,14 @@ MS = 1_000_000
 T0 = 1_700_000_000_000 * MS
 
 
+def at_most_20(prompt: str) -> None:
+    if len(prompt) > 20:
+        raise ValueError(f"the prompt has {len(prompt)} tokens")
+
+
 def assembler(cameras: tuple[str, ...] = ("base",), **changes: Any) -> ObservationAssembler:
     limits = AssemblerLimits(**{**vars(LIMITS), **changes})
-    return ObservationAssembler(NAMES, cameras, image_size=8, limits=limits, prompt_max_chars=20)
+    return ObservationAssembler(NAMES, cameras, image_size=8, limits=limits, check_prompt=at_most_20)
 
 
 def image(value: int, t_ms: int) -> bytes:

@@ -10,20 +10,18 @@ from vla_align_ros.training.dataset import draw_samples, executions
 from vla_align_ros.training.probe import linear_r2
 
 
-def test_half_of_the_pieces_follow_the_expert_and_half_do_not() -> None:
-    actions = np.full((4000, 8, 2), 5.0)  # far from anything random, and clipped when perturbed
+def test_half_of_the_time_follows_the_expert_and_half_does_not() -> None:
+    actions = np.full((8000, 8, 2), 50.0)  # far from anything random, and clipped when perturbed
     commands = executions(actions, np.random.default_rng(0))
-    follows = (commands > 2.2).all(axis=2)
+    follows = (np.abs(commands) > 2.2).all(axis=2)
     assert 0.45 < follows.mean() < 0.55
 
 
-@given(execute=st.integers(1, 8), seed=st.integers(0, 99))
-def test_seams_lie_a_whole_chunk_apart(execute: int, seed: int) -> None:
-    commands = executions(np.full((50, 8, 2), 5.0), np.random.default_rng(seed), execute)
-    follows = (commands > 2.2).all(axis=2)
-    for row in follows:
-        seams = np.flatnonzero(np.diff(row.astype(int)))
-        assert all((seam - seams[0]) % execute == 0 for seam in seams)
+@given(seed=st.integers(0, 99))
+def test_there_is_one_seam_at_most(seed: int) -> None:
+    commands = executions(np.full((50, 8, 2), 50.0), np.random.default_rng(seed))
+    follows = (np.abs(commands) > 2.2).all(axis=2)
+    assert (np.diff(follows.astype(int), axis=1) != 0).sum(1).max() == 1
 
 
 def test_the_unshifted_arm_is_row_0_and_samples_repeat_for_a_seed() -> None:

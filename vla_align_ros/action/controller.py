@@ -11,14 +11,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from vla_align_ros.action.chunk_queue import ChunkQueue
-from vla_align_ros.action.exploration import exploration_chunk
+from vla_align_ros.action.exploration import Exploration
 from vla_align_ros.action.limits import ChunkLimits, ChunkReason, ChunkRefused, check_chunk
 from vla_align_ros.action.trajectory import Trajectory, hold_trajectory, to_trajectory
-from vla_align_ros.observation.assemble import ObservationAssembler, ObservationReason, ObservationRefused
+from vla_align_ros.observation.assemble import ObservationAssembler, ObservationReason
 from vla_align_ros.policy import Policy
-from vla_align_ros.policy.tokenizer import PromptError
 from vla_align_ros.types import ActionChunk, Observation
 
 
@@ -47,7 +47,8 @@ class Controller:
         self._flowing = False
         self._last_tick: int | None = None
         self._generator = torch.Generator().manual_seed(seed)
-        self._random = np.random.default_rng(seed)
+        horizon = policy.model.architecture.action_horizon
+        self._exploration = Exploration(1, horizon, robot.execute, len(robot.joints), np.random.default_rng(seed))
 
     @property
     def refused(self) -> Counter[ChunkReason | ObservationReason]:
@@ -68,10 +69,11 @@ class Controller:
         """A chunk for the observation at `tick_ns`. Raises ObservationRefused or ChunkRefused, both counted."""
         started = time.perf_counter()
         observation = self._assembler.observe(tick_ns)
-        if self._random.random() < exploration_fraction:
-            chunk = self._explore(observation)
+        velocities, exploring = self._exploration.chunk(exploration_fraction)
+        if exploring[0]:
+            chunk = self._explore(observation, velocities[0])
         else:
-            chunk = self._infer(observation, num_steps)
+            chunk = self._policy.infer(observation, self._generator, num_steps)
         try:
             check_chunk(chunk, self._robot.action, self._limits, observation.state)
         except ChunkRefused as error:
@@ -100,18 +102,8 @@ class Controller:
             return None
         return hold_trajectory(position, now_ns, self.period_ns, self._robot.joint_names)
 
-    def _infer(self, observation: Observation, num_steps: int) -> ActionChunk:
-        try:
-            return self._policy.infer(observation, self._generator, num_steps)
-        except PromptError as error:  # few enough characters, but more tokens than the model reads
-            self._refused[ObservationReason.PROMPT_TOO_LONG] += 1
-            raise ObservationRefused(ObservationReason.PROMPT_TOO_LONG, str(error)) from None
-
-    def _explore(self, observation: Observation) -> ActionChunk:
-        """Smooth random velocities, as positions where the model's actions are positions."""
-        horizon = self._policy.model.architecture.action_horizon
-        joints = len(self._robot.joints)
-        velocities = exploration_chunk(1, horizon, self._random, joints)[0]
+    def _explore(self, observation: Observation, velocities: NDArray[np.float64]) -> ActionChunk:
+        """Random velocities (H, A), as positions where the model's actions are positions."""
         limit = np.array([joint.velocity_max_rad_s for joint in self._robot.joints])
         velocities = np.clip(velocities, -limit, limit)
         offsets = np.cumsum(velocities, axis=0) * (self.period_ns * 1e-9)

@@ -76,7 +76,7 @@ def align(
         seconds = time.monotonic() - started
         return replace(report, accepted=kept, reason=verdict.reason, detail=verdict.detail, duration_s=seconds)
 
-    refused = guard.check_request(learn, judged, params)
+    refused = guard.check_request(policy, learn, judged, params)
     if refused is not None:
         return ended(refused, report)
     losses = ExperienceLosses(policy, [*learn, *judged], _weights(params))

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 
 from vla_align_ros.params import AlignParams
+from vla_align_ros.policy import Policy
 from vla_align_ros.policy.statistics import AlignmentStats
+from vla_align_ros.policy.tokenizer import PromptError
 from vla_align_ros.types import Experience
 
 Z_SCORE = 1.64  # standard errors of a paired difference that count as noise: 95 %, one-sided
@@ -32,6 +34,7 @@ class Reason(Enum):
     ALREADY_ALIGNED = "already_aligned"  # All losses lie in the range usual in training: nothing to gain.
     NO_TASK = "no_task"  # Every lambda is 0, so there is nothing to learn by.
     TOO_LITTLE_EXPERIENCE = "too_little_experience"  # Not enough experiences to learn from and to judge by.
+    MALFORMED = "malformed"  # An experience does not fit the model: shapes, cameras or prompt.
     NON_FINITE = "non_finite"  # NaN or infinity in the experience, the losses or the token.
     STOOD_STILL = "stood_still"  # The robot hardly moved, so nothing can be learned about how it moves.
     DYNAMICS_WORSE = "dynamics_worse"  # The dynamics loss rose beyond its noise.
@@ -65,9 +68,11 @@ class Evidence:
     e_0: Tensor
 
 
-def check_request(learn: Sequence[Experience], judged: Sequence[Experience], params: AlignParams) -> Verdict | None:
-    """Before anything is computed: a task to learn by, and experience that is enough, finite, and of a robot that
-    moved."""
+def check_request(
+    policy: Policy, learn: Sequence[Experience], judged: Sequence[Experience], params: AlignParams
+) -> Verdict | None:
+    """Before anything is computed: a task to learn by, and experience that is enough, fits the model, is finite, and is
+    of a robot that moved."""
     if params.lambda_perc == params.lambda_dyn == params.lambda_inv == 0:
         return Verdict(Reason.NO_TASK, "lambda_perc, lambda_dyn and lambda_inv are all 0")
     if len(learn) < LEAST_TO_LEARN or len(judged) < LEAST_TO_JUDGE:
@@ -76,6 +81,9 @@ def check_request(learn: Sequence[Experience], judged: Sequence[Experience], par
             Reason.TOO_LITTLE_EXPERIENCE, f"{len(learn)} to learn from and {len(judged)} to judge by, {need}"
         )
     experiences = [*learn, *judged]
+    malformed = next(filter(None, (_misfit(policy, item) for item in experiences)), None)
+    if malformed is not None:
+        return Verdict(Reason.MALFORMED, malformed)
     numbers = [np.concatenate([e.commands.ravel(), e.observation.state, e.next_observation.state]) for e in experiences]
     if not all(np.isfinite(row).all() for row in numbers):
         return Verdict(Reason.NON_FINITE, "a command or joint state is NaN or infinite")
@@ -84,6 +92,23 @@ def check_request(learn: Sequence[Experience], judged: Sequence[Experience], par
         return Verdict(
             Reason.STOOD_STILL, f"no joint moved more than {moved:.4f} rad in any experience, {STILL_RAD} is the least"
         )
+    return None
+
+
+def _misfit(policy: Policy, item: Experience) -> str | None:
+    """What about an experience the model cannot read."""
+    joints, horizon = policy.config.state_dim, policy.model.architecture.action_horizon
+    if item.commands.shape != (horizon, joints):
+        return f"commands must have shape {(horizon, joints)}, got {item.commands.shape}"
+    for seen in (item.observation, item.next_observation):
+        if seen.state.shape != (joints,):
+            return f"a joint state must have shape {(joints,)}, got {seen.state.shape}"
+        if not set(seen.images) & set(policy.config.architecture.cameras):
+            return f"no camera of {list(policy.config.architecture.cameras)} among {list(seen.images)}"
+        try:
+            policy.check_prompt(seen.prompt)
+        except PromptError as error:
+            return str(error)
     return None
 
 

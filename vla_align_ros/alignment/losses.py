@@ -53,30 +53,35 @@ class ExperienceLosses:
         return self._experience.actions
 
     def __call__(
-        self, token: Tensor, rows: Tensor, draws: int, seed: int, shuffled: Tensor | None = None
+        self, tokens: Tensor, rows: Tensor, draws: int, seed: int, shuffled: Tensor | None = None
     ) -> dict[str, Tensor]:
         """Loss of each task with weight, (len(rows),), mean over `draws` of (t, noise).
 
-        token: (n, W). The same seed and rows draw the same t and noise for every token. shuffled: rows whose commands
-        take the place of the true ones.
+        tokens: (n, W), or (K, n, W) for losses (K, len(rows)) of K tokens at once. The same seed and rows draw the
+        same t and noise for every token. shuffled: rows whose commands take the place of the true ones.
         """
+        many = tokens if tokens.dim() == 3 else tokens[None]
         generator = torch.Generator().manual_seed(seed)
         repeated = rows.repeat_interleave(draws)
-        experience = self._experience[repeated]
-        if shuffled is not None:
-            experience = replace(experience, actions=self._experience.actions[shuffled.repeat_interleave(draws)])
-        state = self._state[repeated]
-        time = flow.sample_time(len(repeated), generator).to(self.device)
-        noise = {
-            task: value.to(self.device)
-            for task, value in self._model.draw_noise(
-                state.cpu(), _shapes(experience), self._weights, generator
-            ).items()
-        }
-        found = self._model.alignment_losses(
-            self._cache.rows(repeated), state, experience, noise, time, token.expand(len(repeated), -1, -1)
+        time = flow.sample_time(len(repeated), generator)
+        noise = self._model.draw_noise(
+            self._state[repeated].cpu(), _shapes(self._experience[repeated]), self._weights, generator
         )
-        return {task: loss.unflatten(0, (len(rows), draws)).mean(1) for task, loss in found.items()}
+        everyone = repeated.repeat(len(many))
+        experience = self._experience[everyone]
+        if shuffled is not None:
+            swapped = shuffled.repeat_interleave(draws).repeat(len(many))
+            experience = replace(experience, actions=self._experience.actions[swapped])
+        found = self._model.alignment_losses(
+            self._cache.rows(everyone),
+            self._state[everyone],
+            experience,
+            {task: value.repeat(len(many), *[1] * (value.dim() - 1)).to(self.device) for task, value in noise.items()},
+            time.repeat(len(many)).to(self.device),
+            many.repeat_interleave(len(repeated), dim=0),
+        )
+        means = {task: loss.unflatten(0, (len(many), len(rows), draws)).mean(2) for task, loss in found.items()}
+        return means if tokens.dim() == 3 else {task: loss[0] for task, loss in means.items()}
 
     def weighted(self, losses: dict[str, Tensor]) -> Tensor:
         """The tasks' losses, each times its lambda, added up."""

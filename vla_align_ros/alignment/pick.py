@@ -7,20 +7,23 @@ from torch import Tensor
 
 from vla_align_ros.alignment.losses import ExperienceLosses
 
-FIRST_ROUND, SECOND_ROUND, FINALISTS = 8, 32, 24
+ROUNDS = ((16, 32), (64, 8), (256, 1))  # experiences to score by, tokens that go on
+ROWS_AT_ONCE = 512
 
 
 @torch.no_grad()
 def pick(losses: ExperienceLosses, rows: Tensor, candidates: Tensor, seed: int) -> tuple[int, Tensor]:
     """Index and token of the candidate (K, n, W) with the lowest weighted loss.
 
-    Two rounds: all candidates on a few experiences, the best of them on more. The same draws for every candidate.
+    Rounds: all candidates on a few experiences, the best of them on more. The same draws for every candidate; one
+    draw an experience, and again from the first one where a round asks for more than there are.
     """
     order = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))]
-    remaining = list(range(len(candidates)))
-    for size, keep in ((FIRST_ROUND, FINALISTS), (SECOND_ROUND, 1)):
-        subset = order[:size]
-        scores = [float(losses.weighted(losses(candidates[index], subset, 1, seed)).mean()) for index in remaining]
-        ranked = sorted(zip(scores, remaining, strict=True))
-        remaining = [index for _, index in ranked[:keep]]
-    return remaining[0], candidates[remaining[0]]
+    remaining = torch.arange(len(candidates))
+    for size, keep in ROUNDS:
+        subset = order.repeat(-(-size // len(order)))[:size]
+        parts = remaining.split(max(1, ROWS_AT_ONCE // size))
+        scores = torch.cat([losses.weighted(losses(candidates[part], subset, 1, seed)).mean(1) for part in parts])
+        remaining = remaining[scores.argsort()[:keep]]
+    best = int(remaining[0])
+    return best, candidates[best]

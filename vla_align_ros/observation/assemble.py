@@ -11,7 +11,7 @@ import threading
 import zlib
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Generic, NoReturn, TypeVar
@@ -44,7 +44,7 @@ class ObservationReason(Enum):
     STALE_IMAGE = "stale_image"  # A camera's newest image is older than image_stale_s.
     FROZEN_IMAGE = "frozen_image"  # A camera's pixels have not changed for more than frozen_s, though its stamps go on.
     PROMPT_EMPTY = "prompt_empty"  # A prompt without words; the old one stays.
-    PROMPT_TOO_LONG = "prompt_too_long"  # A prompt of more than prompt_max_chars; the old one stays.
+    PROMPT_TOO_LONG = "prompt_too_long"  # A prompt of more tokens than the model reads; the old one stays.
     DUPLICATE_STAMP = "duplicate_stamp"  # A second message with the same stamp; the first one stays.
     CLOCK_JUMP = "clock_jump"  # A stamp fell back by more than the history: that stream was emptied and starts again.
 
@@ -131,7 +131,7 @@ class ObservationAssembler:
     """Takes serialised messages, gives observations; thread-safe.
 
     cameras: the model's camera names, in its order. Images are letterboxed to `image_size` as they arrive, so the
-    history holds small images only.
+    history holds small images only. check_prompt: raises ValueError for a prompt that the model cannot read.
     """
 
     def __init__(
@@ -140,13 +140,13 @@ class ObservationAssembler:
         cameras: Sequence[str],
         image_size: int,
         limits: AssemblerLimits,
-        prompt_max_chars: int,
+        check_prompt: Callable[[str], None],
     ) -> None:
         self.joint_names = tuple(joint_names)
         self.limits = limits
         self._refused: Counter[MessageReason | ObservationReason] = Counter()
         self._image_size = image_size
-        self._prompt_max_chars = prompt_max_chars
+        self._fits = check_prompt
         history_ns = round(limits.history_s / _S)
         self._history_ns = history_ns
         self._images: Mapping[str, _Stream[UInt8Array]] = {camera: _Stream(history_ns) for camera in cameras}
@@ -230,13 +230,11 @@ class ObservationAssembler:
 
     def _check_prompt(self, text: str) -> None:
         if not text.strip():
-            reason, fault = ObservationReason.PROMPT_EMPTY, "the prompt has no words; the old one stays"
-        elif len(text) > self._prompt_max_chars:
-            fault = f"{len(text)} characters, at most {self._prompt_max_chars} are allowed; the old prompt stays"
-            reason = ObservationReason.PROMPT_TOO_LONG
-        else:
-            return
-        raise ObservationRefused(reason, fault)
+            raise ObservationRefused(ObservationReason.PROMPT_EMPTY, "the prompt has no words; the old one stays")
+        try:
+            self._fits(text)
+        except ValueError as error:
+            raise ObservationRefused(ObservationReason.PROMPT_TOO_LONG, f"{error}; the old prompt stays") from None
 
     def _prompt_at(self, t_ns: int) -> str:
         known = [text for stamp_ns, text in self._prompts if stamp_ns <= t_ns]

@@ -30,11 +30,11 @@ from vla_align_ros.policy.features import FeatureExtractor
 from vla_align_ros.policy.inputs import ExperienceInput, PolicyInput
 from vla_align_ros.policy.pi0 import Pi0
 from vla_align_ros.policy.statistics import STATS_FILE, AlignmentStats, load_alignment_stats
-from vla_align_ros.policy.tokenizer import PromptTokenizer
+from vla_align_ros.policy.tokenizer import PromptError, PromptTokenizer
 from vla_align_ros.types import ActionChunk, Experience, Observation
 
 Device = Literal["auto", "cpu", "cuda"]
-PREPARE_BATCH = 64
+PROMPT_MAX_CHARS = 1000
 
 
 class PolicyError(ValueError):
@@ -104,6 +104,13 @@ class Policy:
         if not bool(torch.isfinite(token).all()):
             raise PolicyError("an E-Token must be finite")
         self.token = token.detach().to(self.device, torch.float32).clone()
+
+    def check_prompt(self, prompt: str) -> None:
+        """Return when the model can read the prompt, whatever the state; raise PromptError otherwise."""
+        if len(prompt) > PROMPT_MAX_CHARS:
+            raise PromptError(f"the prompt has {len(prompt)} characters, at most {PROMPT_MAX_CHARS} are read")
+        longest = np.ones(self.config.state_dim, np.float32)  # the largest numbers, where the prompt holds the state
+        self.robot.tokenizer(prompt, longest)
 
     def prepare(self, observations: Sequence[Observation], state_in_prompt: bool = True) -> PolicyInput:
         """Observations -> one batch on the device: letterboxed, normalised, tokenised, padded.

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vla_align_ros.action.exploration import exploration_chunk
+from vla_align_ros.action.exploration import Exploration
 from vla_align_ros.policy import Policy
 from vla_align_ros.sim import task
 from vla_align_ros.sim.arm import PERIOD_S, encoder_reading, move_chunk
@@ -109,19 +109,19 @@ def collect_experience(
 ) -> list[list[Experience]]:
     """`count` experiences of each arm, in order of time, from `episodes` of its own episodes that run side by side.
 
-    As live: `robot.execute` actions of each chunk are sent, a share of the chunks (`exploration_fraction`) is random
+    As live: `robot.execute` actions of each chunk are sent, a share of the time (`exploration_fraction`) is random
     motion, and an experience reaches over the chunks' seams.
     """
     num_arms, horizon, execute = len(arm), policy.model.architecture.action_horizon, policy.config.robot.execute
     span = -(-horizon // execute)
     rows = np.repeat(np.arange(num_arms), episodes)
     batch = Episodes(arm[rows], seed, policy.model.architecture.vision.image_size)
-    rng = np.random.default_rng([seed, 23])
+    exploration = Exploration(len(rows), horizon, execute, 2, np.random.default_rng([seed, 23]))
     seen, sent = [batch.observe()], []
     for step in range(-(-count // episodes) + span - 1):
         chunks = sample_chunks(policy, seen[-1], tokens[torch.from_numpy(rows)], seed * 2003 + step)
-        explore = rng.random(len(rows)) < exploration_fraction
-        chunks = np.where(explore[:, None, None], exploration_chunk(len(rows), horizon, rng), chunks)
+        random, exploring = exploration.chunk(exploration_fraction)
+        chunks = np.where(exploring[:, None, None], random, chunks)
         sent.append(chunks[:, :execute].astype(np.float32))
         batch.execute(sent[-1])
         seen.append(batch.observe())

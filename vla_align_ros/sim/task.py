@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_align_ros.action.exploration import CLIP_RAD_S, exploration_chunk
+from vla_align_ros.action.exploration import CLIP_RAD_S
 from vla_align_ros.sim.arm import (
     JOINT_MAX_RAD,
     JOINT_MIN_RAD,
@@ -84,11 +84,14 @@ def perturbed(commands: FloatArray, rng: np.random.Generator) -> FloatArray:
 
 
 def training_pose(arms: Embodiments, scene: Scene, rng: np.random.Generator) -> FloatArray:
-    """True angles as they occur on the way: half anywhere, half nearer to the goal, a few hundredths of noise."""
+    """True angles as they occur: half anywhere, half nearer to the goal, a few hundredths of noise; and some at a stop,
+    where a robot whose token does not fit yet is often found."""
     count = len(arms)
     goal = inverse_kinematics(arms.link_m, scene.targets_m[:, 0])
+    anywhere = sample_pose(count, rng)
+    anywhere += 0.15 * (anywhere - (JOINT_MIN_RAD + JOINT_MAX_RAD) / 2)
     away = np.where(rng.random(count) < 0.5, 1.0, rng.random(count) ** 1.5)[:, None]
-    return within_stops(goal + away * (sample_pose(count, rng) - goal) + 0.03 * rng.standard_normal((count, 2)))
+    return within_stops(goal + away * (anywhere - goal) + 0.03 * rng.standard_normal((count, 2)))
 
 
 __all__ = [
@@ -98,7 +101,6 @@ __all__ = [
     "SUCCESS_M",
     "distance_m",
     "expert_chunk",
-    "exploration_chunk",
     "perturbed",
     "prompts",
     "sample_pose",

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vla_align_ros.action.exploration import motion
 from vla_align_ros.observation.normalise import Normaliser, NormMode, NormStats
 from vla_align_ros.policy.features import FeatureExtractor
 from vla_align_ros.policy.inputs import ExperienceInput, PolicyInput
@@ -19,9 +20,6 @@ from vla_align_ros.sim.embodiment import Embodiments
 from vla_align_ros.training.vision import keypoints, to_model_image
 
 NUM_PREFIX_KEYPOINTS = 4  # in the first camera: target, tip, elbow; in the second: target
-
-
-EXECUTE = 4  # ticks of each chunk that the bench's robot executes
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ def draw_samples(
     scene = task.sample_scene(count, rng)
     pose = task.training_pose(mine, scene, rng)
     first = task.expert_chunk(mine, pose, np.zeros((count, 2)), scene, 1)[:, 0]
-    last = np.where(rng.random((count, 1)) < 0.5, first, task.exploration_chunk(count, 1, rng)[:, 0])
+    last = np.where(rng.random((count, 1)) < 0.5, first, motion(count, 1, rng)[:, 0])
     actions = task.expert_chunk(mine, pose, last, scene, horizon)
     commands = executions(actions, rng)
     after = move_chunk(mine, pose, commands, last)
@@ -75,18 +73,23 @@ def draw_samples(
     )
 
 
-def executions(actions: NDArray[np.float64], rng: np.random.Generator, execute: int = EXECUTE) -> NDArray[np.float64]:
-    """What a robot at work sends in the H ticks from a random moment on: pieces of chunks of `execute` ticks each, half
-    of them the expert's `actions` (n, H, 2), perturbed, half random motion, with the seams wherever they fall."""
+def executions(actions: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
+    """What a robot at work sends in the H ticks from a random moment on: the expert's `actions` (n, H, 2), perturbed,
+    or random motion, half of the time each, and a horizon long, so that one seam between two of them lies anywhere.
+
+    Half of the expert's actions are scaled as another arm's expert would send them, signs included: what a policy does
+    whose token does not fit.
+    """
     count, horizon, _ = actions.shape
-    first_seam = rng.integers(1, execute + 1, (count, 1))
-    position = np.arange(horizon) - first_seam + execute
-    piece, within = position // execute, position % execute
-    pieces = piece.max() + 1
-    random = np.stack([task.exploration_chunk(count, horizon, rng) for _ in range(pieces)], axis=1)
-    moved = random[np.arange(count)[:, None], piece, within]
-    expert_like = rng.random((count, pieces)) < 0.5
-    return np.where(np.take_along_axis(expert_like, piece, 1)[..., None], task.perturbed(actions, rng), moved)
+    other = np.exp(rng.uniform(-0.7, 0.7, (count, 1, 2))) * rng.choice([-1.0, 1.0], (count, 1, 2))
+    sent = actions * np.where(rng.random((count, 1, 1)) < 0.5, other, 1.0)
+    expert_like = rng.random((count, 2)) < 0.5
+    first, second = (
+        np.where(expert_like[:, part, None, None], task.perturbed(sent, rng), motion(count, horizon, rng))
+        for part in range(2)
+    )
+    later = np.arange(horizon) >= rng.integers(1, horizon + 1, (count, 1))
+    return np.where(later[..., None], second, first)
 
 
 def norm_stats(arms: Embodiments, horizon: int, seed: int, count: int = 20_000) -> dict[str, NormStats]:

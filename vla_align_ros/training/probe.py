@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vla_align_ros.action.exploration import motion
 from vla_align_ros.policy.features import FeatureExtractor
 from vla_align_ros.sim import camera, task
 from vla_align_ros.sim.arm import move_chunk
@@ -21,7 +22,7 @@ def motion_r2(features: FeatureExtractor, image_size: int, seed: int, count: int
     arms = sample_embodiments(count, seed + 40_009)
     scene = task.sample_scene(count, rng)
     pose = task.training_pose(arms, scene, rng)
-    after = move_chunk(arms, pose, task.exploration_chunk(count, horizon, rng), np.zeros((count, 2)))
+    after = move_chunk(arms, pose, motion(count, horizon, rng), np.zeros((count, 2)))
     both = [
         _tokens(features, torch.from_numpy(camera.draw(arms, angles, scene, image_size))) for angles in (pose, after)
     ]

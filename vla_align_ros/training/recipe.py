@@ -17,12 +17,14 @@ class RecipeError(ValueError):
 
 @dataclass(frozen=True, config=_strict)
 class VisionRecipe:
-    """Pretraining of an eye on keypoints: steps of `batch_size` images, of `frames` drawn once."""
+    """Pretraining of an eye on keypoints: steps of `batch_size` images, of `frames` drawn once. pose_weight: of the
+    joints' angles beside the keypoints, for the eye of the features only, which must see the robot move."""
 
     steps: int = 3000
     batch_size: int = 128
     frames: int = 40000
     learning_rate: float = 2e-3
+    pose_weight: float = 2.0
 
 
 @dataclass(frozen=True, config=_strict)
@@ -40,7 +42,7 @@ class Recipe:
     model: str
     seed: int = 0
     vision: VisionRecipe = VisionRecipe()
-    samples: int = 256_000
+    samples: int = 640_000
     shard_samples: int = 16_384
     shard_epochs: int = 2
     batch_size: int = 128

@@ -69,6 +69,7 @@ def prepare(recipe: Recipe, recipe_path: Path, out: Path, log: Log) -> Trainee:
         architecture.vision.image_size,
         grid,
         recipe,
+        0.0,
         11,
         log,
     )
@@ -81,6 +82,7 @@ def prepare(recipe: Recipe, recipe_path: Path, out: Path, log: Log) -> Trainee:
         dino.image_size,
         architecture.alignment.features.grid,
         recipe,
+        recipe.vision.pose_weight,
         12,
         log,
     )
@@ -105,12 +107,21 @@ def _stage(
     size: int,
     grid: int,
     recipe: Recipe,
+    pose_weight: float,
     seed: int,
     log: Log,
 ) -> None:
     if not path.exists():
         figures = vision.pretrain(
-            patches, eye, width, size, grid, recipe.vision, recipe.seed + seed, lambda r: log({"stage": path.stem, **r})
+            patches,
+            eye,
+            width,
+            size,
+            grid,
+            recipe.vision,
+            pose_weight,
+            recipe.seed + seed,
+            lambda line: log({"stage": path.stem, **line}),
         )
         log({"stage": path.stem, **figures})
         save_atomically(eye.state_dict(), path)

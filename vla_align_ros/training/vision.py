@@ -47,10 +47,11 @@ def keypoints(arms: Embodiments, angle_rad: FloatArray, scene: camera.Scene) -> 
 
 @dataclass(frozen=True)
 class Frames:
-    """Images (N, size, size, 3) uint8 and their keypoints (N, 7, 2)."""
+    """Images (N, size, size, 3) uint8, their keypoints (N, 7, 2), sine and cosine of the joints' true angles (N, 4)."""
 
     images: Tensor
     points: Tensor
+    pose: Tensor
 
 
 def draw_frames(count: int, size: int, seed: int) -> Frames:
@@ -62,7 +63,13 @@ def draw_frames(count: int, size: int, seed: int) -> Frames:
     pose = task.training_pose(arms, scene, rng)
     images = camera.draw(arms, pose, scene, size)
     points = keypoints(arms, pose, scene)
-    return Frames(torch.from_numpy(images).flatten(0, 1)[:count], torch.from_numpy(points).flatten(0, 1)[:count])
+    circle = np.concatenate([np.sin(pose), np.cos(pose)], axis=1).astype(np.float32)
+    parts = (
+        torch.from_numpy(images).flatten(0, 1),
+        torch.from_numpy(points).flatten(0, 1),
+        torch.from_numpy(circle).repeat_interleave(len(camera.CAMERAS), 0),
+    )
+    return Frames(*(part[:count] for part in parts))
 
 
 def pretrain(
@@ -72,15 +79,20 @@ def pretrain(
     image_size: int,
     grid: int,
     recipe: VisionRecipe,
+    pose_weight: float,
     seed: int,
     log: Callable[[dict[str, float]], None],
 ) -> dict[str, float]:
-    """Train `eye` in place. patches: (B, 3, S, S) -> (B, grid * grid, width). Returns validation figures."""
+    """Train `eye` in place. patches: (B, 3, S, S) -> (B, grid * grid, width). Returns validation figures.
+
+    pose_weight: of a second loss, a linear read-out of the joints' angles from all patches; 0 does without.
+    """
     torch.manual_seed(seed)
     frames = draw_frames(recipe.frames, image_size, seed)
     held_out = recipe.frames // 20
     head = nn.Linear(width, NUM_KEYPOINTS * 3)
-    parameters = [*eye.parameters(), *head.parameters()]
+    pose_head = nn.Linear(width * grid * grid, frames.pose.shape[1])
+    parameters = [*eye.parameters(), *head.parameters(), *pose_head.parameters()]
     optimizer = torch.optim.AdamW(parameters, recipe.learning_rate, weight_decay=0.01, fused=True)
     generator = torch.Generator().manual_seed(seed)
     eye.train()
@@ -89,10 +101,11 @@ def pretrain(
         progress = step / recipe.steps
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * min(1.0, (step + 1) / 100) * max(0.02, min(1.0, 1.5 * (1 - progress)))
-        presence, offset, _ = _keypoint_losses(
-            head(patches(to_model_image(frames.images[rows]))), frames.points[rows], grid
-        )
+        seen = patches(to_model_image(frames.images[rows]))
+        presence, offset, _ = _keypoint_losses(head(seen), frames.points[rows], grid)
         loss = 5.0 * presence + 3.0 * offset
+        if pose_weight:
+            loss = loss + pose_weight * (pose_head(seen.flatten(1)) - frames.pose[rows]).pow(2).mean()
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
