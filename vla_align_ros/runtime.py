@@ -30,7 +30,10 @@ LOOKBACK_SLACK_S = 1.0  # how late experience may be built beyond its lag
 
 @dataclass
 class Runtime:
-    """One policy at work. Made by `make_runtime`; every part is thread-safe."""
+    """One policy at work. Made by `make_runtime`; every part is thread-safe.
+
+    version: the token version that runs; None for a model without an E-Token, which has nothing to store.
+    """
 
     policy: Policy
     assembler: ObservationAssembler
@@ -38,7 +41,12 @@ class Runtime:
     buffer: ExperienceBuffer
     controller: Controller
     store: TokenStore
-    version: TokenVersion
+    version: TokenVersion | None
+
+    @property
+    def version_name(self) -> str:
+        """Of the token version that runs."""
+        return "none" if self.version is None else self.version.name
 
     def take_experience(self, now_ns: int) -> int:
         """Move what has become complete by `now_ns` into the buffer; returns how many."""
@@ -70,10 +78,9 @@ class Runtime:
         self.policy.swap_token(torch.from_numpy(version.token.copy()))
         self.version = version
 
-    def reset_e_token(self) -> TokenVersion:
-        """Back to the token that the model ships, as a new version of the store."""
+    def reset_e_token(self) -> None:
+        """Back to the token that the model ships, as a new version of the store. ValueError when it has none."""
         self.use(save_initial(self.policy, self.store))
-        return self.version
 
 
 def make_assembler(policy: Policy, params: PolicyParams) -> ObservationAssembler:
@@ -114,7 +121,6 @@ def make_runtime(policy: Policy, params: PolicyParams, keep_versions: int) -> Ru
     assembler = make_assembler(policy, params)
     limits = ChunkLimits(policy.config.robot.joints, params.jump_max_rad, params.ramp_ticks)
     store = TokenStore(store_path(policy, params.store), keep_versions)
-    version = store.active() or save_initial(policy, store)
     runtime = Runtime(
         policy,
         assembler,
@@ -122,9 +128,10 @@ def make_runtime(policy: Policy, params: PolicyParams, keep_versions: int) -> Ru
         ExperienceBuffer(params.buffer_capacity),
         Controller(policy, assembler, limits, params.seed),
         store,
-        version,
+        None,
     )
-    runtime.use(version)
+    if policy.token is not None:
+        runtime.use(store.active() or save_initial(policy, store))
     return runtime
 
 

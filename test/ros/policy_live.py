@@ -243,3 +243,16 @@ def lenient_model(folder: Path, control_rate_hz: float = 10.0) -> Path:
     bank = model / "token_bank.safetensors"
     save_file({"offsets": load_file(bank)["offsets"][:4].copy()}, bank)
     return model
+
+
+def model_without_e_token(folder: Path) -> Path:
+    """tiny as it would be had it never seen an E-Token: it can act, but not align."""
+    model = shutil.copytree(find_model("tiny"), folder / "without_e")
+    weights, description = model / "model.safetensors", model / "model.yaml"
+    left_out = ("alignment.", "peft_prefix_token", "e_token_attention_bias")
+    save_file({k: v.copy() for k, v in load_file(weights).items() if not k.startswith(left_out)}, weights)
+    described = yaml.safe_load(description.read_text())
+    del described["architecture"]["alignment"], described["weights"]["sha256"], described["initial_token"]
+    described["architecture"]["use_peft_prefix_token"] = False
+    description.write_text(yaml.safe_dump(described))
+    return model

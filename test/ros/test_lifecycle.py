@@ -8,7 +8,7 @@ import rclpy
 from lifecycle_msgs.msg import Transition, TransitionEvent
 from lifecycle_msgs.srv import ChangeState, GetState
 from live import RELIABLE
-from policy_live import MANAGER, POLICY, TRANSITIONS, ParameterClient, PolicyProcess
+from policy_live import MANAGER, POLICY, TRANSITIONS, ParameterClient, PolicyProcess, model_without_e_token
 from std_msgs.msg import Bool, String
 
 from vla_align_ros.ros.lifecycle import SafeLifecycleNode
@@ -48,6 +48,21 @@ def test_bad_model_is_logged_and_a_corrected_parameter_configures(node, paramete
     assert node.transition("configure")
     assert node.transition("activate")
     assert node.state() == "active"
+
+
+@pytest.mark.slow
+def test_model_without_an_e_token_can_be_used_and_says_that_it_cannot_align(node, parameters, tmp_path):
+    for name in ("deactivate", "cleanup"):
+        node.transition(name)
+    assert not parameters.set(model=str(model_without_e_token(tmp_path)), align_frequency_hz=1.0)
+    assert node.transition("configure")
+    assert node.transition("activate")
+    node.wait_for_status("alignment", lambda status: "no E-Token" in status.message)
+    for service in ("align", "reset_e_token"):
+        answer = node.trigger(service)
+        assert not answer.success
+        assert "no E-Token" in answer.message
+    assert not parameters.set(align_frequency_hz=0.0)
 
 
 @pytest.mark.slow

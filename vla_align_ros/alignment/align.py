@@ -55,8 +55,8 @@ def align(
     started = time.monotonic()
     used = list(experiences)[-params.align_max_experiences :]
     stats, token = policy.stats, policy.token
-    if stats is None or token is None:
-        raise PolicyError("this model has no E-Token or no alignment statistics: it can act, but not align")
+    if stats is None or token is None or policy.align_problem:
+        raise PolicyError(policy.align_problem)
     learn, judged = split_by_episode(used)
     report = AlignReport(
         accepted=False,

@@ -87,6 +87,15 @@ class Policy:
     def config(self) -> ModelConfig:
         return self.robot.config
 
+    @property
+    def align_problem(self) -> str:
+        """Why this model cannot align, in a sentence; empty when it can."""
+        if self.token is None:
+            return "this model has no E-Token: it can act, but not align"
+        if self.features is None or self.model.alignment is None or self.stats is None:
+            return "this model has no alignment expert: it can act, but not align"
+        return ""
+
     def initial_token(self) -> Tensor | None:
         """The token that a fresh install starts with: the bank's row `initial_token`, else E_0; None without an E."""
         if self.model.peft_prefix_token is None:
@@ -155,8 +164,8 @@ class Policy:
 
         Raises PolicyError when the model has no alignment expert or features, or for commands of another shape.
         """
-        if self.features is None or self.model.alignment is None:
-            raise PolicyError("this model has no alignment expert: it can act, but not align")
+        if self.features is None:
+            raise PolicyError(self.align_problem)
         architecture, dims = self.model.architecture, self.config.state_dim
         shape = (architecture.action_horizon, dims)
         for item in experiences:

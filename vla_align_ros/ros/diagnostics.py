@@ -45,12 +45,13 @@ def build(name: str, runtime: Runtime, health: Health, active: bool) -> Diagnost
     level = WARN if active and health.problem else OK
     message = health.problem or ("running" if active else "inactive")
     experience = {"buffer": len(runtime.buffer), "total": runtime.buffer.total_added, **_counts(builder.skipped)}
+    alignment = {**health.aligns, "token_version": runtime.version_name}
     return DiagnosticArray(
         status=[
             _status(name, "inference", level, message, inference | _counts(controller.refused)),
             _status(name, "observation", level, message, _counts(assembler.refused)),
             _status(name, "experience", OK, f"{len(runtime.buffer)} experiences", experience),
-            _status(name, "alignment", OK, health.last_align, {**health.aligns, "token_version": runtime.version.name}),
+            _status(name, "alignment", OK, runtime.policy.align_problem or health.last_align, alignment),
         ]
     )
 

@@ -98,8 +98,10 @@ class VlaPolicy(SafeLifecycleNode):
         self._sensors.connect(runtime.assembler, policy.config.robot.camera_topics)
         self.get_logger().info(
             f"model {policy.config.name} on {policy.device}, "
-            f"token version {runtime.version.name} from {runtime.store.root}"
+            f"token version {runtime.version_name} from {runtime.store.root}"
         )
+        if policy.align_problem:
+            self.get_logger().warning(policy.align_problem)
 
     def deactivate(self) -> None:
         """Publish one hold at the measured position."""
@@ -165,7 +167,7 @@ class VlaPolicy(SafeLifecycleNode):
 
     def _periodic_align(self, runtime: Runtime, worker: Worker) -> None:
         params, now_ns = self._align_params(), self.get_clock().now().nanoseconds
-        if params.align_frequency_hz <= 0 or worker.busy:
+        if params.align_frequency_hz <= 0 or worker.busy or runtime.policy.align_problem:
             return
         due = now_ns - self._last_align_ns >= 1e9 / params.align_frequency_hz
         if due and runtime.buffer.total_added - self._total_at_align >= params.align_min_experiences:
@@ -201,6 +203,8 @@ class VlaPolicy(SafeLifecycleNode):
         runtime, worker = self._runtime, self._alignment
         if runtime is None or worker is None:
             return _answer(response, False, f"the node is {self.state_label}: configure it first")
+        if runtime.policy.align_problem:
+            return _answer(response, False, runtime.policy.align_problem)
         done: Future = Future(executor=self.executor)
 
         def job() -> None:
@@ -223,10 +227,10 @@ class VlaPolicy(SafeLifecycleNode):
         if worker.busy:
             return _answer(response, False, "an alignment is running; ask again when it is done")
         try:
-            version = runtime.reset_e_token()
+            runtime.reset_e_token()
         except (StoreError, ValueError) as error:
             return _answer(response, False, str(error))
-        return _answer(response, True, f"the model's own token runs, as version {version.name}")
+        return _answer(response, True, f"the model's own token runs, as version {runtime.version_name}")
 
     def _clear_buffer(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         if self._runtime is None:
@@ -242,10 +246,10 @@ class VlaPolicy(SafeLifecycleNode):
             return
         try:
             announced = json.loads(message.data)
-            if Path(announced["store"]) != runtime.store.root.resolve() or announced["version"] == runtime.version.name:
+            if Path(announced["store"]) != runtime.store.root.resolve() or announced["version"] == runtime.version_name:
                 return
             version = runtime.store.active()
-            if version is not None and version.name != runtime.version.name:
+            if version is not None and version.name != runtime.version_name:
                 runtime.use(version)
                 self.get_logger().info(f"token version {version.name} runs, as the checkpoint manager announced")
         except (StoreError, ValueError, KeyError, TypeError) as error:

@@ -42,7 +42,7 @@ class Recipe:
     model: str
     seed: int = 0
     vision: VisionRecipe = VisionRecipe()
-    samples: int = 640_000
+    samples: int = 512_000
     shard_samples: int = 16_384
     shard_epochs: int = 2
     batch_size: int = 128
