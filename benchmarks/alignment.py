@@ -1,105 +1,137 @@
 """Does one alignment help an arm that training never saw? Paired episodes before and after, intervals over arms.
 
-    python benchmarks/alignment.py --seed 1 --embodiments 24 --json alignment.json
+    python benchmarks/alignment.py --seed 1 --embodiments 48 --json alignment.json
 
-Before is the token that a fresh install loads. `picked` stops after the gradient-free first step, `after` is what runs
-when `align()` has answered (the old token, where it was refused).
+`before` is the better, on the mean, of E_0 and the token that a fresh install loads; alignment starts from the latter.
+`picked` stops after the gradient-free first step, `proposed` is without the guard, `after` what runs when `align()` has
+answered (the old token, where it was refused), `oracle` the best token by the expert's labels.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
+import os
+from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import arms
 import numpy as np
-import torch
+import typer
+import yaml
 from machine import write
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vla_align_ros.alignment import align
-from vla_align_ros.params import AlignParams
-from vla_align_ros.policy import Policy, load_policy
-from vla_align_ros.sim.bench import action_error, collect_experience, final_distances
-from vla_align_ros.sim.embodiment import Embodiments, sample_embodiments
-from vla_align_ros.sim.task import SUCCESS_M
+from vla_align_ros.policy import Policy
+from vla_align_ros.sim.bench import action_error
+from vla_align_ros.sim.embodiment import Embodiments, training_embodiments
 from vla_align_ros.zoo import find_model
 
-EXPERIENCES = 128
-STAGES = ("before", "picked", "after")
+STAGES = ("e_0", "shipped", "picked", "proposed", "after", "oracle")
+ERROR_SAMPLES = 256
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="tiny")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--embodiments", type=int, default=24)
-    parser.add_argument("--episodes", type=int, default=16, help="of each arm")
-    parser.add_argument("--scale", type=float, default=1.0, help="width of the shifts relative to training's")
-    parser.add_argument("--json", type=Path)
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    policy = load_policy(find_model(given.model), "cpu")
-    arms = sample_embodiments(given.embodiments, 900_000 + given.seed, given.scale)
-    tokens, reports = align_all(policy, arms, given.seed)
-    result: dict[str, Any] = {}
-    success = {stage: success_by_arm(policy, arms, tokens[stage], given.episodes, given.seed) for stage in STAGES}
-    errors = {stage: action_error(policy, arms, tokens[stage], given.seed) for stage in STAGES}
-    result["success"] = {stage: interval(values) for stage, values in success.items()}
-    result["success"]["gain"] = interval(success["after"] - success["before"])
-    result["action_error"] = {stage: interval(values) for stage, values in errors.items()}
-    result["worse_fraction"] = float((success["after"] < success["before"] - 0.1).mean())
-    result["accepted_fraction"] = float(np.mean([report["accepted"] for report in reports]))
-    result["reasons"] = {r: sum(item["reason"] == r for item in reports) for r in {item["reason"] for item in reports}}
-    result["seconds"] = interval(np.array([report["duration_s"] for report in reports]))
-    for task in ("perception", "dynamics", "inverse_dynamics"):
-        means = {part: float(np.mean([r[part][task] for r in reports if task in r[part]])) for part in STAGES}
-        result.setdefault("losses", {})[task] = means
-    print(json.dumps(result, indent=2))
-    write(given.json, result)
+def one_arm(policy: Policy, arm: Embodiments, seed: int, episodes: int, exploration: float) -> dict[str, Any]:
+    """Everything about one arm."""
+    shipped, e_0 = arms.shipped_token(policy), arms.e_0_of(policy)
+    experiences = arms.experience_of(policy, arm, shipped, seed, exploration)
+    done = arms.attempt(policy, shipped, experiences, arms.recommended(policy), seed)
+    oracle = arms.best_by_labels(policy, arm, [shipped, e_0, done.proposed], seed)
+    tokens = dict(zip(STAGES, (e_0, shipped, done.picked, done.proposed, done.used, oracle), strict=True))
+    return {
+        "success": by_token(tokens, lambda token: arms.successes(policy, arm, token, episodes, seed)),
+        "action_error": by_token(
+            tokens, lambda token: float(action_error(policy, arm, token[None], seed, ERROR_SAMPLES)[0])
+        ),
+        "report": done.report.to_json(),
+    }
 
 
-def align_all(policy: Policy, arms: Embodiments, seed: int) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
-    """One alignment of each arm from the shipped token; tokens (arms, n, W) of each stage."""
-    start = policy.initial_token()
-    assert start is not None
+def by_token(tokens: dict[str, Tensor], measure: Any) -> dict[str, Any]:
+    """`measure` of each stage's token, once for tokens that are the same."""
+    found: dict[bytes, Any] = {}
+    return {
+        stage: found[key] if (key := token.numpy().tobytes()) in found else found.setdefault(key, measure(token))
+        for stage, token in tokens.items()
+    }
+
+
+def own_token(policy: Policy, arm: Embodiments, row: int, seed: int, episodes: int) -> NDArray[np.bool_]:
+    """Episodes of a training arm with the bank's token for it: the cap."""
     assert policy.bank is not None
-    assert policy.model.peft_prefix_token is not None
-    e_0 = policy.model.peft_prefix_token.detach()
-    experiences = collect_experience(policy, arms, start.expand(len(arms), -1, -1), EXPERIENCES, seed)
-    recommended = policy.config.recommended
-    lambdas = {name: getattr(recommended, name) for name in ("lambda_perc", "lambda_dyn", "lambda_inv")}
-    tokens: dict[str, list[Tensor]] = {stage: [] for stage in STAGES}
-    reports = []
-    for mine in experiences:
-        policy.swap_token(start)
-        report = align(policy, mine, AlignParams(**lambdas), exploration_fraction=0.5, seed=seed)
-        assert policy.token is not None
-        row = report.picked_row
-        tokens["before"].append(start)
-        tokens["picked"].append(start if row is None else e_0 if row < 0 else e_0 + policy.bank[row])
-        tokens["after"].append(policy.token)
-        reports.append(report.to_json())
-    return {stage: torch.stack(values) for stage, values in tokens.items()}, reports
+    return arms.successes(policy, arm, arms.e_0_of(policy) + policy.bank[row], episodes, seed)
 
 
-def success_by_arm(policy: Policy, arms: Embodiments, tokens: Tensor, episodes: int, seed: int) -> NDArray[np.float64]:
-    """Share of each arm's episodes that end within SUCCESS_M."""
-    rows = np.repeat(np.arange(len(arms)), episodes)
-    distances = final_distances(policy, arms[rows], tokens[torch.from_numpy(rows)], seed)
-    shares: NDArray[np.float64] = (distances.reshape(len(arms), episodes) < SUCCESS_M).mean(1)
-    return shares
+def summary(found: list[dict[str, Any]]) -> dict[str, Any]:
+    """The numbers of all arms together."""
+    success = {stage: np.array([item["success"][stage].mean() for item in found]) for stage in STAGES}
+    errors = {stage: np.array([item["action_error"][stage] for item in found]) for stage in STAGES}
+    first = max(("e_0", "shipped"), key=lambda stage: success[stage].mean())
+    before, after = success[first], success["after"]
+    reports = [item["report"] for item in found]
+    harmed = [arms.worse(item["success"][first], item["success"]["after"]) for item in found]
+    useful = [arms.worse(item["success"]["proposed"], item["success"]["shipped"]) for item in found]
+    refused = [not report["accepted"] for report in reports]
+    tasks = ("perception", "dynamics", "inverse_dynamics")
+    return {
+        "before_is": first,
+        "success": {
+            "before": arms.interval(before),
+            **{stage: arms.interval(success[stage]) for stage in STAGES},
+            "gain": arms.interval(after - before),
+            "gain_of_gradient_over_pick": arms.interval(success["proposed"] - success["picked"]),
+            "share_of_gap": float((after - before).mean() / (success["oracle"] - before).mean()),
+        },
+        "action_error": {
+            "before": arms.interval(errors[first]),
+            **{stage: arms.interval(errors[stage]) for stage in STAGES},
+        },
+        "worse_fraction": float(np.mean(harmed)),
+        "accepted_fraction": 1.0 - float(np.mean(refused)),
+        "useful_refused_fraction": float(np.mean([r for r, u in zip(refused, useful, strict=True) if u] or [0.0])),
+        "reasons": dict(Counter(report["reason"] for report in reports)),
+        "seconds": arms.interval(np.array([report["duration_s"] for report in reports])),
+        "losses": {
+            task: {
+                part: float(np.mean([report[part][task] for report in reports if task in report[part]] or [np.nan]))
+                for part in ("before", "picked", "after")
+            }
+            for task in tasks
+        },
+    }
 
 
-def interval(values: NDArray[np.float64]) -> dict[str, float]:
-    """Mean and 95 % bootstrap interval over arms."""
-    rng = np.random.default_rng(0)
-    means = values[rng.integers(0, len(values), (2000, len(values)))].mean(1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return {"mean": float(values.mean()), "low": float(low), "high": float(high)}
+def main(
+    model: Annotated[str, typer.Option(help="A folder of models/, or a path.")] = "tiny",
+    seed: Annotated[int, typer.Option(help="Any seed gives other arms.")] = 1,
+    embodiments: Annotated[int, typer.Option(help="How many arms.")] = 48,
+    episodes: Annotated[int, typer.Option(help="Of each arm and token.")] = 100,
+    scale: Annotated[float, typer.Option(help="Width of the shifts relative to training's.")] = 1.0,
+    exploration: Annotated[float, typer.Option(help="Share of random motion in the experience.")] = 0.5,
+    training_arms: Annotated[int, typer.Option(help="Training arms with their own token, for the cap.")] = 0,
+    jobs: Annotated[int, typer.Option(help="Processes of one thread each.")] = os.cpu_count() or 1,
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the numbers here.")] = None,
+) -> None:
+    """Align unseen arms once each, and measure."""
+    unseen = arms.unseen_arms(embodiments, seed, scale)
+    work = [(unseen[np.array([i])], seed * 1000 + i, episodes, exploration) for i in range(embodiments)]
+    found = []
+    for number, item in enumerate(arms.each_arm(one_arm, model, work, jobs)):
+        found.append(item)
+        rates = ", ".join(f"{stage} {item['success'][stage].mean():.2f}" for stage in STAGES)
+        print(f"arm {number}: {rates}, {item['report']['reason']}", flush=True)
+    result = summary(found)
+    if training_arms:
+        recipe = yaml.safe_load((find_model(model) / "recipe.yaml").read_text())
+        bank = training_embodiments(recipe["bank_size"], recipe["seed"] + 101)
+        chosen = np.random.default_rng(seed).permutation(recipe["bank_size"])[:training_arms]
+        own = [(bank[np.array([row])], int(row), seed, episodes) for row in chosen]
+        rates = [hits.mean() for hits in arms.each_arm(own_token, model, own, jobs)]
+        result["training_arms_with_own_token"] = arms.interval(np.array(rates))
+    print(json.dumps(result, indent=2))
+    write(json_file, result)
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

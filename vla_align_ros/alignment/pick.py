@@ -7,8 +7,8 @@ from torch import Tensor
 
 from vla_align_ros.alignment.losses import ExperienceLosses
 
-ROUNDS = ((16, 32), (64, 8), (256, 1))  # experiences to score by, tokens that go on
-ROWS_AT_ONCE = 512
+ROUNDS = ((8, 24), (32, 6), (128, 1))  # experiences to score by, tokens that go on
+ROWS_AT_ONCE = 64
 
 
 @torch.no_grad()

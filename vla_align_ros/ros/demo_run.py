@@ -7,16 +7,13 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rclpy
 import torch
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -29,7 +26,7 @@ from vla_align_ros.demo.processes import NodeProcess
 from vla_align_ros.demo.report import write_report
 from vla_align_ros.params import ManagerParams, PolicyParams
 from vla_align_ros.policy import Policy, load_policy
-from vla_align_ros.ros.listener import Listener
+from vla_align_ros.ros.listener import Listener, listening
 from vla_align_ros.sim.bench import final_distances
 from vla_align_ros.sim.embodiment import one_embodiment
 from vla_align_ros.sim.task import SUCCESS_M
@@ -70,7 +67,7 @@ def run_demo(settings: DemoSettings, console: Console) -> dict[str, Any]:
         "exploration_fraction": EXPLORATION_FRACTION,
         "align_frequency_hz": ALIGN_FREQUENCY_HZ,
     }
-    with _listening() as listener:
+    with listening() as listener:
         travelled = _live_run(settings, out, parameters, listener, console)
         restored = _restart(out, parameters, listener, console)
     attempts, store = listener.reports, TokenStore(out / "store", ManagerParams().keep_versions)
@@ -184,31 +181,6 @@ def _restart(out: Path, parameters: dict[str, object], listener: Listener, conso
             raise DemoError(f"the restored version {listener.active} is not the saved one {listener.saved}")
     console.print(f"restarted with token version {running}, the saved one")
     return TokenStore(out / "store", ManagerParams().keep_versions).load(running)
-
-
-@contextmanager
-def _listening() -> Iterator[Listener]:
-    """A listener that spins in a thread of its own."""
-    rclpy.init()
-    listener = Listener()
-    executor = SingleThreadedExecutor()
-    executor.add_node(listener)
-
-    def spin() -> None:
-        try:
-            executor.spin()
-        except ExternalShutdownException:
-            return
-
-    thread = threading.Thread(target=spin, daemon=True)
-    thread.start()
-    try:
-        yield listener
-    finally:
-        executor.shutdown()
-        thread.join(3.0)
-        listener.destroy_node()
-        rclpy.try_shutdown()
 
 
 def _policy_params(policy: Policy, parameters: dict[str, object]) -> PolicyParams:

@@ -1,14 +1,18 @@
-"""Collects what the nodes publish, for the demo's table and report."""
+"""Collects what the nodes publish, for the demo's table and report, and for benchmarks."""
 
 from __future__ import annotations
 
 import json
 import threading
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.client import Client
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64, String
@@ -90,3 +94,28 @@ class Listener(Node):
 
     def _chunk(self, message: JointTrajectory) -> None:
         self.chunk_times_s.append(self.get_clock().now().nanoseconds * 1e-9)
+
+
+@contextmanager
+def listening() -> Iterator[Listener]:
+    """A listener that spins in a thread of its own."""
+    rclpy.init()
+    listener = Listener()
+    executor = SingleThreadedExecutor()
+    executor.add_node(listener)
+
+    def spin() -> None:
+        try:
+            executor.spin()
+        except ExternalShutdownException:
+            return
+
+    thread = threading.Thread(target=spin, daemon=True)
+    thread.start()
+    try:
+        yield listener
+    finally:
+        executor.shutdown()
+        thread.join(3.0)
+        listener.destroy_node()
+        rclpy.try_shutdown()

@@ -1,0 +1,178 @@
+"""What the alignment benchmarks share: one arm's experience, alignment, labels and success, and a pool of processes.
+
+Before is the token that a fresh install loads. Arms of `unseen_arms` were never seen in training or validation.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vla_align_ros.alignment import align, guard
+from vla_align_ros.alignment.guard import Evidence, Verdict
+from vla_align_ros.alignment.report import AlignReport
+from vla_align_ros.params import AlignParams
+from vla_align_ros.policy import Policy, flow, load_policy
+from vla_align_ros.policy.statistics import AlignmentStats
+from vla_align_ros.sim import task
+from vla_align_ros.sim.bench import Episodes, collect_experience, final_distances
+from vla_align_ros.sim.embodiment import Embodiments, sample_embodiments
+from vla_align_ros.types import Experience
+from vla_align_ros.zoo import find_model
+
+EXPERIENCES = 128
+TEST_SEED = 900_000  # training draws its arms from 101 on, validation from 50001
+LABELS, LABEL_STEPS, LABEL_BATCH, LABEL_DRAWS = 256, 150, 32, 4
+
+Result = TypeVar("Result")
+
+
+def unseen_arms(count: int, seed: int, scale: float = 1.0) -> Embodiments:
+    """Unseen arms. scale: width of the shifts relative to training's."""
+    return sample_embodiments(count, TEST_SEED + seed, scale)
+
+
+def each_arm(
+    work: Callable[..., Result], model: str, arguments: Sequence[tuple[Any, ...]], jobs: int
+) -> Iterator[Result]:
+    """`work(policy, *arguments)` for each, in order, in `jobs` processes of one thread."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, context, _load, (model,)) as pool:
+        yield from pool.map(_work, [(work, item) for item in arguments])
+
+
+_policies: list[Policy] = []  # of a worker process: the one that it has loaded
+
+
+def _load(model: str) -> None:
+    torch.set_num_threads(1)
+    _policies.append(load_policy(find_model(model), "cpu"))
+
+
+def _work(item: tuple[Callable[..., Result], tuple[Any, ...]]) -> Result:
+    work, arguments = item
+    return work(_policies[0], *arguments)
+
+
+def shipped_token(policy: Policy) -> Tensor:
+    """The token that a fresh install loads."""
+    token = policy.initial_token()
+    assert token is not None
+    return token
+
+
+def e_0_of(policy: Policy) -> Tensor:
+    """The token that the bank's offsets are added to."""
+    assert policy.model.peft_prefix_token is not None
+    return policy.model.peft_prefix_token.detach()
+
+
+def recommended(policy: Policy, **changes: Any) -> AlignParams:
+    """AlignParams with the model's own lambdas."""
+    lambdas = {name: getattr(policy.config.recommended, name) for name in ("lambda_perc", "lambda_dyn", "lambda_inv")}
+    return AlignParams(**{**lambdas, **changes})
+
+
+def experience_of(
+    policy: Policy, arm: Embodiments, token: Tensor, seed: int, exploration_fraction: float, count: int = EXPERIENCES
+) -> list[Experience]:
+    """Of one arm (a row), from its own episodes with `token`."""
+    return collect_experience(policy, arm, token[None], count, seed, exploration_fraction)[0]
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One alignment: its report, the token where it started from, and what it would have used without a guard."""
+
+    report: AlignReport
+    picked: Tensor
+    proposed: Tensor
+    used: Tensor
+
+
+def attempt(policy: Policy, token: Tensor, experiences: list[Experience], params: AlignParams, seed: int) -> Attempt:
+    """Align from `token`. The policy's token is that of the outcome."""
+    policy.swap_token(token)
+    proposals: list[Tensor] = []
+    judge = guard.judge
+
+    def listening(evidence: Evidence, stats: AlignmentStats) -> Verdict:
+        proposals.append(evidence.token)
+        return judge(evidence, stats)
+
+    guard.judge = listening
+    try:
+        report = align(policy, experiences, params, seed=seed)
+    finally:
+        guard.judge = judge
+    e_0, row = e_0_of(policy), report.picked_row
+    assert policy.bank is not None
+    assert policy.token is not None
+    picked = token if row is None else e_0 if row < 0 else e_0 + policy.bank[row]
+    return Attempt(report, picked, proposals[0] if proposals else token, policy.token)
+
+
+def successes(policy: Policy, arm: Embodiments, token: Tensor, episodes: int, seed: int) -> NDArray[np.bool_]:
+    """Which of an arm's episodes (the same for every token) end within SUCCESS_M."""
+    arms = arm[np.zeros(episodes, np.intp)]
+    return final_distances(policy, arms, token.expand(episodes, -1, -1), seed) < task.SUCCESS_M
+
+
+def best_by_labels(policy: Policy, arm: Embodiments, starts: Sequence[Tensor], seed: int) -> Tensor:
+    """The best token that the expert's own chunks lead to: from the best of bank and `starts`, by gradient."""
+    batch = Episodes(arm[np.zeros(LABELS, np.intp)], seed + 1, policy.model.architecture.vision.image_size)
+    rng = np.random.default_rng([seed, 41])
+    batch.angle_rad = task.training_pose(batch.arms, batch.scene, rng)
+    horizon = policy.model.architecture.action_horizon
+    wanted = task.expert_chunk(batch.arms, batch.angle_rad, batch.last_command, batch.scene, horizon)
+    actions = torch.from_numpy(policy.robot.actions.normalise(wanted.astype(np.float32)))
+    inputs = policy.prepare(batch.observe())
+    with torch.no_grad():
+        cache = policy.model.prefix_cache(inputs)
+    dims = torch.ones(actions.shape[-1], dtype=torch.bool)
+
+    def loss(token: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
+        many = rows.repeat_interleave(LABEL_DRAWS)
+        noise = torch.randn(len(many), *actions.shape[1:], generator=generator)
+        time = flow.sample_time(len(many), generator)
+        tokens = token.expand(len(many), -1, -1)
+        found = policy.model.action_loss(cache.rows(many), inputs.state[many], actions[many], noise, time, dims, tokens)
+        return found.mean()
+
+    assert policy.bank is not None
+    candidates = [*starts, *(e_0_of(policy) + policy.bank)]
+    with torch.no_grad():
+        first = [float(loss(t, torch.arange(24), torch.Generator().manual_seed(0))) for t in candidates]
+        finalists = [candidates[index] for index in np.argsort(first)[:8]]
+        scores = [float(loss(t, torch.arange(LABELS), torch.Generator().manual_seed(0))) for t in finalists]
+    token = finalists[int(np.argmin(scores))].clone().requires_grad_(True)
+    optimizer = torch.optim.Adam([token], 0.03)
+    generator = torch.Generator().manual_seed(seed)
+    for step in range(LABEL_STEPS):
+        optimizer.param_groups[0]["lr"] = 0.03 * (1.0 - step / LABEL_STEPS)
+        rows = torch.randperm(LABELS, generator=generator)[:LABEL_BATCH]
+        (token.grad,) = torch.autograd.grad(loss(token, rows, generator), token)
+        optimizer.step()
+    return token.detach()
+
+
+def interval(values: NDArray[np.float64]) -> dict[str, float]:
+    """Mean and 95 % bootstrap interval over arms."""
+    rng = np.random.default_rng(0)
+    means = values[rng.integers(0, len(values), (4000, len(values)))].mean(1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return {"mean": float(values.mean()), "low": float(low), "high": float(high)}
+
+
+def worse(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> bool:
+    """Whether the 95 % interval of the paired difference of one arm's episodes lies below 0."""
+    difference = after.astype(float) - before.astype(float)
+    return bool(difference.mean() + 1.96 * difference.std(ddof=1) / len(difference) ** 0.5 < 0)
