@@ -28,22 +28,29 @@ DISTANCE_SLACK = 1.25  # a token may lie this much farther from E_0 than any ban
 
 
 class Reason(Enum):
-    """Why an alignment was kept, skipped or refused."""
+    """Why an alignment was kept, skipped or refused: a code, and the sentence that `docs/reasons.md` is made from."""
 
-    KEPT = "kept"  # The token is better on later experience: it was kept.
-    ALREADY_ALIGNED = "already_aligned"  # All losses lie in the range usual in training: nothing to gain.
-    NO_TASK = "no_task"  # Every lambda is 0, so there is nothing to learn by.
-    TOO_LITTLE_EXPERIENCE = "too_little_experience"  # Not enough experiences to learn from and to judge by.
-    MALFORMED = "malformed"  # An experience does not fit the model: shapes, cameras or prompt.
-    NON_FINITE = "non_finite"  # NaN or infinity in the experience, the losses or the token.
-    STOOD_STILL = "stood_still"  # The robot hardly moved, so nothing can be learned about how it moves.
-    DYNAMICS_WORSE = "dynamics_worse"  # The dynamics loss rose beyond its noise.
-    INVERSE_WORSE = "inverse_worse"  # The inverse-dynamics loss rose beyond its noise.
-    NOT_BETTER = "not_better"  # Neither dynamics nor inverse dynamics improved beyond its noise.
-    OVER_CEILING = "over_ceiling"  # A loss is far above what training saw: a camera or the actions are faulty.
-    ACTIONS_DO_NOT_FIT = "actions_do_not_fit"  # The actions explain the frames no better than shuffled ones.
-    TOKEN_TOO_FAR = "token_too_far"  # The token left the region that training knows.
-    NOT_DURABLE = "not_durable"  # The token could not be written to the store; it was not used.
+    sentence: str
+
+    def __new__(cls, code: str, sentence: str) -> Reason:
+        reason = object.__new__(cls)
+        reason._value_, reason.sentence = code, sentence
+        return reason
+
+    KEPT = ("kept", "The token is better on later experience: it was kept.")
+    ALREADY_ALIGNED = ("already_aligned", "All losses lie in the range usual in training: nothing to gain.")
+    NO_TASK = ("no_task", "Every lambda is 0, so there is nothing to learn by.")
+    TOO_LITTLE_EXPERIENCE = ("too_little_experience", "Not enough experiences to learn from and to judge by.")
+    MALFORMED = ("malformed", "An experience does not fit the model: shapes, cameras or prompt.")
+    NON_FINITE = ("non_finite", "NaN or infinity in the experience, the losses or the token.")
+    STOOD_STILL = ("stood_still", "The robot hardly moved, so nothing can be learned about how it moves.")
+    DYNAMICS_WORSE = ("dynamics_worse", "The dynamics loss rose beyond its noise.")
+    INVERSE_WORSE = ("inverse_worse", "The inverse-dynamics loss rose beyond its noise.")
+    NOT_BETTER = ("not_better", "Neither dynamics nor inverse dynamics improved beyond its noise.")
+    OVER_CEILING = ("over_ceiling", "A loss is far above what training saw: a camera or the actions are faulty.")
+    ACTIONS_DO_NOT_FIT = ("actions_do_not_fit", "The actions explain the frames no better than shuffled ones.")
+    TOKEN_TOO_FAR = ("token_too_far", "The token left the region that training knows.")
+    NOT_DURABLE = ("not_durable", "The token could not be written to the store; it was not used.")
 
 
 WORSE = {"dynamics": Reason.DYNAMICS_WORSE, "inverse_dynamics": Reason.INVERSE_WORSE}

@@ -138,14 +138,22 @@ def check_profile() -> Check:
 
 
 def check_model(model: str) -> Check:
-    """The model loads, whole."""
+    """The model loads, whole, and its features see a robot move."""
     from vla_align_ros.policy import load_policy
+    from vla_align_ros.training.probe import MOTION_R2_AIM, motion_r2
 
     try:
-        load_policy(model)
+        policy = load_policy(model)
     except Exception as error:  # noqa: BLE001 - whatever is wrong with it, the doctor says so
         return Check("model", "fail", f"{model}: {error}", "see the model's README.md, or name another folder")
-    return Check("model", "ok", model)
+    if policy.features is None:
+        return Check("model", "ok", f"{model}, {policy.align_problem}")
+    r2 = motion_r2(policy.features, policy.model.architecture.vision.image_size, seed=0)
+    found = f"{model}, linear R2 of joint motion from its features on the bench's frames {r2:.2f}"
+    if r2 < MOTION_R2_AIM:
+        todo = f"alignment learns little from features that hardly see the robot move: aim for {MOTION_R2_AIM}"
+        return Check("model", "warn", found, todo)
+    return Check("model", "ok", found)
 
 
 def check_store(store: Path) -> Check:

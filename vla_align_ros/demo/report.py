@@ -38,12 +38,18 @@ def write_report(
     attempts: Sequence[Mapping[str, Any]],
     pictures: Sequence[NDArray[np.uint8]],
     latencies_ms: Sequence[float],
+    start_ns: int,
 ) -> None:
-    """Write the report. attempts: AlignReports as JSON. pictures: RGB images. latencies_ms: of every chunk."""
+    """Write the report. attempts: AlignReports as JSON. pictures: RGB images. latencies_ms: of every chunk. start_ns:
+    when the robot began, which `summary["success_over_time"]` counts from.
+    """
     parts = [
         "<!doctype html><meta charset='utf-8'><title>vla_align_ros demo</title>",
         f"<style>{STYLE}</style><h1>vla_align_ros demo</h1>",
         "<p>A simulated arm that the policy was not trained on, driven by the real nodes over DDS on this machine.</p>",
+        "<h2>Success over time</h2>",
+        f"<p>What the token that ran at each moment is worth: {html.escape(str(summary['success_is']))}.</p>",
+        _image(_timeline(summary["success_over_time"], attempts, start_ns)),
         "<h2>Summary</h2>" + _table([("what", "value"), *summary.items()]),
         "<h2>What the base camera saw, with the planned motion</h2>",
         "<p>The line is where the tip goes if the published chunk is executed by this arm (drawn with the simulator's "
@@ -118,6 +124,25 @@ def _curves(attempt: Mapping[str, Any], number: int) -> bytes:
         right.bar(np.arange(len(tasks)) + index * 0.27, heights, 0.25, label=part)
     right.set(title="on later experience", xticks=np.arange(len(tasks)) + 0.27, xticklabels=tasks)
     right.legend(fontsize=7)
+    return _rendered(figure)
+
+
+def _timeline(timeline: Sequence[Mapping[str, Any]], attempts: Sequence[Mapping[str, Any]], start_ns: int) -> bytes:
+    """Steps of the success rate, the attempts between them, and the same arm with alignment off."""
+    figure = Figure(figsize=(9, 3.2))
+    axes = figure.subplots()
+    ends = [((attempt["last_stamp_ns"] - start_ns) * 1e-9 + attempt["duration_s"], attempt) for attempt in attempts]
+    last_s = max([end_s for end_s, _ in ends], default=1.0) * 1.1
+    times = [*(point["t_s"] for point in timeline), last_s]
+    rates = [point["success"] for point in timeline]
+    axes.step(times, [*rates, rates[-1]], where="post", linewidth=2.5, label="with alignment")
+    axes.plot([0.0, last_s], [rates[0], rates[0]], "--", color="grey", label="the same arm, alignment off")
+    for end_s, attempt in ends:
+        colour, word = ("#176b2c", "kept") if attempt["accepted"] else ("#9b1c1c", attempt["reason"])
+        axes.axvline(end_s, color=colour, linestyle=":")
+        axes.text(end_s, 1.02, word, color=colour, ha="center", fontsize=8)
+    axes.set(xlabel="s since the robot began", ylabel="success rate", ylim=(0.0, 1.1))
+    axes.legend(fontsize=8, loc="lower right")
     return _rendered(figure)
 
 

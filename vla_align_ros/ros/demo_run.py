@@ -35,6 +35,7 @@ from vla_align_ros.zoo import find_model
 START_TIMEOUT_S, RUN_TIMEOUT_S, ANSWER_TIMEOUT_S = 30.0, 150.0, 10.0
 EXPLORATION_FRACTION = 0.7
 ALIGN_FREQUENCY_HZ = 0.05
+SIMULATED = {"image_hz": 20.0, "joint_hz": 50.0}  # twice and five times the control rate: two cores do everything
 SETTLED_EXPERIENCES = 3
 EPISODE_SEED = 404
 
@@ -72,13 +73,15 @@ def run_demo(settings: DemoSettings, console: Console) -> dict[str, Any]:
         restored = _restart(out, parameters, listener, console)
     attempts, store = listener.reports, TokenStore(out / "store", ManagerParams().keep_versions)
     versions = store.versions()
+    start_ns = versions[0].manifest.created_ns
     params = _policy_params(policy, parameters)
     start = torch.from_numpy(versions[0].token.copy())
     agreement = replay_attempt(policy, attempts[0], out / "bag", start, params)
     if not agreement.identical:
         raise DemoError(f"live and offline alignment differ: {_describe(agreement)}")
     console.print(f"live and offline agree to the bit, on {agreement.experiences} experiences")
-    before, after = success_rates(policy, restored, settings)
+    timeline = success_over_time(policy, versions, settings)
+    rates = {point["token_version"]: point["success"] for point in timeline}
     numbers: dict[str, Any] = {
         "chunks_published": len(listener.latencies_ms),
         "chunk_latency_ms": {f"p{q}": float(np.percentile(listener.latencies_ms, q)) for q in (50, 99)},
@@ -87,8 +90,9 @@ def run_demo(settings: DemoSettings, console: Console) -> dict[str, Any]:
             "accepted": sum(item["accepted"] for item in attempts),
             "refused": sum(not item["accepted"] for item in attempts),
         },
-        "success_before": before,
-        "success_after": after,
+        "success_before": rates[versions[0].name],
+        "success_after": rates[restored.name],
+        "success_over_time": timeline,
         "success_is": f"share of {settings.episodes} paired episodes of the batched bench, in process",
         "token_version": restored.name,
         "live_offline_identical": agreement.identical,
@@ -97,21 +101,21 @@ def run_demo(settings: DemoSettings, console: Console) -> dict[str, Any]:
         "report_path": str(out / "report.html"),
     }
     pictures = planned_motion(policy, out / "bag", params, one_embodiment(settings.embodiment_seed))
-    write_report(out / "report.html", numbers, attempts, pictures, listener.latencies_ms)
+    write_report(out / "report.html", numbers, attempts, pictures, listener.latencies_ms, start_ns)
     console.print(_summary(numbers))
     return numbers
 
 
-def success_rates(policy: Policy, version: TokenVersion, settings: DemoSettings) -> tuple[float, float]:
-    """Share of paired episodes that end within SUCCESS_M, with the fresh install's token and with `version`."""
+def success_over_time(policy: Policy, versions: Sequence[TokenVersion], settings: DemoSettings) -> list[dict[str, Any]]:
+    """For each token version, when it came (s after the first one) and its share of successes in paired episodes."""
     arms = one_embodiment(settings.embodiment_seed)[np.zeros(settings.episodes, np.intp)]
-    initial = policy.initial_token()
-    if initial is None:
-        raise DemoError("the model has no E-Token")
-    tokens = (initial, torch.from_numpy(version.token.copy()))
-    shape = (settings.episodes, -1, -1)
-    rates = [float((final_distances(policy, arms, t.expand(shape), EPISODE_SEED) < SUCCESS_M).mean()) for t in tokens]
-    return rates[0], rates[1]
+    start_ns, timeline = versions[0].manifest.created_ns, []
+    for version in versions:
+        tokens = torch.from_numpy(version.token.copy()).expand(settings.episodes, -1, -1)
+        success = float((final_distances(policy, arms, tokens, EPISODE_SEED) < SUCCESS_M).mean())
+        seconds = (version.manifest.created_ns - start_ns) * 1e-9
+        timeline.append({"t_s": seconds, "token_version": version.name, "success": success})
+    return timeline
 
 
 def _live_run(
@@ -121,7 +125,8 @@ def _live_run(
     (rad).
     """
     environment = dict(os.environ)
-    robot = NodeProcess("sim_robot", {"embodiment_seed": settings.embodiment_seed}, out / "sim_robot.log", environment)
+    simulated = {"embodiment_seed": settings.embodiment_seed, **SIMULATED}
+    robot = NodeProcess("sim_robot", simulated, out / "sim_robot.log", environment)
     recorder = NodeProcess("bag_recorder", {"path": str(out / "bag")}, out / "bag_recorder.log", environment)
     policy = NodeProcess("vla_align_node", parameters, out / "vla_align_node.log", environment)
     processes = (robot, recorder, policy)

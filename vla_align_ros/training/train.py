@@ -27,6 +27,7 @@ from vla_align_ros.training import vision
 from vla_align_ros.training.bank import TokenBank
 from vla_align_ros.training.dataset import NUM_PREFIX_KEYPOINTS, SampleMaker, Samples, draw_samples, norm_stats
 from vla_align_ros.training.make_tokenizer import write_tokenizer
+from vla_align_ros.training.probe import motion_r2
 from vla_align_ros.training.progress import load_step, log_line, save_atomically, save_step
 from vla_align_ros.training.recipe import Recipe
 
@@ -90,6 +91,7 @@ def prepare(recipe: Recipe, recipe_path: Path, out: Path, log: Log) -> Trainee:
     features.fit(
         vision.to_model_image(vision.draw_frames(recipe.vision.frames // 10, dino.image_size, recipe.seed + 13).images)
     )
+    log({"stage": "features", "motion_r2": motion_r2(features, dino.image_size, recipe.seed)})
     arms = training_embodiments(recipe.bank_size, recipe.seed + 101)
     stats = norm_stats(arms, architecture.action_horizon, recipe.seed)
     write_tokenizer(out / "tokenizer.json", architecture.vocab_size)

@@ -1,0 +1,208 @@
+"""Does the guard keep what harms? Alignments on corrupted experience of unseen arms, and on clean experience beside it.
+
+    python benchmarks/guard.py --seed 1 --json guard.json
+
+An update is harmful when the paired action error on 256 held-out observations of the true arm rises by more than 5 %,
+useful when it falls by more than 5 %. Buffers start in turn from the token of a fresh install and from one that is
+aligned to the arm already, where there is more to lose.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import arms
+import numpy as np
+import typer
+from machine import write
+
+from vla_align_ros.policy import Policy
+from vla_align_ros.sim.bench import action_error
+from vla_align_ros.sim.embodiment import Embodiments
+from vla_align_ros.types import Experience, Observation, UInt8Array
+
+HARM = USE = 0.05
+HELD_OUT = 256
+Experiences = list[Experience]
+Corrupt = Callable[[Experiences, Experiences, np.random.Generator], Experiences]
+
+
+def shuffled_actions(clean: Experiences, other: Experiences, rng: np.random.Generator) -> Experiences:
+    """Every experience has the commands of another one."""
+    order = rng.permutation(len(clean))
+    return [replace(item, commands=clean[row].commands) for item, row in zip(clean, order, strict=True)]
+
+
+def late_actions(clean: Experiences, other: Experiences, rng: np.random.Generator) -> Experiences:
+    """The commands of one chunk before."""
+    return [
+        replace(item, commands=before.commands) if before.episode == item.episode else item
+        for before, item in zip([clean[0], *clean[:-1]], clean, strict=True)
+    ]
+
+
+def swapped_joints(clean: Experiences, other: Experiences, rng: np.random.Generator) -> Experiences:
+    """Each joint has the commands of the other."""
+    return [replace(item, commands=item.commands[:, ::-1].copy()) for item in clean]
+
+
+def exchanged_cameras(clean: Experiences, other: Experiences, rng: np.random.Generator) -> Experiences:
+    """Each camera's images are called the other's."""
+    return on_images(clean, lambda seen: dict(zip(seen.images, reversed(list(seen.images.values())), strict=True)))
+
+
+def mirrored_frames(clean: Experiences, other: Experiences, rng: np.random.Generator) -> Experiences:
+    """Left is right."""
+    return on_images(clean, lambda seen: {name: image[:, ::-1].copy() for name, image in seen.images.items()})
+
+
+def constant_images(clean: Experiences, other: Experiences, rng: np.random.Generator) -> Experiences:
+    """A grey picture."""
+    return on_images(clean, lambda seen: {name: np.full_like(image, 128) for name, image in seen.images.items()})
+
+
+def frozen_frames(clean: Experiences, other: Experiences, rng: np.random.Generator) -> Experiences:
+    """The next observation shows what the first one showed."""
+    return [with_images(item, item.observation.images, item.observation.images) for item in clean]
+
+
+def stale_frames(clean: Experiences, other: Experiences, rng: np.random.Generator) -> Experiences:
+    """All images are one chunk old."""
+    return [
+        with_images(item, before.observation.images, before.next_observation.images)
+        if before.episode == item.episode
+        else item
+        for before, item in zip([clean[0], *clean[:-1]], clean, strict=True)
+    ]
+
+
+def second_robot(clean: Experiences, other: Experiences, rng: np.random.Generator) -> Experiences:
+    """Half of the experiences are of another arm."""
+    return [theirs if rng.random() < 0.5 else mine for mine, theirs in zip(clean, other, strict=True)]
+
+
+def one_in_ten_wrong(clean: Experiences, other: Experiences, rng: np.random.Generator) -> Experiences:
+    """A tenth has the commands of another experience."""
+    wrong = shuffled_actions(clean, other, rng)
+    return [bad if rng.random() < 0.1 else item for bad, item in zip(wrong, clean, strict=True)]
+
+
+def clean(clean: Experiences, other: Experiences, rng: np.random.Generator) -> Experiences:
+    """As it was."""
+    return clean
+
+
+KINDS: tuple[Corrupt, ...] = (
+    shuffled_actions,
+    late_actions,
+    swapped_joints,
+    exchanged_cameras,
+    mirrored_frames,
+    constant_images,
+    frozen_frames,
+    stale_frames,
+    second_robot,
+    one_in_ten_wrong,
+)
+
+
+def on_images(clean: Experiences, change: Callable[[Observation], dict[str, UInt8Array]]) -> Experiences:
+    """Change all images."""
+    return [with_images(item, change(item.observation), change(item.next_observation)) for item in clean]
+
+
+def with_images(item: Experience, before: Any, after: Any) -> Experience:
+    """An experience with other images."""
+    observation = replace(item.observation, images=before)
+    return replace(item, observation=observation, next_observation=replace(item.next_observation, images=after))
+
+
+def one_arm(policy: Policy, arm: Embodiments, other_arm: Embodiments, seed: int) -> list[dict[str, Any]]:
+    """Clean and corrupted attempts of one arm."""
+    shipped, params = arms.shipped_token(policy), arms.recommended(policy)
+    mine, theirs = (arms.experience_of(policy, which, shipped, seed, 0.5) for which in (arm, other_arm))
+    aligned = arms.attempt(policy, shipped, mine, params, seed).proposed
+
+    def error(token: Any) -> float:
+        return float(action_error(policy, arm, token[None], seed + 7, HELD_OUT)[0])
+
+    starts = {"fresh": shipped, "aligned": aligned}
+    before = {name: error(token) for name, token in starts.items()}
+    found = []
+    for index, corrupt in enumerate((clean, *KINDS)):
+        start = "fresh" if corrupt is clean or (index + seed) % 2 else "aligned"
+        rng = np.random.default_rng([seed, index])
+        done = arms.attempt(policy, starts[start], corrupt(mine, theirs, rng), params, seed)
+        change = error(done.proposed) / before[start] - 1.0
+        report = done.report
+        found.append(
+            {
+                "kind": corrupt.__name__,
+                "start": start,
+                "kept": report.accepted,
+                "reason": report.reason.value,
+                "detail": report.detail,
+                "change": change,
+            }
+        )
+    return found
+
+
+def summary(found: list[dict[str, Any]]) -> dict[str, Any]:
+    """The numbers of all buffers together."""
+    corrupted = [item for item in found if item["kind"] != "clean"]
+    useful = [item for item in found if item["kind"] == "clean" and item["change"] < -USE]
+    tenth = [item for item in found if item["kind"] == "one_in_ten_wrong" and item["change"] < -USE]
+    harmful = [item for item in corrupted if item["change"] > HARM]
+    by_kind = {}
+    for kind in (function.__name__ for function in (clean, *KINDS)):
+        mine = [item for item in found if item["kind"] == kind]
+        by_kind[kind] = {
+            "buffers": len(mine),
+            "kept": sum(item["kept"] for item in mine),
+            "would_harm": sum(item["change"] > HARM for item in mine),
+            "harmful_kept": sum(item["kept"] and item["change"] > HARM for item in mine),
+            "reasons": dict(Counter(item["reason"] for item in mine)),
+        }
+    return {
+        "buffers": len(corrupted),
+        "kinds": len(KINDS),
+        "would_harm": len(harmful),
+        "harmful_kept": sum(item["kept"] for item in harmful),
+        "useful_refused_fraction": float(np.mean([not item["kept"] for item in useful] or [0.0])),
+        "useful_refused_fraction_one_in_ten_wrong": float(np.mean([not item["kept"] for item in tenth] or [0.0])),
+        "useful_clean": len(useful),
+        "by_kind": by_kind,
+        "harmful_kept_details": [item for item in harmful if item["kept"]],
+    }
+
+
+def main(
+    model: Annotated[str, typer.Option(help="A folder of models/, or a path.")] = "tiny",
+    seed: Annotated[int, typer.Option(help="Any seed gives other arms.")] = 1,
+    embodiments: Annotated[int, typer.Option(help=f"How many arms, with {len(KINDS)} corrupted buffers each.")] = 20,
+    jobs: Annotated[int, typer.Option(help="Processes of one thread each.")] = os.cpu_count() or 1,
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the numbers here.")] = None,
+) -> None:
+    """Align on corrupted experience, and count what was kept."""
+    unseen = arms.unseen_arms(embodiments, seed + 500)
+    rows = [np.array([i]) for i in range(embodiments)]
+    work = [(unseen[row], unseen[(row + 1) % embodiments], seed * 1000 + int(row[0])) for row in rows]
+    found = []
+    for number, items in enumerate(arms.each_arm(one_arm, model, work, jobs)):
+        found += items
+        words = ", ".join(f"{i['kind']} {i['reason']} {i['change']:+.0%}" for i in items)
+        print(f"arm {number}: {words}", flush=True)
+    result = summary(found)
+    print(json.dumps(result, indent=2))
+    write(json_file, result)
+
+
+if __name__ == "__main__":
+    typer.run(main)
