@@ -86,6 +86,36 @@ def project_headline(numbers: Any) -> Headline:
     return found | {"peak memory of the policy's process, MiB": f"{numbers['demo']['policy_process_peak_mib']:.0f}"}
 
 
+def late_headline(numbers: Any) -> Headline:
+    parts = {name: numbers[name] for name in ("alone", "aligning")}
+    return {
+        f"tick to chunk {name}, p50 / p99 ms": f"{quantiles(part['latency_ms'])}, {part['late_chunks']} late"
+        for name, part in parts.items()
+    }
+
+
+def alignment_headline(numbers: Any) -> Headline:
+    found = {f"success, {stage}": mean(numbers["success"][stage]) for stage in ("before", "picked", "after", "oracle")}
+    return found | {"made worse": f"{numbers['worse_fraction']:.1%}"}
+
+
+def guard_headline(numbers: Any) -> Headline:
+    return {
+        "corrupted buffers, harmful ones kept": f"{numbers['buffers']}, {numbers['harmful_kept']}",
+        "useful updates refused": f"{numbers['useful_refused_fraction']:.1%}",
+    }
+
+
+def on_robot_headline(numbers: Any) -> Headline:
+    ends = {"at first": 0, "at the end": -1}
+    return {f"success {when}": mean(numbers["on"][index]) for when, index in ends.items()}
+
+
+def mean(part: dict[str, float]) -> str:
+    """A mean with its interval."""
+    return f"{part['mean']:.3f} ({part['low']:.3f} to {part['high']:.3f})"
+
+
 def quantiles(part: dict[str, float | None]) -> str:
     """`p50 / p99` in ms."""
     return f"{number(part['p50'], '.2f', 'busy')} / {number(part['p99'], '.2f', 'busy')}"
@@ -113,6 +143,10 @@ BENCHMARKS = (
     Benchmark("frames", (), frames_headline),
     Benchmark("training", (), training_headline),
     Benchmark("project", (), project_headline),
+    Benchmark("late_chunks", (), late_headline),
+    Benchmark("alignment", ("--seed", "1", "--training-arms", "48"), alignment_headline),
+    Benchmark("guard", (), guard_headline),
+    Benchmark("on_robot", (), on_robot_headline),
 )
 
 

@@ -1,0 +1,113 @@
+"""An unseen arm that works and aligns itself in turns: success after each alignment, and after a second shift.
+
+    python benchmarks/on_robot.py --rounds 10 --shift-after 5 --json on_robot.json
+    python benchmarks/on_robot.py --rounds 20 --shift-after 0 --json drift.json
+
+In each round the arm works with the token that it has (64 experiences, a share of them random motion), then aligns from
+the newest 128. The second shift knocks the camera of one half of the arms and re-zeroes a joint of the others; nobody
+tells the policy, and the buffer keeps what came before. `off` is the same arm with the token of a fresh install.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import arms
+import numpy as np
+import typer
+from machine import write
+
+from vla_align_ros.policy import Policy
+from vla_align_ros.sim.embodiment import Embodiments
+from vla_align_ros.types import Experience
+
+EXPERIENCES_A_ROUND = 64
+KNOCK_RAD = 0.4  # of the base camera's azimuth, or of the shoulder's zero
+PAUSE_NS = 60_000_000_000
+
+
+def one_arm(
+    policy: Policy, arm: Embodiments, number: int, seed: int, rounds: int, shift_after: int, exploration: float, n: int
+) -> dict[str, Any]:
+    """Success before and after each round, with alignment and without, and the verdicts."""
+    shipped = token = arms.shipped_token(policy)
+    on = [rate := float(arms.successes(policy, arm, token, n, seed).mean())]
+    off, reasons, buffer = [rate], [], list[Experience]()
+    for index in range(rounds):
+        if index and index == shift_after:
+            arm = knocked(arm, number)
+            rate = float(arms.successes(policy, arm, shipped, n, seed).mean())
+        made = arms.experience_of(policy, arm, token, seed * 100 + index, exploration, EXPERIENCES_A_ROUND)
+        buffer = [*buffer, *later(made, buffer)]
+        done = arms.attempt(policy, token, buffer, arms.recommended(policy), seed + index)
+        token = done.used
+        reasons.append(done.report.reason.value)
+        on.append(float(arms.successes(policy, arm, token, n, seed).mean()))
+        off.append(rate)
+    return {"on": on, "off": off, "reasons": reasons}
+
+
+def knocked(arm: Embodiments, number: int) -> Embodiments:
+    """The same arm after an accident."""
+    if number % 2:
+        return replace(arm, base_azimuth_rad=arm.base_azimuth_rad + KNOCK_RAD)
+    return replace(arm, offset_rad=arm.offset_rad + np.array([[KNOCK_RAD, 0.0]]))
+
+
+def later(made: list[Experience], before: list[Experience]) -> list[Experience]:
+    """Experience with stamps and episodes after those of `before`."""
+    if not before:
+        return made
+    stamp_ns, episode = before[-1].next_observation.stamp_ns + PAUSE_NS, before[-1].episode + 1
+    return [
+        replace(
+            item,
+            observation=replace(item.observation, stamp_ns=item.observation.stamp_ns + stamp_ns),
+            next_observation=replace(item.next_observation, stamp_ns=item.next_observation.stamp_ns + stamp_ns),
+            episode=item.episode + episode,
+        )
+        for item in made
+    ]
+
+
+def main(
+    model: Annotated[str, typer.Option(help="A folder of models/, or a path.")] = "tiny",
+    seed: Annotated[int, typer.Option(help="Any seed gives other arms.")] = 1,
+    embodiments: Annotated[int, typer.Option(help="How many arms.")] = 16,
+    rounds: Annotated[int, typer.Option(help="Alignments, one after the other.")] = 10,
+    shift_after: Annotated[int, typer.Option(help="Rounds until the second shift; 0 for none.")] = 5,
+    exploration: Annotated[float, typer.Option(help="Share of random motion in the experience.")] = 0.5,
+    episodes: Annotated[int, typer.Option(help="Of each arm after each round.")] = 32,
+    jobs: Annotated[int, typer.Option(help="Processes of one thread each.")] = os.cpu_count() or 1,
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the numbers here.")] = None,
+) -> None:
+    """Let unseen arms work and align in turns."""
+    unseen = arms.unseen_arms(embodiments, seed + 300)
+    work = [
+        (unseen[np.array([i])], i, seed * 1000 + i, rounds, shift_after, exploration, episodes)
+        for i in range(embodiments)
+    ]
+    found = []
+    for number, item in enumerate(arms.each_arm(one_arm, model, work, jobs)):
+        found.append(item)
+        print(f"arm {number}: {' '.join(f'{rate:.2f}' for rate in item['on'])}, {item['reasons']}", flush=True)
+    result = {
+        "rounds": rounds,
+        "shift_after": shift_after,
+        "exploration_fraction": exploration,
+        **{
+            name: [arms.interval(column) for column in np.array([item[name] for item in found]).T]
+            for name in ("on", "off")
+        },
+        "reasons": [item["reasons"] for item in found],
+    }
+    print(json.dumps(result, indent=2))
+    write(json_file, result)
+
+
+if __name__ == "__main__":
+    typer.run(main)
