@@ -5,6 +5,7 @@ Before is the token that a fresh install loads. Arms of `unseen_arms` were never
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -16,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vla_align_ros.alignment import align, guard
+from vla_align_ros.alignment import guard
 from vla_align_ros.alignment.guard import Evidence, Verdict
 from vla_align_ros.alignment.report import AlignReport
 from vla_align_ros.params import AlignParams
@@ -28,6 +29,7 @@ from vla_align_ros.sim.embodiment import Embodiments, sample_embodiments
 from vla_align_ros.types import Experience
 from vla_align_ros.zoo import find_model
 
+align_module = importlib.import_module("vla_align_ros.alignment.align")  # the package's `align` is the function
 EXPERIENCES = 128
 TEST_SEED = 900_000  # training draws its arms from 101 on, validation from 50001
 LABELS, LABEL_STEPS, LABEL_BATCH, LABEL_DRAWS = 256, 150, 32, 4
@@ -101,23 +103,25 @@ class Attempt:
 def attempt(policy: Policy, token: Tensor, experiences: list[Experience], params: AlignParams, seed: int) -> Attempt:
     """Align from `token`. The policy's token is that of the outcome."""
     policy.swap_token(token)
-    proposals: list[Tensor] = []
-    judge = guard.judge
+    proposals, starts = list[Tensor](), list[Tensor]()
+    judge, descend = guard.judge, align_module.descend
+
+    def starting(losses: Any, rows: Tensor, start: Tensor, *rest: Any) -> Any:
+        starts.append(start)
+        return descend(losses, rows, start, *rest)
 
     def listening(evidence: Evidence, stats: AlignmentStats) -> Verdict:
         proposals.append(evidence.token)
         return judge(evidence, stats)
 
-    guard.judge = listening
+    guard.judge, align_module.descend = listening, starting
     try:
-        report = align(policy, experiences, params, seed=seed)
+        report = align_module.align(policy, experiences, params, seed=seed)
     finally:
-        guard.judge = judge
-    e_0, row = e_0_of(policy), report.picked_row
-    assert policy.bank is not None
+        guard.judge, align_module.descend = judge, descend
     assert policy.token is not None
-    picked = token if row is None else e_0 if row < 0 else e_0 + policy.bank[row]
-    return Attempt(report, picked, proposals[0] if proposals else token, policy.token)
+    proposed = proposals[0] if proposals else token
+    return Attempt(report, starts[0] if starts else token, proposed, policy.token)
 
 
 def successes(policy: Policy, arm: Embodiments, token: Tensor, episodes: int, seed: int) -> NDArray[np.bool_]:

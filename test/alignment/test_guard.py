@@ -133,9 +133,10 @@ def test_a_single_experience_proves_nothing() -> None:
     assert guard.judge(evidence(before=one, after=less), stats_of()).reason is Reason.NOT_BETTER
 
 
-def test_only_the_tasks_that_ran_are_judged() -> None:
-    only = {"perception": spread(1.0)}
-    assert guard.judge(evidence(before=only, after=only, shuffled=only), stats_of()).reason is Reason.KEPT
+@pytest.mark.parametrize(("after", "reason"), [(0.5, Reason.KEPT), (1.0, Reason.NOT_BETTER), (1.5, Reason.NOT_BETTER)])
+def test_perception_judges_where_it_alone_ran(after: float, reason: Reason) -> None:
+    only = evidence(before={"perception": spread(1.0)}, after={"perception": spread(after)}, shuffled={})
+    assert guard.judge(only, stats_of()).reason is reason
 
 
 @given(st.lists(st.floats(0.0, 2.0), min_size=3, max_size=3))

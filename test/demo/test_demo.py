@@ -10,7 +10,7 @@ import pytest
 
 @pytest.mark.slow
 @pytest.mark.ros
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 def test_the_demo_works_and_says_so(tmp_path: Path) -> None:
     numbers_file = tmp_path / "demo.json"
     command = [sys.executable, "-m", "vla_align_ros.cli.main", "demo", "--out", str(tmp_path / "demo")]

@@ -1,4 +1,4 @@
-"""Who sees whom (DESIGN 5.3), proved by gradients: the derivative of a block's output by another block's embeddings.
+"""Who sees whom, proved by gradients: the derivative of a block's output by another block's embeddings.
 
 Both ways through the network are tried: one joint pass, and each expert alone against the cached prefix.
 """

@@ -1,6 +1,6 @@
 """`align()`: one guarded update of the E-Token from experience. Everything else in the network stays frozen.
 
-skip if usual -> split by time -> pick from the bank -> gradient steps on a shadow copy -> judge -> save -> use
+split by time -> skip if usual -> pick from the bank -> gradient steps on a shadow copy -> judge -> save -> use
 """
 
 from __future__ import annotations
@@ -196,7 +196,8 @@ def _weights(params: AlignParams) -> LossWeights:
 def _start(
     policy: Policy, losses: ExperienceLosses, rows: Tensor, token: Tensor, seed: int
 ) -> tuple[int | None, Tensor]:
-    """The better of the running token and the bank's best (E_0 is in the bank, as row -1)."""
+    """The blend of the best of bank, E_0 and running token, and the row of the best: None for the running token, -1 for
+    E_0."""
     e_0 = _e_0(policy)
     others = [] if policy.bank is None else list(e_0 + policy.bank)
     index, best = pick(losses, rows, torch.stack([token, e_0, *others]), seed + 2)

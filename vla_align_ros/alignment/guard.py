@@ -38,7 +38,10 @@ class Reason(Enum):
         return reason
 
     KEPT = ("kept", "The token is better on later experience: it was kept.")
-    ALREADY_ALIGNED = ("already_aligned", "All losses lie in the range usual in training: nothing to gain.")
+    ALREADY_ALIGNED = (
+        "already_aligned",
+        "All losses are as low as they usually are after an alignment: nothing to gain.",
+    )
     NO_TASK = ("no_task", "Every lambda is 0, so there is nothing to learn by.")
     TOO_LITTLE_EXPERIENCE = ("too_little_experience", "Not enough experiences to learn from and to judge by.")
     MALFORMED = ("malformed", "An experience does not fit the model: shapes, cameras or prompt.")
@@ -46,7 +49,7 @@ class Reason(Enum):
     STOOD_STILL = ("stood_still", "The robot hardly moved, so nothing can be learned about how it moves.")
     DYNAMICS_WORSE = ("dynamics_worse", "The dynamics loss rose beyond its noise.")
     INVERSE_WORSE = ("inverse_worse", "The inverse-dynamics loss rose beyond its noise.")
-    NOT_BETTER = ("not_better", "Neither dynamics nor inverse dynamics improved beyond its noise.")
+    NOT_BETTER = ("not_better", "No loss that judges (dynamics, inverse dynamics) improved beyond its noise.")
     OVER_CEILING = ("over_ceiling", "A loss is far above what training saw: a camera or the actions are faulty.")
     ACTIONS_DO_NOT_FIT = ("actions_do_not_fit", "The actions explain the frames no better than shuffled ones.")
     TOKEN_TOO_FAR = ("token_too_far", "The token left the region that training knows.")
@@ -179,18 +182,19 @@ def actions_fit(evidence: Evidence, stats: AlignmentStats) -> Verdict | None:
 
 
 def better(evidence: Evidence, stats: AlignmentStats) -> Verdict | None:
-    """Dynamics and inverse dynamics: none rises, and one falls, by more than the noise of its paired difference and
-    LEAST_EFFECT of its value."""
-    gains = {task: _paired(evidence.before[task], evidence.after[task]) for task in WORSE if task in evidence.after}
+    """Dynamics and inverse dynamics (perception, where it alone ran): none rises, and one falls, by more than the noise
+    of its paired difference and LEAST_EFFECT of its value."""
+    judges = [task for task in WORSE if task in evidence.after] or list(evidence.after)
+    gains = {task: _paired(evidence.before[task], evidence.after[task]) for task in judges}
     words = ", ".join(f"{task} improved by {gain:.4f} +- {error:.4f}" for task, (gain, error) in gains.items())
     matters = {
         task: max(Z_SCORE * error, LEAST_EFFECT * float(evidence.before[task].mean()))
         for task, (_, error) in gains.items()
     }
     for task, (gain, _) in gains.items():
-        if gain < -matters[task]:
+        if task in WORSE and gain < -matters[task]:
             return Verdict(WORSE[task], words)
-    if gains and not any(gain > matters[task] for task, (gain, _) in gains.items()):
+    if not any(gain > matters[task] for task, (gain, _) in gains.items()):
         return Verdict(Reason.NOT_BETTER, words)
     return None
 

@@ -1,4 +1,4 @@
-"""The gradient-free first step: which token of the training bank explains this robot's experience best?"""
+"""The gradient-free first step: which tokens of the training bank explain this robot's experience best?"""
 
 from __future__ import annotations
 
@@ -7,23 +7,29 @@ from torch import Tensor
 
 from vla_align_ros.alignment.losses import ExperienceLosses
 
-ROUNDS = ((8, 24), (32, 6), (128, 1))  # experiences to score by, tokens that go on
+FIRST_ROUND, FINALISTS = 8, 24  # experiences that every token is scored by; tokens that are scored by all
+TEMPERATURE = 0.01  # of the best loss: tokens that are this much worse count e times less
 ROWS_AT_ONCE = 64
 
 
 @torch.no_grad()
 def pick(losses: ExperienceLosses, rows: Tensor, candidates: Tensor, seed: int) -> tuple[int, Tensor]:
-    """Index and token of the candidate (K, n, W) with the lowest weighted loss.
+    """Index of the candidate (K, n, W) with the lowest weighted loss, and the mean of the finalists, weighted by
+    softmax(-loss / temperature).
 
-    Rounds: all candidates on a few experiences, the best of them on more. The same draws for every candidate; one
-    draw an experience, and again from the first one where a round asks for more than there are.
+    A robot lies between the training arms, and the experience often cannot tell the best few tokens apart: their mean
+    acts better than any of them (docs/alignment.md). Every candidate meets the same draws of (t, noise).
     """
     order = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))]
-    remaining = torch.arange(len(candidates))
-    for size, keep in ROUNDS:
-        subset = order.repeat(-(-size // len(order)))[:size]
-        parts = remaining.split(max(1, ROWS_AT_ONCE // size))
-        scores = torch.cat([losses.weighted(losses(candidates[part], subset, 1, seed)).mean(1) for part in parts])
-        remaining = remaining[scores.argsort()[:keep]]
-    best = int(remaining[0])
-    return best, candidates[best]
+    first = _scores(losses, order[:FIRST_ROUND], candidates, seed)
+    finalists = first.argsort()[:FINALISTS]
+    scores = _scores(losses, order, candidates[finalists], seed + 1)
+    best = int(scores.argmin())
+    weights = torch.softmax((scores[best] - scores) / (TEMPERATURE * scores[best]), dim=0)
+    return int(finalists[best]), (weights[:, None, None] * candidates[finalists]).sum(0)
+
+
+def _scores(losses: ExperienceLosses, rows: Tensor, candidates: Tensor, seed: int) -> Tensor:
+    """Weighted loss of each candidate, (K,)."""
+    parts = candidates.split(max(1, ROWS_AT_ONCE // len(rows)))
+    return torch.cat([losses.weighted(losses(part, rows, 1, seed)).mean(1) for part in parts])

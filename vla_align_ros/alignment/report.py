@@ -22,9 +22,10 @@ class StepCurve:
 @dataclass(frozen=True)
 class AlignReport:
     """One attempt. Losses are means on the later, held-out experience, by task, for the running token (`before`), the
-    best of running and bank (`picked`) and the result (`after`); empty where the attempt ended earlier.
+    blend of the best of running and bank (`picked`) and the result (`after`); empty where the attempt ended earlier.
 
-    picked_row: row of the token bank that the gradient started from; None for the running token, -1 for E_0.
+    picked_row: row of the token bank with the lowest loss, which counts most in the blend that the gradient started
+    from; None for the running token, -1 for E_0.
     exploration_fraction: share of random motion that was set while the experience was made.
     token_version: name in the store, when the token was kept and a store was given.
     """

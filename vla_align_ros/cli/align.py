@@ -13,7 +13,11 @@ def align(
     bags: Annotated[list[Path], typer.Argument(help="Bag folders or .mcap files, in order of time.")],
     model: Annotated[str, typer.Option(help="Folder of the model, or its name in the zoo.")],
     store: Annotated[
-        Path | None, typer.Option(help="Token store to read the running token from and to write to.")
+        Path | None,
+        typer.Option(
+            help="Token store to read the running token from and to write to; the nodes' own when left out: "
+            "~/.ros/vla_align/<name of the model>."
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
     joint_topic: Annotated[str, typer.Option(help="The bag's JointState topic.")] = "/joint_states",
@@ -29,7 +33,7 @@ def align(
     """Align a model to the robot that recorded the bags. Exit code 0: kept; 1: refused, with the reason; 2: wrong
     usage.
 
-    Example: vla-align align --model tiny --store tokens monday.bag
+    Example: vla-align align --model tiny --store outputs/tokens outputs/monday
     """
     import torch
     import yaml

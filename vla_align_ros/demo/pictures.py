@@ -1,14 +1,17 @@
-"""Moments of a bag, with the motion that was planned in them."""
+"""Moments of a bag, with the motion that the policy plans in them before and after the alignment."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from vla_align_ros.action.trajectory import to_trajectory
 from vla_align_ros.alignment.offline import bag_topics
-from vla_align_ros.demo.report import draw_plan
+from vla_align_ros.demo.report import AFTER_RGB, BEFORE_RGB, draw_scene, draw_way
 from vla_align_ros.experience.bag import bag_messages, push_sensed
 from vla_align_ros.observation.assemble import ObservationRefused
 from vla_align_ros.observation.codecs import MessageRefused, decode_trajectory
@@ -16,23 +19,39 @@ from vla_align_ros.params import PolicyParams
 from vla_align_ros.policy import Policy
 from vla_align_ros.runtime import make_assembler
 from vla_align_ros.sim.embodiment import Embodiments
+from vla_align_ros.types import Observation
 
 COUNT = 9
 
 
-def planned_motion(policy: Policy, bag: Path, params: PolicyParams, arm: Embodiments) -> list[NDArray[np.uint8]]:
-    """Up to COUNT pictures, spread evenly over the chunks of the bag."""
+def planned_motion(
+    policy: Policy, bag: Path, params: PolicyParams, arm: Embodiments, tokens: tuple[torch.Tensor, torch.Tensor]
+) -> list[NDArray[np.uint8]]:
+    """Up to COUNT pictures, spread evenly over the chunks of the bag. tokens: before and after."""
+    seen = _observed(policy, bag, params)
+    chosen = [seen[index] for index in np.linspace(0, len(seen) - 1, min(COUNT, len(seen))).astype(int)]
+    pictures = [draw_scene(observation) for observation in chosen]
+    for token, colour in zip(tokens, (BEFORE_RGB, AFTER_RGB), strict=True):
+        policy.swap_token(token)
+        for picture, observation in zip(pictures, chosen, strict=True):
+            chunk = policy.infer(observation, torch.Generator().manual_seed(0))
+            robot = policy.config.robot
+            draw_way(picture, observation, to_trajectory(chunk, robot.action, robot.joint_names, 1), arm, colour)
+    return pictures
+
+
+def _observed(policy: Policy, bag: Path, params: PolicyParams) -> Sequence[Observation]:
+    """What the policy saw when it sent each chunk of the bag."""
     assembler = make_assembler(policy, params)
     topics = bag_topics(policy, "/joint_states", "/vla_policy/prompt", "/vla_policy/action_chunk")
-    pictures = []
+    seen = []
     for message in bag_messages(bag):
         try:
             if message.topic != topics.chunk:
                 push_sensed(message, topics, assembler)
             else:
-                trajectory = decode_trajectory(message.raw, policy.config.robot.joint_names)
-                pictures.append(draw_plan(assembler.observe(trajectory.stamp_ns), trajectory, arm))
+                stamp_ns = decode_trajectory(message.raw, policy.config.robot.joint_names).stamp_ns
+                seen.append(assembler.observe(stamp_ns))
         except (MessageRefused, ObservationRefused):
             continue  # as live: the policy had no use for it either
-    chosen = np.linspace(0, len(pictures) - 1, min(COUNT, len(pictures))).astype(int)
-    return [pictures[index] for index in chosen]
+    return seen

@@ -24,6 +24,9 @@ from vla_align_ros.types import Observation
 matplotlib.use("Agg")
 
 PICTURE_PX = 320
+Colour = tuple[int, int, int]
+BEFORE_RGB: Colour = (255, 150, 0)
+AFTER_RGB: Colour = (255, 0, 255)
 ATTEMPT_COLUMNS = ("attempt", "verdict", "reason", "in words", "experiences", "seconds")
 STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}"
@@ -52,8 +55,9 @@ def write_report(
         _image(_timeline(summary["success_over_time"], attempts, start_ns)),
         "<h2>Summary</h2>" + _table([("what", "value"), *summary.items()]),
         "<h2>What the base camera saw, with the planned motion</h2>",
-        "<p>The line is where the tip goes if the published chunk is executed by this arm (drawn with the simulator's "
-        "knowledge of its gains, signs and camera; the policy has none of it).</p>",
+        "<p>Where the tip goes when this arm executes the chunk that the policy plans here: orange with the token of a "
+        "fresh install, magenta with the aligned one. (Drawn with the simulator's knowledge of the arm's gains, signs "
+        "and camera; the policy has none of it. In the run itself a part of the chunks was random motion.)</p>",
         *[_image(_png(picture)) for picture in pictures],
         "<h2>Alignments</h2>",
         _table([ATTEMPT_COLUMNS, *map(_attempt_row, enumerate(attempts))]),
@@ -64,9 +68,18 @@ def write_report(
     path.write_text("\n".join(parts))
 
 
-def draw_plan(observation: Observation, trajectory: Trajectory, arm: Embodiments) -> NDArray[np.uint8]:
-    """The base camera's picture, enlarged, with the tip's way under `trajectory` drawn in. arm: one row."""
+def draw_scene(observation: Observation) -> NDArray[np.uint8]:
+    """The base camera's picture, enlarged, with the prompt."""
     image = cv2.resize(observation.images[CAMERAS[0]], (PICTURE_PX, PICTURE_PX), interpolation=cv2.INTER_NEAREST)
+    corner = (8, PICTURE_PX - 10)
+    cv2.putText(image, observation.prompt, corner, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255,) * 3, 1, cv2.LINE_AA)
+    return np.asarray(image, np.uint8)
+
+
+def draw_way(
+    picture: NDArray[np.uint8], observation: Observation, trajectory: Trajectory, arm: Embodiments, colour: Colour
+) -> None:
+    """Draw into `picture` where the tip of `arm` (one row) goes when it executes `trajectory`, and a dot at its end."""
     angle = observation.state[None].astype(np.float64) - arm.offset_rad
     last = np.zeros((1, angle.shape[1]))
     tips = [forward_kinematics(arm.link_m, angle)[1]]
@@ -76,10 +89,8 @@ def draw_plan(observation: Observation, trajectory: Trajectory, arm: Embodiments
         tips.append(forward_kinematics(arm.link_m, angle)[1])
     pixels, _ = base_view(arm).project(at_height(np.stack(tips, axis=1), ARM_HEIGHT_M))
     way = (pixels[0] * PICTURE_PX).astype(np.int32)
-    cv2.polylines(image, [way.reshape(-1, 1, 2)], False, (255, 0, 255), 2, cv2.LINE_AA)
-    corner = (8, PICTURE_PX - 10)
-    cv2.putText(image, observation.prompt, corner, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255,) * 3, 1, cv2.LINE_AA)
-    return np.asarray(image, np.uint8)
+    cv2.polylines(picture, [way.reshape(-1, 1, 2)], False, colour, 2, cv2.LINE_AA)
+    cv2.circle(picture, (int(way[-1, 0]), int(way[-1, 1])), 5, colour, -1, cv2.LINE_AA)
 
 
 def _attempt_row(numbered: tuple[int, Mapping[str, Any]]) -> tuple[object, ...]:

@@ -102,7 +102,7 @@ class FeatureConfig:
 
 @dataclass(frozen=True, config=_strict)
 class AlignmentConfig:
-    """The alignment expert and what it sees (DESIGN 5.2, 5.3)."""
+    """The alignment expert and what it sees."""
 
     expert: TransformerConfig
     features: FeatureConfig

@@ -1,4 +1,4 @@
-"""`alignment_stats.json`: how the alignment losses looked in training, which the guard judges by (DESIGN 6)."""
+"""`alignment_stats.json`: how the alignment losses looked in training, which the guard judges by."""
 
 from __future__ import annotations
 

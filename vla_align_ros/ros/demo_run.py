@@ -32,7 +32,7 @@ from vla_align_ros.sim.embodiment import one_embodiment
 from vla_align_ros.sim.task import SUCCESS_M
 from vla_align_ros.zoo import find_model
 
-START_TIMEOUT_S, RUN_TIMEOUT_S, ANSWER_TIMEOUT_S = 30.0, 150.0, 10.0
+START_TIMEOUT_S, STALL_TIMEOUT_S, ANSWER_TIMEOUT_S = 30.0, 90.0, 10.0
 EXPLORATION_FRACTION = 0.7
 ALIGN_FREQUENCY_HZ = 0.05
 SIMULATED = {"image_hz": 20.0, "joint_hz": 50.0}  # twice and five times the control rate: two cores do everything
@@ -100,7 +100,8 @@ def run_demo(settings: DemoSettings, console: Console) -> dict[str, Any]:
         "bag_path": str(out / "bag"),
         "report_path": str(out / "report.html"),
     }
-    pictures = planned_motion(policy, out / "bag", params, one_embodiment(settings.embodiment_seed))
+    ends = (start, torch.from_numpy(restored.token.copy()))
+    pictures = planned_motion(policy, out / "bag", params, one_embodiment(settings.embodiment_seed), ends)
     write_report(out / "report.html", numbers, attempts, pictures, listener.latencies_ms, start_ns)
     console.print(_summary(numbers))
     return numbers
@@ -149,19 +150,27 @@ def _live_run(
 
 
 def _wait(live: Live, listener: Listener, processes: Sequence[NodeProcess], done: Callable[[], bool]) -> None:
-    """Until `done`, with the table on the screen. DemoError when a process ends by itself, or after RUN_TIMEOUT_S."""
-    deadline = time.monotonic() + RUN_TIMEOUT_S
+    """Until `done`, with the table on the screen. DemoError when a process ends by itself, or when for STALL_TIMEOUT_S
+    neither experience came nor an alignment went on."""
+    progress, since = _progress(listener), time.monotonic()
     while not done():
         live.update(_table(listener))
         for process in processes:
             if process.returncode is not None:
                 raise DemoError(f"{process.module} ended by itself:\n{process.log_tail()}")
-        if time.monotonic() > deadline:
+        if progress != (now := _progress(listener)):
+            progress, since = now, time.monotonic()
+        if time.monotonic() - since > STALL_TIMEOUT_S:
             logs = "\n".join(process.log_tail(5) for process in processes)
-            had = f"{len(listener.reports)} alignments, {_experiences(listener)} experiences"
-            raise DemoError(f"only {had} in {RUN_TIMEOUT_S:.0f} s:\n{logs}")
+            had = f"{_experiences(listener)} experiences, {len(listener.reports)} alignments judged"
+            raise DemoError(f"nothing happened for {STALL_TIMEOUT_S:.0f} s, after {had}:\n{logs}")
         threading.Event().wait(0.25)
     live.update(_table(listener))
+
+
+def _progress(listener: Listener) -> tuple[object, ...]:
+    """Changes as long as the run goes on."""
+    return _experiences(listener), len(listener.reports), dict(listener.losses)
 
 
 def _experiences(listener: Listener) -> int:
