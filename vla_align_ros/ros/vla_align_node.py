@@ -23,7 +23,7 @@ def run() -> int:
     def make() -> Sequence[Sequence[Node]]:
         sensors = SensorNode(NAME)
         managed.extend([VlaPolicy(sensors), CheckpointManager()])
-        return [[sensors], managed]
+        return [[sensors], *([node] for node in managed)]
 
     def start() -> None:
         for node in managed:
