@@ -74,7 +74,7 @@ def _default(descriptor: Descriptor) -> str:
 
 def _yaml(node: str) -> str:
     # `/**/` matches the node in every namespace.
-    usage = "# To change a value: copy this file, edit the copy, launch with params_file:=COPY (sim_robot: sim_params_file:=)."
+    usage = "# To change a value: edit a copy, and launch with params_file:=COPY (sim_robot: sim_params_file:=COPY)."
     lines = [f"# {NOTICE}", usage, f"/**/{node}:", "  ros__parameters:"]
     for descriptor in fields_of(NODES[node]):
         facts = [part for part in (descriptor.range_text, descriptor.unit) if part]
