@@ -238,6 +238,15 @@ def _one_that(**changes: Any) -> list[Experience]:
     return [*FEW[:-1], odd]
 
 
+def _frozen() -> list[Experience]:
+    return [
+        dataclasses.replace(
+            item, next_observation=dataclasses.replace(item.next_observation, images=item.observation.images)
+        )
+        for item in FEW
+    ]
+
+
 def _standing_still() -> list[Experience]:
     return [
         dataclasses.replace(
@@ -279,6 +288,7 @@ REFUSED: dict[str, Case] = {
     "state of another robot": (Reason.MALFORMED, {"experiences": _one_that(state=np.zeros(7, np.float32))}),
     "no camera": (Reason.MALFORMED, {"experiences": _one_that(images={})}),
     "prompt": (Reason.MALFORMED, {"experiences": _one_that(prompt="far too long " * 100)}),
+    "frozen": (Reason.FROZEN_FRAMES, {"experiences": _frozen()}),
     "still": (Reason.STOOD_STILL, {"experiences": _standing_still()}),
     "no gain": (Reason.NOT_BETTER, {"descend": lambda losses, rows, start: start, "bank": False}),
     "dynamics": (Reason.DYNAMICS_WORSE, {"judged": {"dynamics": 1.0}}),

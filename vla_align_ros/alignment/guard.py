@@ -23,6 +23,7 @@ from vla_align_ros.types import Experience
 Z_SCORE = 1.64  # standard errors of a paired difference that count as noise: 95 %, one-sided
 LEAST_TO_LEARN, LEAST_TO_JUDGE = 8, 4
 LEAST_EFFECT = 0.02  # a loss that changes by less than this share of itself has not changed
+FROZEN_SHARE = 0.1  # of the experiences that moved may show a camera's very same pixels (the arm may be out of sight)
 STILL_RAD = 0.02  # a robot whose joints never moved farther teaches nothing
 DISTANCE_SLACK = 1.25  # a token may lie this much farther from E_0 than any bank token
 
@@ -47,6 +48,7 @@ class Reason(Enum):
     MALFORMED = ("malformed", "An experience does not fit the model: shapes, cameras or prompt.")
     NON_FINITE = ("non_finite", "NaN or infinity in the experience, the losses or the token.")
     STOOD_STILL = ("stood_still", "The robot hardly moved, so nothing can be learned about how it moves.")
+    FROZEN_FRAMES = ("frozen_frames", "A camera's picture stayed the very same while the robot moved.")
     DYNAMICS_WORSE = ("dynamics_worse", "The dynamics loss rose beyond its noise.")
     INVERSE_WORSE = ("inverse_worse", "The inverse-dynamics loss rose beyond its noise.")
     NOT_BETTER = ("not_better", "No loss that judges (dynamics, inverse dynamics) improved beyond its noise.")
@@ -102,6 +104,19 @@ def check_request(
         return Verdict(
             Reason.STOOD_STILL, f"no joint moved more than {moved:.4f} rad in any experience, {STILL_RAD} is the least"
         )
+    return _frozen(experiences)
+
+
+def _frozen(experiences: Sequence[Experience]) -> Verdict | None:
+    """A camera that shows the same pixels before and after, in more than a tenth of the experiences that moved."""
+    moving = [e for e in experiences if float(np.abs(e.next_observation.state - e.observation.state).max()) > STILL_RAD]
+    for camera in experiences[0].observation.images:
+        both = [(e.observation.images.get(camera), e.next_observation.images.get(camera)) for e in moving]
+        same = sum(first is not None and then is not None and np.array_equal(first, then) for first, then in both)
+        if same > FROZEN_SHARE * len(moving):
+            return Verdict(
+                Reason.FROZEN_FRAMES, f"camera {camera!r}: in {same} of {len(moving)} experiences that moved"
+            )
     return None
 
 
