@@ -9,7 +9,7 @@ import importlib
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -20,7 +20,7 @@ from torch import Tensor
 from vla_align_ros.alignment import guard
 from vla_align_ros.alignment.guard import Evidence, Verdict
 from vla_align_ros.alignment.report import AlignReport
-from vla_align_ros.params import AlignParams
+from vla_align_ros.params import AlignParams, PolicyParams
 from vla_align_ros.policy import Policy, flow, load_policy
 from vla_align_ros.policy.statistics import AlignmentStats
 from vla_align_ros.sim import task
@@ -78,9 +78,8 @@ def e_0_of(policy: Policy) -> Tensor:
 
 
 def recommended(policy: Policy, **changes: Any) -> AlignParams:
-    """AlignParams with the model's own lambdas."""
-    lambdas = {name: getattr(policy.config.recommended, name) for name in ("lambda_perc", "lambda_dyn", "lambda_inv")}
-    return AlignParams(**{**lambdas, **changes})
+    """AlignParams as the model recommends them."""
+    return PolicyParams.from_mapping({**asdict(policy.config.recommended), **changes}).align
 
 
 def experience_of(

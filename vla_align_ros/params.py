@@ -51,7 +51,11 @@ class AlignParams(Params):
         64, "New experiences needed since the last alignment before the next one.", within=(8, 65536), live=True
     )
     align_learning_rate: float = parameter(
-        0.03, "Adam's learning rate on the E-Token, reduced late in the steps.", within=(1e-5, 1.0), live=True
+        0.03,
+        "Adam's learning rate on the E-Token, reduced late in the steps.",
+        within=(1e-5, 1.0),
+        live=True,
+        recommended=True,
     )
     align_steps: int = parameter(50, "Gradient steps of one alignment.", within=(1, 1000), live=True)
     align_batch_size: int = parameter(16, "Experiences in one gradient step.", within=(1, 256), live=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -50,10 +51,9 @@ def align(
         given = dict(item.split("=", 1) for item in set_ or [])
         changes = {name: yaml.safe_load(value) for name, value in given.items()}
         policy = load_policy(find_model(model))
-        recommended = {
-            name: getattr(policy.config.recommended, name) for name in policy.config.recommended.__dataclass_fields__
-        }
-        params = PolicyParams.from_mapping({**recommended, **changes, "model": model, "store": str(store or "")})
+        params = PolicyParams.from_mapping(
+            {**asdict(policy.config.recommended), **changes, "model": model, "store": str(store or "")}
+        )
         topics = bag_topics(policy, joint_topic, prompt_topic, chunk_topic)
         report = align_bags(policy, bags, topics, params, seed)
     except (ValueError, ParameterError, BagError, StoreError) as error:

@@ -8,7 +8,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -199,9 +199,7 @@ def _restart(out: Path, parameters: dict[str, object], listener: Listener, conso
 
 def _policy_params(policy: Policy, parameters: dict[str, object]) -> PolicyParams:
     """The parameters that the node ran with: the model's recommendations, then what was set."""
-    recommended = policy.config.recommended
-    ours = {name: getattr(recommended, name) for name in recommended.__dataclass_fields__}
-    return PolicyParams.from_mapping({**ours, **parameters})
+    return PolicyParams.from_mapping({**asdict(policy.config.recommended), **parameters})
 
 
 def _describe(agreement: Agreement) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import threading
+from dataclasses import asdict
 from pathlib import Path
 
 from diagnostic_msgs.msg import DiagnosticArray
@@ -85,8 +86,7 @@ class VlaPolicy(SafeLifecycleNode):
         """Load and verify model and token, warm up, and begin to listen."""
         params = self._settings.values
         policy = load_policy(find_model(params.model), params.device)  # type: ignore[arg-type]
-        recommended = policy.config.recommended
-        self._settings.recommend({name: getattr(recommended, name) for name in recommended.__dataclass_fields__})
+        self._settings.recommend(asdict(policy.config.recommended))
         self._runtime = runtime = make_runtime(policy, self._settings.values, ManagerParams().keep_versions)
         self._health = Health()
         self._last_align_ns = self._total_at_align = 0

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from vla_align_ros.alignment.align import align
 from vla_align_ros.alignment.losses import ExperienceLosses
 from vla_align_ros.observation.normalise import save_norm_stats
-from vla_align_ros.params import AlignParams
+from vla_align_ros.params import PolicyParams
 from vla_align_ros.policy import Policy, load_policy
 from vla_align_ros.policy.losses import LossWeights
 from vla_align_ros.policy.statistics import STATS_FILE, AlignmentStats
@@ -71,10 +71,7 @@ def measure(policy: Policy, recipe: Recipe, r2: float, distance: float) -> Align
     start = policy.initial_token()
     assert start is not None
     experiences = collect_experience(policy, arms, start.expand(len(arms), -1, -1), EXPERIENCES, VALIDATION_SEED)
-    defaults = policy.config.recommended
-    params = AlignParams(
-        lambda_perc=defaults.lambda_perc, lambda_dyn=defaults.lambda_dyn, lambda_inv=defaults.lambda_inv
-    )
+    params = PolicyParams.from_mapping(asdict(policy.config.recommended)).align
     found: dict[str, list[float]] = {}
     ratios = []
     for arm, mine in enumerate(experiences):
