@@ -32,7 +32,7 @@ from vla_align_ros.zoo import find_model
 align_module = importlib.import_module("vla_align_ros.alignment.align")  # the package's `align` is the function
 EXPERIENCES = 128
 TEST_SEED = 900_000  # training draws its arms from 101 on, validation from 50001
-LABELS, LABEL_STEPS, LABEL_BATCH, LABEL_DRAWS = 256, 150, 32, 4
+LABELS, LABEL_STEPS, LABEL_BATCH, LABEL_DRAWS = 256, 100, 32, 2
 
 Result = TypeVar("Result")
 
@@ -153,7 +153,7 @@ def best_by_labels(policy: Policy, arm: Embodiments, starts: Sequence[Tensor], s
     assert policy.bank is not None
     candidates = [*starts, *(e_0_of(policy) + policy.bank)]
     with torch.no_grad():
-        first = [float(loss(t, torch.arange(24), torch.Generator().manual_seed(0))) for t in candidates]
+        first = [float(loss(t, torch.arange(12), torch.Generator().manual_seed(0))) for t in candidates]
         finalists = [candidates[index] for index in np.argsort(first)[:8]]
         scores = [float(loss(t, torch.arange(LABELS), torch.Generator().manual_seed(0))) for t in finalists]
     token = finalists[int(np.argmin(scores))].clone().requires_grad_(True)
