@@ -34,7 +34,7 @@ ERROR_SAMPLES = 256
 
 def one_arm(policy: Policy, arm: Embodiments, seed: int, episodes: int, exploration: float) -> dict[str, Any]:
     """Everything about one arm."""
-    shipped, e_0 = arms.shipped_token(policy), arms.e_0_of(policy)
+    shipped, e_0 = arms.shipped_token(policy), policy.e_0
     experiences = arms.experience_of(policy, arm, shipped, seed, exploration)
     done = arms.attempt(policy, shipped, experiences, arms.recommended(policy), seed)
     oracle = arms.best_by_labels(policy, arm, [shipped, e_0, done.proposed], seed)
@@ -60,7 +60,7 @@ def by_token(tokens: dict[str, Tensor], measure: Any) -> dict[str, Any]:
 def own_token(policy: Policy, arm: Embodiments, row: int, seed: int, episodes: int) -> NDArray[np.bool_]:
     """Episodes of a training arm with the bank's token for it: the cap."""
     assert policy.bank is not None
-    return arms.successes(policy, arm, arms.e_0_of(policy) + policy.bank[row], episodes, seed)
+    return arms.successes(policy, arm, policy.e_0 + policy.bank[row], episodes, seed)
 
 
 def summary(found: list[dict[str, Any]]) -> dict[str, Any]:

@@ -71,12 +71,6 @@ def shipped_token(policy: Policy) -> Tensor:
     return token
 
 
-def e_0_of(policy: Policy) -> Tensor:
-    """The token that the bank's offsets are added to."""
-    assert policy.model.peft_prefix_token is not None
-    return policy.model.peft_prefix_token.detach()
-
-
 def recommended(policy: Policy, **changes: Any) -> AlignParams:
     """AlignParams as the model recommends them."""
     return PolicyParams.from_mapping({**asdict(policy.config.recommended), **changes}).align
@@ -151,7 +145,7 @@ def best_by_labels(policy: Policy, arm: Embodiments, starts: Sequence[Tensor], s
         return found.mean()
 
     assert policy.bank is not None
-    candidates = [*starts, *(e_0_of(policy) + policy.bank)]
+    candidates = [*starts, *(policy.e_0 + policy.bank)]
     with torch.no_grad():
         first = [float(loss(t, torch.arange(12), torch.Generator().manual_seed(0))) for t in candidates]
         finalists = [candidates[index] for index in np.argsort(first)[:8]]

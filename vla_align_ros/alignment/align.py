@@ -87,10 +87,10 @@ def align(
     usual = guard.within_usual(before, stats)
     if usual is not None:
         return ended(usual, report)
-    picked_row, start = _start(policy, losses, learn_rows, token, seed)
+    picked_row, start = first_step(policy, losses, learn_rows, token, seed)
     report = replace(report, picked_row=picked_row)
     try:
-        shadow, curve = descend(losses, learn_rows, start, _e_0(policy), stats, params, seed, on_step)
+        shadow, curve = descend(losses, learn_rows, start, policy.e_0, stats, params, seed, on_step)
     except FloatingPointError as error:
         return ended(Verdict(Reason.NON_FINITE, str(error)), report)
     with torch.no_grad():
@@ -98,7 +98,7 @@ def align(
         after = losses(shadow, judge_rows, JUDGE_DRAWS, seed + 1)
         shuffled = losses(shadow, judge_rows, JUDGE_DRAWS, seed + 1, shuffled=judge_rows.roll(len(judge_rows) // 2))
     report = replace(report, picked=_means(picked), after=_means(after), curve=tuple(curve))
-    verdict = guard.judge(Evidence(before, after, shuffled, shadow, _e_0(policy)), stats)
+    verdict = guard.judge(Evidence(before, after, shuffled, shadow, policy.e_0), stats)
     if verdict.reason is not Reason.KEPT:
         return ended(verdict, report)
     if store is not None:
@@ -193,24 +193,19 @@ def _weights(params: AlignParams) -> LossWeights:
     return LossWeights(params.lambda_perc, params.lambda_dyn, params.lambda_inv)
 
 
-def _start(
+def first_step(
     policy: Policy, losses: ExperienceLosses, rows: Tensor, token: Tensor, seed: int
 ) -> tuple[int | None, Tensor]:
     """The blend of the best of bank, E_0 and running token, and the row of the best: None for the running token, -1 for
     E_0."""
-    e_0 = _e_0(policy)
+    e_0 = policy.e_0
     others = [] if policy.bank is None else list(e_0 + policy.bank)
     index, best = pick(losses, rows, torch.stack([token, e_0, *others]), seed + 2)
     return (None if index == 0 else index - 2), best
-
-
-def _e_0(policy: Policy) -> Tensor:
-    assert policy.model.peft_prefix_token is not None
-    return policy.model.peft_prefix_token.detach()
 
 
 def _means(losses: dict[str, Tensor]) -> dict[str, float]:
     return {task: float(loss.detach().mean()) for task, loss in losses.items()}
 
 
-__all__ = ["OnStep", "align", "descend", "provenance", "split_by_episode"]
+__all__ = ["OnStep", "align", "descend", "first_step", "provenance", "split_by_episode"]

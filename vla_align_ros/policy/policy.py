@@ -88,6 +88,13 @@ class Policy:
         return self.robot.config
 
     @property
+    def e_0(self) -> Tensor:
+        """The token (n, W) that the bank's offsets are added to. Raises PolicyError for a model without an E-Token."""
+        if self.model.peft_prefix_token is None:
+            raise PolicyError("this model has no E-Token")
+        return self.model.peft_prefix_token.detach()
+
+    @property
     def align_problem(self) -> str:
         """Why this model cannot align, in a sentence; empty when it can."""
         if self.token is None:

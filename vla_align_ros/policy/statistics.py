@@ -19,9 +19,10 @@ class AlignmentStatsError(ValueError):
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class AlignmentStats:
-    """Measured on validation arms with their own experience, after an alignment; losses by task name.
+    """Measured on later experience of validation arms, after an alignment without a guard; losses by task name.
 
-    usual: largest loss at which nothing is to be gained (the median). ceiling: 3 times the 90th percentile.
+    usual: largest loss at which nothing is to be gained (the median). ceiling: somewhat above the 90th percentile
+        (`training/export.py` has the factors).
     token_distance_max: largest distance of a bank token from E_0 (Euclidean norm over all rows).
     shuffle_ratio_min: the inverse-dynamics loss with shuffled actions over the true one must reach this; half-way from
         1 to the 10th percentile of the validation arms.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from vla_align_ros.alignment.align import align
+from vla_align_ros.alignment.align import descend, first_step, split_by_episode
 from vla_align_ros.alignment.losses import ExperienceLosses
 from vla_align_ros.observation.normalise import save_norm_stats
 from vla_align_ros.params import PolicyParams
@@ -31,7 +31,6 @@ from vla_align_ros.training.train import Trainee
 VALIDATION_SEED = 50_001  # never a seed of training arms or of a reported test
 EXPERIENCES = 128
 CEILING_FACTOR = {"perception": 1.75, "dynamics": 1.25, "inverse_dynamics": 1.25}  # of validation's 90th percentile
-JUDGED = EXPERIENCES // 4
 
 
 def export(
@@ -62,11 +61,13 @@ def export(
     unlimited = dict.fromkeys(("perception", "dynamics", "inverse_dynamics"), 1e9)
     nothing = dict.fromkeys(unlimited, 0.0)
     write_stats(target, AlignmentStats(1, nothing, unlimited, distance, 0.0, r2, 0, 0))
-    write_stats(target, measure(load_policy(target, "cpu"), recipe, r2, distance))
+    write_stats(target, measure(load_policy(target, "cpu"), recipe))
 
 
-def measure(policy: Policy, recipe: Recipe, r2: float, distance: float) -> AlignmentStats:
-    """Align validation arms without a guard's limits, and take the range of their losses."""
+def measure(policy: Policy, recipe: Recipe) -> AlignmentStats:
+    """Align validation arms without a guard, and take the range of their losses on later experience."""
+    assert policy.stats is not None
+    stats = policy.stats
     arms = sample_embodiments(recipe.validation_arms, VALIDATION_SEED)
     start = policy.initial_token()
     assert start is not None
@@ -75,20 +76,29 @@ def measure(policy: Policy, recipe: Recipe, r2: float, distance: float) -> Align
     found: dict[str, list[float]] = {}
     ratios = []
     for arm, mine in enumerate(experiences):
-        policy.swap_token(start)
-        align(policy, mine, params, seed=arm)
-        losses, rows = ExperienceLosses(policy, mine[-JUDGED:], LossWeights()), torch.arange(JUDGED)
-        assert policy.token is not None
+        learn, judged = split_by_episode(mine)
+        weights = LossWeights(params.lambda_perc, params.lambda_dyn, params.lambda_inv)
+        losses = ExperienceLosses(policy, [*learn, *judged], weights)
+        rows, later = torch.arange(len(learn)), torch.arange(len(learn), len(losses))
+        _, first = first_step(policy, losses, rows, start, arm)
+        token, _ = descend(losses, rows, first, policy.e_0, stats, params, arm)
         with torch.no_grad():
-            after = losses(policy.token, rows, 16, arm)
-            shuffled = losses(policy.token, rows, 16, arm, shuffled=rows.roll(JUDGED // 2))["inverse_dynamics"]
+            after = losses(token, later, 16, arm)
+            shuffled = losses(token, later, 16, arm, shuffled=later.roll(len(later) // 2))["inverse_dynamics"]
         ratios.append(float(shuffled.mean() / after["inverse_dynamics"].mean()))
         for task, loss in after.items():
             found.setdefault(task, []).append(float(loss.mean()))
     usual = {task: float(np.median(values)) for task, values in found.items()}
     ceiling = {task: CEILING_FACTOR[task] * float(np.quantile(values, 0.9)) for task, values in found.items()}
     shuffle_ratio_min = 1.0 + (float(np.quantile(ratios, 0.1)) - 1.0) / 2.0
-    return AlignmentStats(1, usual, ceiling, distance, shuffle_ratio_min, r2, len(arms), EXPERIENCES)
+    return replace(
+        stats,
+        usual=usual,
+        ceiling=ceiling,
+        shuffle_ratio_min=shuffle_ratio_min,
+        arms=len(arms),
+        experiences=EXPERIENCES,
+    )
 
 
 def write_stats(folder: Path, stats: AlignmentStats) -> None:
