@@ -24,7 +24,6 @@ from vla_align_ros.policy.weights import sha256_of
 from vla_align_ros.sim.bench import collect_experience
 from vla_align_ros.sim.embodiment import sample_embodiments
 from vla_align_ros.training.curves import draw_curves
-from vla_align_ros.training.probe import motion_r2
 from vla_align_ros.training.recipe import Recipe
 from vla_align_ros.training.train import Trainee
 
@@ -56,11 +55,10 @@ def export(
     description["weights"]["sha256"] = sha256_of(target / "model.safetensors")
     (target / "model.yaml").write_text(yaml.safe_dump(description, sort_keys=False))
     distance = float(trainee.bank.offsets.detach().flatten(1).norm(dim=1).max())
-    r2 = motion_r2(trainee.features, trainee.config.architecture.vision.image_size, recipe.seed)
-    log({"stage": "export", "motion_r2": r2, "token_distance_max": distance})
+    log({"stage": "export", "token_distance_max": distance})
     unlimited = dict.fromkeys(("perception", "dynamics", "inverse_dynamics"), 1e9)
     nothing = dict.fromkeys(unlimited, 0.0)
-    write_stats(target, AlignmentStats(1, nothing, unlimited, distance, 0.0, r2, 0, 0))
+    write_stats(target, AlignmentStats(1, nothing, unlimited, distance, 0.0, trainee.motion_r2, 0, 0))
     write_stats(target, measure(load_policy(target, "cpu"), recipe))
 
 

@@ -13,10 +13,13 @@ from vla_align_ros.sim.arm import move_chunk
 from vla_align_ros.sim.embodiment import sample_embodiments
 from vla_align_ros.training.vision import to_model_image
 
+PROBE_FRAMES = 6000  # fewer make the regression overfit, and R2 look lower
 MOTION_R2_AIM = 0.7  # below, alignment closed only a part of the gap that it closes above (docs/alignment.md)
 
 
-def motion_r2(features: FeatureExtractor, image_size: int, seed: int, count: int = 6000, horizon: int = 8) -> float:
+def motion_r2(
+    features: FeatureExtractor, image_size: int, seed: int, count: int = PROBE_FRAMES, horizon: int = 8
+) -> float:
     """R2 on held-out arms of a ridge regression from [features before, features after] to the change of the joint
     angles.
     """

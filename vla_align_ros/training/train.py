@@ -27,7 +27,7 @@ from vla_align_ros.training import vision
 from vla_align_ros.training.bank import TokenBank
 from vla_align_ros.training.dataset import NUM_PREFIX_KEYPOINTS, SampleMaker, Samples, draw_samples, norm_stats
 from vla_align_ros.training.make_tokenizer import write_tokenizer
-from vla_align_ros.training.probe import motion_r2
+from vla_align_ros.training.probe import PROBE_FRAMES, motion_r2
 from vla_align_ros.training.progress import load_step, log_line, save_atomically, save_step
 from vla_align_ros.training.recipe import Recipe
 
@@ -44,6 +44,7 @@ class Trainee:
     bank: TokenBank
     arms: Embodiments
     maker: SampleMaker
+    motion_r2: float
 
 
 def prepare(recipe: Recipe, recipe_path: Path, out: Path, log: Log) -> Trainee:
@@ -91,14 +92,16 @@ def prepare(recipe: Recipe, recipe_path: Path, out: Path, log: Log) -> Trainee:
     features.fit(
         vision.to_model_image(vision.draw_frames(recipe.vision.frames // 10, dino.image_size, recipe.seed + 13).images)
     )
-    log({"stage": "features", "motion_r2": motion_r2(features, dino.image_size, recipe.seed)})
+    r2 = motion_r2(features, dino.image_size, recipe.seed, min(PROBE_FRAMES, recipe.vision.frames))
+    log({"stage": "features", "motion_r2": r2})
     arms = training_embodiments(recipe.bank_size, recipe.seed + 101)
     stats = norm_stats(arms, architecture.action_horizon, recipe.seed)
     write_tokenizer(out / "tokenizer.json", architecture.vocab_size)
     tokenizer = PromptTokenizer(out, architecture.variant, architecture.max_token_len)
     torch.manual_seed(recipe.seed + 1)
     bank = TokenBank(recipe.bank_size, architecture.peft_num_tokens, architecture.action_expert.width)
-    return Trainee(config, model, features, bank, arms, SampleMaker(stats, config.normalisation, tokenizer, features))
+    maker = SampleMaker(stats, config.normalisation, tokenizer, features)
+    return Trainee(config, model, features, bank, arms, maker, r2)
 
 
 def _stage(
