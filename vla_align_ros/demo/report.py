@@ -152,7 +152,7 @@ def _timeline(timeline: Sequence[Mapping[str, Any]], attempts: Sequence[Mapping[
         colour, word = ("#176b2c", "kept") if attempt["accepted"] else ("#9b1c1c", attempt["reason"])
         axes.axvline(end_s, color=colour, linestyle=":")
         axes.text(end_s, 1.02, word, color=colour, ha="center", fontsize=8)
-    axes.set(xlabel="s since the robot began", ylabel="success rate", ylim=(0.0, 1.1))
+    axes.set(xlabel="s since the robot began", ylabel="success rate", ylim=(-0.03, 1.1))
     axes.legend(fontsize=8, loc="lower right")
     return _rendered(figure)
 
