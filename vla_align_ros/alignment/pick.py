@@ -17,8 +17,8 @@ def pick(losses: ExperienceLosses, rows: Tensor, candidates: Tensor, seed: int) 
     """Index of the candidate (K, n, W) with the lowest weighted loss, and the mean of the finalists, weighted by
     softmax(-loss / temperature).
 
-    A robot lies between the training arms, and the experience often cannot tell the best few tokens apart: their mean
-    acts better than any of them (docs/alignment.md). Every candidate meets the same draws of (t, noise).
+    A robot lies between the training arms, and the experience often cannot tell the best few tokens apart
+    (docs/decisions.md). Every candidate meets the same draws of (t, noise).
     """
     order = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))]
     first = _scores(losses, order[:FIRST_ROUND], candidates, seed)

@@ -14,7 +14,7 @@ from vla_align_ros.sim.embodiment import sample_embodiments
 from vla_align_ros.training.vision import to_model_image
 
 PROBE_FRAMES = 6000  # fewer make the regression overfit, and R2 look lower
-MOTION_R2_AIM = 0.7  # below, alignment closed only a part of the gap that it closes above (docs/alignment.md)
+MOTION_R2_AIM = 0.7  # features below it told alignment too little in the study that the recipe comes from
 
 
 def motion_r2(
