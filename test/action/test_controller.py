@@ -189,6 +189,19 @@ def test_first_chunk_and_the_first_after_a_hold_are_not_late() -> None:
     assert (controller.late, controller.queue.ran_dry) == (0, 0)
 
 
+def test_first_chunk_after_a_refusal_is_not_late() -> None:
+    policy, second, third = FakePolicy(), T + EXECUTE * PERIOD_NS, T + 3 * EXECUTE * PERIOD_NS
+    controller = make_controller(policy, T, second, third)
+    send(controller, T)
+    assert controller.queue.command_at(T) is not None
+    policy.value = 30.0
+    with pytest.raises(ChunkRefused):
+        controller.make(second, 10, 0.0)
+    policy.value = 0.5
+    send(controller, third)
+    assert (controller.late, controller.queue.ran_dry) == (0, 1)
+
+
 def test_hold_is_one_point_at_the_newest_position_and_forgets_the_chunks() -> None:
     controller = make_controller(None, T)
     controller.tick(T)

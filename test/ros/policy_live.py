@@ -228,9 +228,12 @@ def stamp_ns(chunk: JointTrajectory) -> int:
     return int(chunk.header.stamp.sec * 10**9 + chunk.header.stamp.nanosec)
 
 
+OPPOSITE_ARM = 134  # of the bank: its token explains the arm of these tests far worse than row 3 does
+
+
 def lenient_model(folder: Path, control_rate_hz: float = 10.0) -> Path:
-    """tiny with a small token bank, which makes alignments quick, and a guard that keeps every finite token when only
-    perception is learned."""
+    """tiny with a small token bank, which makes alignments quick, a start with the token of quite another arm, and a
+    guard that keeps every token that is better when only perception is learned: the first alignment is."""
     model = shutil.copytree(find_model("tiny"), folder / "lenient")
     path = model / "alignment_stats.json"
     stats = json.loads(path.read_text())
@@ -239,9 +242,10 @@ def lenient_model(folder: Path, control_rate_hz: float = 10.0) -> Path:
     path.write_text(json.dumps(stats))
     described = yaml.safe_load((model / "model.yaml").read_text())
     described["robot"]["control_rate_hz"] = control_rate_hz
+    described["initial_token"] = 4
     (model / "model.yaml").write_text(yaml.safe_dump(described))
     bank = model / "token_bank.safetensors"
-    save_file({"offsets": load_file(bank)["offsets"][:4].copy()}, bank)
+    save_file({"offsets": load_file(bank)["offsets"][[0, 1, 2, 3, OPPOSITE_ARM]]}, bank)
     return model
 
 

@@ -285,6 +285,7 @@ def test_align_frequency_starts_alignments_by_themselves_and_0_stops_them(node, 
 
 
 def test_kept_token_is_durable_announced_and_running(node, parameters):
+    assert node.trigger("reset_e_token").success
     fresh_experience(node)
     assert not parameters.set(lambda_perc=1.0, lambda_dyn=0.0, lambda_inv=0.0)
     known = {version.name for version in TokenStore(node.store, 20).versions()}

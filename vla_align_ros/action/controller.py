@@ -17,7 +17,7 @@ from vla_align_ros.action.chunk_queue import ChunkQueue
 from vla_align_ros.action.exploration import Exploration
 from vla_align_ros.action.limits import ChunkLimits, ChunkReason, ChunkRefused, check_chunk
 from vla_align_ros.action.trajectory import Trajectory, hold_trajectory, to_trajectory
-from vla_align_ros.observation.assemble import ObservationAssembler, ObservationReason
+from vla_align_ros.observation.assemble import ObservationAssembler, ObservationReason, ObservationRefused
 from vla_align_ros.policy import Policy
 from vla_align_ros.types import ActionChunk, Observation
 
@@ -34,7 +34,8 @@ class Published:
 class Controller:
     """Makes chunks for one policy. `tick` and `make` may be called from different threads, `make` from one only.
 
-    late: chunks that came after the queue had run empty; the first one, and the first after a hold, is never late.
+    late: chunks that came after the queue had run empty. The first one, and the first after a hold or a refusal (counted
+    in `refused`), is never late.
     """
 
     def __init__(self, policy: Policy, assembler: ObservationAssembler, limits: ChunkLimits, seed: int) -> None:
@@ -68,16 +69,18 @@ class Controller:
     def make(self, tick_ns: int, num_steps: int, exploration_fraction: float) -> Published:
         """A chunk for the observation at `tick_ns`. Raises ObservationRefused or ChunkRefused, both counted."""
         started = time.perf_counter()
-        observation = self._assembler.observe(tick_ns)
-        velocities, exploring = self._exploration.chunk(exploration_fraction)
-        if exploring[0]:
-            chunk = self._explore(observation, velocities[0])
-        else:
-            chunk = self._policy.infer(observation, self._generator, num_steps)
         try:
+            observation = self._assembler.observe(tick_ns)
+            velocities, exploring = self._exploration.chunk(exploration_fraction)
+            if exploring[0]:
+                chunk = self._explore(observation, velocities[0])
+            else:
+                chunk = self._policy.infer(observation, self._generator, num_steps)
             check_chunk(chunk, self._robot.action, self._limits, observation.state)
-        except ChunkRefused as error:
-            self._refused[error.reason] += 1
+        except (ObservationRefused, ChunkRefused) as error:
+            if isinstance(error, ChunkRefused):
+                self._refused[error.reason] += 1
+            self._flowing = False
             raise
         trajectory = to_trajectory(chunk, self._robot.action, self._robot.joint_names, self._limits.ramp_ticks)
         return Published(trajectory, observation, (time.perf_counter() - started) * 1e3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,7 @@ def train(
     config: Annotated[Path, typer.Option(help="The recipe, as config/train/tiny.yaml.")],
     run: Annotated[Path, typer.Option(help="Folder of the run; a second call goes on where the first one stopped.")],
     export: Annotated[Path | None, typer.Option(help="Zoo folder to write when the training is done.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Instead of the recipe's: other weights, arms and data.")] = None,
     threads: Annotated[int, typer.Option(help="CPU threads.", min=1)] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print each log line as JSON.")] = False,
 ) -> None:
@@ -33,6 +35,7 @@ def train(
     torch.set_flush_denormal(True)
     try:
         recipe = load_recipe(config)
+        recipe = recipe if seed is None else replace(recipe, seed=seed)
     except RecipeError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(2) from None
