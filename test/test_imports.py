@@ -55,6 +55,7 @@ def outside(*folders: str) -> list[Path]:
     return [path for path in sorted(PACKAGE.rglob("*.py")) if path.relative_to(PACKAGE).parts[0] not in folders]
 
 
+@pytest.mark.slow
 def test_everything_outside_ros_imports_without_ros():
     imported = run(IMPORT_ALL, *ROS_MODULES, *MESSAGES)
     assert {"vla_align_ros.params", "vla_align_ros.cli.main", "vla_align_ros.policy.config"} <= set(imported)

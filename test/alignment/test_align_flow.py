@@ -24,6 +24,8 @@ from vla_align_ros.params import AlignParams
 from vla_align_ros.policy import Policy, PolicyError
 from vla_align_ros.types import Experience
 
+pytestmark = pytest.mark.slow
+
 ALIGN = importlib.import_module("vla_align_ros.alignment.align")  # the module: its name is the function's too
 PARAMS = AlignParams(
     align_learning_rate=0.3, align_steps=25, align_draws=3, lambda_perc=0.3, lambda_dyn=0.3, lambda_inv=3.0

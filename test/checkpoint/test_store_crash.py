@@ -20,6 +20,8 @@ import vla_align_ros
 from vla_align_ros.checkpoint import Provenance, StoreError, TokenStore, durable
 from vla_align_ros.types import Float32Array
 
+pytestmark = pytest.mark.slow
+
 SAVER = Path(__file__).with_name("saver.py")
 MakeToken = Callable[[float], Float32Array]
 Contents = Callable[[TokenStore], dict[str, bytes]]

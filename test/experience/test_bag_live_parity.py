@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 from random import Random
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from simulated_run import LAG_S, MS, PERIOD_NS, T0, TOPICS, Sent, eventful_run, feed, new_pipeline, record, same
@@ -15,6 +16,8 @@ from vla_align_ros.experience.builder import ExperienceReason
 from vla_align_ros.observation.assemble import ObservationReason
 from vla_align_ros.observation.codecs import MessageReason
 from vla_align_ros.types import Experience
+
+pytestmark = pytest.mark.slow
 
 RUN = eventful_run()
 LAG_NS = round(LAG_S * 1e9)

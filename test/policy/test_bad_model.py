@@ -344,6 +344,7 @@ def leaves(raw: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [path] * bool(path) + [found for key, value in below for found in leaves(value, (*path, key))]
 
 
+@pytest.mark.slow
 @given(st.data())
 @settings(max_examples=80, suppress_health_check=list(HealthCheck))
 def test_no_change_of_a_model_yaml_raises_anything_else(whole: Path, data: st.DataObject) -> None:

@@ -120,6 +120,7 @@ def test_a_given_token_takes_the_place_of_the_models_own() -> None:
     assert float((other - model.sample_actions(inputs, noise, 2)).abs().max()) > 1e-3
 
 
+@pytest.mark.slow
 def test_a_hundred_steps_bring_down_all_four_losses() -> None:
     torch.manual_seed(0)
     model = Pi0(make_model(depth=2).architecture)

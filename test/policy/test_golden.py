@@ -225,6 +225,7 @@ def _shake(model: Pi0, openpi_name: str, generator: torch.Generator) -> None:
     parameter += 0.02 * torch.randn(parameter.shape, generator=generator)
 
 
+@pytest.mark.slow
 def test_v_t_reacts_as_openpis(folder: Path, model: Pi0, io: dict[str, Tensor]) -> None:
     entries = json.loads((folder / "sensitivity.json").read_text())
     matched = 0

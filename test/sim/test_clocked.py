@@ -26,6 +26,8 @@ from vla_align_ros.sim.robot import (
 )
 from vla_align_ros.types import ActionChunk
 
+pytestmark = pytest.mark.slow
+
 T0 = 17_000_000_000 * PERIOD_NS
 EPISODE_S = 4.8
 

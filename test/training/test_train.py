@@ -16,6 +16,8 @@ from vla_align_ros.training.export import export
 from vla_align_ros.training.recipe import Recipe, RecipeError, VisionRecipe, load_recipe
 from vla_align_ros.training.train import train
 
+pytestmark = pytest.mark.slow
+
 RECIPE = Path(__file__).parents[2] / "config" / "train" / "tiny.yaml"
 
 
@@ -59,7 +61,6 @@ def test_every_step_is_logged_with_losses_norms_and_rates(small: Recipe, tmp_pat
     assert wanted | {"e_token_norm", "e_token_grad_norm", "e_token_learning_rate"} <= steps[0].keys()
 
 
-@pytest.mark.slow
 def test_what_is_exported_loads_and_acts(small: Recipe, tmp_path: Path) -> None:
     trainee = train(RECIPE, small, tmp_path / "run", lambda line: None)
     export(trainee, small, RECIPE, tmp_path / "run", tmp_path / "zoo", lambda line: None)

@@ -34,8 +34,8 @@ class Published:
 class Controller:
     """Makes chunks for one policy. `tick` and `make` may be called from different threads, `make` from one only.
 
-    late: chunks that came after the queue had run empty. The first one, and the first after a hold or a refusal (counted
-    in `refused`), is never late.
+    late: chunks that came after the queue had run empty. The first one, and the first after a hold or after a refusal
+    (which `refused` counts), is never late.
     """
 
     def __init__(self, policy: Policy, assembler: ObservationAssembler, limits: ChunkLimits, seed: int) -> None:
