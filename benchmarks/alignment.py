@@ -86,6 +86,8 @@ def summary(found: list[dict[str, Any]]) -> dict[str, Any]:
         "action_error": {
             "before": arms.interval(errors[first]),
             **{stage: arms.interval(errors[stage]) for stage in STAGES},
+            "gain_of_gradient_over_pick": arms.interval(errors["picked"] - errors["proposed"]),
+            "ratio_of_gradient_to_pick": float(np.exp(np.log(errors["proposed"] / errors["picked"]).mean())),
         },
         "worse_fraction": float(np.mean(harmed)),
         "accepted_fraction": 1.0 - float(np.mean(refused)),

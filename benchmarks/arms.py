@@ -99,9 +99,9 @@ def attempt(policy: Policy, token: Tensor, experiences: list[Experience], params
     proposals, starts = list[Tensor](), list[Tensor]()
     judge, descend = guard.judge, align_module.descend
 
-    def starting(losses: Any, rows: Tensor, start: Tensor, *rest: Any) -> Any:
+    def starting(policy: Policy, losses: Any, rows: Tensor, start: Tensor, *rest: Any) -> Any:
         starts.append(start)
-        return descend(losses, rows, start, *rest)
+        return descend(policy, losses, rows, start, *rest)
 
     def listening(evidence: Evidence, stats: AlignmentStats) -> Verdict:
         proposals.append(evidence.token)

@@ -205,9 +205,9 @@ def test_the_gradient_starts_at_what_was_picked_from_running_token_and_bank(
         given.update(candidates=candidates, rows=rows)
         return index, candidates[index]
 
-    def spied_descend(losses: Any, rows: Tensor, start: Tensor, *rest: Any) -> Any:
+    def spied_descend(policy: Policy, losses: Any, rows: Tensor, start: Tensor, *rest: Any) -> Any:
         given.update(start=start)
-        return descend(losses, rows, start, *rest)
+        return descend(policy, losses, rows, start, *rest)
 
     monkeypatch.setattr(ALIGN, "pick", spied_pick)
     monkeypatch.setattr(ALIGN, "descend", spied_descend)
@@ -226,7 +226,7 @@ def test_the_gradient_starts_at_what_was_picked_from_running_token_and_bank(
 def test_the_token_stays_in_the_region_that_training_knows(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
     policy.stats = stats_of(token_distance_max=1.0)
     monkeypatch.setattr(guard, "judge", lambda evidence, stats: _kept())
-    align(policy, FEW, QUICK)
+    align(policy, FEW, dataclasses.replace(QUICK, align_learning_rate=1.0, align_steps=10))
     assert policy.token is not None
     assert policy.model.peft_prefix_token is not None
     assert 1.2 < float((policy.token - policy.model.peft_prefix_token).norm()) <= 1.25 * (1 + 1e-5)
@@ -316,7 +316,7 @@ def run_case(policy: Policy, case: dict[str, Any], monkeypatch: pytest.MonkeyPat
         )
     if "descend" in case:
         monkeypatch.setattr(
-            ALIGN, "descend", lambda losses, rows, start, *_: (case["descend"](losses, rows, start), [])
+            ALIGN, "descend", lambda policy, losses, rows, start, *_: (case["descend"](losses, rows, start), [])
         )
     return align(policy, case.get("experiences", FEW), case.get("params", QUICK), **more)
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from builders import TASKS, make_experiences, stats_of
+from builders import TASKS, make_experiences
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -146,22 +146,33 @@ def test_many_tokens_at_once_have_the_losses_that_each_has_alone(policy: Policy,
 def test_descending_brings_the_learned_losses_down(policy: Policy, token: Tensor) -> None:
     losses = make_losses(policy, 32)
     rows = torch.arange(32)
-    params = AlignParams(align_steps=25, align_learning_rate=0.1)
-    shadow, curve = descend(losses, rows, token, token, stats_of(), params, 0)
+    params = AlignParams(align_steps=25, align_learning_rate=0.5)
+    shadow, curve = descend(policy, losses, rows, token, params, 0)
     assert not shadow.requires_grad
     assert not torch.equal(shadow, token)
     before, after = (float(losses.weighted(losses(e, rows, 4, 99)).mean()) for e in (token, shadow))
-    assert after < 0.95 * before
+    assert after < 0.98 * before
     rates = [step.learning_rate for step in curve]
-    assert rates[0] == pytest.approx(0.1 / 5)
-    assert max(rates) == pytest.approx(0.1)
-    assert rates[-1] == pytest.approx(0.03)
+    assert rates[0] == pytest.approx(0.5 / 5)
+    assert max(rates) == pytest.approx(0.5)
+    assert rates[-1] == pytest.approx(0.15)
+
+
+def test_a_step_goes_where_the_banks_tokens_differ_as_far_as_they_do(policy: Policy) -> None:
+    assert policy.bank is not None
+    policy.bank = policy.bank.clone()
+    policy.bank[1:] = 0.0
+    moved = policy.e_0 - descend(policy, make_losses(policy), ROWS, policy.e_0, AlignParams(align_steps=1), 0)[0]
+    deviation = policy.bank[0] / len(policy.bank) ** 0.5
+    share = float((moved * deviation).sum() / deviation.square().sum())
+    assert abs(share) == pytest.approx(AlignParams().align_learning_rate / 5, rel=1e-4)
+    torch.testing.assert_close(moved, share * deviation, rtol=1e-4, atol=1e-7)
 
 
 def test_descending_stops_at_the_first_gradient_that_is_not_finite(policy: Policy, token: Tensor) -> None:
     losses = make_losses(policy)
     with pytest.raises(FloatingPointError, match="the gradient is not finite at step 0"):
-        descend(losses, ROWS, token * torch.nan, token, stats_of(), AlignParams(align_steps=5), 0)
+        descend(policy, losses, ROWS, token * torch.nan, AlignParams(align_steps=5), 0)
 
 
 # --- the bank ---

@@ -23,7 +23,6 @@ from vla_align_ros.checkpoint.store import TokenStore
 from vla_align_ros.params import AlignParams
 from vla_align_ros.policy import Policy, PolicyError
 from vla_align_ros.policy.losses import LossWeights
-from vla_align_ros.policy.statistics import AlignmentStats
 from vla_align_ros.types import Experience
 
 JUDGE_SHARE = 0.25
@@ -90,7 +89,7 @@ def align(
     picked_row, start = first_step(policy, losses, learn_rows, token, seed)
     report = replace(report, picked_row=picked_row)
     try:
-        shadow, curve = descend(losses, learn_rows, start, policy.e_0, stats, params, seed, on_step)
+        shadow, curve = descend(policy, losses, learn_rows, start, params, seed, on_step)
     except FloatingPointError as error:
         return ended(Verdict(Reason.NON_FINITE, str(error)), report)
     with torch.no_grad():
@@ -126,20 +125,25 @@ def split_by_episode(experiences: Sequence[Experience]) -> tuple[list[Experience
 
 
 def descend(
+    policy: Policy,
     losses: ExperienceLosses,
     rows: Tensor,
     start: Tensor,
-    e_0: Tensor,
-    stats: AlignmentStats,
     params: AlignParams,
     seed: int,
     on_step: OnStep | None = None,
 ) -> tuple[Tensor, list[StepCurve]]:
-    """Adam on a shadow copy of the token. Raises FloatingPointError at the first gradient that is not finite."""
+    """Gradient steps on a shadow copy of the token (n, W), each `align_learning_rate` long in the bank's own measure.
+
+    E <- E - r C g / sqrt(g' C g), with C the covariance of the bank's offsets: training arms differ along few of the
+    token's directions, and in the others the gradient is noise (docs/decisions.md). Raises FloatingPointError at the
+    first gradient that is not finite.
+    """
+    assert policy.stats is not None
+    e_0, radius = policy.e_0, policy.stats.token_distance_max * guard.DISTANCE_SLACK
+    spread = torch.eye(start.numel()) if policy.bank is None else policy.bank.flatten(1)
     shadow = start.detach().clone().requires_grad_(True)
-    optimizer = torch.optim.Adam([shadow], params.align_learning_rate)
     generator = torch.Generator().manual_seed(seed)
-    radius = stats.token_distance_max * guard.DISTANCE_SLACK
     curve = []
     for step in range(params.align_steps):
         rate = (
@@ -147,15 +151,15 @@ def descend(
             * min(1.0, (step + 1) / WARMUP_STEPS)
             * (DECAY if step >= DECAY_AFTER * params.align_steps else 1.0)
         )
-        optimizer.param_groups[0]["lr"] = rate
         batch = rows[torch.randperm(len(rows), generator=generator)[: params.align_batch_size]]
         found = losses(shadow, batch, params.align_draws, seed * 1_000_003 + step)
         (gradient,) = torch.autograd.grad(losses.weighted(found).mean(), shadow)
         if not bool(torch.isfinite(gradient).all()):
             raise FloatingPointError(f"the gradient is not finite at step {step}")
-        shadow.grad = gradient
-        optimizer.step()
+        along = spread @ gradient.flatten()
+        length = (along.square().sum() / len(spread)).sqrt().clamp(min=1e-12)
         with torch.no_grad():
+            shadow -= (rate / len(spread) / length * (spread.T @ along)).view_as(shadow)
             offset = shadow - e_0
             shadow.copy_(e_0 + offset * (radius / offset.norm().clamp(min=1e-12)).clamp(max=1.0))
         curve.append(StepCurve(_means(found), float(gradient.norm()), float(shadow.detach().norm()), rate))

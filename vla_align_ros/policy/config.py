@@ -212,7 +212,6 @@ class RecommendedConfig:
     lambda_perc: Lambda = 1.0
     lambda_dyn: Lambda = 1.0
     lambda_inv: Lambda = 1.0
-    align_learning_rate: Annotated[float, Field(ge=1e-5, le=1.0)] = 0.03
 
 
 @dataclass(frozen=True, config=_strict)

@@ -29,6 +29,7 @@ from vla_align_ros.training.train import Trainee
 
 VALIDATION_SEED = 50_001  # never a seed of training arms or of a reported test
 EXPERIENCES = 128
+SHUFFLE_SHARE = 0.25  # of the way from 1, where actions explain nothing, to validation's 10th percentile
 CEILING_FACTOR = {"perception": 1.75, "dynamics": 1.25, "inverse_dynamics": 1.25}  # of validation's 90th percentile
 
 
@@ -79,7 +80,7 @@ def measure(policy: Policy, recipe: Recipe) -> AlignmentStats:
         losses = ExperienceLosses(policy, [*learn, *judged], weights)
         rows, later = torch.arange(len(learn)), torch.arange(len(learn), len(losses))
         _, first = first_step(policy, losses, rows, start, arm)
-        token, _ = descend(losses, rows, first, policy.e_0, stats, params, arm)
+        token, _ = descend(policy, losses, rows, first, params, arm)
         with torch.no_grad():
             after = losses(token, later, 16, arm)
             shuffled = losses(token, later, 16, arm, shuffled=later.roll(len(later) // 2))["inverse_dynamics"]
@@ -88,7 +89,7 @@ def measure(policy: Policy, recipe: Recipe) -> AlignmentStats:
             found.setdefault(task, []).append(float(loss.mean()))
     usual = {task: float(np.median(values)) for task, values in found.items()}
     ceiling = {task: CEILING_FACTOR[task] * float(np.quantile(values, 0.9)) for task, values in found.items()}
-    shuffle_ratio_min = 1.0 + (float(np.quantile(ratios, 0.1)) - 1.0) / 2.0
+    shuffle_ratio_min = 1.0 + SHUFFLE_SHARE * (float(np.quantile(ratios, 0.1)) - 1.0)
     return replace(
         stats,
         usual=usual,
