@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from builders import TASKS, make_experiences, stats_of
@@ -16,6 +17,8 @@ from vla_align_ros.alignment import guard
 from vla_align_ros.alignment.guard import Evidence, Reason
 from vla_align_ros.params import AlignParams
 from vla_align_ros.policy import Policy
+from vla_align_ros.policy.config import JointConfig, RobotConfig
+from vla_align_ros.types import Experience
 
 
 def spread(mean: float, deviation: float = 0.1, count: int = 32, seed: int = 0) -> Tensor:
@@ -155,20 +158,44 @@ def test_losses_that_are_nan_are_not_usual() -> None:
 def test_a_robot_that_moved_once_is_no_standing_one(policy: Policy) -> None:
     experiences = make_experiences(12)
     still = [dataclasses.replace(item, next_observation=item.observation) for item in experiences]
-    verdict = guard.check_request(policy, still[:8], still[8:], AlignParams())
+    verdict = guard.check_request(policy, still, still[:8], still[8:], AlignParams())
     assert verdict is not None
     assert verdict.reason is Reason.STOOD_STILL
-    assert guard.check_request(policy, still[:8], [*still[8:11], experiences[11]], AlignParams()) is None
+    moved = [*still[:11], experiences[11]]
+    assert guard.check_request(policy, moved, moved[:8], moved[8:], AlignParams()) is None
 
 
 @pytest.mark.parametrize(("learn", "judged"), [(7, 20), (20, 3), (0, 20), (20, 0)])
 def test_there_must_be_enough_to_learn_from_and_to_judge_by(policy: Policy, learn: int, judged: int) -> None:
     experiences = make_experiences(40)
-    verdict = guard.check_request(policy, experiences[:learn], experiences[20 : 20 + judged], AlignParams())
+    verdict = guard.check_request(
+        policy, experiences, experiences[:learn], experiences[20 : 20 + judged], AlignParams()
+    )
     assert verdict is not None
     assert verdict.reason is Reason.TOO_LITTLE_EXPERIENCE
-    assert verdict.detail == f"{learn} to learn from and {judged} to judge by, 8 and 4 are needed"
-    assert guard.check_request(policy, experiences[:8], experiences[20:24], AlignParams()) is None
+    assert verdict.detail.startswith(f"{learn} to learn from and {judged} to judge by, 8 and 4 are needed (")
+    assert f"{40 - learn - judged} of 40 left out" in verdict.detail
+    assert guard.check_request(policy, experiences, experiences[:8], experiences[20:24], AlignParams()) is None
+
+
+@pytest.mark.parametrize(
+    ("action", "commands"),
+    [("velocity", [0.5, -0.1]), ("position", [0.5, 0.2]), ("delta_position", [0.4, 0.0])],
+)
+def test_a_joint_that_was_asked_to_go_far_and_stood_still_was_held(action: Any, commands: list[float]) -> None:
+    joints = tuple(JointConfig(name, -3.0, 3.0, 2.0) for name in ("shoulder", "elbow"))
+    robot = RobotConfig(joints, {"front": "/front"}, 10.0, action, 4)
+    made = make_experiences(1)[0]
+    seen = dataclasses.replace(made.observation, state=np.array([0.1, 0.2], np.float32))
+    rows = np.tile(np.array(commands, np.float32), (8, 1))
+
+    def ended(*state: float) -> Experience:
+        after = dataclasses.replace(made.next_observation, state=np.array(state, np.float32))
+        return dataclasses.replace(made, observation=seen, commands=rows, next_observation=after)
+
+    assert guard.held(robot, ended(0.1, 0.9))
+    assert not guard.held(robot, ended(0.15, 0.2))
+    assert not guard.held(robot, ended(np.nan, 0.2))
 
 
 def test_every_reason_has_a_code_of_its_own() -> None:

@@ -90,12 +90,8 @@ def to_trajectory(
     if ramp_ticks < 1:
         raise TrajectoryError(f"ramp_ticks must be at least 1 (the last point is the stop), got {ramp_ticks}")
     period_s = chunk.period_ns * 1e-9
-    if action_kind == "velocity":
-        velocities = actions
-        positions = start + np.cumsum(actions, axis=0) * period_s
-    else:
-        positions = _absolute_positions(actions, start, action_kind)
-        velocities = np.diff(positions, axis=0, prepend=start[None]) / period_s
+    positions = positions_of(actions, start, action_kind, period_s)
+    velocities = actions if action_kind == "velocity" else np.diff(positions, axis=0, prepend=start[None]) / period_s
     fade = 1.0 - np.arange(1, ramp_ticks + 1) / ramp_ticks
     ramp_velocities = fade[:, None] * velocities[-1]
     ramp_positions = positions[-1] + np.cumsum(ramp_velocities, axis=0) * period_s
@@ -135,11 +131,16 @@ def commands_of(trajectory: Trajectory, action_kind: ActionKind, origin_rad: Arr
     return commands.astype(np.float32)
 
 
-def _absolute_positions(actions: Float64Array, start: Float64Array, action_kind: str) -> Float64Array:
+def positions_of(actions: ArrayLike, start_rad: ArrayLike, action_kind: ActionKind, period_s: float) -> Float64Array:
+    """Where each action (H, A) leads from `start_rad` (A,), in rad (H, A). Raises TrajectoryError for an unknown
+    kind."""
+    wanted, start = np.asarray(actions, np.float64), np.asarray(start_rad, np.float64)
+    if action_kind == "velocity":
+        return start + np.cumsum(wanted, axis=0) * period_s
     if action_kind == "position":
-        return actions
+        return wanted
     if action_kind == "delta_position":
-        return start + actions
+        return start + wanted
     raise TrajectoryError(_unknown_kind(action_kind))
 
 

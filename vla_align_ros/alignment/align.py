@@ -1,6 +1,7 @@
 """`align()`: one guarded update of the E-Token from experience. Everything else in the network stays frozen.
 
-split by time -> skip if usual -> pick from the bank -> gradient steps on a shadow copy -> judge -> save -> use
+leave out where a joint was held -> split by time -> skip if usual -> pick from the bank -> gradient steps on a shadow
+copy -> judge -> save -> use
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def align(
     stats, token = policy.stats, policy.token
     if stats is None or token is None or policy.align_problem:
         raise PolicyError(policy.align_problem)
-    learn, judged = split_by_episode(used)
+    learn, judged = split_by_episode(that_moved(policy, used))
     report = AlignReport(
         accepted=False,
         reason=Reason.TOO_LITTLE_EXPERIENCE,
@@ -75,7 +76,7 @@ def align(
         seconds = time.monotonic() - started
         return replace(report, accepted=kept, reason=verdict.reason, detail=verdict.detail, duration_s=seconds)
 
-    refused = guard.check_request(policy, learn, judged, params)
+    refused = guard.check_request(policy, used, learn, judged, params)
     if refused is not None:
         return ended(refused, report)
     losses = ExperienceLosses(policy, [*learn, *judged], _weights(params))
@@ -108,6 +109,11 @@ def align(
         report = replace(report, token_version=version.name)
     policy.swap_token(shadow)
     return ended(verdict, report)
+
+
+def that_moved(policy: Policy, experiences: Sequence[Experience]) -> list[Experience]:
+    """Without those where a joint was held."""
+    return [item for item in experiences if not guard.held(policy.config.robot, item)]
 
 
 def split_by_episode(experiences: Sequence[Experience]) -> tuple[list[Experience], list[Experience]]:
@@ -212,4 +218,4 @@ def _means(losses: dict[str, Tensor]) -> dict[str, float]:
     return {task: float(loss.detach().mean()) for task, loss in losses.items()}
 
 
-__all__ = ["OnStep", "align", "descend", "first_step", "provenance", "split_by_episode"]
+__all__ = ["OnStep", "align", "descend", "first_step", "provenance", "split_by_episode", "that_moved"]

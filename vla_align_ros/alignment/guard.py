@@ -14,8 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vla_align_ros.action.trajectory import positions_of
 from vla_align_ros.params import AlignParams
 from vla_align_ros.policy import Policy
+from vla_align_ros.policy.config import RobotConfig
 from vla_align_ros.policy.statistics import AlignmentStats
 from vla_align_ros.policy.tokenizer import PromptError
 from vla_align_ros.types import Experience
@@ -25,6 +27,7 @@ LEAST_TO_LEARN, LEAST_TO_JUDGE = 8, 4
 LEAST_EFFECT = 0.02  # a loss that changes by less than this share of itself has not changed
 FROZEN_SHARE = 0.5  # a camera over the hand may show the very same pixels now and then, where nothing is in its view
 STILL_RAD = 0.02  # a robot whose joints never moved farther teaches nothing
+ASKED_RAD = 0.2  # a joint that was asked to go this far and stood still is held by something: its stop, the table
 DISTANCE_SLACK = 1.25  # a token may lie this much farther from E_0 than any bank token
 
 
@@ -81,36 +84,53 @@ class Evidence:
 
 
 def check_request(
-    policy: Policy, learn: Sequence[Experience], judged: Sequence[Experience], params: AlignParams
+    policy: Policy,
+    experiences: Sequence[Experience],
+    learn: Sequence[Experience],
+    judged: Sequence[Experience],
+    params: AlignParams,
 ) -> Verdict | None:
-    """Before anything is computed: a task to learn by, and experience that is enough, fits the model, is finite, and is
-    of a robot that moved."""
+    """Before anything is computed: a task to learn by, and experience that fits the model, is finite, is of a robot
+    that moved, and leaves enough to learn from and to judge by."""
     if params.lambda_perc == params.lambda_dyn == params.lambda_inv == 0:
         return Verdict(Reason.NO_TASK, "lambda_perc, lambda_dyn and lambda_inv are all 0")
-    if len(learn) < LEAST_TO_LEARN or len(judged) < LEAST_TO_JUDGE:
-        need = f"{LEAST_TO_LEARN} and {LEAST_TO_JUDGE} are needed"
-        return Verdict(
-            Reason.TOO_LITTLE_EXPERIENCE, f"{len(learn)} to learn from and {len(judged)} to judge by, {need}"
-        )
-    experiences = [*learn, *judged]
     malformed = next(filter(None, (_misfit(policy, item) for item in experiences)), None)
     if malformed is not None:
         return Verdict(Reason.MALFORMED, malformed)
     numbers = [np.concatenate([e.commands.ravel(), e.observation.state, e.next_observation.state]) for e in experiences]
     if not all(np.isfinite(row).all() for row in numbers):
         return Verdict(Reason.NON_FINITE, "a command or joint state is NaN or infinite")
-    moved = max(float(np.abs(e.next_observation.state - e.observation.state).max()) for e in experiences)
-    if moved < STILL_RAD:
+    moved = [float(np.abs(e.next_observation.state - e.observation.state).max()) for e in experiences]
+    if moved and max(moved) < STILL_RAD:
         return Verdict(
-            Reason.STOOD_STILL, f"no joint moved more than {moved:.4f} rad in any experience, {STILL_RAD} is the least"
+            Reason.STOOD_STILL,
+            f"no joint moved more than {max(moved):.4f} rad in any experience, {STILL_RAD} is the least",
         )
-    return _frozen(experiences)
+    return _frozen(experiences) or _too_little(len(experiences), len(learn), len(judged))
+
+
+def held(robot: RobotConfig, item: Experience) -> bool:
+    """Whether a joint stood still that was asked to go far, as at its stop: commands that do nothing say nothing about
+    the robot, and would look like actions that do not fit the frames."""
+    start, end = item.observation.state, item.next_observation.state
+    if not start.shape == end.shape == item.commands.shape[1:] or not np.isfinite([start, end]).all():
+        return False  # check_request says what is wrong
+    goal = positions_of(item.commands, start, robot.action, robot.period_ns * 1e-9)[-1]
+    return bool(((np.abs(goal - start) > ASKED_RAD) & (np.abs(end - start) < STILL_RAD)).any())
+
+
+def _too_little(count: int, learn: int, judged: int) -> Verdict | None:
+    if learn >= LEAST_TO_LEARN and judged >= LEAST_TO_JUDGE:
+        return None
+    found = f"{learn} to learn from and {judged} to judge by, {LEAST_TO_LEARN} and {LEAST_TO_JUDGE} are needed"
+    left_out = f"{count - learn - judged} of {count} left out: a joint was held, or they reach over the cut in time"
+    return Verdict(Reason.TOO_LITTLE_EXPERIENCE, f"{found} ({left_out})")
 
 
 def _frozen(experiences: Sequence[Experience]) -> Verdict | None:
     """A camera that shows the same pixels before and after, in more than half of the experiences that moved."""
     moving = [e for e in experiences if float(np.abs(e.next_observation.state - e.observation.state).max()) > STILL_RAD]
-    for camera in experiences[0].observation.images:
+    for camera in moving[0].observation.images if moving else ():
         both = [(e.observation.images.get(camera), e.next_observation.images.get(camera)) for e in moving]
         same = sum(first is not None and then is not None and np.array_equal(first, then) for first, then in both)
         if same > FROZEN_SHARE * len(moving):

@@ -13,7 +13,7 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from vla_align_ros.alignment.align import descend, first_step, split_by_episode
+from vla_align_ros.alignment.align import descend, first_step, split_by_episode, that_moved
 from vla_align_ros.alignment.losses import ExperienceLosses
 from vla_align_ros.observation.normalise import save_norm_stats
 from vla_align_ros.params import PolicyParams
@@ -75,7 +75,7 @@ def measure(policy: Policy, recipe: Recipe) -> AlignmentStats:
     found: dict[str, list[float]] = {}
     ratios = []
     for arm, mine in enumerate(experiences):
-        learn, judged = split_by_episode(mine)
+        learn, judged = split_by_episode(that_moved(policy, mine))
         weights = LossWeights(params.lambda_perc, params.lambda_dyn, params.lambda_inv)
         losses = ExperienceLosses(policy, [*learn, *judged], weights)
         rows, later = torch.arange(len(learn)), torch.arange(len(learn), len(losses))
