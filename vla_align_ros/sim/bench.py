@@ -14,7 +14,7 @@ from vla_align_ros.action.exploration import Exploration
 from vla_align_ros.policy import Policy
 from vla_align_ros.sim import task
 from vla_align_ros.sim.arm import PERIOD_S, encoder_reading, move_chunk
-from vla_align_ros.sim.camera import CAMERAS, draw
+from vla_align_ros.sim.camera import CAMERAS, draw, with_sensor_noise
 from vla_align_ros.sim.embodiment import Embodiments, FloatArray
 from vla_align_ros.types import Experience, Observation
 
@@ -27,7 +27,7 @@ class Episodes:
 
     def __init__(self, arms: Embodiments, seed: int, image_size: int) -> None:
         self.arms, self._size = arms, image_size
-        rng = np.random.default_rng([seed, 17])
+        rng, self._noise = np.random.default_rng([seed, 17]), np.random.default_rng([seed, 19])
         self.scene = task.sample_scene(len(arms), rng)
         self.angle_rad = task.sample_pose(len(arms), rng)
         self.last_command = np.zeros((len(arms), 2))
@@ -36,7 +36,7 @@ class Episodes:
 
     def observe(self) -> list[Observation]:
         """What each arm sees and feels now."""
-        images = draw(self.arms, self.angle_rad, self.scene, self._size)
+        images = with_sensor_noise(draw(self.arms, self.angle_rad, self.scene, self._size), self._noise)
         state = encoder_reading(self.arms, self.angle_rad).astype(np.float32)
         stamp_ns = self.tick * PERIOD_NS
         return [

@@ -12,9 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import count
 
-import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from vla_align_ros.observation.codecs import (
     IMAGE,
@@ -30,7 +28,7 @@ from vla_align_ros.params import SimParams
 from vla_align_ros.sim import task
 from vla_align_ros.sim.actuator import DELAY_MAX_NS, Actuator
 from vla_align_ros.sim.arm import JOINT_NAMES, PERIOD_S, encoder_reading, within_stops
-from vla_align_ros.sim.camera import CAMERAS, draw
+from vla_align_ros.sim.camera import CAMERAS, draw, with_sensor_noise
 from vla_align_ros.sim.embodiment import Embodiments, one_embodiment
 
 PERIOD_NS = round(PERIOD_S * 1e9)
@@ -180,12 +178,7 @@ class SimulatedRobot:
     def _image_messages(self, stamp_ns: int) -> Iterator[SimMessage]:
         images = draw(self.arm, self.angle_rad, self._scene, self._size)[0]
         for topic, image in zip(CAMERA_TOPICS.values(), images, strict=True):
-            yield SimMessage(topic, stamp_ns, encode_image(self._noisy(image), stamp_ns))
-
-    def _noisy(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """A grey level more, less or none: a real sensor never sends the same picture twice."""
-        noise = self._noise.integers(-1, 2, image.shape, np.int8)
-        return np.asarray(cv2.add(image, noise, dtype=cv2.CV_8U), np.uint8)
+            yield SimMessage(topic, stamp_ns, encode_image(with_sensor_noise(image, self._noise), stamp_ns))
 
 
 def make_robot(params: SimParams, start_ns: int) -> SimulatedRobot:
