@@ -1,0 +1,93 @@
+"""What docs/alignment.md claims of models/tiny, in small: three arms that training never saw, with fixed seeds."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from vla_align_ros.alignment import AlignReport, align
+from vla_align_ros.alignment.guard import Reason
+from vla_align_ros.params import PolicyParams
+from vla_align_ros.policy import Policy, load_policy
+from vla_align_ros.sim.bench import action_error, collect_experience, final_distances
+from vla_align_ros.sim.embodiment import sample_embodiments
+from vla_align_ros.sim.task import SUCCESS_M
+from vla_align_ros.types import Experience
+from vla_align_ros.zoo import find_model
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+ARMS = sample_embodiments(3, 910_001)
+SEED, EXPERIENCES, EPISODES = 5, 128, 24
+
+
+@pytest.fixture(scope="module")
+def policy() -> Policy:
+    return load_policy(find_model("tiny"), "cpu")
+
+
+@pytest.fixture(scope="module")
+def shipped(policy: Policy) -> Tensor:
+    token = policy.initial_token()
+    assert token is not None
+    return token
+
+
+@pytest.fixture(scope="module")
+def experiences(policy: Policy, shipped: Tensor) -> list[list[Experience]]:
+    """Of each arm, from its own episodes with the token of a fresh install."""
+    return collect_experience(policy, ARMS, shipped.expand(len(ARMS), -1, -1), EXPERIENCES, SEED)
+
+
+def aligned(policy: Policy, start: Tensor, experiences: list[Experience]) -> tuple[Tensor, AlignReport]:
+    policy.swap_token(start)
+    params = PolicyParams.from_mapping(asdict(policy.config.recommended)).align
+    report = align(policy, experiences, params)
+    assert policy.token is not None
+    return policy.token, report
+
+
+@pytest.fixture(scope="module")
+def outcomes(policy: Policy, shipped: Tensor, experiences: list[list[Experience]]) -> list[tuple[Tensor, AlignReport]]:
+    return [aligned(policy, shipped, mine) for mine in experiences]
+
+
+def test_one_alignment_makes_an_unseen_arm_reach_its_targets(
+    policy: Policy, shipped: Tensor, outcomes: list[tuple[Tensor, AlignReport]]
+) -> None:
+    rows = np.repeat(np.arange(len(ARMS)), EPISODES)
+
+    def success(tokens: Tensor) -> float:
+        return float((final_distances(policy, ARMS[rows], tokens[torch.from_numpy(rows)], SEED) < SUCCESS_M).mean())
+
+    before, after = (success(t) for t in (shipped.expand(len(ARMS), -1, -1), torch.stack([t for t, _ in outcomes])))
+    assert [report.reason for _, report in outcomes] == [Reason.KEPT] * len(ARMS)
+    assert after > 0.8
+    assert after > before + 0.3
+
+
+def test_the_action_error_falls_to_a_third_without_a_label(
+    policy: Policy, shipped: Tensor, outcomes: list[tuple[Tensor, AlignReport]]
+) -> None:
+    before, after = (
+        action_error(policy, ARMS, tokens, SEED).mean()
+        for tokens in (shipped.expand(len(ARMS), -1, -1), torch.stack([token for token, _ in outcomes]))
+    )
+    assert after < before / 3
+
+
+def test_actions_that_do_not_belong_to_the_frames_leave_an_aligned_token_as_it_was(
+    policy: Policy, experiences: list[list[Experience]], outcomes: list[tuple[Tensor, AlignReport]]
+) -> None:
+    mine, (token, _) = experiences[0], outcomes[0]
+    order = np.random.default_rng(0).permutation(len(mine))
+    shuffled = [replace(item, commands=mine[row].commands) for item, row in zip(mine, order, strict=True)]
+    swapped = [replace(item, commands=item.commands[:, ::-1].copy()) for item in mine]
+    for wrong in (shuffled, swapped):
+        after, report = aligned(policy, token, wrong)
+        assert not report.accepted
+        assert torch.equal(after, token)
