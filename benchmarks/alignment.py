@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import arms
+import diagnosis as diagnosis_of
 import numpy as np
 import typer
 import yaml
@@ -112,11 +113,18 @@ def main(
     scale: Annotated[float, typer.Option(help="Width of the shifts relative to training's.")] = 1.0,
     exploration: Annotated[float, typer.Option(help="Share of random motion in the experience.")] = 0.5,
     training_arms: Annotated[int, typer.Option(help="Training arms with their own token, for the cap.")] = 0,
+    diagnosis: Annotated[bool, typer.Option("--diagnosis", help="Instead: why it helps (diagnosis.py).")] = False,
     jobs: Annotated[int, typer.Option(help="Processes of one thread each.")] = os.cpu_count() or 1,
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the numbers here.")] = None,
 ) -> None:
     """Align unseen arms once each, and measure."""
     unseen = arms.unseen_arms(embodiments, seed, scale)
+    if diagnosis:
+        each = [(unseen[np.array([i])], seed * 1000 + i, exploration) for i in range(embodiments)]
+        why = diagnosis_of.summary(list(arms.each_arm(diagnosis_of.one_arm, model, each, jobs)))
+        print(json.dumps(why, indent=2))
+        write(json_file, why)
+        return
     work = [(unseen[np.array([i])], seed * 1000 + i, episodes, exploration) for i in range(embodiments)]
     found = []
     for number, item in enumerate(arms.each_arm(one_arm, model, work, jobs)):

@@ -123,8 +123,12 @@ def successes(policy: Policy, arm: Embodiments, token: Tensor, episodes: int, se
     return final_distances(policy, arms, token.expand(episodes, -1, -1), seed) < task.SUCCESS_M
 
 
-def best_by_labels(policy: Policy, arm: Embodiments, starts: Sequence[Tensor], seed: int) -> Tensor:
-    """The best token that the expert's own chunks lead to: from the best of bank and `starts`, by gradient."""
+LabelLoss = Callable[[Tensor, Tensor, torch.Generator], Tensor]
+
+
+def label_loss(policy: Policy, arm: Embodiments, seed: int) -> LabelLoss:
+    """L_action of a token on some of LABELS observations of one arm, by the expert's own chunks: the labels that an
+    alignment never sees."""
     batch = Episodes(arm[np.zeros(LABELS, np.intp)], seed + 1, policy.model.architecture.vision.image_size)
     rng = np.random.default_rng([seed, 41])
     batch.angle_rad = task.training_pose(batch.arms, batch.scene, rng)
@@ -144,7 +148,13 @@ def best_by_labels(policy: Policy, arm: Embodiments, starts: Sequence[Tensor], s
         found = policy.model.action_loss(cache.rows(many), inputs.state[many], actions[many], noise, time, dims, tokens)
         return found.mean()
 
+    return loss
+
+
+def best_by_labels(policy: Policy, arm: Embodiments, starts: Sequence[Tensor], seed: int) -> Tensor:
+    """The best token that the labels lead to: from the best of bank and `starts`, by gradient."""
     assert policy.bank is not None
+    loss = label_loss(policy, arm, seed)
     candidates = [*starts, *(policy.e_0 + policy.bank)]
     with torch.no_grad():
         first = [float(loss(t, torch.arange(12), torch.Generator().manual_seed(0))) for t in candidates]

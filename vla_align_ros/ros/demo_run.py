@@ -35,6 +35,7 @@ from vla_align_ros.zoo import find_model
 START_TIMEOUT_S, STALL_TIMEOUT_S, ANSWER_TIMEOUT_S = 30.0, 90.0, 10.0
 EXPLORATION_FRACTION = 0.7
 ALIGN_FREQUENCY_HZ = 0.05
+EXPERIENCE_LAG_S = 1.0  # a message that a busy machine brings later is in the bag, but not in the live experience
 SIMULATED = {"image_hz": 20.0, "joint_hz": 50.0}  # twice and five times the control rate: two cores do everything
 SETTLED_EXPERIENCES = 3
 EPISODE_SEED = 404
@@ -66,6 +67,7 @@ def run_demo(settings: DemoSettings, console: Console) -> dict[str, Any]:
         "model": str(folder),
         "store": str(out / "store"),
         "exploration_fraction": EXPLORATION_FRACTION,
+        "experience_lag_s": EXPERIENCE_LAG_S,
         "align_frequency_hz": ALIGN_FREQUENCY_HZ,
     }
     with listening() as listener:

@@ -1,0 +1,115 @@
+"""Why does an alignment help? `alignment.py --diagnosis`: gradients, single losses, amount of experience.
+
+For arms with labels: the cosine between each self-supervised gradient and the action loss's own, plain and in the
+bank's measure (in which `descend` steps); what each loss achieves alone; how much experience is needed. No guard.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import arms
+import numpy as np
+import torch
+from torch import Tensor
+
+from vla_align_ros.alignment.align import first_step, split_by_episode, that_moved
+from vla_align_ros.alignment.losses import ExperienceLosses
+from vla_align_ros.policy import Policy
+from vla_align_ros.policy.losses import LossWeights
+from vla_align_ros.sim.bench import action_error
+from vla_align_ros.sim.embodiment import Embodiments
+
+TASKS = {"perception": "lambda_perc", "dynamics": "lambda_dyn", "inverse_dynamics": "lambda_inv"}
+COUNTS, PARTS = (16, 32, 64, 128, 256, 512), ("picked", "proposed")
+ERROR_SAMPLES, GRADIENT_DRAWS = 256, 8
+
+
+def one_arm(policy: Policy, arm: Embodiments, seed: int, exploration: float) -> dict[str, Any]:
+    """Everything about one arm."""
+    shipped, params = arms.shipped_token(policy), arms.recommended(policy)
+    experiences = arms.experience_of(policy, arm, shipped, seed, exploration, max(COUNTS))
+
+    def error(token: Tensor) -> float:
+        return float(action_error(policy, arm, token[None], seed, ERROR_SAMPLES)[0])
+
+    by_count = {}
+    for count in COUNTS:
+        done = arms.attempt(
+            policy, shipped, spread(experiences, count), replace(params, align_max_experiences=count), seed
+        )
+        by_count[count] = {"picked": error(done.picked), "proposed": error(done.proposed)}
+    some = spread(experiences, arms.EXPERIENCES)
+    alone = {}
+    for task, name in TASKS.items():
+        weights = {other: float(other == name) for other in TASKS.values()}
+        alone[task] = error(arms.attempt(policy, shipped, some, replace(params, **weights), seed).proposed)
+    oracle = arms.best_by_labels(policy, arm, [shipped, policy.e_0], seed)
+    return {
+        "error": {"before": error(shipped), "oracle": error(oracle)},
+        "by_count": by_count,
+        "alone": alone,
+        "cosines": cosines(policy, arm, some, shipped, seed),
+    }
+
+
+def spread(experiences: list[Any], count: int) -> list[Any]:
+    """`count` of them, evenly over time, so that every count sees all episodes."""
+    return [experiences[row] for row in np.linspace(0, len(experiences) - 1, count).round().astype(int)]
+
+
+def cosines(policy: Policy, arm: Embodiments, experiences: list[Any], shipped: Tensor, seed: int) -> dict[str, Any]:
+    """Of each task's gradient with that of the labels, at the shipped token and at the picked one."""
+    params = arms.recommended(policy)
+    learn, _ = split_by_episode(that_moved(policy, experiences))
+    losses = ExperienceLosses(policy, learn, LossWeights(params.lambda_perc, params.lambda_dyn, params.lambda_inv))
+    rows, labels = torch.arange(len(learn)), arms.label_loss(policy, arm, seed)
+    _, picked = first_step(policy, losses, rows, shipped, seed)
+    assert policy.bank is not None
+    bank = policy.bank.flatten(1)
+    found: dict[str, Any] = {}
+    for place, start in (("shipped", shipped), ("picked", picked)):
+        token = start.clone().requires_grad_(True)
+        label = labels(token, torch.arange(arms.LABELS), torch.Generator().manual_seed(seed))
+        (wanted,) = torch.autograd.grad(label, token)
+        own = losses(token, rows, GRADIENT_DRAWS, seed)
+        total = losses.weighted(own).mean()
+        for task, loss in {**{task: loss.mean() for task, loss in own.items()}, "all": total}.items():
+            (gradient,) = torch.autograd.grad(loss, token, retain_graph=True)
+            pair = gradient.flatten(), wanted.flatten()
+            found[f"{task} at {place}"] = {
+                "plain": cosine(*pair),
+                "in the bank's measure": cosine(bank @ pair[0], bank @ pair[1]),
+            }
+    return found
+
+
+def cosine(first: Tensor, second: Tensor) -> float:
+    """Of two vectors."""
+    return float(torch.nn.functional.cosine_similarity(first, second, dim=0))
+
+
+def summary(found: list[dict[str, Any]]) -> dict[str, Any]:
+    """Means with intervals over arms. Shares of the gap in action error between before and the best token by labels."""
+    before, oracle = (np.array([item["error"][name] for item in found]) for name in ("before", "oracle"))
+
+    def reached(errors: list[float]) -> dict[str, Any]:
+        values = np.array(errors)
+        return {
+            "action_error": arms.interval(values),
+            "share_of_gap": float((before - values).sum() / (before - oracle).sum()),
+        }
+
+    return {
+        "action_error": {"before": arms.interval(before), "oracle": arms.interval(oracle)},
+        "by_experiences": {
+            str(count): {part: reached([item["by_count"][count][part] for item in found]) for part in PARTS}
+            for count in COUNTS
+        },
+        "each_loss_alone": {task: reached([item["alone"][task] for item in found]) for task in TASKS},
+        "cosines": {
+            name: {kind: arms.interval(np.array([item["cosines"][name][kind] for item in found])) for kind in kinds}
+            for name, kinds in found[0]["cosines"].items()
+        },
+    }
