@@ -28,9 +28,8 @@ def test_two_alignments_while_the_robot_moves_cost_no_chunk(node):
     start = node.wait_for_status("inference")
     before = start_of(node.chunks.wait_for_new())
     for _ in range(2):
-        chunks = len(node.chunks.messages)
         assert "alignment" in node.trigger("align").message
-        assert len(node.chunks.messages) > chunks
+        node.chunks.wait_for_new()
     after = start_of(node.chunks.wait_for_new())
     node.wait_for_status("alignment", lambda status: status.number("attempted") == 2)
     end = node.wait_for_status("inference")
