@@ -147,7 +147,7 @@ def descend(
     """
     assert policy.stats is not None
     e_0, radius = policy.e_0, policy.stats.token_distance_max * guard.DISTANCE_SLACK
-    spread = torch.eye(start.numel()) if policy.bank is None else policy.bank.flatten(1)
+    spread = torch.eye(start.numel(), device=start.device) if policy.bank is None else policy.bank.flatten(1)
     shadow = start.detach().clone().requires_grad_(True)
     generator = torch.Generator().manual_seed(seed)
     curve = []
