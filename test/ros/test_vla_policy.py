@@ -45,7 +45,9 @@ def robot(shared_ros):
 def node(shared_ros, robot, tmp_path_factory):
     folder = tmp_path_factory.mktemp("policy")
     limits = {"image_stale_s": 0.4, "joint_stale_s": 0.3, "frozen_s": 0.6}
-    made = PolicyProcess(shared_ros, folder, **{"model": str(lenient_model(folder)), **limits, **ALIGN_QUICKLY})
+    varied = {"exploration_fraction": 0.9}  # the opposite arm's token alone would keep the arm at its stops
+    model = str(lenient_model(folder))
+    made = PolicyProcess(shared_ros, folder, **{"model": model, **limits, **ALIGN_QUICKLY, **varied})
     made.chunks.wait()
     return made
 
@@ -229,7 +231,7 @@ def test_prompt_that_cannot_be_used_is_refused_and_the_old_one_stays(node, robot
 def fresh_experience(node):
     """Of one episode, enough to learn from and to judge by."""
     assert node.trigger("clear_buffer").success
-    node.wait_for_experience(24)
+    node.wait_for_experience(60)
 
 
 def test_align_answers_with_its_verdict_and_refuses_a_second_one_meanwhile(node, parameters):
@@ -249,7 +251,7 @@ def test_align_answers_with_its_verdict_and_refuses_a_second_one_meanwhile(node,
     assert report["accepted"] == verdict.success
     assert len(report["curve"]) == 12
     assert set(report["before"]) == {"perception", "dynamics", "inverse_dynamics"}
-    assert report["exploration_fraction"] == 0.5
+    assert report["exploration_fraction"] == 0.9
     node.wait_for_status("alignment", lambda status: status.message == verdict.message)
     assert len(node.chunks.messages) > chunks, "inference goes on"
 
