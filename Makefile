@@ -12,7 +12,7 @@ help:
 	@echo "make setup      create .venv (Python 3.11 to 3.13) with everything in it"
 	@echo "make demo       simulated robot, policy, alignment, report: the whole system"
 	@echo "make test       all tests"
-	@echo "make test-fast  the tests without the slow ones and without nodes"
+	@echo "make test-fast  the tests without the slow ones and without nodes, in a minute"
 	@echo "make lint       ruff, codespell, mypy"
 	@echo "make bench      every number that the documents quote"
 	@echo "make clean      remove .venv, caches and build folders"
@@ -40,7 +40,7 @@ test: setup
 	$(BIN)/python -m pytest
 
 test-fast: setup
-	$(BIN)/python -m pytest -m "not slow and not ros"
+	$(BIN)/python -m pytest -m "not slow and not ros" --hypothesis-profile fast
 
 lint: setup
 	$(BIN)/ruff check .

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from vla_align_ros.action.trajectory import Trajectory, commands_of
+from vla_align_ros.alignment.guard import Reason
 from vla_align_ros.sim.arm import forward_kinematics, move
 from vla_align_ros.sim.camera import ARM_HEIGHT_M, CAMERAS, at_height, base_view
 from vla_align_ros.sim.embodiment import Embodiments
@@ -27,11 +28,11 @@ PICTURE_PX = 320
 Colour = tuple[int, int, int]
 BEFORE_RGB: Colour = (255, 150, 0)
 AFTER_RGB: Colour = (255, 0, 255)
-ATTEMPT_COLUMNS = ("attempt", "verdict", "reason", "in words", "experiences", "seconds")
+ATTEMPT_COLUMNS = ("attempt", "verdict", "what it means", "numbers", "learned from + judged by", "took")
 STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}"
     "table{border-collapse:collapse;margin:1rem 0}td,th{border:1px solid #ccc;padding:.3rem .6rem;text-align:left}"
-    "img{max-width:100%;margin:.3rem}.ok{color:#176b2c}.no{color:#9b1c1c}"
+    "img{max-width:100%;margin:.3rem}"
 )
 
 
@@ -43,29 +44,55 @@ def write_report(
     latencies_ms: Sequence[float],
     start_ns: int,
 ) -> None:
-    """Write the report. attempts: AlignReports as JSON. pictures: RGB images. latencies_ms: of every chunk. start_ns:
-    when the robot began, which `summary["success_over_time"]` counts from.
+    """Write the report. summary: the demo's numbers. attempts: AlignReports as JSON. pictures: RGB images.
+    latencies_ms: of every chunk. start_ns: when the robot began, which `summary["success_over_time"]` counts from.
     """
     parts = [
         "<!doctype html><meta charset='utf-8'><title>vla_align_ros demo</title>",
         f"<style>{STYLE}</style><h1>vla_align_ros demo</h1>",
         "<p>A simulated arm that the policy was not trained on, driven by the real nodes over DDS on this machine.</p>",
         "<h2>Success over time</h2>",
-        f"<p>What the token that ran at each moment is worth: {html.escape(str(summary['success_is']))}.</p>",
+        f"<p>What the token that ran at each moment is worth: {html.escape(str(summary['success_is']))}. Without "
+        "alignment the arm would have kept its first token.</p>",
         _image(_timeline(summary["success_over_time"], attempts, start_ns)),
-        "<h2>Summary</h2>" + _table([("what", "value"), *summary.items()]),
+        "<h2>Summary</h2>" + _table([("what", "value"), *summary_rows(summary)]),
         "<h2>What the base camera saw, with the planned motion</h2>",
         "<p>Where the tip goes when this arm executes the chunk that the policy plans here: orange with the token of a "
         "fresh install, magenta with the aligned one. (Drawn with the simulator's knowledge of the arm's gains, signs "
         "and camera; the policy has none of it. In the run itself a part of the chunks was random motion.)</p>",
         *[_image(_png(picture)) for picture in pictures],
         "<h2>Alignments</h2>",
+        "<p>A refusal is an answer, not a fault: the token stays bit for bit as it was. docs/reasons.md lists all "
+        "reasons.</p>",
         _table([ATTEMPT_COLUMNS, *map(_attempt_row, enumerate(attempts))]),
         *[_image(_curves(attempt, number)) for number, attempt in enumerate(attempts) if attempt["curve"]],
         "<h2>From the control tick to the published chunk</h2>",
-        _image(_histogram(latencies_ms)),
+        f"<p>A robot has {summary['chunk_period_ms']:.0f} ms for each chunk, the line in the picture.</p>",
+        _image(_histogram(latencies_ms, summary["chunk_period_ms"])),
     ]
     path.write_text("\n".join(parts))
+
+
+def summary_rows(numbers: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The demo's numbers in words, for the report and the screen."""
+    latency, aligns = numbers["chunk_latency_ms"], numbers["aligns"]
+    within = f"{latency['p50']:.0f} ms half of them, {latency['p99']:.0f} ms 99 % of them"
+    same = "the same numbers to the bit" if numbers["live_offline_identical"] else "DIFFERENT numbers"
+    return [
+        ("action chunks published", str(numbers["chunks_published"])),
+        ("from control tick to chunk", f"{within}, of {numbers['chunk_period_ms']:.0f} ms"),
+        ("the joints travelled", f"{numbers['joint_travel_rad']:.1f} rad"),
+        (
+            "alignments",
+            f"{aligns['attempted']} attempted, {aligns['accepted']} kept, {aligns['refused']} refused with a reason",
+        ),
+        ("success before, after", f"{numbers['success_before']:.3f}, {numbers['success_after']:.3f}"),
+        ("success is", numbers["success_is"]),
+        ("the first alignment again from the bag", same),
+        ("token version, restored after a restart", numbers["token_version"]),
+        ("bag", numbers["bag_path"]),
+        ("report", numbers["report_path"]),
+    ]
 
 
 def draw_scene(observation: Observation) -> NDArray[np.uint8]:
@@ -95,9 +122,10 @@ def draw_way(
 
 def _attempt_row(numbered: tuple[int, Mapping[str, Any]]) -> tuple[object, ...]:
     number, attempt = numbered
-    verdict = "kept" if attempt["accepted"] else "refused"
+    verdict = "kept" if attempt["accepted"] else f"refused: {attempt['reason']}"
     used = f"{attempt['learned_from']} + {attempt['judged_by']}"
-    return number + 1, verdict, attempt["reason"], attempt["detail"], used, f"{attempt['duration_s']:.1f}"
+    meaning = Reason(attempt["reason"]).sentence
+    return number + 1, verdict, meaning, attempt["detail"], used, f"{attempt['duration_s']:.1f} s"
 
 
 def _table(rows: Sequence[tuple[object, ...]]) -> str:
@@ -147,9 +175,9 @@ def _timeline(timeline: Sequence[Mapping[str, Any]], attempts: Sequence[Mapping[
     times = [*(point["t_s"] for point in timeline), last_s]
     rates = [point["success"] for point in timeline]
     axes.step(times, [*rates, rates[-1]], where="post", linewidth=2.5, label="with alignment")
-    axes.plot([0.0, last_s], [rates[0], rates[0]], "--", color="grey", label="the same arm, alignment off")
+    axes.plot([0.0, last_s], [rates[0], rates[0]], "--", color="grey", label="without alignment: the first token")
     for end_s, attempt in ends:
-        colour, word = ("#176b2c", "kept") if attempt["accepted"] else ("#9b1c1c", attempt["reason"])
+        colour, word = ("#176b2c", "kept") if attempt["accepted"] else ("#666666", f"refused: {attempt['reason']}")
         axes.axvline(end_s, color=colour, linestyle=":")
         axes.text(end_s, 1.02, word, color=colour, ha="center", fontsize=8)
     axes.set(xlabel="s since the robot began", ylabel="success rate", ylim=(-0.03, 1.1))
@@ -157,9 +185,10 @@ def _timeline(timeline: Sequence[Mapping[str, Any]], attempts: Sequence[Mapping[
     return _rendered(figure)
 
 
-def _histogram(latencies_ms: Sequence[float]) -> bytes:
+def _histogram(latencies_ms: Sequence[float], limit_ms: float) -> bytes:
     figure = Figure(figsize=(9, 2.4))
     axes = figure.subplots()
     axes.hist(latencies_ms, bins=40)
+    axes.axvline(limit_ms, color="#9b1c1c", linestyle=":")
     axes.set(xlabel="ms", ylabel="chunks")
     return _rendered(figure)
