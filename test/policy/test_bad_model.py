@@ -25,6 +25,8 @@ from vla_align_ros.policy.config import ModelConfigError, load_model_config
 from vla_align_ros.policy.statistics import AlignmentStatsError
 from vla_align_ros.policy.weights import WeightsError, read_tensors
 
+pytestmark = pytest.mark.slow  # hundreds of folders, each damaged in another way
+
 FILES = {
     "model.yaml": ModelConfigError,
     "tokenizer.json": ModelConfigError,

@@ -54,7 +54,10 @@ class Reason(Enum):
     FROZEN_FRAMES = ("frozen_frames", "A camera's picture stayed the very same while the robot moved.")
     DYNAMICS_WORSE = ("dynamics_worse", "The dynamics loss rose beyond its noise.")
     INVERSE_WORSE = ("inverse_worse", "The inverse-dynamics loss rose beyond its noise.")
-    NOT_BETTER = ("not_better", "No loss that judges (dynamics, inverse dynamics) improved beyond its noise.")
+    NOT_BETTER = (
+        "not_better",
+        "No loss that judges (dynamics, inverse dynamics) improved beyond its noise and by 2 % of itself.",
+    )
     OVER_CEILING = ("over_ceiling", "A loss is far above what training saw: a camera or the actions are faulty.")
     ACTIONS_DO_NOT_FIT = ("actions_do_not_fit", "The actions explain the frames no better than shuffled ones.")
     TOKEN_TOO_FAR = ("token_too_far", "The token left the region that training knows.")
@@ -221,11 +224,13 @@ def better(evidence: Evidence, stats: AlignmentStats) -> Verdict | None:
     of its paired difference and LEAST_EFFECT of its value."""
     judges = [task for task in WORSE if task in evidence.after] or list(evidence.after)
     gains = {task: _paired(evidence.before[task], evidence.after[task]) for task in judges}
-    words = ", ".join(f"{task} improved by {gain:.4f} +- {error:.4f}" for task, (gain, error) in gains.items())
     matters = {
         task: max(Z_SCORE * error, LEAST_EFFECT * float(evidence.before[task].mean()))
         for task, (_, error) in gains.items()
     }
+    words = ", ".join(
+        f"{task} improved by {gain:.4f} ({matters[task]:.4f} or more counts)" for task, (gain, _) in gains.items()
+    )
     for task, (gain, _) in gains.items():
         if task in WORSE and gain < -matters[task]:
             return Verdict(WORSE[task], words)

@@ -149,7 +149,9 @@ def _refusals() -> Iterator[None]:
 
 
 def _table(state: StoreState) -> Table:
-    table = Table("version", "", "created (UTC)", "model", "reason", "parent", "losses before -> after", "sha256")
+    table = Table()
+    for heading in ("version", "", "created (UTC)", "model", "reason", "parent", "losses before -> after", "sha256"):
+        table.add_column(heading, overflow="fold")
     for version in state.versions.values():
         marks = ["active"] * (version == state.active) + ["pinned"] * (version.name in state.pinned)
         manifest = version.manifest

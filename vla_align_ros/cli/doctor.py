@@ -141,9 +141,10 @@ def check_model(model: str) -> Check:
     """The model loads, whole, and its features see a robot move."""
     from vla_align_ros.policy import load_policy
     from vla_align_ros.training.probe import MOTION_R2_AIM, motion_r2
+    from vla_align_ros.zoo import find_model
 
     try:
-        policy = load_policy(model)
+        policy = load_policy(find_model(model))
     except Exception as error:  # noqa: BLE001 - whatever is wrong with it, the doctor says so
         return Check("model", "fail", f"{model}: {error}", "see the model's README.md, or name another folder")
     if policy.features is None:
