@@ -71,6 +71,7 @@ def test_only_rows_that_are_defined_are_compared(io: dict[str, Tensor]) -> None:
     assert golden.difference("prefix_embs", everywhere, io["out.prefix_embs"], pads) == pytest.approx(1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mistake", ["rms_eps", "gelu", "clock", "time_embedding", "mask"])
 def test_a_real_mistake_is_seen(folder: Path, mistake: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if mistake == "rms_eps":
