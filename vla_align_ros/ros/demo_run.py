@@ -7,7 +7,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from vla_align_ros.params import ManagerParams, PolicyParams
 from vla_align_ros.policy import Policy, load_policy
 from vla_align_ros.ros.listener import Listener, listening
 from vla_align_ros.sim.bench import final_distances
+from vla_align_ros.sim.camera import CAMERAS
 from vla_align_ros.sim.embodiment import one_embodiment
 from vla_align_ros.sim.task import SUCCESS_M
 from vla_align_ros.zoo import find_model
@@ -36,8 +37,9 @@ START_TIMEOUT_S, STALL_TIMEOUT_S, ANSWER_TIMEOUT_S = 30.0, 90.0, 10.0
 EXPLORATION_FRACTION = 0.7
 ALIGN_FREQUENCY_HZ = 0.05
 EXPERIENCE_LAG_S = 1.0  # a message that a busy machine brings later is in the bag, but not in the live experience
+CHUNK_HZ = 2.5
 SIMULATED = {"image_hz": 20.0, "joint_hz": 50.0}  # twice and five times the control rate: two cores do everything
-SETTLED_EXPERIENCES = 3
+HEARD_S = 4.0  # of every topic must be in the bag before experience counts: longer than its chunks, horizon and lag
 EPISODE_SEED = 404
 
 
@@ -134,8 +136,8 @@ def _live_run(
     policy = NodeProcess("vla_align_node", parameters, out / "vla_align_node.log", environment)
     processes = (robot, recorder, policy)
     with robot, recorder, policy, Live(console=console, refresh_per_second=4) as live:
-        _wait(live, listener, processes, lambda: _experiences(listener) >= SETTLED_EXPERIENCES)
-        # From here on the recorder hears everything, so that the bag has all of the experience that is used.
+        _wait(live, listener, processes, lambda: _recorder_hears(listener.recorded))
+        # The bag has all of the experience that comes now: DDS may have matched the recorder seconds after the others.
         listener.call("/vla_policy/clear_buffer", ANSWER_TIMEOUT_S)
         _wait(live, listener, processes, lambda: len(listener.reports) >= settings.aligns)
         answer = listener.call("/checkpoint_manager/save", ANSWER_TIMEOUT_S)
@@ -172,7 +174,15 @@ def _wait(live: Live, listener: Listener, processes: Sequence[NodeProcess], done
 
 def _progress(listener: Listener) -> tuple[object, ...]:
     """Changes as long as the run goes on."""
-    return _experiences(listener), len(listener.reports), dict(listener.losses)
+    chunks = listener.recorded.get("/vla_policy/action_chunk", 0)
+    return chunks, _experiences(listener), len(listener.reports), dict(listener.losses)
+
+
+def _recorder_hears(recorded: Mapping[str, int]) -> bool:
+    """Whether the bag has HEARD_S of everything that experience is made from."""
+    rates_hz = {"/joint_states": SIMULATED["joint_hz"], "/vla_policy/action_chunk": CHUNK_HZ}
+    rates_hz |= {f"/{camera}/image_raw": SIMULATED["image_hz"] for camera in CAMERAS}
+    return all(recorded.get(topic, 0) >= rate_hz * HEARD_S for topic, rate_hz in rates_hz.items())
 
 
 def _experiences(listener: Listener) -> int:

@@ -36,12 +36,14 @@ class Listener(Node):
         self.active: dict[str, str] = {}
         self.saved: dict[str, str] = {}
         self.losses: dict[str, float] = {}
+        self.recorded: dict[str, int] = {}
         self.joint_travel_rad = 0.0
         self._joints: list[float] | None = None
         self.create_subscription(DiagnosticArray, "/diagnostics", self._diagnostics, 10)
         self.create_subscription(String, "/vla_policy/align/report", self._report, LATCHED_QOS)
         self.create_subscription(String, "/checkpoint_manager/active", self._active, LATCHED_QOS)
         self.create_subscription(String, "/sim_robot/episode", self._episode, 10)
+        self.create_subscription(String, "/bag_recorder/recorded", self._recorded, LATCHED_QOS)
         self.create_subscription(Float64, "/vla_policy/inference/latency_ms", self._latency, 10)
         for task in TASKS:
             topic = f"/vla_policy/align/loss/{task}"
@@ -76,6 +78,9 @@ class Listener(Node):
 
     def _active(self, message: String) -> None:
         self.active = json.loads(message.data)
+
+    def _recorded(self, message: String) -> None:
+        self.recorded = json.loads(message.data)
 
     def _episode(self, message: String) -> None:
         self.episodes.append(json.loads(message.data))
