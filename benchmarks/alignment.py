@@ -21,7 +21,6 @@ import numpy as np
 import typer
 import yaml
 from machine import write
-from numpy.typing import NDArray
 from torch import Tensor
 
 from vla_align_ros.policy import Policy
@@ -31,6 +30,7 @@ from vla_align_ros.zoo import find_model
 
 STAGES = ("e_0", "shipped", "picked", "proposed", "after", "oracle")
 ERROR_SAMPLES = 256
+EULER_STEPS = (1, 2, 4, 10)
 
 
 def one_arm(policy: Policy, arm: Embodiments, seed: int, episodes: int, exploration: float) -> dict[str, Any]:
@@ -58,10 +58,15 @@ def by_token(tokens: dict[str, Tensor], measure: Any) -> dict[str, Any]:
     }
 
 
-def own_token(policy: Policy, arm: Embodiments, row: int, seed: int, episodes: int) -> NDArray[np.bool_]:
-    """Episodes of a training arm with the bank's token for it: the cap."""
+def own_token(policy: Policy, arm: Embodiments, row: int, seed: int, episodes: int) -> dict[str, float]:
+    """A training arm with the bank's token for it, the cap: success, and action error by number of Euler steps."""
     assert policy.bank is not None
-    return arms.successes(policy, arm, policy.e_0 + policy.bank[row], episodes, seed)
+    token = policy.e_0 + policy.bank[row]
+    errors = {n: action_error(policy, arm, token[None], seed, ERROR_SAMPLES, n)[0] for n in EULER_STEPS}
+    return {
+        "success": float(arms.successes(policy, arm, token, episodes, seed).mean()),
+        **{f"action_error, {steps} Euler steps": float(error) for steps, error in errors.items()},
+    }
 
 
 def summary(found: list[dict[str, Any]]) -> dict[str, Any]:
@@ -137,8 +142,10 @@ def main(
         bank = training_embodiments(recipe["bank_size"], recipe["seed"] + 101)
         chosen = np.random.default_rng(seed).permutation(recipe["bank_size"])[:training_arms]
         own = [(bank[np.array([row])], int(row), seed, episodes) for row in chosen]
-        rates = [hits.mean() for hits in arms.each_arm(own_token, model, own, jobs)]
-        result["training_arms_with_own_token"] = arms.interval(np.array(rates))
+        capped = list(arms.each_arm(own_token, model, own, jobs))
+        result["training_arms_with_own_token"] = {
+            name: arms.interval(np.array([item[name] for item in capped])) for name in capped[0]
+        }
     print(json.dumps(result, indent=2))
     write(json_file, result)
 

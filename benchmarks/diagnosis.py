@@ -1,7 +1,7 @@
 """Why does an alignment help? `alignment.py --diagnosis`: gradients, single losses, amount of experience.
 
-For arms with labels: the cosine between each self-supervised gradient and the action loss's own, plain and in the
-bank's measure (in which `descend` steps); what each loss achieves alone; how much experience is needed. No guard.
+For arms with labels: the cosine between each self-supervised gradient and the action loss's own; what each loss
+achieves alone; how much experience is needed. No guard.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from vla_align_ros.sim.bench import action_error
 from vla_align_ros.sim.embodiment import Embodiments
 
 TASKS = {"perception": "lambda_perc", "dynamics": "lambda_dyn", "inverse_dynamics": "lambda_inv"}
-COUNTS, PARTS = (16, 32, 64, 128, 256, 512), ("picked", "proposed")
+COUNTS, PARTS = (8, 16, 32, 64, 128, 256, 512, 1024), ("picked", "proposed")
 ERROR_SAMPLES, GRADIENT_DRAWS = 256, 8
 
 
@@ -36,9 +36,8 @@ def one_arm(policy: Policy, arm: Embodiments, seed: int, exploration: float) -> 
 
     by_count = {}
     for count in COUNTS:
-        done = arms.attempt(
-            policy, shipped, spread(experiences, count), replace(params, align_max_experiences=count), seed
-        )
+        all_of_them = replace(params, align_max_experiences=count, align_batch_size=count)
+        done = arms.attempt(policy, shipped, spread(experiences, count), all_of_them, seed)
         by_count[count] = {"picked": error(done.picked), "proposed": error(done.proposed)}
     some = spread(experiences, arms.EXPERIENCES)
     alone = {}
@@ -60,27 +59,29 @@ def spread(experiences: list[Any], count: int) -> list[Any]:
 
 
 def cosines(policy: Policy, arm: Embodiments, experiences: list[Any], shipped: Tensor, seed: int) -> dict[str, Any]:
-    """Of each task's gradient with that of the labels, at the shipped token and at the picked one."""
+    """Of each task's gradient with that of the labels, at the shipped token and at the picked one: plain, along the
+    bank's directions (in standard deviations), and of what the learned step makes of it, along the same."""
     params = arms.recommended(policy)
     learn, _ = split_by_episode(that_moved(policy, experiences))
     losses = ExperienceLosses(policy, learn, LossWeights(params.lambda_perc, params.lambda_dyn, params.lambda_inv))
     rows, labels = torch.arange(len(learn)), arms.label_loss(policy, arm, seed)
     _, picked = first_step(policy, losses, rows, shipped, seed)
-    assert policy.bank is not None
-    bank = policy.bank.flatten(1)
+    assert policy.step is not None
+    reads, moves = policy.step
     found: dict[str, Any] = {}
     for place, start in (("shipped", shipped), ("picked", picked)):
         token = start.clone().requires_grad_(True)
-        label = labels(token, torch.arange(arms.LABELS), torch.Generator().manual_seed(seed))
-        (wanted,) = torch.autograd.grad(label, token)
-        own = losses(token, rows, GRADIENT_DRAWS, seed)
-        total = losses.weighted(own).mean()
-        for task, loss in {**{task: loss.mean() for task, loss in own.items()}, "all": total}.items():
+        by_labels = labels(token, torch.arange(arms.LABELS), torch.Generator().manual_seed(seed))
+        (wanted,) = torch.autograd.grad(by_labels, token)
+        by_task = losses(token, rows, GRADIENT_DRAWS, seed)
+        total = losses.weighted(by_task).mean()
+        for task, loss in {**{task: loss.mean() for task, loss in by_task.items()}, "all": total}.items():
             (gradient,) = torch.autograd.grad(loss, token, retain_graph=True)
-            pair = gradient.flatten(), wanted.flatten()
+            own, label = gradient.flatten(), wanted.flatten()
             found[f"{task} at {place}"] = {
-                "plain": cosine(*pair),
-                "in the bank's measure": cosine(bank @ pair[0], bank @ pair[1]),
+                "plain": cosine(own, label),
+                "along the bank": cosine(moves @ own, moves @ label),
+                "through the learned step": cosine(reads @ own, moves @ label),
             }
     return found
 

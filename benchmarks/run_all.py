@@ -99,6 +99,13 @@ def alignment_headline(numbers: Any) -> Headline:
     return found | {"made worse": f"{numbers['worse_fraction']:.1%}"}
 
 
+def diagnosis_headline(numbers: Any) -> Headline:
+    return {
+        f"share of the gap in action error, {count} experiences": f"{part['proposed']['share_of_gap']:.2f}"
+        for count, part in numbers["by_experiences"].items()
+    }
+
+
 def guard_headline(numbers: Any) -> Headline:
     return {
         "corrupted buffers, harmful ones kept": f"{numbers['buffers']}, {numbers['harmful_kept']}",
@@ -128,31 +135,36 @@ def number(value: float | None, form: str, absent: str) -> str:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A script of this folder, what it is given, and what of its numbers the table shows."""
+    """A result: the script of this folder that makes it, what that is given, and which numbers the table shows."""
 
     name: str
+    script: str
     arguments: tuple[str, ...]
     headline: Callable[[Any], Headline]
 
 
 BENCHMARKS = (
-    Benchmark("golden", tuple(GOLDEN), golden_headline),
-    Benchmark("sample_actions", (), sampling_headline),
-    Benchmark("message_to_chunk", (), message_headline),
-    Benchmark("success", ("--shuffle-images",), success_headline),
-    Benchmark("frames", (), frames_headline),
-    Benchmark("training", (), training_headline),
-    Benchmark("project", (), project_headline),
-    Benchmark("late_chunks", (), late_headline),
-    Benchmark("alignment", ("--seed", "1", "--training-arms", "48"), alignment_headline),
-    Benchmark("guard", (), guard_headline),
-    Benchmark("on_robot", (), on_robot_headline),
+    Benchmark("golden", "golden.py", tuple(GOLDEN), golden_headline),
+    Benchmark("sample_actions", "sample_actions.py", (), sampling_headline),
+    Benchmark("message_to_chunk", "message_to_chunk.py", (), message_headline),
+    Benchmark("success", "success.py", ("--shuffle-images",), success_headline),
+    Benchmark("frames", "frames.py", (), frames_headline),
+    Benchmark("training", "training.py", (), training_headline),
+    Benchmark("project", "project.py", (), project_headline),
+    Benchmark("late_chunks", "late_chunks.py", (), late_headline),
+    Benchmark("alignment", "alignment.py", ("--seed", "6", "--training-arms", "24"), alignment_headline),
+    Benchmark("alignment_beyond_range", "alignment.py", ("--seed", "6", "--scale", "1.25"), alignment_headline),
+    Benchmark("alignment_own_policy_only", "alignment.py", ("--seed", "6", "--exploration", "0"), alignment_headline),
+    Benchmark("diagnosis", "alignment.py", ("--diagnosis", "--embodiments", "12"), diagnosis_headline),
+    Benchmark("guard", "guard.py", ("--seed", "6"), guard_headline),
+    Benchmark("on_robot", "on_robot.py", (), on_robot_headline),
+    Benchmark("drift", "on_robot.py", ("--rounds", "20", "--shift-after", "0"), on_robot_headline),
 )
 
 
 def run(benchmark: Benchmark) -> bool:
     """Run one; its result replaces the old one when it succeeded."""
-    command = [f"benchmarks/{benchmark.name}.py", *benchmark.arguments]
+    command = [f"benchmarks/{benchmark.script}", *benchmark.arguments]
     with TemporaryDirectory() as folder:
         found = Path(folder) / "found.json"
         code = subprocess.run([sys.executable, *command, "--json", str(found)], cwd=machine.ROOT).returncode

@@ -51,13 +51,13 @@ class AlignParams(Params):
         64, "New experiences needed since the last alignment before the next one.", within=(8, 65536), live=True
     )
     align_learning_rate: float = parameter(
-        0.1,
-        "Length of a gradient step, in standard deviations of the token bank along it; reduced late in the steps.",
-        within=(1e-5, 1.0),
+        1.0,
+        "Length of a gradient step; 1 goes all the way that the step learned in training takes for one gradient.",
+        within=(1e-5, 2.0),
         live=True,
     )
-    align_steps: int = parameter(20, "Gradient steps of one alignment.", within=(1, 1000), live=True)
-    align_batch_size: int = parameter(16, "Experiences in one gradient step.", within=(1, 256), live=True)
+    align_steps: int = parameter(1, "Gradient steps of one alignment.", within=(1, 1000), live=True)
+    align_batch_size: int = parameter(128, "Experiences in one gradient step.", within=(1, 4096), live=True)
     align_draws: int = parameter(4, "Draws of (t, noise) for each experience.", within=(1, 32), live=True)
     align_max_experiences: int = parameter(
         128, "Newest experiences that one alignment uses, to learn from and to judge by.", within=(8, 4096), live=True

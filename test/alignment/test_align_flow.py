@@ -28,7 +28,13 @@ pytestmark = pytest.mark.slow
 
 ALIGN = importlib.import_module("vla_align_ros.alignment.align")  # the module: its name is the function's too
 PARAMS = AlignParams(
-    align_learning_rate=0.3, align_steps=25, align_draws=3, lambda_perc=0.3, lambda_dyn=0.3, lambda_inv=3.0
+    align_learning_rate=0.3,
+    align_steps=25,
+    align_batch_size=16,
+    align_draws=3,
+    lambda_perc=0.3,
+    lambda_dyn=0.3,
+    lambda_inv=3.0,
 )
 QUICK = dataclasses.replace(PARAMS, align_steps=3, align_batch_size=4, align_draws=1)
 EXPERIENCES = make_experiences(96)
@@ -40,6 +46,7 @@ def policy(make_policy: Callable[..., Policy]) -> Policy:
     """A policy whose running token fits its robot badly, so that there is something to gain."""
     policy = make_policy(peft_num_tokens=4)
     assert policy.token is not None
+    policy.step = 3.0 * torch.eye(policy.token.numel()).expand(2, -1, -1)  # the plain gradient, 9 times as long
     policy.swap_token(policy.token + 2.0 * torch.randn(4, 32, generator=torch.Generator().manual_seed(0)))
     return policy
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vla_align_ros.alignment.align import descend, split_by_episode
+from vla_align_ros.alignment.align import ROWS_AT_ONCE, descend, gradient, split_by_episode
 from vla_align_ros.alignment.losses import ExperienceLosses
 from vla_align_ros.alignment.pick import FINALISTS, FIRST_ROUND, pick
 from vla_align_ros.params import AlignParams
@@ -146,27 +146,44 @@ def test_many_tokens_at_once_have_the_losses_that_each_has_alone(policy: Policy,
 def test_descending_brings_the_learned_losses_down(policy: Policy, token: Tensor) -> None:
     losses = make_losses(policy, 32)
     rows = torch.arange(32)
-    params = AlignParams(align_steps=25, align_learning_rate=0.5)
+    params = AlignParams(align_steps=25, align_learning_rate=0.5, align_batch_size=16)
     shadow, curve = descend(policy, losses, rows, token, params, 0)
     assert not shadow.requires_grad
     assert not torch.equal(shadow, token)
     before, after = (float(losses.weighted(losses(e, rows, 4, 99)).mean()) for e in (token, shadow))
     assert after < 0.98 * before
-    rates = [step.learning_rate for step in curve]
-    assert rates[0] == pytest.approx(0.5 / 5)
-    assert max(rates) == pytest.approx(0.5)
-    assert rates[-1] == pytest.approx(0.15)
+    assert [step.learning_rate for step in curve] == [0.5] * 25
 
 
-def test_a_step_goes_where_the_banks_tokens_differ_as_far_as_they_do(policy: Policy) -> None:
-    assert policy.bank is not None
-    policy.bank = policy.bank.clone()
-    policy.bank[1:] = 0.0
-    moved = policy.e_0 - descend(policy, make_losses(policy), ROWS, policy.e_0, AlignParams(align_steps=1), 0)[0]
-    deviation = policy.bank[0] / len(policy.bank) ** 0.5
-    share = float((moved * deviation).sum() / deviation.square().sum())
-    assert abs(share) == pytest.approx(AlignParams().align_learning_rate / 5, rel=1e-4)
-    torch.testing.assert_close(moved, share * deviation, rtol=1e-4, atol=1e-7)
+def test_a_step_is_the_learned_one_for_the_gradient_of_the_whole_batch(policy: Policy) -> None:
+    reads, moves = torch.zeros(2, 1, policy.e_0.numel())
+    reads[0, 3], moves[0, 5] = 1.0, 0.01
+    policy.step = torch.stack([reads, moves])
+    losses, params = make_losses(policy), AlignParams(align_learning_rate=0.7)
+    order = torch.randperm(len(ROWS), generator=torch.Generator().manual_seed(0))
+    slope, means = gradient(losses, policy.e_0, order, params.align_draws, 0)
+    shadow, (curve,) = descend(policy, losses, ROWS, policy.e_0, params, 0)
+    moved = (shadow - policy.e_0).flatten()
+    assert float(moved[5]) == pytest.approx(-0.7 * 0.01 * float(slope.flatten()[3]), rel=1e-3)
+    assert moved.count_nonzero() == 1
+    assert curve.losses == means
+
+
+def test_a_gradient_in_parts_is_the_gradient_of_the_whole() -> None:
+    class Squares:
+        """(sum(token) - row) squared."""
+
+        def __call__(self, token: Tensor, rows: Tensor, draws: int, seed: int) -> dict[str, Tensor]:
+            return {"dynamics": (token.sum() - rows).square()}
+
+        def weighted(self, losses: dict[str, Tensor]) -> Tensor:
+            return 3.0 * losses["dynamics"]
+
+    losses: Any = Squares()
+    rows = torch.arange(2 * ROWS_AT_ONCE + 5)
+    slope, means = gradient(losses, torch.ones(2, 3), rows, 1, 0)
+    torch.testing.assert_close(slope, torch.full((2, 3), 3.0 * 2 * (6.0 - float(rows.float().mean()))))
+    assert means["dynamics"] == pytest.approx(float((6.0 - rows).square().mean()))
 
 
 def test_descending_stops_at_the_first_gradient_that_is_not_finite(policy: Policy, token: Tensor) -> None:

@@ -46,6 +46,10 @@ class NodeProcess:
         return self.log.read_text(errors="replace")
 
     @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
     def running(self) -> bool:
         return self._process.poll() is None
 
@@ -64,9 +68,13 @@ class NodeProcess:
         self.send(number)
         return self.wait(timeout_s)
 
-    def kill(self) -> None:
-        self._process.kill()
-        self._process.wait()
+    def end(self, timeout_s: float = 10.0) -> None:
+        """Wait until it has ended; kill it where it does not. A killed one leaves 34 MB in /dev/shm."""
+        try:
+            self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
 
 
 class Listener:
@@ -130,7 +138,9 @@ class Ros:
         self.node.destroy_node()
         self._context.try_shutdown()
         for process in self._processes:
-            process.kill()
+            process.send(signal.SIGINT)
+        for process in self._processes:
+            process.end()
 
     def run_node(self, module: str, params: Mapping[str, Any] | None = None, *ros_args: str) -> NodeProcess:
         """`python -m module` with ROS parameters (Python values) and more arguments after --ros-args, as `-r a:=b`."""

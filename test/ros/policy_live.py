@@ -247,7 +247,8 @@ def lenient_model(folder: Path, control_rate_hz: float = 10.0, initial_token: in
     described["initial_token"] = initial_token
     (model / "model.yaml").write_text(yaml.safe_dump(described))
     bank = model / "token_bank.safetensors"
-    save_file({"offsets": load_file(bank)["offsets"][[0, 1, 2, 3, 134]]}, bank)
+    tensors = load_file(bank)
+    save_file({**tensors, "offsets": tensors["offsets"][[0, 1, 2, 3, 134]]}, bank)
     return model
 
 

@@ -1,6 +1,7 @@
 """SIGINT and SIGTERM in every state: the process ends within 5 s with exit code 0, and leaves a whole store."""
 
 import signal
+from pathlib import Path
 
 import pytest
 from policy_live import ALIGN_QUICKLY, MANAGER, POLICY, Feed, PolicyProcess
@@ -27,6 +28,22 @@ def test_signal_while_nothing_runs(ros, tmp_path, state, number):
     node.bring_to(state, MANAGER)
     assert_ends_well(node, number)
     assert not node.chunks.messages
+
+
+def shared_segments() -> set[str]:
+    """Names of Fast DDS's segments in /dev/shm, 34 MB a participant."""
+    return {path.name for path in Path("/dev/shm").glob("fastrtps_" + 16 * "[0-9a-f]")}
+
+
+def test_a_process_that_has_ended_leaves_no_shared_memory(ros, tmp_path):
+    others = shared_segments()
+    node = PolicyProcess(ros, tmp_path, autostart=False)
+    node.bring_to("inactive", POLICY)
+    mapped = Path(f"/proc/{node.process.pid}/maps").read_text()
+    own = {name for name in shared_segments() - others if name in mapped}
+    assert own
+    assert_ends_well(node, signal.SIGINT)
+    assert not own & shared_segments()
 
 
 @SIGNALS

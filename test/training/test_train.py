@@ -72,6 +72,25 @@ def test_what_is_exported_loads_and_acts(small: Recipe, tmp_path: Path) -> None:
     assert np.isfinite(distances).all()
     assert policy.stats is not None
     assert policy.stats.arms == 1
+    assert policy.step is not None
+    assert policy.step.count_nonzero() > 0
+
+
+def test_a_step_is_learned_from_the_arms_that_a_cut_off_run_has_left(small: Recipe, tmp_path: Path) -> None:
+    def cut(line: dict[str, object]) -> None:
+        if line.get("stage") == "step" and line.get("step") == 2:
+            raise Killed
+
+    run, seen = tmp_path / "run", list[object]()
+    trainee = train(RECIPE, small, run, lambda line: None)
+    with pytest.raises(Killed):
+        export(trainee, small, RECIPE, run, tmp_path / "cut", cut)
+    export(trainee, small, RECIPE, run, tmp_path / "cut", lambda line: seen.append(line.get("step")))
+    assert [step for step in seen if step is not None] == [3, 4]
+    (run / "step_examples.safetensors").unlink()
+    export(trainee, small, RECIPE, run, tmp_path / "whole", lambda line: None)
+    cut_off, whole = (load_file(tmp_path / name / "token_bank.safetensors") for name in ("cut", "whole"))
+    assert torch.equal(cut_off["step"], whole["step"])
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from vla_align_ros.types import Experience
 
 JUDGE_SHARE = 0.25
 JUDGE_DRAWS = 16
-WARMUP_STEPS, DECAY_AFTER, DECAY = 5, 0.6, 0.3
+ROWS_AT_ONCE = 32  # in one backward pass: bounds the memory, whatever align_batch_size is
 
 
 class OnStep(Protocol):
@@ -139,39 +139,41 @@ def descend(
     seed: int,
     on_step: OnStep | None = None,
 ) -> tuple[Tensor, list[StepCurve]]:
-    """Gradient steps on a shadow copy of the token (n, W), each `align_learning_rate` long in the bank's own measure.
+    """Gradient steps on a shadow copy of the token (n, W): E <- E - align_learning_rate * M g.
 
-    E <- E - r C g / sqrt(g' C g), with C the covariance of the bank's offsets: training arms differ along few of the
-    token's directions, and in the others the gradient is noise (docs/decisions.md). Raises FloatingPointError at the
+    M = step[1].T @ step[0] was learned at the end of training (`training/step.py`): the plain gradient hardly points to
+    where an arm acts better. A rate of 1 goes all the way that one gradient tells. Raises FloatingPointError at the
     first gradient that is not finite.
     """
     assert policy.stats is not None
+    assert policy.step is not None
     e_0, radius = policy.e_0, policy.stats.token_distance_max * guard.DISTANCE_SLACK
-    spread = torch.eye(start.numel(), device=start.device) if policy.bank is None else policy.bank.flatten(1)
-    shadow = start.detach().clone().requires_grad_(True)
+    reads, moves = policy.step
+    rate, shadow = params.align_learning_rate, start
     generator = torch.Generator().manual_seed(seed)
     curve = []
     for step in range(params.align_steps):
-        rate = (
-            params.align_learning_rate
-            * min(1.0, (step + 1) / WARMUP_STEPS)
-            * (DECAY if step >= DECAY_AFTER * params.align_steps else 1.0)
-        )
         batch = rows[torch.randperm(len(rows), generator=generator)[: params.align_batch_size]]
-        found = losses(shadow, batch, params.align_draws, seed * 1_000_003 + step)
-        (gradient,) = torch.autograd.grad(losses.weighted(found).mean(), shadow)
-        if not bool(torch.isfinite(gradient).all()):
+        found, means = gradient(losses, shadow, batch, params.align_draws, seed * 1009 + step)
+        if not bool(torch.isfinite(found).all()):
             raise FloatingPointError(f"the gradient is not finite at step {step}")
-        along = spread @ gradient.flatten()
-        length = (along.square().sum() / len(spread)).sqrt().clamp(min=1e-12)
-        with torch.no_grad():
-            shadow -= (rate / len(spread) / length * (spread.T @ along)).view_as(shadow)
-            offset = shadow - e_0
-            shadow.copy_(e_0 + offset * (radius / offset.norm().clamp(min=1e-12)).clamp(max=1.0))
-        curve.append(StepCurve(_means(found), float(gradient.norm()), float(shadow.detach().norm()), rate))
+        offset = shadow - (rate * moves.T @ (reads @ found.flatten())).view_as(shadow) - e_0
+        shadow = e_0 + offset * (radius / offset.norm().clamp(min=1e-12)).clamp(max=1.0)
+        curve.append(StepCurve(means, float(found.norm()), float(shadow.norm()), rate))
         if on_step is not None:
             on_step(step, curve[-1])
-    return shadow.detach(), curve
+    return shadow, curve
+
+
+def gradient(
+    losses: ExperienceLosses, token: Tensor, rows: Tensor, draws: int, seed: int
+) -> tuple[Tensor, dict[str, float]]:
+    """Gradient (n, W) of the mean weighted loss on `rows` at a token, and the mean loss of each task."""
+    token, slope, found = token.detach().requires_grad_(True), torch.zeros_like(token), []
+    for index, part in enumerate(rows.split(ROWS_AT_ONCE)):
+        found.append(losses(token, part, draws, seed * 1009 + index))
+        slope += torch.autograd.grad(losses.weighted(found[-1]).sum() / len(rows), token)[0]
+    return slope, _means({task: torch.cat([part[task].detach() for part in found]) for task in found[0]})
 
 
 def provenance(
@@ -218,4 +220,4 @@ def _means(losses: dict[str, Tensor]) -> dict[str, float]:
     return {task: float(loss.detach().mean()) for task, loss in losses.items()}
 
 
-__all__ = ["OnStep", "align", "descend", "first_step", "provenance", "split_by_episode", "that_moved"]
+__all__ = ["OnStep", "align", "descend", "first_step", "gradient", "provenance", "split_by_episode", "that_moved"]

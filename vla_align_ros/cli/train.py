@@ -43,6 +43,7 @@ def train(
         "vision": recipe.vision.steps,
         "features": recipe.vision.steps,
         "policy": recipe.samples // recipe.batch_size,
+        **({} if export is None else {"step": recipe.bank_size}),
     }
     columns = (
         TextColumn("{task.description}"),
@@ -57,11 +58,11 @@ def train(
             if as_json:
                 typer.echo(json.dumps(line))
             elif "step" in line:
-                loss = line.get("total_loss", line.get("presence_loss"))
+                stage, loss = str(line["stage"]), line.get("total_loss", line.get("presence_loss"))
                 progress.update(
-                    tasks[str(line["stage"])],
+                    tasks[stage],
                     completed=float(str(line["step"])),
-                    description=f"{line['stage']} loss {loss:.3f}",
+                    description=stage if loss is None else f"{stage} loss {loss:.3f}",
                 )
             else:
                 progress.console.print(line)

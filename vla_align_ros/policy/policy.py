@@ -35,6 +35,7 @@ from vla_align_ros.types import ActionChunk, Experience, Observation
 
 Device = Literal["auto", "cpu", "cuda"]
 PROMPT_MAX_CHARS = 1000
+BANK_FILE = "token_bank.safetensors"
 
 
 class PolicyError(ValueError):
@@ -57,6 +58,9 @@ class Policy:
 
     `token` is one immutable tensor (peft_num_tokens, W): `swap_token` replaces it whole, so an inference that has begun
     ends with the token that it began with. Inference and alignment may run in different threads.
+
+    bank: training arms' tokens (arms, n, W) as offsets from E_0. step: (2, k, n * W), how a gradient moves a token
+    (`alignment/align.py`).
     """
 
     def __init__(
@@ -65,12 +69,13 @@ class Policy:
         robot: Robot | None,
         features: FeatureExtractor | None,
         bank: Tensor | None,
+        step: Tensor | None,
         stats: AlignmentStats | None,
         weights_sha256: str,
         device: torch.device,
     ) -> None:
         self.model, self.features = model, features
-        self.bank, self.stats = bank, stats
+        self.bank, self.step, self.stats = bank, step, stats
         self.weights_sha256, self.device = weights_sha256, device
         self._robot = robot
         self.token = self.initial_token()
@@ -238,7 +243,7 @@ def load_policy(folder: str | Path, device: Device = "auto") -> Policy:
     if not (folder / MODEL_FILE).exists() and (folder / "config.json").exists():
         path = folder / "model.safetensors"
         model = _model(load_golden_architecture(folder), weights.read_tensors(path), path, target)
-        return Policy(model, None, None, None, None, weights.sha256_of(path), target)
+        return Policy(model, None, None, None, None, None, weights.sha256_of(path), target)
     config = load_model_config(folder)
     path = folder / config.weights.file
     tensors = weights.read_tensors(path)
@@ -249,12 +254,12 @@ def load_policy(folder: str | Path, device: Device = "auto") -> Policy:
             "so these are not the weights that were described"
         )
     model = _model(config.architecture, tensors, path, target)
-    features, bank, stats = _alignment_parts(folder, config.architecture, target)
+    features, bank, step, stats = _alignment_parts(folder, config.architecture, target)
     if config.initial_token is not None and (bank is None or config.initial_token >= len(bank)):
         raise ModelConfigError(
             f"{folder}: initial_token is {config.initial_token}, the bank has {0 if bank is None else len(bank)} tokens"
         )
-    return Policy(model, _robot(folder, config), features, bank, stats, sha256, target)
+    return Policy(model, _robot(folder, config), features, bank, step, stats, sha256, target)
 
 
 def _model(architecture: Architecture, tensors: dict[str, Tensor], path: Path, device: torch.device) -> Pi0:
@@ -287,22 +292,31 @@ def _robot(folder: Path, config: ModelConfig) -> Robot:
 
 def _alignment_parts(
     folder: Path, architecture: Architecture, device: torch.device
-) -> tuple[FeatureExtractor | None, Tensor | None, AlignmentStats | None]:
-    """Features, token bank (arms, n, W) of offsets from E_0, and statistics; None where the model does not align."""
+) -> tuple[FeatureExtractor | None, Tensor | None, Tensor | None, AlignmentStats | None]:
+    """Features, token bank, step and statistics; None where the model does not align."""
     if architecture.alignment is None:
-        return None, None, None
+        return None, None, None, None
     features = FeatureExtractor(architecture.alignment.features)
     path = folder / "features.safetensors"
     weights.load_into(features, weights.read_tensors(path), path)
-    bank_path = folder / "token_bank.safetensors"
-    bank = weights.read_tensors(bank_path).get("offsets")
-    shape = (architecture.peft_num_tokens, architecture.action_expert.width)
-    if bank is None or bank.dim() != 3 or tuple(bank.shape[1:]) != shape or not bool(torch.isfinite(bank).all()):
-        raise weights.WeightsError(
-            f"{bank_path}: expected one finite tensor `offsets` of shape (arms, {shape[0]}, {shape[1]})"
-        )
-    bank = bank.to(device, torch.float32)
-    return features.to(device).eval().requires_grad_(False), bank, load_alignment_stats(folder / STATS_FILE)
+    bank_path = folder / BANK_FILE
+    tensors = weights.read_tensors(bank_path)
+    n, width = architecture.peft_num_tokens, architecture.action_expert.width
+    for name, shape in (("offsets", (None, n, width)), ("step", (2, None, n * width))):
+        tensor = tensors.get(name)
+        if tensor is None or not _is_finite_of(tensor, shape):
+            raise weights.WeightsError(
+                f"{bank_path}: expected two finite tensors, `offsets` of shape (arms, {n}, {width}) and "
+                f"`step` of shape (2, directions, {n * width}); `{name}` does not fit"
+            )
+    bank, step = (tensors[name].to(device, torch.float32) for name in ("offsets", "step"))
+    return features.to(device).eval().requires_grad_(False), bank, step, load_alignment_stats(folder / STATS_FILE)
+
+
+def _is_finite_of(tensor: Tensor, shape: Sequence[int | None]) -> bool:
+    """Finite, not empty and of a shape; None is any length."""
+    fits = tensor.dim() == len(shape) and all(w in (None, n) for n, w in zip(tensor.shape, shape, strict=True))
+    return fits and tensor.numel() > 0 and bool(torch.isfinite(tensor).all())
 
 
 def _device(name: Device) -> torch.device:

@@ -146,13 +146,15 @@ def _one_after_another(experiences: list[Experience]) -> list[Experience]:
     return shifted
 
 
-def action_error(policy: Policy, arm: Embodiments, tokens: Tensor, seed: int, count: int = 64) -> FloatArray:
+def action_error(
+    policy: Policy, arm: Embodiments, tokens: Tensor, seed: int, count: int = 64, num_steps: int | None = None
+) -> FloatArray:
     """Mean squared error of sampled chunks against the expert's, over the expert's power, one number an arm."""
     rows = np.repeat(np.arange(len(arm)), count)
     batch = Episodes(arm[rows], seed, policy.model.architecture.vision.image_size)
     horizon = policy.model.architecture.action_horizon
     wanted = task.expert_chunk(batch.arms, batch.angle_rad, batch.last_command, batch.scene, horizon)
-    got = sample_chunks(policy, batch.observe(), tokens[torch.from_numpy(rows)], seed)
+    got = sample_chunks(policy, batch.observe(), tokens[torch.from_numpy(rows)], seed, num_steps)
     squared = ((got - wanted) ** 2).reshape(len(arm), -1).mean(1)
     error: FloatArray = squared / (wanted**2).reshape(len(arm), -1).mean(1)
     return error

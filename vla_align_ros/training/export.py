@@ -1,4 +1,4 @@
-"""The end of a training run: measure what the guard needs, and write the zoo folder."""
+"""The end of a training run: learn the step, measure what the guard needs, and write the zoo folder."""
 
 from __future__ import annotations
 
@@ -19,12 +19,14 @@ from vla_align_ros.observation.normalise import save_norm_stats
 from vla_align_ros.params import PolicyParams
 from vla_align_ros.policy import Policy, load_policy
 from vla_align_ros.policy.losses import LossWeights
+from vla_align_ros.policy.policy import BANK_FILE
 from vla_align_ros.policy.statistics import STATS_FILE, AlignmentStats
 from vla_align_ros.policy.weights import sha256_of
 from vla_align_ros.sim.bench import collect_experience
 from vla_align_ros.sim.embodiment import sample_embodiments
 from vla_align_ros.training.curves import draw_curves
 from vla_align_ros.training.recipe import Recipe
+from vla_align_ros.training.step import learn_step
 from vla_align_ros.training.train import Trainee
 
 VALIDATION_SEED = 50_001  # never a seed of training arms or of a reported test
@@ -41,11 +43,13 @@ def export(
     target: Path,
     log: Callable[[dict[str, object]], None],
 ) -> None:
-    """Write `target`: model.yaml, weights, bank, statistics, tokenizer, curves. Then measure the guard's statistics."""
+    """Write `target`: model.yaml, weights, bank, statistics, tokenizer, curves. Then learn the step, and measure the
+    guard's statistics with it."""
     target.mkdir(parents=True, exist_ok=True)
     _save(trainee.model.state_dict(), target / "model.safetensors")
     _save(trainee.features.state_dict(), target / "features.safetensors")
-    _save({"offsets": trainee.bank.offsets}, target / "token_bank.safetensors")
+    offsets = trainee.bank.offsets.detach()
+    _save({"offsets": offsets, "step": torch.zeros(2, 1, offsets[0].numel())}, target / BANK_FILE)
     save_norm_stats(
         target / "norm_stats.json", {"state": trainee.maker.state.stats, "actions": trainee.maker.actions.stats}
     )
@@ -55,11 +59,14 @@ def export(
     description = yaml.safe_load((recipe_path.parent / recipe.model).read_text())
     description["weights"]["sha256"] = sha256_of(target / "model.safetensors")
     (target / "model.yaml").write_text(yaml.safe_dump(description, sort_keys=False))
-    distance = float(trainee.bank.offsets.detach().flatten(1).norm(dim=1).max())
+    distance = float(offsets.flatten(1).norm(dim=1).max())
     log({"stage": "export", "token_distance_max": distance})
     unlimited = dict.fromkeys(("perception", "dynamics", "inverse_dynamics"), 1e9)
     nothing = dict.fromkeys(unlimited, 0.0)
     write_stats(target, AlignmentStats(1, nothing, unlimited, distance, 0.0, trainee.motion_r2, 0, 0))
+    weights = LossWeights(recipe.lambda_perc, recipe.lambda_dyn, recipe.lambda_inv)
+    step = learn_step(load_policy(target, "cpu"), trainee.arms, weights, run, log)
+    _save({"offsets": offsets, "step": step}, target / BANK_FILE)
     write_stats(target, measure(load_policy(target, "cpu"), recipe))
 
 

@@ -1,0 +1,89 @@
+"""How far and where a gradient of the alignment losses should move the token: learned from the training arms.
+
+The plain gradient hardly points to where an arm acts better. Each training arm gives one example: the gradient at a
+start that was picked from the tokens of all *other* arms, and what is missing from there to the arm's own token. Ridge
+regression, along the bank's largest directions, maps one to the other: in closed form what a meta-finetune through
+unrolled steps would have to find by gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from vla_align_ros.alignment.align import gradient, that_moved
+from vla_align_ros.alignment.losses import ExperienceLosses
+from vla_align_ros.alignment.pick import pick
+from vla_align_ros.policy import Policy
+from vla_align_ros.policy.losses import LossWeights
+from vla_align_ros.sim.bench import collect_experience
+from vla_align_ros.sim.embodiment import Embodiments
+from vla_align_ros.training.progress import save_atomically
+
+EXPERIENCES, DRAWS = 128, 4
+DIRECTIONS, RIDGE = 8, 3.0  # chosen by the training arms' own leave-one-out error, and on validation arms
+EXAMPLES_FILE = "step_examples.safetensors"
+
+
+def learn_step(
+    policy: Policy, arms: Embodiments, weights: LossWeights, run: Path, log: Callable[[dict[str, object]], None]
+) -> Tensor:
+    """(2, k, n * W): one gradient g of all experience moves a token by -step[1].T @ step[0] @ g.
+
+    arms: the bank's, in its order. Examples are kept in `run`, where a second call goes on.
+    """
+    assert policy.bank is not None
+    gradients, missing = _load(run / EXAMPLES_FILE)
+    for arm in range(len(gradients), len(arms)):
+        one_gradient, one_missing = _example(policy, arms, arm, weights)
+        gradients, missing = [*gradients, one_gradient], [*missing, one_missing]
+        save_atomically({"gradients": torch.stack(gradients), "missing": torch.stack(missing)}, run / EXAMPLES_FILE)
+        log({"stage": "step", "step": arm + 1})
+    step, r2 = fit(policy.bank.flatten(1), torch.stack(gradients), torch.stack(missing))
+    log({"stage": "step", "left_out_r2": r2})
+    return step
+
+
+def fit(bank: Tensor, gradients: Tensor, missing: Tensor) -> tuple[Tensor, float]:
+    """The step from examples, all (arms, n * W); and the share of what is missing that it finds for an arm that was
+    left out, along the directions used."""
+    directions = min(DIRECTIONS, len(bank) - 1)
+    _, scales, along = np.linalg.svd((bank - bank.mean(0)).double().numpy(), full_matrices=False)
+    spread = along[:directions] * (scales[:directions, None] / len(bank) ** 0.5)  # one standard deviation each
+    read = gradients.double().numpy() @ spread.T
+    size = float(read.std())
+    wanted = missing.double().numpy() @ (along[:directions] / (scales[:directions, None] / len(bank) ** 0.5)).T
+    inputs = read / size
+    inverse = np.linalg.inv(inputs.T @ inputs + RIDGE * np.eye(directions))
+    mapping = inverse @ inputs.T @ wanted
+    leverage = np.einsum("ij,jk,ik->i", inputs, inverse, inputs)
+    left_out = (wanted - inputs @ mapping) / (1.0 - leverage)[:, None]
+    r2 = 1.0 - float((left_out**2).sum() / (wanted**2).sum())
+    step = np.stack([-(mapping.T @ spread) / size, spread])
+    return torch.from_numpy(step).float(), r2
+
+
+def _example(policy: Policy, arms: Embodiments, arm: int, weights: LossWeights) -> tuple[Tensor, Tensor]:
+    """The gradient (n * W,) at a start from the other arms' tokens, and what is missing to the own one."""
+    start = policy.initial_token()
+    assert policy.bank is not None
+    assert start is not None
+    (made,) = collect_experience(policy, arms[np.array([arm])], start[None], EXPERIENCES, seed=arm)
+    losses = ExperienceLosses(policy, that_moved(policy, made), weights)
+    rows = torch.arange(len(losses))
+    others = torch.arange(len(policy.bank)) != arm
+    _, picked = pick(losses, rows, policy.e_0 + policy.bank[others], seed=arm)
+    found, _ = gradient(losses, picked, rows, DRAWS, seed=arm)
+    return found.flatten(), (policy.e_0 + policy.bank[arm] - picked).flatten()
+
+
+def _load(path: Path) -> tuple[list[Tensor], list[Tensor]]:
+    if not path.exists():
+        return [], []
+    tensors = load_file(path)
+    return list(tensors["gradients"]), list(tensors["missing"])
