@@ -161,7 +161,7 @@ def test_a_step_is_the_learned_one_for_the_gradient_of_the_whole_batch(policy: P
     policy.step = torch.stack([reads, moves])
     losses, params = make_losses(policy), AlignParams(align_learning_rate=0.7)
     order = torch.randperm(len(ROWS), generator=torch.Generator().manual_seed(0))
-    slope, means = gradient(losses, policy.e_0, order, params.align_draws, 0)
+    slope, means = gradient(losses, policy.e_0, order, params.align_draws, 1)
     shadow, (curve,) = descend(policy, losses, ROWS, policy.e_0, params, 0)
     moved = (shadow - policy.e_0).flatten()
     assert float(moved[5]) == pytest.approx(-0.7 * 0.01 * float(slope.flatten()[3]), rel=1e-3)

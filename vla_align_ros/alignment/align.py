@@ -154,7 +154,7 @@ def descend(
     curve = []
     for step in range(params.align_steps):
         batch = rows[torch.randperm(len(rows), generator=generator)[: params.align_batch_size]]
-        found, means = gradient(losses, shadow, batch, params.align_draws, seed * 1009 + step)
+        found, means = gradient(losses, shadow, batch, params.align_draws, seed * 1009 + step + 1)
         if not bool(torch.isfinite(found).all()):
             raise FloatingPointError(f"the gradient is not finite at step {step}")
         offset = shadow - (rate * moves.T @ (reads @ found.flatten())).view_as(shadow) - e_0
@@ -168,7 +168,8 @@ def descend(
 def gradient(
     losses: ExperienceLosses, token: Tensor, rows: Tensor, draws: int, seed: int
 ) -> tuple[Tensor, dict[str, float]]:
-    """Gradient (n, W) of the mean weighted loss on `rows` at a token, and the mean loss of each task."""
+    """Gradient (n, W) of the mean weighted loss on `rows` at a token, and the mean loss of each task, with `draws` of
+    (t, noise) for each row, by `seed`."""
     token, slope, found = token.detach().requires_grad_(True), torch.zeros_like(token), []
     for index, part in enumerate(rows.split(ROWS_AT_ONCE)):
         found.append(losses(token, part, draws, seed * 1009 + index))

@@ -65,7 +65,7 @@ def write_report(
         "<p>A refusal is an answer, not a fault: the token stays bit for bit as it was. docs/reasons.md lists all "
         "reasons.</p>",
         _table([ATTEMPT_COLUMNS, *map(_attempt_row, enumerate(attempts))]),
-        *[_image(_curves(attempt, number)) for number, attempt in enumerate(attempts) if attempt["curve"]],
+        *[_image(_losses(attempt, number)) for number, attempt in enumerate(attempts) if attempt["after"]],
         "<h2>From the control tick to the published chunk</h2>",
         f"<p>A robot has {summary['chunk_period_ms']:.0f} ms for each chunk, the line in the picture.</p>",
         _image(_histogram(latencies_ms, summary["chunk_period_ms"])),
@@ -149,20 +149,16 @@ def _rendered(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def _curves(attempt: Mapping[str, Any], number: int) -> bytes:
-    figure = Figure(figsize=(9, 2.8))
-    left, right = figure.subplots(1, 2)
-    curve = attempt["curve"]
-    for task in curve[0]["losses"]:
-        left.plot([step["losses"][task] for step in curve], label=task)
-    left.set(title=f"attempt {number + 1}: losses on what it learns from", xlabel="gradient step")
-    left.legend(fontsize=7)
+def _losses(attempt: Mapping[str, Any], number: int) -> bytes:
+    figure = Figure(figsize=(5, 2.8))
+    axes = figure.subplots()
     tasks = list(attempt["after"])
     for index, part in enumerate(("before", "picked", "after")):
         heights = [attempt[part].get(task, 0.0) for task in tasks]
-        right.bar(np.arange(len(tasks)) + index * 0.27, heights, 0.25, label=part)
-    right.set(title="on later experience", xticks=np.arange(len(tasks)) + 0.27, xticklabels=tasks)
-    right.legend(fontsize=7)
+        axes.bar(np.arange(len(tasks)) + index * 0.27, heights, 0.25, label=part)
+    title = f"attempt {number + 1}: losses on later experience"
+    axes.set(title=title, xticks=np.arange(len(tasks)) + 0.27, xticklabels=tasks)
+    axes.legend(fontsize=7)
     return _rendered(figure)
 
 

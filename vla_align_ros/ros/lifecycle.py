@@ -104,13 +104,10 @@ class SafeLifecycleNode(LifecycleNodeMixin, Node):
                 self.trigger_activate()
 
     def destroy_node(self) -> None:
-        """Also what rclpy forgets: services and state machine keep the participant, and with it its 34 MB in /dev/shm,
+        """Also the state machine, which rclpy forgets: it keeps the participant, and with it its 34 MB in /dev/shm,
         until the interpreter ends, and for good where the process is ended before."""
-        for name in ("change_state", "get_state", "get_available_states", "get_available_transitions"):
-            getattr(self, f"_service_{name}").destroy()
-        self._service_get_transition_graph.destroy()
-        self._state_machine.destroy_when_not_in_use()
         super().destroy_node()
+        self._state_machine.destroy_when_not_in_use()
 
     def shut_down(self) -> None:
         """From whatever state to finalized, deactivating on the way."""

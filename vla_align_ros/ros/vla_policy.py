@@ -37,7 +37,7 @@ from vla_align_ros.zoo import find_model
 
 NAME = "vla_policy"
 CONTROL_POLL_S = 0.01  # how often a new control tick is looked for
-STOP_TIMEOUT_S = 1.0  # an alignment stops between two steps; a process that ends does not wait longer for it
+STOP_TIMEOUT_S = 1.0  # an alignment stops after a gradient step; a process that ends does not wait longer for it
 CURVES = (
     "align/loss/perception",
     "align/loss/dynamics",
@@ -140,7 +140,7 @@ class VlaPolicy(SafeLifecycleNode):
             self.get_logger().warning(f"no chunk: {refused}", throttle_duration_sec=WARN_EVERY_S)
             return
         with self._wire:
-            if not self.active:
+            if runtime is not self._runtime or not self.active:
                 return
             self._publish(published.trajectory)
             now_ns = self.get_clock().now().nanoseconds

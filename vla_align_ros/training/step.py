@@ -27,7 +27,6 @@ from vla_align_ros.training.progress import save_atomically
 
 EXPERIENCES, DRAWS = 128, 4
 DIRECTIONS, RIDGE = 8, 3.0  # chosen by the training arms' own leave-one-out error, and on validation arms
-EXAMPLES_FILE = "step_examples.safetensors"
 
 
 def learn_step(
@@ -35,14 +34,15 @@ def learn_step(
 ) -> Tensor:
     """(2, k, n * W): one gradient g of all experience moves a token by -step[1].T @ step[0] @ g.
 
-    arms: the bank's, in its order. Examples are kept in `run`, where a second call goes on.
+    arms: the bank's, in its order. Examples are kept in `run`, where a second call with the same weights goes on.
     """
     assert policy.bank is not None
-    gradients, missing = _load(run / EXAMPLES_FILE)
+    path = run / f"step_examples_{policy.weights_sha256[:12]}.safetensors"
+    gradients, missing = _load(path)
     for arm in range(len(gradients), len(arms)):
         one_gradient, one_missing = _example(policy, arms, arm, weights)
         gradients, missing = [*gradients, one_gradient], [*missing, one_missing]
-        save_atomically({"gradients": torch.stack(gradients), "missing": torch.stack(missing)}, run / EXAMPLES_FILE)
+        save_atomically({"gradients": torch.stack(gradients), "missing": torch.stack(missing)}, path)
         log({"stage": "step", "step": arm + 1})
     step, r2 = fit(policy.bank.flatten(1), torch.stack(gradients), torch.stack(missing))
     log({"stage": "step", "left_out_r2": r2})
