@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vla_align_ros.alignment.align import first_step, split_by_episode, that_moved
+from vla_align_ros.alignment.align import descend, first_step, split_by_episode, that_moved
 from vla_align_ros.alignment.losses import ExperienceLosses
+from vla_align_ros.params import AlignParams
 from vla_align_ros.policy import Policy
 from vla_align_ros.policy.losses import LossWeights
 from vla_align_ros.sim.bench import action_error
@@ -36,14 +37,14 @@ def one_arm(policy: Policy, arm: Embodiments, seed: int, exploration: float) -> 
 
     by_count = {}
     for count in COUNTS:
-        all_of_them = replace(params, align_max_experiences=count, align_batch_size=count)
-        done = arms.attempt(policy, shipped, spread(experiences, count), all_of_them, seed)
-        by_count[count] = {"picked": error(done.picked), "proposed": error(done.proposed)}
+        everything = replace(params, align_batch_size=count)
+        tokens = without_guard(policy, spread(experiences, count), everything, shipped, seed)
+        by_count[count] = dict(zip(PARTS, map(error, tokens), strict=True))
     some = spread(experiences, arms.EXPERIENCES)
     alone = {}
     for task, name in TASKS.items():
-        weights = {other: float(other == name) for other in TASKS.values()}
-        alone[task] = error(arms.attempt(policy, shipped, some, replace(params, **weights), seed).proposed)
+        weights = {other: getattr(params, other) * (other == name) for other in TASKS.values()}
+        alone[task] = error(without_guard(policy, some, replace(params, **weights), shipped, seed)[1])
     oracle = arms.best_by_labels(policy, arm, [shipped, policy.e_0], seed)
     return {
         "error": {"before": error(shipped), "oracle": error(oracle)},
@@ -51,6 +52,17 @@ def one_arm(policy: Policy, arm: Embodiments, seed: int, exploration: float) -> 
         "alone": alone,
         "cosines": cosines(policy, arm, some, shipped, seed),
     }
+
+
+def without_guard(
+    policy: Policy, experiences: list[Any], params: AlignParams, start: Tensor, seed: int
+) -> tuple[Tensor, Tensor]:
+    """The token that is picked and the one that the gradient makes of it, from all of the experiences."""
+    weights = LossWeights(params.lambda_perc, params.lambda_dyn, params.lambda_inv)
+    losses = ExperienceLosses(policy, that_moved(policy, experiences), weights)
+    rows = torch.arange(len(losses))
+    _, picked = first_step(policy, losses, rows, start, seed)
+    return picked, descend(policy, losses, rows, picked, params, seed)[0]
 
 
 def spread(experiences: list[Any], count: int) -> list[Any]:
@@ -66,8 +78,8 @@ def cosines(policy: Policy, arm: Embodiments, experiences: list[Any], shipped: T
     losses = ExperienceLosses(policy, learn, LossWeights(params.lambda_perc, params.lambda_dyn, params.lambda_inv))
     rows, labels = torch.arange(len(learn)), arms.label_loss(policy, arm, seed)
     _, picked = first_step(policy, losses, rows, shipped, seed)
-    assert policy.step is not None
-    reads, moves = policy.step
+    assert policy.learned_step is not None
+    reads, moves = policy.learned_step
     found: dict[str, Any] = {}
     for place, start in (("shipped", shipped), ("picked", picked)):
         token = start.clone().requires_grad_(True)

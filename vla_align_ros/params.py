@@ -32,7 +32,11 @@ class AlignParams(Params):
     """How `align()` updates the E-Token. The same for the node, for `vla-align align` and for Python."""
 
     lambda_perc: float = parameter(
-        1.0, "Weight of the perception loss; 0 switches the task off.", within=(0.0, 10.0), live=True, recommended=True
+        1.0,
+        "Weight of the perception loss; 0 switches the task off. The learned step fits the recommended weights.",
+        within=(0.0, 10.0),
+        live=True,
+        recommended=True,
     )
     lambda_dyn: float = parameter(
         1.0, "Weight of the dynamics loss; 0 switches the task off.", within=(0.0, 10.0), live=True, recommended=True
@@ -56,7 +60,9 @@ class AlignParams(Params):
         within=(1e-5, 2.0),
         live=True,
     )
-    align_steps: int = parameter(1, "Gradient steps of one alignment.", within=(1, 1000), live=True)
+    align_steps: int = parameter(
+        1, "Gradient steps of one alignment. The step is learned for the first one.", within=(1, 1000), live=True
+    )
     align_batch_size: int = parameter(128, "Experiences in one gradient step.", within=(1, 4096), live=True)
     align_draws: int = parameter(4, "Draws of (t, noise) for each experience.", within=(1, 32), live=True)
     align_max_experiences: int = parameter(

@@ -46,7 +46,7 @@ def policy(make_policy: Callable[..., Policy]) -> Policy:
     """A policy whose running token fits its robot badly, so that there is something to gain."""
     policy = make_policy(peft_num_tokens=4)
     assert policy.token is not None
-    policy.step = 3.0 * torch.eye(policy.token.numel()).expand(2, -1, -1)  # the plain gradient, 9 times as long
+    policy.learned_step = 3.0 * torch.eye(policy.token.numel()).expand(2, -1, -1)  # the plain gradient, 9 times as long
     policy.swap_token(policy.token + 2.0 * torch.randn(4, 32, generator=torch.Generator().manual_seed(0)))
     return policy
 

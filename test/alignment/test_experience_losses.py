@@ -158,7 +158,7 @@ def test_descending_brings_the_learned_losses_down(policy: Policy, token: Tensor
 def test_a_step_is_the_learned_one_for_the_gradient_of_the_whole_batch(policy: Policy) -> None:
     reads, moves = torch.zeros(2, 1, policy.e_0.numel())
     reads[0, 3], moves[0, 5] = 1.0, 0.01
-    policy.step = torch.stack([reads, moves])
+    policy.learned_step = torch.stack([reads, moves])
     losses, params = make_losses(policy), AlignParams(align_learning_rate=0.7)
     order = torch.randperm(len(ROWS), generator=torch.Generator().manual_seed(0))
     slope, means = gradient(losses, policy.e_0, order, params.align_draws, 1)
@@ -174,16 +174,19 @@ def test_a_gradient_in_parts_is_the_gradient_of_the_whole() -> None:
         """(sum(token) - row) squared."""
 
         def __call__(self, token: Tensor, rows: Tensor, draws: int, seed: int) -> dict[str, Tensor]:
+            seeds.append(seed)
             return {"dynamics": (token.sum() - rows).square()}
 
         def weighted(self, losses: dict[str, Tensor]) -> Tensor:
             return 3.0 * losses["dynamics"]
 
+    seeds = list[int]()
     losses: Any = Squares()
     rows = torch.arange(2 * ROWS_AT_ONCE + 5)
     slope, means = gradient(losses, torch.ones(2, 3), rows, 1, 0)
     torch.testing.assert_close(slope, torch.full((2, 3), 3.0 * 2 * (6.0 - float(rows.float().mean()))))
     assert means["dynamics"] == pytest.approx(float((6.0 - rows).square().mean()))
+    assert len(set(seeds)) == len(seeds) == 3
 
 
 def test_descending_stops_at_the_first_gradient_that_is_not_finite(policy: Policy, token: Tensor) -> None:

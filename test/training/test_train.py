@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
+from vla_align_ros.alignment.pick import pick
 from vla_align_ros.policy import load_policy
 from vla_align_ros.sim.bench import final_distances
 from vla_align_ros.sim.embodiment import unshifted
+from vla_align_ros.training import learned_step
 from vla_align_ros.training.export import export
 from vla_align_ros.training.recipe import Recipe, RecipeError, VisionRecipe, load_recipe
 from vla_align_ros.training.train import train
@@ -72,25 +75,44 @@ def test_what_is_exported_loads_and_acts(small: Recipe, tmp_path: Path) -> None:
     assert np.isfinite(distances).all()
     assert policy.stats is not None
     assert policy.stats.arms == 1
-    assert policy.step is not None
-    assert policy.step.count_nonzero() > 0
+    assert policy.learned_step is not None
+    assert policy.learned_step.count_nonzero() > 0
 
 
-def test_a_step_is_learned_from_the_arms_that_a_cut_off_run_has_left(small: Recipe, tmp_path: Path) -> None:
+def test_a_step_is_learned_from_the_arms_that_a_cut_off_run_has_left(
+    small: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def cut(line: dict[str, object]) -> None:
-        if line.get("stage") == "step" and line.get("step") == 2:
+        if line.get("stage") == "examples" and line.get("step") == 2:
             raise Killed
 
     run, seen = tmp_path / "run", list[object]()
     trainee = train(RECIPE, small, run, lambda line: None)
     with pytest.raises(Killed):
         export(trainee, small, RECIPE, run, tmp_path / "cut", cut)
-    export(trainee, small, RECIPE, run, tmp_path / "cut", lambda line: seen.append(line.get("step")))
+    export(
+        trainee,
+        small,
+        RECIPE,
+        run,
+        tmp_path / "cut",
+        lambda line: seen.append(line.get("step") if line["stage"] == "examples" else None),
+    )
     assert [step for step in seen if step is not None] == [3, 4]
-    next(run.glob("step_examples_*")).unlink()
+    next(run.glob("examples_*")).unlink()
+    candidates = list[Tensor]()
+
+    def spied(losses: object, rows: Tensor, tokens: Tensor, seed: int) -> tuple[int, Tensor]:
+        candidates.append(tokens)
+        return pick(losses, rows, tokens, seed)
+
+    monkeypatch.setattr(learned_step, "pick", spied)
     export(trainee, small, RECIPE, run, tmp_path / "whole", lambda line: None)
+    own = trainee.model.peft_prefix_token.detach() + trainee.bank.offsets.detach()
+    for arm, tokens in enumerate(candidates):
+        assert torch.equal(tokens, own[torch.arange(len(own)) != arm]), "an arm's own token would be no example"
     cut_off, whole = (load_file(tmp_path / name / "token_bank.safetensors") for name in ("cut", "whole"))
-    assert torch.equal(cut_off["step"], whole["step"])
+    assert torch.equal(cut_off["learned_step"], whole["learned_step"])
 
 
 @pytest.mark.parametrize(

@@ -141,14 +141,14 @@ def descend(
 ) -> tuple[Tensor, list[StepCurve]]:
     """Gradient steps on a shadow copy of the token (n, W): E <- E - align_learning_rate * M g.
 
-    M = step[1].T @ step[0] was learned at the end of training (`training/step.py`): the plain gradient hardly points to
-    where an arm acts better. A rate of 1 goes all the way that one gradient tells. Raises FloatingPointError at the
-    first gradient that is not finite.
+    M = learned_step[1].T @ learned_step[0] is of the end of training (`training/learned_step.py`): the plain gradient
+    hardly points to where an arm acts better. A rate of 1 goes all the way that one gradient tells. Raises
+    FloatingPointError at the first gradient that is not finite.
     """
     assert policy.stats is not None
-    assert policy.step is not None
+    assert policy.learned_step is not None
     e_0, radius = policy.e_0, policy.stats.token_distance_max * guard.DISTANCE_SLACK
-    reads, moves = policy.step
+    reads, moves = policy.learned_step
     rate, shadow = params.align_learning_rate, start
     generator = torch.Generator().manual_seed(seed)
     curve = []

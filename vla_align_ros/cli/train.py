@@ -43,7 +43,7 @@ def train(
         "vision": recipe.vision.steps,
         "features": recipe.vision.steps,
         "policy": recipe.samples // recipe.batch_size,
-        **({} if export is None else {"step": recipe.bank_size}),
+        **({} if export is None else {"examples": recipe.bank_size}),
     }
     columns = (
         TextColumn("{task.description}"),

@@ -59,8 +59,8 @@ class Policy:
     `token` is one immutable tensor (peft_num_tokens, W): `swap_token` replaces it whole, so an inference that has begun
     ends with the token that it began with. Inference and alignment may run in different threads.
 
-    bank: training arms' tokens (arms, n, W) as offsets from E_0. step: (2, k, n * W), how a gradient moves a token
-    (`alignment/align.py`).
+    bank: training arms' tokens (arms, n, W) as offsets from E_0. learned_step: (2, k, n * W), how a
+    gradient moves a token (`alignment/align.py: descend`).
     """
 
     def __init__(
@@ -69,13 +69,13 @@ class Policy:
         robot: Robot | None,
         features: FeatureExtractor | None,
         bank: Tensor | None,
-        step: Tensor | None,
+        learned_step: Tensor | None,
         stats: AlignmentStats | None,
         weights_sha256: str,
         device: torch.device,
     ) -> None:
         self.model, self.features = model, features
-        self.bank, self.step, self.stats = bank, step, stats
+        self.bank, self.learned_step, self.stats = bank, learned_step, stats
         self.weights_sha256, self.device = weights_sha256, device
         self._robot = robot
         self.token = self.initial_token()
@@ -254,12 +254,12 @@ def load_policy(folder: str | Path, device: Device = "auto") -> Policy:
             "so these are not the weights that were described"
         )
     model = _model(config.architecture, tensors, path, target)
-    features, bank, step, stats = _alignment_parts(folder, config.architecture, target)
+    features, bank, learned_step, stats = _alignment_parts(folder, config.architecture, target)
     if config.initial_token is not None and (bank is None or config.initial_token >= len(bank)):
         raise ModelConfigError(
             f"{folder}: initial_token is {config.initial_token}, the bank has {0 if bank is None else len(bank)} tokens"
         )
-    return Policy(model, _robot(folder, config), features, bank, step, stats, sha256, target)
+    return Policy(model, _robot(folder, config), features, bank, learned_step, stats, sha256, target)
 
 
 def _model(architecture: Architecture, tensors: dict[str, Tensor], path: Path, device: torch.device) -> Pi0:
@@ -293,7 +293,7 @@ def _robot(folder: Path, config: ModelConfig) -> Robot:
 def _alignment_parts(
     folder: Path, architecture: Architecture, device: torch.device
 ) -> tuple[FeatureExtractor | None, Tensor | None, Tensor | None, AlignmentStats | None]:
-    """Features, token bank, step and statistics; None where the model does not align."""
+    """Features, token bank, learned step and statistics; None where the model does not align."""
     if architecture.alignment is None:
         return None, None, None, None
     features = FeatureExtractor(architecture.alignment.features)
@@ -302,15 +302,20 @@ def _alignment_parts(
     bank_path = folder / BANK_FILE
     tensors = weights.read_tensors(bank_path)
     n, width = architecture.peft_num_tokens, architecture.action_expert.width
-    for name, shape in (("offsets", (None, n, width)), ("step", (2, None, n * width))):
+    for name, shape in (("offsets", (None, n, width)), ("learned_step", (2, None, n * width))):
         tensor = tensors.get(name)
         if tensor is None or not _is_finite_of(tensor, shape):
             raise weights.WeightsError(
                 f"{bank_path}: expected two finite tensors, `offsets` of shape (arms, {n}, {width}) and "
-                f"`step` of shape (2, directions, {n * width}); `{name}` does not fit"
+                f"`learned_step` of shape (2, directions, {n * width}); `{name}` does not fit"
             )
-    bank, step = (tensors[name].to(device, torch.float32) for name in ("offsets", "step"))
-    return features.to(device).eval().requires_grad_(False), bank, step, load_alignment_stats(folder / STATS_FILE)
+    bank, learned_step = (tensors[name].to(device, torch.float32) for name in ("offsets", "learned_step"))
+    return (
+        features.to(device).eval().requires_grad_(False),
+        bank,
+        learned_step,
+        load_alignment_stats(folder / STATS_FILE),
+    )
 
 
 def _is_finite_of(tensor: Tensor, shape: Sequence[int | None]) -> bool:

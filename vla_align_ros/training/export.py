@@ -25,8 +25,8 @@ from vla_align_ros.policy.weights import sha256_of
 from vla_align_ros.sim.bench import collect_experience
 from vla_align_ros.sim.embodiment import sample_embodiments
 from vla_align_ros.training.curves import draw_curves
+from vla_align_ros.training.learned_step import learn_step
 from vla_align_ros.training.recipe import Recipe
-from vla_align_ros.training.step import learn_step
 from vla_align_ros.training.train import Trainee
 
 VALIDATION_SEED = 50_001  # never a seed of training arms or of a reported test
@@ -43,31 +43,34 @@ def export(
     target: Path,
     log: Callable[[dict[str, object]], None],
 ) -> None:
-    """Write `target`: model.yaml, weights, bank, statistics, tokenizer, curves. Then learn the step, and measure the
-    guard's statistics with it."""
-    target.mkdir(parents=True, exist_ok=True)
-    _save(trainee.model.state_dict(), target / "model.safetensors")
-    _save(trainee.features.state_dict(), target / "features.safetensors")
+    """Write model.yaml, weights, bank, statistics, tokenizer and curves; learn the step, and measure the guard's
+    statistics with it. All in `run`: `target` is written last, when the model is whole."""
+    folder = run / "export"
+    folder.mkdir(exist_ok=True)
+    _save(trainee.model.state_dict(), folder / "model.safetensors")
+    _save(trainee.features.state_dict(), folder / "features.safetensors")
     offsets = trainee.bank.offsets.detach()
-    _save({"offsets": offsets, "step": torch.zeros(2, 1, offsets[0].numel())}, target / BANK_FILE)
+    _save({"offsets": offsets, "learned_step": torch.zeros(2, 1, offsets[0].numel())}, folder / BANK_FILE)
     save_norm_stats(
-        target / "norm_stats.json", {"state": trainee.maker.state.stats, "actions": trainee.maker.actions.stats}
+        folder / "norm_stats.json", {"state": trainee.maker.state.stats, "actions": trainee.maker.actions.stats}
     )
-    shutil.copyfile(run / "tokenizer.json", target / "tokenizer.json")
-    shutil.copyfile(run / "recipe.yaml", target / "recipe.yaml")
-    draw_curves(run / "log.jsonl", target / "curves.png")
+    shutil.copyfile(run / "tokenizer.json", folder / "tokenizer.json")
+    shutil.copyfile(run / "recipe.yaml", folder / "recipe.yaml")
+    draw_curves(run / "log.jsonl", folder / "curves.png")
     description = yaml.safe_load((recipe_path.parent / recipe.model).read_text())
-    description["weights"]["sha256"] = sha256_of(target / "model.safetensors")
-    (target / "model.yaml").write_text(yaml.safe_dump(description, sort_keys=False))
+    description["weights"]["sha256"] = sha256_of(folder / "model.safetensors")
+    (folder / "model.yaml").write_text(yaml.safe_dump(description, sort_keys=False))
     distance = float(offsets.flatten(1).norm(dim=1).max())
     log({"stage": "export", "token_distance_max": distance})
     unlimited = dict.fromkeys(("perception", "dynamics", "inverse_dynamics"), 1e9)
     nothing = dict.fromkeys(unlimited, 0.0)
-    write_stats(target, AlignmentStats(1, nothing, unlimited, distance, 0.0, trainee.motion_r2, 0, 0))
-    weights = LossWeights(recipe.lambda_perc, recipe.lambda_dyn, recipe.lambda_inv)
-    step = learn_step(load_policy(target, "cpu"), trainee.arms, weights, run, log)
-    _save({"offsets": offsets, "step": step}, target / BANK_FILE)
-    write_stats(target, measure(load_policy(target, "cpu"), recipe))
+    write_stats(folder, AlignmentStats(1, nothing, unlimited, distance, 0.0, trainee.motion_r2, 0, 0))
+    this_model = sha256_of(folder / "model.yaml")  # which has the weights' hash in it
+    examples = run / f"examples_{this_model[:12]}.safetensors"
+    learned_step = learn_step(load_policy(folder, "cpu"), trainee.arms, recipe.seed, examples, log)
+    _save({"offsets": offsets, "learned_step": learned_step}, folder / BANK_FILE)
+    write_stats(folder, measure(load_policy(folder, "cpu"), recipe))
+    shutil.copytree(folder, target, dirs_exist_ok=True)
 
 
 def measure(policy: Policy, recipe: Recipe) -> AlignmentStats:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import yaml
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 _strict = ConfigDict(extra="forbid")
@@ -52,7 +53,7 @@ class Recipe:
     vision_learning_rate: float = 0.3
     token_learning_rate: float = 4.0
     e_token_learning_rate: float = 1.0
-    bank_size: int = 192
+    bank_size: Annotated[int, Field(ge=2)] = 192
     unshifted_share: float = 0.05
     token_drop: float = 0.15
     action_draws: int = 3

@@ -1,7 +1,8 @@
 """Train a zoo model from nothing: `vla-align train --config config/train/tiny.yaml`.
 
-Stages, each skipped when its file exists: the policy's eye, the features' eye, the policy with its token bank,
-statistics and export (`export.py`). Deterministic for a seed on one machine: every step draws from its own seed.
+Stages, each skipped when its file exists: the policy's eye, the features' eye, the policy with its token bank; with
+`--export` the learned step, statistics and the zoo folder (`export.py`). Deterministic for a seed on one machine: every
+step draws from its own seed.
 """
 
 from __future__ import annotations

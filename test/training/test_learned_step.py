@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vla_align_ros.training.step import DIRECTIONS, RIDGE, fit
+from vla_align_ros.training.learned_step import DIRECTIONS, RIDGE, fit
 
 ARMS, SIZE = 60, 24
 SPREAD = torch.linspace(2.0, 0.05, SIZE)
@@ -50,9 +50,18 @@ def test_the_step_keeps_to_the_banks_largest_directions() -> None:
 
 def test_gradients_that_tell_nothing_lead_nearly_nowhere() -> None:
     bank, gradients, missing = examples(noise=0.0)
-    step, r2 = fit(bank, gradients[torch.randperm(ARMS, generator=torch.Generator().manual_seed(1))], missing)
-    assert r2 < 0.1
-    assert float(move(step, gradients).norm()) < 0.6 * float(missing.norm())
+    others = gradients[torch.randperm(ARMS, generator=torch.Generator().manual_seed(1))]
+    told, r2 = fit(bank, gradients, missing)
+    guessed, chance = fit(bank, others, missing)
+    assert chance < 0 < r2
+    assert float(move(guessed, others).norm()) < 0.5 * float(move(told, gradients).norm())
+
+
+def test_tokens_that_are_all_the_same_teach_no_step() -> None:
+    _, gradients, missing = examples(noise=0.0)
+    step, r2 = fit(torch.ones(ARMS, SIZE), gradients, missing)
+    assert step.count_nonzero() == 0
+    assert r2 == 0.0
 
 
 def test_what_is_said_of_left_out_arms_is_what_leaving_them_out_gives() -> None:

@@ -2,8 +2,8 @@
 
 The plain gradient hardly points to where an arm acts better. Each training arm gives one example: the gradient at a
 start that was picked from the tokens of all *other* arms, and what is missing from there to the arm's own token. Ridge
-regression, along the bank's largest directions, maps one to the other: in closed form what a meta-finetune through
-unrolled steps would have to find by gradient.
+regression, along the bank's largest directions, maps one to the other. It takes the place of a meta-finetune through
+unrolled steps (docs/decisions.md). The map fits the lambdas that the model recommends, and starts that were picked.
 """
 
 from __future__ import annotations
@@ -30,22 +30,21 @@ DIRECTIONS, RIDGE = 8, 3.0  # chosen by the training arms' own leave-one-out err
 
 
 def learn_step(
-    policy: Policy, arms: Embodiments, weights: LossWeights, run: Path, log: Callable[[dict[str, object]], None]
+    policy: Policy, arms: Embodiments, seed: int, examples: Path, log: Callable[[dict[str, object]], None]
 ) -> Tensor:
     """(2, k, n * W): one gradient g of all experience moves a token by -step[1].T @ step[0] @ g.
 
-    arms: the bank's, in its order. Examples are kept in `run`, where a second call with the same weights goes on.
+    arms: the bank's, in its order. examples: a file that belongs to this model; a second call goes on from it.
     """
     assert policy.bank is not None
-    path = run / f"step_examples_{policy.weights_sha256[:12]}.safetensors"
-    gradients, missing = _load(path)
+    gradients, missing = _load(examples)
     for arm in range(len(gradients), len(arms)):
-        one_gradient, one_missing = _example(policy, arms, arm, weights)
+        one_gradient, one_missing = _example(policy, arms, arm, 1000 * seed + arm)
         gradients, missing = [*gradients, one_gradient], [*missing, one_missing]
-        save_atomically({"gradients": torch.stack(gradients), "missing": torch.stack(missing)}, path)
-        log({"stage": "step", "step": arm + 1})
+        save_atomically({"gradients": torch.stack(gradients), "missing": torch.stack(missing)}, examples)
+        log({"stage": "examples", "step": arm + 1})
     step, r2 = fit(policy.bank.flatten(1), torch.stack(gradients), torch.stack(missing))
-    log({"stage": "step", "left_out_r2": r2})
+    log({"stage": "learned step", "left_out_r2": r2})
     return step
 
 
@@ -57,6 +56,8 @@ def fit(bank: Tensor, gradients: Tensor, missing: Tensor) -> tuple[Tensor, float
     spread = along[:directions] * (scales[:directions, None] / len(bank) ** 0.5)  # one standard deviation each
     read = gradients.double().numpy() @ spread.T
     size = float(read.std())
+    if size == 0:  # tokens or gradients that are all the same
+        return torch.zeros(2, 1, bank.shape[1]), 0.0
     wanted = missing.double().numpy() @ (along[:directions] / (scales[:directions, None] / len(bank) ** 0.5)).T
     inputs = read / size
     inverse = np.linalg.inv(inputs.T @ inputs + RIDGE * np.eye(directions))
@@ -68,17 +69,19 @@ def fit(bank: Tensor, gradients: Tensor, missing: Tensor) -> tuple[Tensor, float
     return torch.from_numpy(step).float(), r2
 
 
-def _example(policy: Policy, arms: Embodiments, arm: int, weights: LossWeights) -> tuple[Tensor, Tensor]:
+def _example(policy: Policy, arms: Embodiments, arm: int, seed: int) -> tuple[Tensor, Tensor]:
     """The gradient (n * W,) at a start from the other arms' tokens, and what is missing to the own one."""
     start = policy.initial_token()
     assert policy.bank is not None
     assert start is not None
-    (made,) = collect_experience(policy, arms[np.array([arm])], start[None], EXPERIENCES, seed=arm)
-    losses = ExperienceLosses(policy, that_moved(policy, made), weights)
+    (made,) = collect_experience(policy, arms[np.array([arm])], start[None], EXPERIENCES, seed)
+    advice = policy.config.recommended
+    weights = LossWeights(advice.lambda_perc, advice.lambda_dyn, advice.lambda_inv)
+    losses = ExperienceLosses(policy, that_moved(policy, made) or made, weights)
     rows = torch.arange(len(losses))
     others = torch.arange(len(policy.bank)) != arm
-    _, picked = pick(losses, rows, policy.e_0 + policy.bank[others], seed=arm)
-    found, _ = gradient(losses, picked, rows, DRAWS, seed=arm)
+    _, picked = pick(losses, rows, policy.e_0 + policy.bank[others], seed)
+    found, _ = gradient(losses, picked, rows, DRAWS, seed)
     return found.flatten(), (policy.e_0 + policy.bank[arm] - picked).flatten()
 
 
