@@ -26,7 +26,7 @@ from vla_align_ros.sim.embodiment import Embodiments
 from vla_align_ros.training.progress import save_atomically
 
 EXPERIENCES, DRAWS = 128, 4
-DIRECTIONS, RIDGE = 8, 3.0  # chosen by the training arms' own leave-one-out error, and on validation arms
+DIRECTIONS, RIDGE = 8, 3.0  # chosen on validation arms
 
 
 def learn_step(
