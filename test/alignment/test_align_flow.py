@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from builders import TASKS, make_experiences, make_observation, stats_of
+from builders import TASKS, make_experiences, make_observation, one_after_another, stats_of
 from torch import Tensor
 
 from vla_align_ros.alignment import AlignReport, Reason, align, guard
@@ -304,6 +304,8 @@ REFUSED: dict[str, Case] = {
     "inverse": (Reason.INVERSE_WORSE, {"judged": {"inverse_dynamics": 1.0}}),
     "ceiling": (Reason.OVER_CEILING, {"stats": stats_of(ceiling={**dict.fromkeys(TASKS, 1e9), "perception": 0.0})}),
     "actions": (Reason.ACTIONS_DO_NOT_FIT, {"stats": stats_of(shuffle_ratio_min=1e9)}),
+    "late actions": (Reason.ACTIONS_OUT_OF_STEP, {"stats": stats_of(neighbour_ratio_min=1e9)}),
+    "two robots": (Reason.JOINTS_JUMP, {"experiences": one_after_another(16, jump_rad=3.0)}),
     "far": (Reason.TOKEN_TOO_FAR, {"descend": lambda losses, rows, start: start + 1e3}),
     "NaN token": (Reason.NON_FINITE, {"descend": lambda losses, rows, start: start * torch.nan}),
 }

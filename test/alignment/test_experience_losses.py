@@ -85,8 +85,8 @@ def test_the_prefix_in_batches_gives_the_same(policy: Policy, token: Tensor) -> 
 def test_shuffling_changes_the_actions_alone(policy: Policy, token: Tensor) -> None:
     losses = make_losses(policy)
     plain = losses(token, ROWS, 2, 0)
-    same = losses(token, ROWS, 2, 0, shuffled=ROWS)
-    shuffled = losses(token, ROWS, 2, 0, shuffled=ROWS.roll(5))
+    same = losses(token, ROWS, 2, 0, other_actions=ROWS)
+    shuffled = losses(token, ROWS, 2, 0, other_actions=ROWS.roll(5))
     assert all(torch.equal(plain[task], same[task]) for task in TASKS)
     assert torch.equal(plain["perception"], shuffled["perception"])
     assert not torch.equal(plain["inverse_dynamics"], shuffled["inverse_dynamics"])

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from builders import TASKS, make_experiences, stats_of
+from builders import TASKS, make_experiences, one_after_another, stats_of
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -33,7 +33,7 @@ def evidence(**changes: Any) -> Evidence:
     good = Evidence(
         before,
         {task: loss - 0.2 for task, loss in before.items()},
-        {task: loss + 1.0 for task, loss in before.items()},
+        {which: before["inverse_dynamics"] + 1.0 for which in ("shuffled", "next", "last")},
         torch.full((2, 3), 0.1),
         torch.zeros(2, 3),
     )
@@ -42,6 +42,12 @@ def evidence(**changes: Any) -> Evidence:
 
 def after(task: str, loss: Tensor) -> dict[str, Any]:
     return {"after": {**evidence().after, task: loss}}
+
+
+def wrong_actions(**ratios: float) -> dict[str, Any]:
+    """Loss with wrong actions over the one with the true ones, by which actions."""
+    true = evidence().after["inverse_dynamics"]
+    return {"wrong_actions": evidence().wrong_actions | {which: true * ratio for which, ratio in ratios.items()}}
 
 
 def test_a_clear_improvement_is_kept_with_its_numbers() -> None:
@@ -102,9 +108,32 @@ def test_every_loss_has_its_ceiling(task: str) -> None:
 
 
 def test_shuffled_actions_must_fit_worse() -> None:
-    shuffled = {"shuffled": {**evidence().shuffled, "inverse_dynamics": evidence().after["inverse_dynamics"] * 1.1}}
+    shuffled = wrong_actions(shuffled=1.1)
     assert guard.judge(evidence(**shuffled), stats_of(shuffle_ratio_min=1.2)).reason is Reason.ACTIONS_DO_NOT_FIT
     assert guard.judge(evidence(**shuffled), stats_of(shuffle_ratio_min=1.05)).reason is Reason.KEPT
+
+
+@pytest.mark.parametrize("neighbour", ["next", "last"])
+def test_the_actions_of_both_neighbours_must_fit_worse(neighbour: str) -> None:
+    late = wrong_actions(**{neighbour: 1.1})
+    assert guard.judge(evidence(**late), stats_of(neighbour_ratio_min=1.2)).reason is Reason.ACTIONS_OUT_OF_STEP
+    assert guard.judge(evidence(**late), stats_of(neighbour_ratio_min=1.05)).reason is Reason.KEPT
+
+
+def test_a_joint_may_not_jump_from_one_experience_to_the_next(policy: Policy) -> None:
+    def verdict(experiences: list[Experience]) -> guard.Verdict | None:
+        return guard.check_request(policy, experiences, experiences[:12], experiences[12:], AlignParams())
+
+    assert verdict(one_after_another(20)) is None
+    found = verdict(one_after_another(20, jump_rad=3.0))
+    assert found is not None
+    assert found.reason is Reason.JOINTS_JUMP
+    assert "in 18 of 18 steps" in found.detail, "two episodes: what lies between them is no step"
+    assert verdict(one_after_another(20, jump_rad=0.25)) is None, "somebody may push it a little"
+    rare = one_after_another(20)
+    jumped = rare[0].observation.state + np.float32(2.0)
+    rare[0] = dataclasses.replace(rare[0], observation=dataclasses.replace(rare[0].observation, state=jumped))
+    assert verdict(rare) is None, "one in 18 is no second robot"
 
 
 def test_a_token_may_lie_a_little_farther_than_any_of_the_bank() -> None:
@@ -117,13 +146,13 @@ def test_a_token_may_lie_a_little_farther_than_any_of_the_bank() -> None:
     assert guard.judge(near, stats_of(token_distance_max=1.0)).reason is Reason.KEPT, "measured from E_0, not from 0"
 
 
-@pytest.mark.parametrize("where", ["before", "after", "shuffled", "token"])
+@pytest.mark.parametrize("where", ["before", "after", "wrong_actions", "token"])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_nothing_but_numbers_is_kept(where: str, bad: float) -> None:
     value = getattr(evidence(), where)
     if isinstance(value, dict):
         poisoned: Any = {task: loss.clone() for task, loss in value.items()}
-        poisoned["perception"][3] = bad
+        next(iter(poisoned.values()))[3] = bad
     else:
         poisoned = value.clone()
         poisoned[0, 0] = bad
@@ -138,7 +167,7 @@ def test_a_single_experience_proves_nothing() -> None:
 
 @pytest.mark.parametrize(("after", "reason"), [(0.5, Reason.KEPT), (1.0, Reason.NOT_BETTER), (1.5, Reason.NOT_BETTER)])
 def test_perception_judges_where_it_alone_ran(after: float, reason: Reason) -> None:
-    only = evidence(before={"perception": spread(1.0)}, after={"perception": spread(after)}, shuffled={})
+    only = evidence(before={"perception": spread(1.0)}, after={"perception": spread(after)}, wrong_actions={})
     assert guard.judge(only, stats_of()).reason is reason
 
 

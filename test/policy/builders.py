@@ -152,7 +152,7 @@ def model_yaml(**changes: Any) -> dict[str, Any]:
 
 def stats_of(**changes: Any) -> AlignmentStats:
     """Statistics that refuse nothing, unless `changes` say otherwise."""
-    unlimited = AlignmentStats(1, dict.fromkeys(TASKS, 0.0), dict.fromkeys(TASKS, 1e9), 50.0, 0.0, 0.5, 1, 1)
+    unlimited = AlignmentStats(1, dict.fromkeys(TASKS, 0.0), dict.fromkeys(TASKS, 1e9), 50.0, 0.0, 0.0, 0.5, 1, 1)
     return dataclasses.replace(unlimited, **changes)
 
 
@@ -207,6 +207,23 @@ def make_experiences(count: int, episodes: int = 4, seed: int = 0, horizon: int 
             for state, stamp in zip((start, end), stamps, strict=True)
         ]
         found.append(Experience(seen[0], commands, seen[1], index * episodes // count))
+    return found
+
+
+def one_after_another(count: int, jump_rad: float = 0.0, episodes: int = 2) -> list[Experience]:
+    """Experiences that start 4 ticks apart, of a robot that goes on from where the last 4 commands led it, and
+    `jump_rad` farther."""
+    found = make_experiences(count, episodes)
+    for index in range(1, count):
+        last, item = found[index - 1], found[index]
+        state = last.observation.state + np.float32(0.1) * last.commands[:4].sum(0) + np.float32(jump_rad)
+        after = state + np.float32(0.1) * item.commands.sum(0)
+        start_ns = last.observation.stamp_ns + 4 * 100_000_000
+        found[index] = dataclasses.replace(
+            item,
+            observation=dataclasses.replace(item.observation, state=state, stamp_ns=start_ns),
+            next_observation=dataclasses.replace(item.next_observation, state=after, stamp_ns=start_ns + 500_000_000),
+        )
     return found
 
 

@@ -96,9 +96,9 @@ def align(
     with torch.no_grad():
         picked = losses(start, judge_rows, JUDGE_DRAWS, seed + 1)
         after = losses(shadow, judge_rows, JUDGE_DRAWS, seed + 1)
-        shuffled = losses(shadow, judge_rows, JUDGE_DRAWS, seed + 1, shuffled=judge_rows.roll(len(judge_rows) // 2))
     report = replace(report, picked=_means(picked), after=_means(after), curve=tuple(curve))
-    verdict = guard.judge(Evidence(before, after, shuffled, shadow, policy.e_0), stats)
+    wrong = wrong_actions(losses, shadow, judge_rows, seed + 1)
+    verdict = guard.judge(Evidence(before, after, wrong, shadow, policy.e_0), stats)
     if verdict.reason is not Reason.KEPT:
         return ended(verdict, report)
     if store is not None:
@@ -177,6 +177,18 @@ def gradient(
     return slope, _means({task: torch.cat([part[task].detach() for part in found]) for task in found[0]})
 
 
+@torch.no_grad()
+def wrong_actions(losses: ExperienceLosses, token: Tensor, rows: Tensor, seed: int) -> dict[str, Tensor]:
+    """Inverse-dynamics loss (len(rows),) with the commands of an experience half-way through the rows, of the next one
+    and of the last one in place of the true ones; empty where inverse dynamics has no weight."""
+    found = {}
+    for which, shift in (("shuffled", len(rows) // 2), ("next", -1), ("last", 1)):
+        loss = losses(token, rows, JUDGE_DRAWS, seed, other_actions=rows.roll(shift))
+        if "inverse_dynamics" in loss:
+            found[which] = loss["inverse_dynamics"]
+    return found
+
+
 def provenance(
     policy: Policy,
     reason: Literal["initial", "align"],
@@ -221,4 +233,14 @@ def _means(losses: dict[str, Tensor]) -> dict[str, float]:
     return {task: float(loss.detach().mean()) for task, loss in losses.items()}
 
 
-__all__ = ["OnStep", "align", "descend", "first_step", "gradient", "provenance", "split_by_episode", "that_moved"]
+__all__ = [
+    "OnStep",
+    "align",
+    "descend",
+    "first_step",
+    "gradient",
+    "provenance",
+    "split_by_episode",
+    "that_moved",
+    "wrong_actions",
+]

@@ -6,6 +6,7 @@ experience later than what was learned from, with the same t and noise before an
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -27,6 +28,7 @@ LEAST_TO_LEARN, LEAST_TO_JUDGE = 8, 4
 LEAST_EFFECT = 0.02  # a loss that changes by less than this share of itself has not changed
 FROZEN_SHARE = 0.5  # a camera over the hand may show the very same pixels now and then, where nothing is in its view
 STILL_RAD = 0.02  # a robot whose joints never moved farther teaches nothing
+JUMP_RAD, JUMP_FACTOR, JUMP_SHARE = 0.3, 2.0, 0.1  # farther than twice what was asked and 0.3 rad, in a tenth of all
 ASKED_RAD = 0.2  # a joint that was asked to go this far and stood still is held by something: its stop, the table
 DISTANCE_SLACK = 1.25  # a token may lie this much farther from E_0 than any bank token
 
@@ -52,6 +54,10 @@ class Reason(Enum):
     NON_FINITE = ("non_finite", "NaN or infinity in the experience, the losses or the token.")
     STOOD_STILL = ("stood_still", "The robot hardly moved, so nothing can be learned about how it moves.")
     FROZEN_FRAMES = ("frozen_frames", "A camera's picture stayed the very same while the robot moved.")
+    JOINTS_JUMP = (
+        "joints_jump",
+        "Joint states jump farther than the commands between them ask: two robots, or two publishers, in one stream.",
+    )
     DYNAMICS_WORSE = ("dynamics_worse", "The dynamics loss rose beyond its noise.")
     INVERSE_WORSE = ("inverse_worse", "The inverse-dynamics loss rose beyond its noise.")
     NOT_BETTER = (
@@ -60,6 +66,10 @@ class Reason(Enum):
     )
     OVER_CEILING = ("over_ceiling", "A loss is far above what training saw: a camera or the actions are faulty.")
     ACTIONS_DO_NOT_FIT = ("actions_do_not_fit", "The actions explain the frames no better than shuffled ones.")
+    ACTIONS_OUT_OF_STEP = (
+        "actions_out_of_step",
+        "The actions explain the frames no better than those sent just before or after: one of both comes late.",
+    )
     TOKEN_TOO_FAR = ("token_too_far", "The token left the region that training knows.")
     NOT_DURABLE = ("not_durable", "The token could not be written to the store; it was not used.")
 
@@ -77,11 +87,12 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Losses of single experiences (N,) by task on the later part: before, after, and after with shuffled actions."""
+    """Losses of single experiences (N,) on the later part: before and after by task, and after for inverse dynamics
+    with wrong actions, by which (`align.wrong_actions`)."""
 
     before: Mapping[str, Tensor]
     after: Mapping[str, Tensor]
-    shuffled: Mapping[str, Tensor]
+    wrong_actions: Mapping[str, Tensor]
     token: Tensor
     e_0: Tensor
 
@@ -109,7 +120,11 @@ def check_request(
             Reason.STOOD_STILL,
             f"no joint moved more than {max(moved):.4f} rad in any experience, {STILL_RAD} is the least",
         )
-    return _frozen(experiences) or _too_little(len(experiences), len(learn), len(judged))
+    return (
+        _jumping(policy.config.robot, experiences)
+        or _frozen(experiences)
+        or _too_little(len(experiences), len(learn), len(judged))
+    )
 
 
 def held(robot: RobotConfig, item: Experience) -> bool:
@@ -141,6 +156,24 @@ def _frozen(experiences: Sequence[Experience]) -> Verdict | None:
                 Reason.FROZEN_FRAMES, f"camera {camera!r}: in {same} of {len(moving)} experiences that moved"
             )
     return None
+
+
+def _jumping(robot: RobotConfig, experiences: Sequence[Experience]) -> Verdict | None:
+    """Joints that moved, from one experience to the next of its episode, much farther than the commands between."""
+    pairs, jumps = 0, 0
+    for first, second in itertools.pairwise(experiences):
+        ticks = (second.observation.stamp_ns - first.observation.stamp_ns) // robot.period_ns
+        if first.episode != second.episode or not 0 < ticks <= len(first.commands):
+            continue
+        start = first.observation.state
+        path = positions_of(first.commands, start, robot.action, robot.period_ns * 1e-9)[:ticks]
+        asked = np.abs(np.diff(path, axis=0, prepend=start[None])).sum(0)
+        pairs += 1
+        jumps += bool((np.abs(second.observation.state - start) > JUMP_FACTOR * asked + JUMP_RAD).any())
+    if jumps <= JUMP_SHARE * pairs:
+        return None
+    limit = f"more than {JUMP_FACTOR:g} times what was asked and {JUMP_RAD} rad"
+    return Verdict(Reason.JOINTS_JUMP, f"{limit}, in {jumps} of {pairs} steps from one experience to the next")
 
 
 def _misfit(policy: Policy, item: Experience) -> str | None:
@@ -180,7 +213,8 @@ def judge(evidence: Evidence, stats: AlignmentStats) -> Verdict:
 
 def finite(evidence: Evidence, stats: AlignmentStats) -> Verdict | None:
     """Everything is a number."""
-    values = [evidence.token, *evidence.before.values(), *evidence.after.values(), *evidence.shuffled.values()]
+    losses = (evidence.before, evidence.after, evidence.wrong_actions)
+    values = [evidence.token, *(value for found in losses for value in found.values())]
     if all(bool(torch.isfinite(value).all()) for value in values):
         return None
     return Verdict(Reason.NON_FINITE, "the token or a loss is NaN or infinite")
@@ -207,16 +241,28 @@ def under_ceilings(evidence: Evidence, stats: AlignmentStats) -> Verdict | None:
 
 
 def actions_fit(evidence: Evidence, stats: AlignmentStats) -> Verdict | None:
-    """The buffer's own actions must fit its frames better than the same actions shuffled."""
-    if "inverse_dynamics" not in evidence.shuffled:
+    """The buffer's own actions must fit its frames better than those of far, and of the next and last, experiences."""
+    if not evidence.wrong_actions:
         return None
-    ratio = float(evidence.shuffled["inverse_dynamics"].mean() / evidence.after["inverse_dynamics"].mean())
-    if ratio >= stats.shuffle_ratio_min:
-        return None
-    return Verdict(
-        Reason.ACTIONS_DO_NOT_FIT,
-        f"shuffled over true inverse-dynamics loss is {ratio:.3f}, at least {stats.shuffle_ratio_min:.3f} is needed",
-    )
+    shuffled, neighbour = action_ratios(evidence)
+    for ratio, least, reason, which in (
+        (shuffled, stats.shuffle_ratio_min, Reason.ACTIONS_DO_NOT_FIT, "shuffled"),
+        (neighbour, stats.neighbour_ratio_min, Reason.ACTIONS_OUT_OF_STEP, "next or last"),
+    ):
+        if not ratio >= least:
+            return Verdict(
+                reason,
+                f"{which} over true actions' inverse-dynamics loss is {ratio:.3f}, at least {least:.3f} is needed",
+            )
+    return None
+
+
+def action_ratios(evidence: Evidence) -> tuple[float, float]:
+    """The inverse-dynamics loss with shuffled actions over that with the true ones, and with those of the next or last
+    experience, the smaller of both."""
+    true = float(evidence.after["inverse_dynamics"].mean())
+    ratio = {which: float(loss.mean()) / true for which, loss in evidence.wrong_actions.items()}
+    return ratio["shuffled"], min(ratio["next"], ratio["last"])
 
 
 def better(evidence: Evidence, stats: AlignmentStats) -> Verdict | None:

@@ -53,12 +53,12 @@ class ExperienceLosses:
         return self._experience.actions
 
     def __call__(
-        self, tokens: Tensor, rows: Tensor, draws: int, seed: int, shuffled: Tensor | None = None
+        self, tokens: Tensor, rows: Tensor, draws: int, seed: int, other_actions: Tensor | None = None
     ) -> dict[str, Tensor]:
         """Loss of each task with weight, (len(rows),), mean over `draws` of (t, noise).
 
         tokens: (n, W), or (K, n, W) for losses (K, len(rows)) of K tokens at once. The same seed and rows draw the
-        same t and noise for every token. shuffled: rows whose commands take the place of the true ones.
+        same t and noise for every token. other_actions: rows whose commands take the place of the true ones.
         """
         many = tokens if tokens.dim() == 3 else tokens[None]
         generator = torch.Generator().manual_seed(seed)
@@ -69,8 +69,8 @@ class ExperienceLosses:
         )
         everyone = repeated.repeat(len(many))
         experience = self._experience[everyone]
-        if shuffled is not None:
-            swapped = shuffled.repeat_interleave(draws).repeat(len(many))
+        if other_actions is not None:
+            swapped = other_actions.repeat_interleave(draws).repeat(len(many))
             experience = replace(experience, actions=self._experience.actions[swapped])
         found = self._model.alignment_losses(
             self._cache.rows(everyone),

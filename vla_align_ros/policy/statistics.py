@@ -24,8 +24,9 @@ class AlignmentStats:
     usual: largest loss at which nothing is to be gained (the median). ceiling: somewhat above the 90th percentile
         (`training/export.py` has the factors).
     token_distance_max: largest distance of a bank token from E_0 (Euclidean norm over all rows).
-    shuffle_ratio_min: the inverse-dynamics loss with shuffled actions over the true one must reach this; half-way from
-        1 to the 10th percentile of the validation arms.
+    shuffle_ratio_min: the inverse-dynamics loss with shuffled actions over the true one must reach this.
+    neighbour_ratio_min: likewise with the actions of the next or the last experience (`training/export.py` has the
+        shares of validation's 10th percentile).
     motion_r2: linear R2 of joint motion from two frames' features. arms, experiences: what it was measured on.
     """
 
@@ -34,6 +35,7 @@ class AlignmentStats:
     ceiling: dict[str, float]
     token_distance_max: float
     shuffle_ratio_min: float
+    neighbour_ratio_min: float
     motion_r2: float
     arms: int
     experiences: int

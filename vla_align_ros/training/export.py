@@ -13,7 +13,16 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from vla_align_ros.alignment.align import descend, first_step, split_by_episode, that_moved
+from vla_align_ros.alignment import guard
+from vla_align_ros.alignment.align import (
+    JUDGE_DRAWS,
+    descend,
+    first_step,
+    split_by_episode,
+    that_moved,
+    wrong_actions,
+)
+from vla_align_ros.alignment.guard import Evidence
 from vla_align_ros.alignment.losses import ExperienceLosses
 from vla_align_ros.observation.normalise import save_norm_stats
 from vla_align_ros.params import PolicyParams
@@ -32,6 +41,7 @@ from vla_align_ros.training.train import Trainee
 VALIDATION_SEED = 50_001  # never a seed of training arms or of a reported test
 EXPERIENCES = 128
 SHUFFLE_SHARE = 0.25  # of the way from 1, where actions explain nothing, to validation's 10th percentile
+NEIGHBOUR_SHARE = 0.5  # likewise
 CEILING_FACTOR = {"perception": 1.75, "dynamics": 1.25, "inverse_dynamics": 1.25}  # of validation's 90th percentile
 
 
@@ -64,7 +74,7 @@ def export(
     log({"stage": "export", "token_distance_max": distance})
     unlimited = dict.fromkeys(("perception", "dynamics", "inverse_dynamics"), 1e9)
     nothing = dict.fromkeys(unlimited, 0.0)
-    write_stats(folder, AlignmentStats(1, nothing, unlimited, distance, 0.0, trainee.motion_r2, 0, 0))
+    write_stats(folder, AlignmentStats(1, nothing, unlimited, distance, 0.0, 0.0, trainee.motion_r2, 0, 0))
     this_model = sha256_of(folder / "model.yaml")  # which has the weights' hash in it
     examples = run / f"examples_{this_model[:12]}.safetensors"
     learned_step = learn_step(load_policy(folder, "cpu"), trainee.arms, recipe.seed, examples, log)
@@ -83,7 +93,7 @@ def measure(policy: Policy, recipe: Recipe) -> AlignmentStats:
     experiences = collect_experience(policy, arms, start.expand(len(arms), -1, -1), EXPERIENCES, VALIDATION_SEED)
     params = PolicyParams.from_mapping(asdict(policy.config.recommended)).align
     found: dict[str, list[float]] = {}
-    ratios = []
+    ratios: list[tuple[float, float]] = []
     for arm, mine in enumerate(experiences):
         learn, judged = split_by_episode(that_moved(policy, mine))
         weights = LossWeights(params.lambda_perc, params.lambda_dyn, params.lambda_inv)
@@ -92,19 +102,20 @@ def measure(policy: Policy, recipe: Recipe) -> AlignmentStats:
         _, first = first_step(policy, losses, rows, start, arm)
         token, _ = descend(policy, losses, rows, first, params, arm)
         with torch.no_grad():
-            after = losses(token, later, 16, arm)
-            shuffled = losses(token, later, 16, arm, shuffled=later.roll(len(later) // 2))["inverse_dynamics"]
-        ratios.append(float(shuffled.mean() / after["inverse_dynamics"].mean()))
+            after = losses(token, later, JUDGE_DRAWS, arm)
+        wrong = wrong_actions(losses, token, later, arm)
+        ratios.append(guard.action_ratios(Evidence(after, after, wrong, token, policy.e_0)))
         for task, loss in after.items():
             found.setdefault(task, []).append(float(loss.mean()))
     usual = {task: float(np.median(values)) for task, values in found.items()}
     ceiling = {task: CEILING_FACTOR[task] * float(np.quantile(values, 0.9)) for task, values in found.items()}
-    shuffle_ratio_min = 1.0 + SHUFFLE_SHARE * (float(np.quantile(ratios, 0.1)) - 1.0)
+    shuffled, neighbour = np.quantile(np.array(ratios), 0.1, axis=0).tolist()
     return replace(
         stats,
         usual=usual,
         ceiling=ceiling,
-        shuffle_ratio_min=shuffle_ratio_min,
+        shuffle_ratio_min=1.0 + SHUFFLE_SHARE * (shuffled - 1.0),
+        neighbour_ratio_min=1.0 + NEIGHBOUR_SHARE * (neighbour - 1.0),
         arms=len(arms),
         experiences=EXPERIENCES,
     )
