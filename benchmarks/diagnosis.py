@@ -61,7 +61,7 @@ def without_guard(
     weights = LossWeights(params.lambda_perc, params.lambda_dyn, params.lambda_inv)
     losses = ExperienceLosses(policy, that_moved(policy, experiences), weights)
     rows = torch.arange(len(losses))
-    _, picked = first_step(policy, losses, rows, start, seed)
+    picked = first_step(policy, losses, rows, start, seed).token
     return picked, descend(policy, losses, rows, picked, params, seed)[0]
 
 
@@ -77,7 +77,7 @@ def cosines(policy: Policy, arm: Embodiments, experiences: list[Any], shipped: T
     learn, _ = split_by_episode(that_moved(policy, experiences))
     losses = ExperienceLosses(policy, learn, LossWeights(params.lambda_perc, params.lambda_dyn, params.lambda_inv))
     rows, labels = torch.arange(len(learn)), arms.label_loss(policy, arm, seed)
-    _, picked = first_step(policy, losses, rows, shipped, seed)
+    picked = first_step(policy, losses, rows, shipped, seed).token
     assert policy.learned_step is not None
     reads, moves = policy.learned_step
     found: dict[str, Any] = {}

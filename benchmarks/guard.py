@@ -83,8 +83,13 @@ def stale_frames(clean: Experiences, other: Experiences, rng: np.random.Generato
 
 
 def second_robot(clean: Experiences, other: Experiences, rng: np.random.Generator) -> Experiences:
-    """Half of the experiences are of another arm."""
+    """Half of the experiences are of another arm, one by one."""
     return [theirs if rng.random() < 0.5 else mine for mine, theirs in zip(clean, other, strict=True)]
+
+
+def second_robots_episodes(clean: Experiences, other: Experiences, rng: np.random.Generator) -> Experiences:
+    """Every other episode is of another arm."""
+    return [theirs if mine.episode % 2 else mine for mine, theirs in zip(clean, other, strict=True)]
 
 
 def one_in_ten_wrong(clean: Experiences, other: Experiences, rng: np.random.Generator) -> Experiences:
@@ -108,6 +113,7 @@ KINDS: tuple[Corrupt, ...] = (
     frozen_frames,
     stale_frames,
     second_robot,
+    second_robots_episodes,
     one_in_ten_wrong,
 )
 

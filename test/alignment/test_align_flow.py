@@ -18,6 +18,7 @@ from torch import Tensor
 
 from vla_align_ros.alignment import AlignReport, Reason, align, guard
 from vla_align_ros.alignment.guard import Verdict
+from vla_align_ros.alignment.pick import Pick
 from vla_align_ros.checkpoint.manifest import StoreError
 from vla_align_ros.checkpoint.store import TokenStore
 from vla_align_ros.params import AlignParams
@@ -208,9 +209,9 @@ def test_the_gradient_starts_at_what_was_picked_from_running_token_and_bank(
     given: dict[str, Any] = {}
     descend = ALIGN.descend
 
-    def spied_pick(losses: Any, rows: Tensor, candidates: Tensor, seed: int) -> tuple[int, Tensor]:
+    def spied_pick(losses: Any, rows: Tensor, candidates: Tensor, seed: int) -> Pick:
         given.update(candidates=candidates, rows=rows)
-        return index, candidates[index]
+        return Pick(index, candidates[index], {})
 
     def spied_descend(policy: Policy, losses: Any, rows: Tensor, start: Tensor, *rest: Any) -> Any:
         given.update(start=start)
@@ -305,7 +306,8 @@ REFUSED: dict[str, Case] = {
     "ceiling": (Reason.OVER_CEILING, {"stats": stats_of(ceiling={**dict.fromkeys(TASKS, 1e9), "perception": 0.0})}),
     "actions": (Reason.ACTIONS_DO_NOT_FIT, {"stats": stats_of(shuffle_ratio_min=1e9)}),
     "late actions": (Reason.ACTIONS_OUT_OF_STEP, {"stats": stats_of(neighbour_ratio_min=1e9)}),
-    "two robots": (Reason.JOINTS_JUMP, {"experiences": one_after_another(16, jump_rad=3.0)}),
+    "a second robot's episodes": (Reason.MIXED_EXPERIENCE, {"stats": stats_of(episode_spread_max=0.0)}),
+    "two robots at once": (Reason.JOINTS_JUMP, {"experiences": one_after_another(16, jump_rad=3.0)}),
     "far": (Reason.TOKEN_TOO_FAR, {"descend": lambda losses, rows, start: start + 1e3}),
     "NaN token": (Reason.NON_FINITE, {"descend": lambda losses, rows, start: start * torch.nan}),
 }

@@ -204,26 +204,26 @@ class FakeLosses:
     def __init__(self) -> None:
         self.looked: Counter[int] = Counter()  # experiences looked at -> how many tokens were
 
-    def __call__(self, tokens: Tensor, rows: Tensor, draws: int, seed: int) -> Tensor:
+    def __call__(self, tokens: Tensor, rows: Tensor, draws: int, seed: int) -> dict[str, Tensor]:
         self.looked[len(rows)] += len(tokens)
-        return (tokens.mean(dim=(1, 2)) - 0.25).abs()[:, None].expand(-1, len(rows))
+        return {"dynamics": (tokens.mean(dim=(1, 2)) - 0.25).abs()[:, None].expand(-1, len(rows))}
 
-    def weighted(self, losses: Tensor) -> Tensor:
-        return losses
+    def weighted(self, losses: dict[str, Tensor]) -> Tensor:
+        return losses["dynamics"]
 
 
 @given(st.lists(st.floats(-1, 1), min_size=1, max_size=40, unique=True), st.integers(0, 1000))
 def test_the_candidate_with_the_lowest_loss_is_picked(means: list[float], seed: int) -> None:
     candidates = torch.tensor(means)[:, None, None].expand(-1, 2, 3)
-    index, _ = pick(FakeLosses(), torch.arange(50), candidates, seed)  # type: ignore[arg-type]
+    index = pick(FakeLosses(), torch.arange(50), candidates, seed).index  # type: ignore[arg-type]
     distances = (torch.tensor(means) - 0.25).abs()
     assert float(distances[index]) == pytest.approx(float(distances.min()), abs=1e-6)
 
 
 def test_equals_are_blended_and_what_is_clearly_worse_does_not_count() -> None:
     candidates = torch.tensor([0.25 + 0.1, 0.25 - 0.1, 0.9])[:, None, None].expand(-1, 2, 3)
-    _, token = pick(FakeLosses(), torch.arange(50), candidates, 0)  # type: ignore[arg-type]
-    torch.testing.assert_close(token, torch.full((2, 3), 0.25))
+    found = pick(FakeLosses(), torch.arange(50), candidates, 0)  # type: ignore[arg-type]
+    torch.testing.assert_close(found.token, torch.full((2, 3), 0.25))
 
 
 def test_only_the_finalists_are_looked_at_closely() -> None:

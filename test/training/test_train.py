@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from vla_align_ros.alignment.pick import pick
+from vla_align_ros.alignment.pick import Pick, pick
 from vla_align_ros.policy import load_policy
 from vla_align_ros.sim.bench import final_distances
 from vla_align_ros.sim.embodiment import unshifted
@@ -102,7 +102,7 @@ def test_a_step_is_learned_from_the_arms_that_a_cut_off_run_has_left(
     next(run.glob("examples_*")).unlink()
     candidates = list[Tensor]()
 
-    def spied(losses: object, rows: Tensor, tokens: Tensor, seed: int) -> tuple[int, Tensor]:
+    def spied(losses: object, rows: Tensor, tokens: Tensor, seed: int) -> Pick:
         candidates.append(tokens)
         return pick(losses, rows, tokens, seed)
 

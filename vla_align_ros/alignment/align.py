@@ -17,7 +17,7 @@ from torch import Tensor
 from vla_align_ros.alignment import guard
 from vla_align_ros.alignment.guard import Evidence, Reason, Verdict
 from vla_align_ros.alignment.losses import ExperienceLosses
-from vla_align_ros.alignment.pick import pick
+from vla_align_ros.alignment.pick import Pick, pick
 from vla_align_ros.alignment.report import AlignReport, StepCurve
 from vla_align_ros.checkpoint.manifest import Provenance, StoreError
 from vla_align_ros.checkpoint.store import TokenStore
@@ -87,16 +87,19 @@ def align(
     usual = guard.within_usual(before, stats)
     if usual is not None:
         return ended(usual, report)
-    picked_row, start = first_step(policy, losses, learn_rows, token, seed)
-    report = replace(report, picked_row=picked_row)
+    picked = first_step(policy, losses, learn_rows, token, seed)
+    report = replace(report, picked_row=None if picked.index == 0 else picked.index - 2)
+    mixed = guard.of_one_robot(picked.by_row, learn, stats)
+    if mixed is not None:
+        return ended(mixed, report)
     try:
-        shadow, curve = descend(policy, losses, learn_rows, start, params, seed, on_step)
+        shadow, curve = descend(policy, losses, learn_rows, picked.token, params, seed, on_step)
     except FloatingPointError as error:
         return ended(Verdict(Reason.NON_FINITE, str(error)), report)
     with torch.no_grad():
-        picked = losses(start, judge_rows, JUDGE_DRAWS, seed + 1)
+        at_pick = losses(picked.token, judge_rows, JUDGE_DRAWS, seed + 1)
         after = losses(shadow, judge_rows, JUDGE_DRAWS, seed + 1)
-    report = replace(report, picked=_means(picked), after=_means(after), curve=tuple(curve))
+    report = replace(report, picked=_means(at_pick), after=_means(after), curve=tuple(curve))
     wrong = wrong_actions(losses, shadow, judge_rows, seed + 1)
     verdict = guard.judge(Evidence(before, after, wrong, shadow, policy.e_0), stats)
     if verdict.reason is not Reason.KEPT:
@@ -218,15 +221,11 @@ def _weights(params: AlignParams) -> LossWeights:
     return LossWeights(params.lambda_perc, params.lambda_dyn, params.lambda_inv)
 
 
-def first_step(
-    policy: Policy, losses: ExperienceLosses, rows: Tensor, token: Tensor, seed: int
-) -> tuple[int | None, Tensor]:
-    """The blend of the best of bank, E_0 and running token, and the row of the best: None for the running token, -1 for
-    E_0."""
+def first_step(policy: Policy, losses: ExperienceLosses, rows: Tensor, token: Tensor, seed: int) -> Pick:
+    """The pick among the running token (index 0), E_0 (1) and the bank (from 2 on)."""
     e_0 = policy.e_0
     others = [] if policy.bank is None else list(e_0 + policy.bank)
-    index, best = pick(losses, rows, torch.stack([token, e_0, *others]), seed + 2)
-    return (None if index == 0 else index - 2), best
+    return pick(losses, rows, torch.stack([token, e_0, *others]), seed + 2)
 
 
 def _means(losses: dict[str, Tensor]) -> dict[str, float]:

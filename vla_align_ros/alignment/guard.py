@@ -7,6 +7,7 @@ experience later than what was learned from, with the same t and noise before an
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -25,11 +26,13 @@ from vla_align_ros.types import Experience
 
 Z_SCORE = 1.64  # standard errors of a paired difference that count as noise: 95 %, one-sided
 LEAST_TO_LEARN, LEAST_TO_JUDGE = 8, 4
-LEAST_EFFECT = 0.02  # a loss that changes by less than this share of itself has not changed
+ENOUGH = {"perception": 0.5, "dynamics": 0.05, "inverse_dynamics": 0.05}  # share of itself by which a loss must fall
+TOO_MUCH = 0.1  # share of itself by which dynamics or inverse dynamics may not rise
 FROZEN_SHARE = 0.5  # a camera over the hand may show the very same pixels now and then, where nothing is in its view
 STILL_RAD = 0.02  # a robot whose joints never moved farther teaches nothing
 JUMP_RAD, JUMP_FACTOR, JUMP_SHARE = 0.3, 2.0, 0.1  # farther than twice what was asked and 0.3 rad, in a tenth of all
 ASKED_RAD = 0.2  # a joint that was asked to go this far and stood still is held by something: its stop, the table
+EPISODE_PART = 16  # experiences of one episode that are looked at together
 DISTANCE_SLACK = 1.25  # a token may lie this much farther from E_0 than any bank token
 
 
@@ -58,11 +61,15 @@ class Reason(Enum):
         "joints_jump",
         "Joint states jump farther than the commands between them ask: two robots, or two publishers, in one stream.",
     )
-    DYNAMICS_WORSE = ("dynamics_worse", "The dynamics loss rose beyond its noise.")
-    INVERSE_WORSE = ("inverse_worse", "The inverse-dynamics loss rose beyond its noise.")
+    MIXED_EXPERIENCE = (
+        "mixed_experience",
+        "Episodes disagree about which token fits: some are another robot's, or the robot changed in between.",
+    )
+    DYNAMICS_WORSE = ("dynamics_worse", "The dynamics loss rose beyond its noise and by more than 10 %.")
+    INVERSE_WORSE = ("inverse_worse", "The inverse-dynamics loss rose beyond its noise and by more than 10 %.")
     NOT_BETTER = (
         "not_better",
-        "No loss that judges (dynamics, inverse dynamics) improved beyond its noise and by 2 % of itself.",
+        "No loss fell beyond its noise and far enough: dynamics or inverse dynamics by 5 %, or perception by half.",
     )
     OVER_CEILING = ("over_ceiling", "A loss is far above what training saw: a camera or the actions are faulty.")
     ACTIONS_DO_NOT_FIT = ("actions_do_not_fit", "The actions explain the frames no better than shuffled ones.")
@@ -201,6 +208,44 @@ def within_usual(losses: Mapping[str, Tensor], stats: AlignmentStats) -> Verdict
     return None
 
 
+def of_one_robot(
+    by_row: Mapping[str, Tensor], experiences: Sequence[Experience], stats: AlignmentStats
+) -> Verdict | None:
+    """Refuse when some episodes want another token than others. by_row: loss by task of each finalist of the pick on
+    each experience, (K, N)."""
+    if "perception" not in by_row:
+        return None
+    spread = episode_spread(by_row["perception"], experiences)
+    if not spread > stats.episode_spread_max:  # NaN is refused later, by its own name
+        return None
+    return Verdict(
+        Reason.MIXED_EXPERIENCE,
+        f"a token's perception loss, relative to other tokens', differs from episode to episode by {spread:.3f} "
+        f"(standard deviation), {stats.episode_spread_max:.3f} is the limit",
+    )
+
+
+def episode_spread(losses: Tensor, experiences: Sequence[Experience]) -> float:
+    """How much it differs from episode to episode which token fits: standard deviation between groups of tokens' losses
+    (K, N), each relative to the experience's mean over the tokens, less what the noise within groups explains (variance
+    component of a one-way random-effects model). A group is EPISODE_PART experiences of one episode, or what is left
+    of it. 0 without two groups."""
+    seen, keys = Counter[int](), []
+    for item in experiences:
+        keys.append((item.episode, seen[item.episode] // EPISODE_PART))
+        seen[item.episode] += 1
+    names = sorted(set(keys))
+    if not 1 < len(names) < len(keys):
+        return 0.0
+    group = torch.tensor([names.index(key) for key in keys])
+    member = torch.nn.functional.one_hot(group, len(names)).double()  # (N, G)
+    relative = losses.double().cpu() / losses.double().cpu().mean(0)  # (K, N)
+    means = relative @ member / member.sum(0)
+    between = ((means - relative.mean(1, keepdim=True)) ** 2 * member.sum(0)).sum(1).mean() / (len(names) - 1)
+    within = ((relative - means[:, group]) ** 2).sum(1).mean() / (len(keys) - len(names))
+    return float(((between - within) * len(names) / len(keys)).clamp(min=0.0).sqrt())
+
+
 def judge(evidence: Evidence, stats: AlignmentStats) -> Verdict:
     """The first reason to refuse, or KEPT."""
     for check in (finite, token_near, under_ceilings, actions_fit, better):
@@ -231,11 +276,12 @@ def token_near(evidence: Evidence, stats: AlignmentStats) -> Verdict | None:
 
 
 def under_ceilings(evidence: Evidence, stats: AlignmentStats) -> Verdict | None:
-    """Absolute ceilings: perception sees camera faults."""
+    """Absolute ceilings, beyond the noise of the mean: perception sees camera faults."""
     for task, loss in evidence.after.items():
-        if float(loss.mean()) > stats.ceiling[task]:
+        mean, error = _mean_and_error(loss)
+        if mean - Z_SCORE * error > stats.ceiling[task]:
             return Verdict(
-                Reason.OVER_CEILING, f"{task} is {float(loss.mean()):.4f}, its ceiling {stats.ceiling[task]:.4f}"
+                Reason.OVER_CEILING, f"{task} is {mean:.4f} (error {error:.4f}), its ceiling {stats.ceiling[task]:.4f}"
             )
     return None
 
@@ -266,29 +312,25 @@ def action_ratios(evidence: Evidence) -> tuple[float, float]:
 
 
 def better(evidence: Evidence, stats: AlignmentStats) -> Verdict | None:
-    """Dynamics and inverse dynamics (perception, where it alone ran): none rises, and one falls, by more than the noise
-    of its paired difference and LEAST_EFFECT of its value."""
-    judges = [task for task in WORSE if task in evidence.after] or list(evidence.after)
-    gains = {task: _paired(evidence.before[task], evidence.after[task]) for task in judges}
-    matters = {
-        task: max(Z_SCORE * error, LEAST_EFFECT * float(evidence.before[task].mean()))
-        for task, (_, error) in gains.items()
-    }
+    """Neither dynamics nor inverse dynamics rises by more than TOO_MUCH of itself, and some loss falls by more than
+    ENOUGH of itself; both beyond the noise of the paired difference."""
+    gains = {task: _mean_and_error(loss - evidence.after[task]) for task, loss in evidence.before.items()}
+    noise = {task: Z_SCORE * error for task, (_, error) in gains.items()}
+    was = {task: float(loss.mean()) for task, loss in evidence.before.items()}
     words = ", ".join(
-        f"{task} improved by {gain:.4f} ({matters[task]:.4f} or more counts)" for task, (gain, _) in gains.items()
+        f"{task} fell by {gains[task][0]:.4f} of {was[task]:.4f} (noise {noise[task]:.4f})" for task in was
     )
-    for task, (gain, _) in gains.items():
-        if task in WORSE and gain < -matters[task]:
-            return Verdict(WORSE[task], words)
-    if not any(gain > matters[task] for task, (gain, _) in gains.items()):
+    for task, reason in WORSE.items():
+        if task in gains and gains[task][0] < -max(noise[task], TOO_MUCH * was[task]):
+            return Verdict(reason, words)
+    if not any(gain > max(noise[task], ENOUGH[task] * was[task]) for task, (gain, _) in gains.items()):
         return Verdict(Reason.NOT_BETTER, words)
     return None
 
 
-def _paired(before: Tensor, after: Tensor) -> tuple[float, float]:
-    """Mean of before - after (N,), and its standard error; one experience alone proves nothing."""
-    gain = before - after
-    return float(gain.mean()), float(gain.std() / len(gain) ** 0.5) if len(gain) > 1 else float("inf")
+def _mean_and_error(values: Tensor) -> tuple[float, float]:
+    """Mean (N,) and its standard error; one experience alone proves nothing."""
+    return float(values.mean()), float(values.std() / len(values) ** 0.5) if len(values) > 1 else float("inf")
 
 
 def _compare(means: Mapping[str, float], limits: Mapping[str, float]) -> str:

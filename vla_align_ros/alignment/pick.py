@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -12,24 +14,35 @@ TEMPERATURE = 0.01  # of the best loss: tokens that are this much worse count e 
 ROWS_AT_ONCE = 64
 
 
+@dataclass(frozen=True)
+class Pick:
+    """index: of the best candidate. token: (n, W), the blend of the finalists. by_row: loss by task of each finalist on
+    each row, (FINALISTS, N)."""
+
+    index: int
+    token: Tensor
+    by_row: dict[str, Tensor]
+
+
 @torch.no_grad()
-def pick(losses: ExperienceLosses, rows: Tensor, candidates: Tensor, seed: int) -> tuple[int, Tensor]:
-    """Index of the candidate (K, n, W) with the lowest weighted loss, and the mean of the finalists, weighted by
+def pick(losses: ExperienceLosses, rows: Tensor, candidates: Tensor, seed: int) -> Pick:
+    """The candidate (K, n, W) with the lowest weighted loss on `rows` (N,), and the mean of the finalists, weighted by
     softmax(-loss / temperature).
 
     A robot lies between the training arms, and the experience often cannot tell the best few tokens apart
     (docs/decisions.md). Every candidate meets the same draws of (t, noise).
     """
-    order = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))]
-    first = _scores(losses, order[:FIRST_ROUND], candidates, seed)
+    few = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:FIRST_ROUND]]
+    first = losses.weighted(_by_row(losses, few, candidates, seed)).mean(1)
     finalists = first.argsort()[:FINALISTS]
-    scores = _scores(losses, order, candidates[finalists], seed + 1)
+    by_row = _by_row(losses, rows, candidates[finalists], seed + 1)
+    scores = losses.weighted(by_row).mean(1)
     best = int(scores.argmin())
     weights = torch.softmax((scores[best] - scores) / (TEMPERATURE * scores[best]), dim=0)
-    return int(finalists[best]), (weights[:, None, None] * candidates[finalists]).sum(0)
+    return Pick(int(finalists[best]), (weights[:, None, None] * candidates[finalists]).sum(0), by_row)
 
 
-def _scores(losses: ExperienceLosses, rows: Tensor, candidates: Tensor, seed: int) -> Tensor:
-    """Weighted loss of each candidate, (K,)."""
-    parts = candidates.split(max(1, ROWS_AT_ONCE // len(rows)))
-    return torch.cat([losses.weighted(losses(part, rows, 1, seed)).mean(1) for part in parts])
+def _by_row(losses: ExperienceLosses, rows: Tensor, candidates: Tensor, seed: int) -> dict[str, Tensor]:
+    """Loss by task of each candidate on each row, (K, N)."""
+    parts = [losses(part, rows, 1, seed) for part in candidates.split(max(1, ROWS_AT_ONCE // len(rows)))]
+    return {task: torch.cat([part[task] for part in parts]) for task in parts[0]}

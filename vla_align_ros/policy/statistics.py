@@ -27,6 +27,8 @@ class AlignmentStats:
     shuffle_ratio_min: the inverse-dynamics loss with shuffled actions over the true one must reach this.
     neighbour_ratio_min: likewise with the actions of the next or the last experience (`training/export.py` has the
         shares of validation's 10th percentile).
+    episode_spread_max: largest difference between episodes in how well a token explains perception, relative to other
+        tokens (`guard.episode_spread`).
     motion_r2: linear R2 of joint motion from two frames' features. arms, experiences: what it was measured on.
     """
 
@@ -36,6 +38,7 @@ class AlignmentStats:
     token_distance_max: float
     shuffle_ratio_min: float
     neighbour_ratio_min: float
+    episode_spread_max: float
     motion_r2: float
     arms: int
     experiences: int

@@ -41,7 +41,8 @@ from vla_align_ros.training.train import Trainee
 VALIDATION_SEED = 50_001  # never a seed of training arms or of a reported test
 EXPERIENCES = 128
 SHUFFLE_SHARE = 0.25  # of the way from 1, where actions explain nothing, to validation's 10th percentile
-NEIGHBOUR_SHARE = 0.5  # likewise
+SPREAD_FACTOR = 1.15  # of validation's 90th percentile
+NEIGHBOUR_SHARE = 0.75  # likewise
 CEILING_FACTOR = {"perception": 1.75, "dynamics": 1.25, "inverse_dynamics": 1.25}  # of validation's 90th percentile
 
 
@@ -74,7 +75,7 @@ def export(
     log({"stage": "export", "token_distance_max": distance})
     unlimited = dict.fromkeys(("perception", "dynamics", "inverse_dynamics"), 1e9)
     nothing = dict.fromkeys(unlimited, 0.0)
-    write_stats(folder, AlignmentStats(1, nothing, unlimited, distance, 0.0, 0.0, trainee.motion_r2, 0, 0))
+    write_stats(folder, AlignmentStats(1, nothing, unlimited, distance, 0.0, 0.0, 1e9, trainee.motion_r2, 0, 0))
     this_model = sha256_of(folder / "model.yaml")  # which has the weights' hash in it
     examples = run / f"examples_{this_model[:12]}.safetensors"
     learned_step = learn_step(load_policy(folder, "cpu"), trainee.arms, recipe.seed, examples, log)
@@ -94,13 +95,15 @@ def measure(policy: Policy, recipe: Recipe) -> AlignmentStats:
     params = PolicyParams.from_mapping(asdict(policy.config.recommended)).align
     found: dict[str, list[float]] = {}
     ratios: list[tuple[float, float]] = []
+    spreads = []
     for arm, mine in enumerate(experiences):
         learn, judged = split_by_episode(that_moved(policy, mine))
         weights = LossWeights(params.lambda_perc, params.lambda_dyn, params.lambda_inv)
         losses = ExperienceLosses(policy, [*learn, *judged], weights)
         rows, later = torch.arange(len(learn)), torch.arange(len(learn), len(losses))
-        _, first = first_step(policy, losses, rows, start, arm)
-        token, _ = descend(policy, losses, rows, first, params, arm)
+        picked = first_step(policy, losses, rows, start, arm)
+        token, _ = descend(policy, losses, rows, picked.token, params, arm)
+        spreads.append(guard.episode_spread(picked.by_row["perception"], learn))
         with torch.no_grad():
             after = losses(token, later, JUDGE_DRAWS, arm)
         wrong = wrong_actions(losses, token, later, arm)
@@ -115,6 +118,7 @@ def measure(policy: Policy, recipe: Recipe) -> AlignmentStats:
         usual=usual,
         ceiling=ceiling,
         shuffle_ratio_min=1.0 + SHUFFLE_SHARE * (shuffled - 1.0),
+        episode_spread_max=SPREAD_FACTOR * float(np.quantile(spreads, 0.9)),
         neighbour_ratio_min=1.0 + NEIGHBOUR_SHARE * (neighbour - 1.0),
         arms=len(arms),
         experiences=EXPERIENCES,
