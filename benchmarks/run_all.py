@@ -156,7 +156,7 @@ BENCHMARKS = (
     Benchmark("alignment_beyond_range", "alignment.py", ("--seed", "6", "--scale", "1.25"), alignment_headline),
     Benchmark("alignment_own_policy_only", "alignment.py", ("--seed", "6", "--exploration", "0"), alignment_headline),
     Benchmark("diagnosis", "alignment.py", ("--diagnosis", "--seed", "6", "--embodiments", "12"), diagnosis_headline),
-    Benchmark("guard", "guard.py", ("--seed", "6"), guard_headline),
+    Benchmark("guard", "guard.py", ("--seed", "12"), guard_headline),
     Benchmark("on_robot", "on_robot.py", (), on_robot_headline),
     Benchmark("drift", "on_robot.py", ("--rounds", "20", "--shift-after", "0"), on_robot_headline),
 )
