@@ -33,7 +33,7 @@ def evidence(**changes: Any) -> Evidence:
     good = Evidence(
         before,
         {task: loss - 0.2 for task, loss in before.items()},
-        {which: before["inverse_dynamics"] + 1.0 for which in ("shuffled", "next", "last")},
+        {"true": spread(1.0)} | {whose: spread(2.0) for whose in ("shuffled", "next", "last")},
         torch.full((2, 3), 0.1),
         torch.zeros(2, 3),
     )
@@ -44,10 +44,9 @@ def after(task: str, loss: Tensor) -> dict[str, Any]:
     return {"after": {**evidence().after, task: loss}}
 
 
-def wrong_actions(**ratios: float) -> dict[str, Any]:
-    """Loss with wrong actions over the one with the true ones, by which actions."""
-    true = evidence().after["inverse_dynamics"]
-    return {"wrong_actions": evidence().wrong_actions | {which: true * ratio for which, ratio in ratios.items()}}
+def with_actions(**means: float) -> dict[str, Any]:
+    """Loss by whose actions; 1 with the true ones."""
+    return {"with_actions": {**evidence().with_actions, **{whose: spread(mean) for whose, mean in means.items()}}}
 
 
 def test_a_clear_improvement_is_kept_with_its_numbers() -> None:
@@ -114,14 +113,14 @@ def test_every_loss_has_its_ceiling(task: str) -> None:
 
 
 def test_shuffled_actions_must_fit_worse() -> None:
-    shuffled = wrong_actions(shuffled=1.1)
+    shuffled = with_actions(shuffled=1.1)
     assert guard.judge(evidence(**shuffled), stats_of(shuffle_ratio_min=1.2)).reason is Reason.ACTIONS_DO_NOT_FIT
     assert guard.judge(evidence(**shuffled), stats_of(shuffle_ratio_min=1.05)).reason is Reason.KEPT
 
 
 @pytest.mark.parametrize("neighbour", ["next", "last"])
 def test_the_actions_of_both_neighbours_must_fit_worse(neighbour: str) -> None:
-    late = wrong_actions(**{neighbour: 1.1})
+    late = with_actions(**{neighbour: 1.1})
     assert guard.judge(evidence(**late), stats_of(neighbour_ratio_min=1.2)).reason is Reason.ACTIONS_OUT_OF_STEP
     assert guard.judge(evidence(**late), stats_of(neighbour_ratio_min=1.05)).reason is Reason.KEPT
 
@@ -187,7 +186,7 @@ def test_a_token_may_lie_a_little_farther_than_any_of_the_bank() -> None:
     assert guard.judge(near, stats_of(token_distance_max=1.0)).reason is Reason.KEPT, "measured from E_0, not from 0"
 
 
-@pytest.mark.parametrize("where", ["before", "after", "wrong_actions", "token"])
+@pytest.mark.parametrize("where", ["before", "after", "with_actions", "token"])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_nothing_but_numbers_is_kept(where: str, bad: float) -> None:
     value = getattr(evidence(), where)
@@ -211,7 +210,7 @@ def test_a_single_experience_proves_nothing() -> None:
     [(0.4, Reason.KEPT), (0.6, Reason.NOT_BETTER), (1.0, Reason.NOT_BETTER), (1.5, Reason.NOT_BETTER)],
 )
 def test_perception_judges_where_it_alone_ran(after: float, reason: Reason) -> None:
-    only = evidence(before={"perception": spread(1.0)}, after={"perception": spread(after)}, wrong_actions={})
+    only = evidence(before={"perception": spread(1.0)}, after={"perception": spread(after)}, with_actions={})
     assert guard.judge(only, stats_of()).reason is reason
 
 

@@ -27,7 +27,7 @@ from vla_align_ros.policy.losses import LossWeights
 from vla_align_ros.types import Experience
 
 JUDGE_SHARE = 0.25
-JUDGE_DRAWS = 16
+JUDGE_DRAWS, ACTION_DRAWS = 16, 4
 ROWS_AT_ONCE = 32  # in one backward pass: bounds the memory, whatever align_batch_size is
 
 
@@ -100,8 +100,7 @@ def align(
         at_pick = losses(picked.token, judge_rows, JUDGE_DRAWS, seed + 1)
         after = losses(shadow, judge_rows, JUDGE_DRAWS, seed + 1)
     report = replace(report, picked=_means(at_pick), after=_means(after), curve=tuple(curve))
-    wrong = wrong_actions(losses, shadow, judge_rows, seed + 1)
-    verdict = guard.judge(Evidence(before, after, wrong, shadow, policy.e_0), stats)
+    verdict = guard.judge(Evidence(before, after, with_actions(losses, shadow, seed + 1), shadow, policy.e_0), stats)
     if verdict.reason is not Reason.KEPT:
         return ended(verdict, report)
     if store is not None:
@@ -181,12 +180,13 @@ def gradient(
 
 
 @torch.no_grad()
-def wrong_actions(losses: ExperienceLosses, token: Tensor, rows: Tensor, seed: int) -> dict[str, Tensor]:
-    """Inverse-dynamics loss (len(rows),) with the commands of an experience half-way through the rows, of the next one
-    and of the last one in place of the true ones; empty where inverse dynamics has no weight."""
-    found = {}
-    for which, shift in (("shuffled", len(rows) // 2), ("next", -1), ("last", 1)):
-        loss = losses(token, rows, JUDGE_DRAWS, seed, other_actions=rows.roll(shift))
+def with_actions(losses: ExperienceLosses, token: Tensor, seed: int) -> dict[str, Tensor]:
+    """Inverse-dynamics loss (N,) with the true actions, with those of an experience half-way through all, of the next
+    and of the last one; empty where inverse dynamics has no weight. Of all experience: whether actions fit frames is no
+    question of what was learned, and many tell more than the few that judge."""
+    rows, found = torch.arange(len(losses)), {}
+    for which, shift in (("true", 0), ("shuffled", len(rows) // 2), ("next", -1), ("last", 1)):
+        loss = losses(token, rows, ACTION_DRAWS, seed, other_actions=rows.roll(shift))
         if "inverse_dynamics" in loss:
             found[which] = loss["inverse_dynamics"]
     return found
@@ -241,5 +241,5 @@ __all__ = [
     "provenance",
     "split_by_episode",
     "that_moved",
-    "wrong_actions",
+    "with_actions",
 ]

@@ -94,12 +94,12 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Losses of single experiences (N,) on the later part: before and after by task, and after for inverse dynamics
-    with wrong actions, by which (`align.wrong_actions`)."""
+    """Losses of single experiences (N,). before, after: by task, on the later part. with_actions: inverse dynamics
+    after, on all experience, by whose actions (`align.with_actions`)."""
 
     before: Mapping[str, Tensor]
     after: Mapping[str, Tensor]
-    wrong_actions: Mapping[str, Tensor]
+    with_actions: Mapping[str, Tensor]
     token: Tensor
     e_0: Tensor
 
@@ -258,7 +258,7 @@ def judge(evidence: Evidence, stats: AlignmentStats) -> Verdict:
 
 def finite(evidence: Evidence, stats: AlignmentStats) -> Verdict | None:
     """Everything is a number."""
-    losses = (evidence.before, evidence.after, evidence.wrong_actions)
+    losses = (evidence.before, evidence.after, evidence.with_actions)
     values = [evidence.token, *(value for found in losses for value in found.values())]
     if all(bool(torch.isfinite(value).all()) for value in values):
         return None
@@ -288,9 +288,9 @@ def under_ceilings(evidence: Evidence, stats: AlignmentStats) -> Verdict | None:
 
 def actions_fit(evidence: Evidence, stats: AlignmentStats) -> Verdict | None:
     """The buffer's own actions must fit its frames better than those of far, and of the next and last, experiences."""
-    if not evidence.wrong_actions:
+    if not evidence.with_actions:
         return None
-    shuffled, neighbour = action_ratios(evidence)
+    shuffled, neighbour = action_ratios(evidence.with_actions)
     for ratio, least, reason, which in (
         (shuffled, stats.shuffle_ratio_min, Reason.ACTIONS_DO_NOT_FIT, "shuffled"),
         (neighbour, stats.neighbour_ratio_min, Reason.ACTIONS_OUT_OF_STEP, "next or last"),
@@ -303,12 +303,11 @@ def actions_fit(evidence: Evidence, stats: AlignmentStats) -> Verdict | None:
     return None
 
 
-def action_ratios(evidence: Evidence) -> tuple[float, float]:
+def action_ratios(losses: Mapping[str, Tensor]) -> tuple[float, float]:
     """The inverse-dynamics loss with shuffled actions over that with the true ones, and with those of the next or last
-    experience, the smaller of both."""
-    true = float(evidence.after["inverse_dynamics"].mean())
-    ratio = {which: float(loss.mean()) / true for which, loss in evidence.wrong_actions.items()}
-    return ratio["shuffled"], min(ratio["next"], ratio["last"])
+    experience, the smaller of both. losses: (N,) by whose actions."""
+    mean = {whose: float(loss.mean()) for whose, loss in losses.items()}
+    return mean["shuffled"] / mean["true"], min(mean["next"], mean["last"]) / mean["true"]
 
 
 def better(evidence: Evidence, stats: AlignmentStats) -> Verdict | None:

@@ -20,9 +20,8 @@ from vla_align_ros.alignment.align import (
     first_step,
     split_by_episode,
     that_moved,
-    wrong_actions,
+    with_actions,
 )
-from vla_align_ros.alignment.guard import Evidence
 from vla_align_ros.alignment.losses import ExperienceLosses
 from vla_align_ros.observation.normalise import save_norm_stats
 from vla_align_ros.params import PolicyParams
@@ -42,7 +41,7 @@ VALIDATION_SEED = 50_001  # never a seed of training arms or of a reported test
 EXPERIENCES = 128
 SHUFFLE_SHARE = 0.25  # of the way from 1, where actions explain nothing, to validation's 10th percentile
 SPREAD_FACTOR = 1.15  # of validation's 90th percentile
-NEIGHBOUR_SHARE = 0.75  # likewise
+NEIGHBOUR_SHARE = 0.5  # likewise
 CEILING_FACTOR = {"perception": 1.75, "dynamics": 1.25, "inverse_dynamics": 1.25}  # of validation's 90th percentile
 
 
@@ -106,8 +105,7 @@ def measure(policy: Policy, recipe: Recipe) -> AlignmentStats:
         spreads.append(guard.episode_spread(picked.by_row["perception"], learn))
         with torch.no_grad():
             after = losses(token, later, JUDGE_DRAWS, arm)
-        wrong = wrong_actions(losses, token, later, arm)
-        ratios.append(guard.action_ratios(Evidence(after, after, wrong, token, policy.e_0)))
+        ratios.append(guard.action_ratios(with_actions(losses, token, arm)))
         for task, loss in after.items():
             found.setdefault(task, []).append(float(loss.mean()))
     usual = {task: float(np.median(values)) for task, values in found.items()}
