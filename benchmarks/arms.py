@@ -19,9 +19,11 @@ from torch import Tensor
 
 from vla_align_ros.alignment import guard
 from vla_align_ros.alignment.guard import Evidence, Verdict
+from vla_align_ros.alignment.losses import ExperienceLosses
 from vla_align_ros.alignment.report import AlignReport
 from vla_align_ros.params import AlignParams, PolicyParams
 from vla_align_ros.policy import Policy, flow, load_policy
+from vla_align_ros.policy.losses import LossWeights
 from vla_align_ros.policy.statistics import AlignmentStats
 from vla_align_ros.sim import task
 from vla_align_ros.sim.bench import Episodes, collect_experience, final_distances
@@ -113,8 +115,23 @@ def attempt(policy: Policy, token: Tensor, experiences: list[Experience], params
     finally:
         guard.judge, align_module.descend = judge, descend
     assert policy.token is not None
-    proposed = proposals[0] if proposals else token
-    return Attempt(report, starts[0] if starts else token, proposed, policy.token)
+    if not proposals:
+        starts, proposals = [[part] for part in without_guard(policy, token, experiences, params, seed)]
+    return Attempt(report, starts[0], proposals[0], policy.token)
+
+
+def without_guard(
+    policy: Policy, token: Tensor, experiences: list[Experience], params: AlignParams, seed: int
+) -> tuple[Tensor, Tensor]:
+    """The token that is picked and the one that the gradient makes of it, whatever a guard would say; the token itself
+    where there is too little experience to learn from."""
+    learn, _ = align_module.split_by_episode(align_module.that_moved(policy, experiences))
+    if len(learn) < guard.LEAST_TO_LEARN:
+        return token, token
+    losses = ExperienceLosses(policy, learn, LossWeights(params.lambda_perc, params.lambda_dyn, params.lambda_inv))
+    rows = torch.arange(len(losses))
+    picked = align_module.first_step(policy, losses, rows, token, seed).token
+    return picked, align_module.descend(policy, losses, rows, picked, params, seed)[0]
 
 
 def successes(policy: Policy, arm: Embodiments, token: Tensor, episodes: int, seed: int) -> NDArray[np.bool_]:

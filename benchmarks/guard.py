@@ -22,6 +22,7 @@ import numpy as np
 import typer
 from machine import write
 
+from vla_align_ros.alignment.guard import Reason
 from vla_align_ros.policy import Policy
 from vla_align_ros.sim.bench import action_error
 from vla_align_ros.sim.embodiment import Embodiments
@@ -165,6 +166,8 @@ def summary(found: list[dict[str, Any]]) -> dict[str, Any]:
     corrupted = [item for item in found if item["kind"] != "clean"]
     useful = [item for item in found if item["kind"] == "clean" and item["change"] < -USE]
     tenth = [item for item in found if item["kind"] == "one_in_ten_wrong" and item["change"] < -USE]
+    skipped = [item for item in useful if item["reason"] == Reason.ALREADY_ALIGNED.value]
+    useful = [item for item in useful if item not in skipped]
     harmful = [item for item in corrupted if item["change"] > HARM]
     by_kind = {}
     for kind in (function.__name__ for function in (clean, *KINDS)):
@@ -184,6 +187,7 @@ def summary(found: list[dict[str, Any]]) -> dict[str, Any]:
         "useful_refused_fraction": float(np.mean([not item["kept"] for item in useful] or [0.0])),
         "useful_refused_fraction_one_in_ten_wrong": float(np.mean([not item["kept"] for item in tenth] or [0.0])),
         "useful_clean": len(useful),
+        "useful_clean_skipped_as_already_aligned": len(skipped),
         "by_kind": by_kind,
         "harmful_kept_details": [item for item in harmful if item["kept"]],
     }
@@ -192,7 +196,7 @@ def summary(found: list[dict[str, Any]]) -> dict[str, Any]:
 def main(
     model: Annotated[str, typer.Option(help="A folder of models/, or a path.")] = "tiny",
     seed: Annotated[int, typer.Option(help="Any seed gives other arms.")] = 1,
-    embodiments: Annotated[int, typer.Option(help=f"How many arms, with {len(KINDS)} corrupted buffers each.")] = 20,
+    embodiments: Annotated[int, typer.Option(help=f"How many arms, with {len(KINDS)} corrupted buffers each.")] = 19,
     jobs: Annotated[int, typer.Option(help="Processes of one thread each.")] = os.cpu_count() or 1,
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the numbers here.")] = None,
 ) -> None:

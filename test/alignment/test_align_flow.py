@@ -305,7 +305,10 @@ REFUSED: dict[str, Case] = {
     "inverse": (Reason.INVERSE_WORSE, {"judged": {"inverse_dynamics": 1.0}}),
     "ceiling": (Reason.OVER_CEILING, {"stats": stats_of(ceiling={**dict.fromkeys(TASKS, 1e9), "perception": 0.0})}),
     "actions": (Reason.ACTIONS_DO_NOT_FIT, {"stats": stats_of(shuffle_ratio_min=1e9)}),
-    "late actions": (Reason.ACTIONS_OUT_OF_STEP, {"stats": stats_of(neighbour_ratio_min=1e9)}),
+    "late actions": (
+        Reason.ACTIONS_OUT_OF_STEP,
+        {"with_actions": {"shuffled": torch.tensor([[1.0], [2.0]]), "next": torch.tensor([[1.0], [0.9]])}},
+    ),
     "a second robot's episodes": (Reason.MIXED_EXPERIENCE, {"stats": stats_of(episode_spread_max=0.0)}),
     "two robots at once": (Reason.JOINTS_JUMP, {"experiences": one_after_another(16, jump_rad=3.0)}),
     "far": (Reason.TOKEN_TOO_FAR, {"descend": lambda losses, rows, start: start + 1e3}),
@@ -325,6 +328,8 @@ def run_case(policy: Policy, case: dict[str, Any], monkeypatch: pytest.MonkeyPat
                 dataclasses.replace(e, after={t: e.before[t] + rose.get(t, -0.1) for t in e.after}), stats
             ),
         )
+    if "with_actions" in case:
+        monkeypatch.setattr(ALIGN, "with_actions", lambda *_: case["with_actions"])
     if "descend" in case:
         monkeypatch.setattr(
             ALIGN, "descend", lambda policy, losses, rows, start, *_: (case["descend"](losses, rows, start), [])
@@ -388,7 +393,7 @@ def test_a_store_that_fails_after_writing_leaves_the_token_too(
     untouched.check()
 
 
-@pytest.mark.parametrize("after", [0, 1, 4, 7, 8, 9, 10])
+@pytest.mark.parametrize("after", [0, 1, 4, 7, 8, 9, 10, 11, 12, 13])
 def test_nan_at_any_time_changes_nothing(policy: Policy, after: int, monkeypatch: pytest.MonkeyPatch) -> None:
     untouched = Untouched(policy)
     calls = Counter[str]()

@@ -9,12 +9,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from builders import TASKS, make_experiences
+from builders import TASKS, make_experiences, one_after_another
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vla_align_ros.alignment.align import ROWS_AT_ONCE, descend, gradient, split_by_episode
+from vla_align_ros.alignment.align import (
+    ACTION_DRAWS,
+    ROWS_AT_ONCE,
+    descend,
+    gradient,
+    neighbours,
+    split_by_episode,
+    with_actions,
+)
 from vla_align_ros.alignment.losses import ExperienceLosses
 from vla_align_ros.alignment.pick import FINALISTS, FIRST_ROUND, pick
 from vla_align_ros.params import AlignParams
@@ -206,7 +214,8 @@ class FakeLosses:
 
     def __call__(self, tokens: Tensor, rows: Tensor, draws: int, seed: int) -> dict[str, Tensor]:
         self.looked[len(rows)] += len(tokens)
-        return {"dynamics": (tokens.mean(dim=(1, 2)) - 0.25).abs()[:, None].expand(-1, len(rows))}
+        distance = (tokens.mean(dim=(1, 2)) - 0.25).abs()[:, None].expand(-1, len(rows))
+        return {"dynamics": distance, "row": rows.expand(len(tokens), -1)}
 
     def weighted(self, losses: dict[str, Tensor]) -> Tensor:
         return losses["dynamics"]
@@ -224,12 +233,60 @@ def test_equals_are_blended_and_what_is_clearly_worse_does_not_count() -> None:
     candidates = torch.tensor([0.25 + 0.1, 0.25 - 0.1, 0.9])[:, None, None].expand(-1, 2, 3)
     found = pick(FakeLosses(), torch.arange(50), candidates, 0)  # type: ignore[arg-type]
     torch.testing.assert_close(found.token, torch.full((2, 3), 0.25))
+    assert torch.equal(found.by_row["row"], torch.arange(50).expand(3, -1)), "by_row is in the rows' order"
 
 
 def test_only_the_finalists_are_looked_at_closely() -> None:
     losses = FakeLosses()
     pick(losses, torch.arange(50), torch.randn(60, 2, 3), 0)  # type: ignore[arg-type]
     assert losses.looked == {FIRST_ROUND: 60, 50: FINALISTS}
+
+
+# --- whose actions ---
+
+
+@given(st.integers(1, 12), st.integers(1, 9))
+def test_a_neighbour_is_half_a_horizon_away_in_the_same_episode(stride_ticks: int, horizon: int) -> None:
+    experiences = make_experiences(24, episodes=2, horizon=horizon)
+    for index, item in enumerate(experiences):
+        seen = dataclasses.replace(item.observation, stamp_ns=index * stride_ticks * 1_000)
+        experiences[index] = dataclasses.replace(item, observation=seen)
+    for direction in (1, -1):
+        found = neighbours(experiences, 1_000, direction).tolist()
+        for row, other in enumerate(found):
+            away = {
+                direction * (column - row) * stride_ticks: column
+                for column in range(24)
+                if experiences[column].episode == experiences[row].episode
+            }
+            allowed = {ticks: column for ticks, column in away.items() if horizon / 4 <= ticks <= horizon}
+            if not allowed:
+                assert other == -1
+            else:
+                best = min(abs(ticks - horizon / 2) for ticks in allowed)
+                assert abs(direction * (other - row) * stride_ticks - horizon / 2) == best
+
+
+def test_the_true_and_the_neighbours_actions_take_part_where_there_are_neighbours(
+    policy: Policy, token: Tensor
+) -> None:
+    experiences = one_after_another(20)  # two episodes, horizon 5, 4 ticks apart
+    losses = ExperienceLosses(policy, experiences, LossWeights())
+    found = with_actions(policy, losses, experiences, token, 7)
+    rows = torch.arange(20)
+    assert {which: loss.shape[1] for which, loss in found.items()} == {"shuffled": 20, "next": 18, "last": 18}
+    for which, other, has in (
+        ("shuffled", rows.roll(10), rows >= 0),
+        ("next", rows.roll(-1), rows % 10 != 9),
+        ("last", rows.roll(1), rows % 10 != 0),
+    ):
+        true = losses(token, rows, ACTION_DRAWS, 7)["inverse_dynamics"]
+        swapped = losses(token, rows, ACTION_DRAWS, 7, other_actions=torch.where(has, other, rows))["inverse_dynamics"]
+        torch.testing.assert_close(found[which], torch.stack([true, swapped])[:, has])
+    few = ExperienceLosses(policy, experiences[:4], LossWeights())
+    assert set(with_actions(policy, few, experiences[:4], token, 7)) == {"shuffled"}, "three neighbours tell nothing"
+    blind = ExperienceLosses(policy, experiences, LossWeights(lambda_inv=0.0))
+    assert with_actions(policy, blind, experiences, token, 7) == {}
 
 
 # --- earlier and later ---

@@ -435,7 +435,6 @@ def test_norm_stats_for_another_robot(folder: Path) -> None:
         ("token_distance_max", -1.0, "token_distance_max"),
         ("token_distance_max", float("inf"), "token_distance_max"),
         ("shuffle_ratio_min", "high", "shuffle_ratio_min"),
-        ("neighbour_ratio_min", None, "neighbour_ratio_min"),
         ("episode_spread_max", float("inf"), "episode_spread_max"),
         ("surprise", 1, "surprise"),
         ("format", 2, "format"),

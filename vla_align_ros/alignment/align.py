@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any, Literal, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,7 +28,7 @@ from vla_align_ros.policy.losses import LossWeights
 from vla_align_ros.types import Experience
 
 JUDGE_SHARE = 0.25
-JUDGE_DRAWS, ACTION_DRAWS = 16, 4
+JUDGE_DRAWS, ACTION_DRAWS = 16, 2
 ROWS_AT_ONCE = 32  # in one backward pass: bounds the memory, whatever align_batch_size is
 
 
@@ -100,7 +101,8 @@ def align(
         at_pick = losses(picked.token, judge_rows, JUDGE_DRAWS, seed + 1)
         after = losses(shadow, judge_rows, JUDGE_DRAWS, seed + 1)
     report = replace(report, picked=_means(at_pick), after=_means(after), curve=tuple(curve))
-    verdict = guard.judge(Evidence(before, after, with_actions(losses, shadow, seed + 1), shadow, policy.e_0), stats)
+    swapped = with_actions(policy, losses, [*learn, *judged], shadow, seed + 1)
+    verdict = guard.judge(Evidence(before, after, swapped, shadow, policy.e_0), stats)
     if verdict.reason is not Reason.KEPT:
         return ended(verdict, report)
     if store is not None:
@@ -180,16 +182,44 @@ def gradient(
 
 
 @torch.no_grad()
-def with_actions(losses: ExperienceLosses, token: Tensor, seed: int) -> dict[str, Tensor]:
-    """Inverse-dynamics loss (N,) with the true actions, with those of an experience half-way through all, of the next
-    and of the last one; empty where inverse dynamics has no weight. Of all experience: whether actions fit frames is no
-    question of what was learned, and many tell more than the few that judge."""
-    rows, found = torch.arange(len(losses)), {}
-    for which, shift in (("true", 0), ("shuffled", len(rows) // 2), ("next", -1), ("last", 1)):
-        loss = losses(token, rows, ACTION_DRAWS, seed, other_actions=rows.roll(shift))
-        if "inverse_dynamics" in loss:
-            found[which] = loss["inverse_dynamics"]
+def with_actions(
+    policy: Policy, losses: ExperienceLosses, experiences: Sequence[Experience], token: Tensor, seed: int
+) -> dict[str, Tensor]:
+    """Inverse-dynamics loss (2, M) with the true actions and with those of another experience, by which: `shuffled` is
+    half-way through all, `next` and `last` about half a horizon later and earlier in the same episode.
+
+    Of all experience: whether actions fit frames is no question of what was learned, and many tell more than the few
+    that judge. Empty without inverse dynamics; a neighbour is absent where fewer than LEAST_TO_JUDGE have one.
+    """
+    found: dict[str, Tensor] = {}
+    if losses.weights.lambda_inv == 0:
+        return found
+    rows = torch.arange(len(experiences))
+    true = losses(token, rows, ACTION_DRAWS, seed)["inverse_dynamics"]
+    others = {
+        "shuffled": rows.roll(len(rows) // 2),
+        "next": neighbours(experiences, policy.config.robot.period_ns, 1),
+        "last": neighbours(experiences, policy.config.robot.period_ns, -1),
+    }
+    for which, other in others.items():
+        has = other >= 0
+        if int(has.sum()) >= guard.LEAST_TO_JUDGE:
+            swapped = torch.where(has, other, rows)
+            loss = losses(token, rows, ACTION_DRAWS, seed, other_actions=swapped)["inverse_dynamics"]
+            found[which] = torch.stack([true, loss])[:, has]
     return found
+
+
+def neighbours(experiences: Sequence[Experience], period_ns: int, direction: Literal[1, -1]) -> Tensor:
+    """Row of the experience that starts closest to half a horizon later (direction 1) or earlier, (N,); -1 where none
+    of the same episode starts between a quarter of a horizon and a whole one away."""
+    start_ns = np.array([item.observation.stamp_ns for item in experiences])
+    episode = np.array([item.episode for item in experiences])
+    horizon = len(experiences[0].commands)
+    ticks = direction * (start_ns[None] - start_ns[:, None]) / period_ns  # (N, N): how much later the column starts
+    off = np.abs(ticks - horizon / 2)
+    off[(episode[None] != episode[:, None]) | (ticks < horizon / 4) | (ticks > horizon)] = np.inf
+    return torch.from_numpy(np.where(np.isfinite(off.min(1)), off.argmin(1), -1))
 
 
 def provenance(

@@ -1,7 +1,8 @@
 """Judges an update of the E-Token. Each check is a small function of one shape and gives a reason to refuse, or None.
 
 The total loss is useless as a judge, since it falls on corrupted experience as well: every loss is judged by itself, on
-experience later than what was learned from, with the same t and noise before and after.
+experience later than what was learned from, with the same t and noise before and after. Whether the experience is of
+one robot, and its actions fit its frames, is asked of all of it.
 """
 
 from __future__ import annotations
@@ -24,15 +25,16 @@ from vla_align_ros.policy.statistics import AlignmentStats
 from vla_align_ros.policy.tokenizer import PromptError
 from vla_align_ros.types import Experience
 
-Z_SCORE = 1.64  # standard errors of a paired difference that count as noise: 95 %, one-sided
+Z_SCORE = 1.64  # standard errors of a mean that count as noise: 95 %, one-sided
 LEAST_TO_LEARN, LEAST_TO_JUDGE = 8, 4
 ENOUGH = {"perception": 0.5, "dynamics": 0.05, "inverse_dynamics": 0.05}  # share of itself by which a loss must fall
 TOO_MUCH = 0.1  # share of itself by which dynamics or inverse dynamics may not rise
 FROZEN_SHARE = 0.5  # a camera over the hand may show the very same pixels now and then, where nothing is in its view
 STILL_RAD = 0.02  # a robot whose joints never moved farther teaches nothing
-JUMP_RAD, JUMP_FACTOR, JUMP_SHARE = 0.3, 2.0, 0.1  # farther than twice what was asked and 0.3 rad, in a tenth of all
+JUMP_RAD, JUMP_FACTOR = 0.3, 2.0  # a joint jumps that goes farther than twice what was asked and this
+JUMP_SHARE, LEAST_JUMPS = 0.1, 3  # a bump or two are no second robot
 ASKED_RAD = 0.2  # a joint that was asked to go this far and stood still is held by something: its stop, the table
-EPISODE_PART = 16  # experiences of one episode that are looked at together
+EPISODE_PART_S, LEAST_GROUPS = 6.4, 3  # of one episode, looked at together; as many of them, to compare
 DISTANCE_SLACK = 1.25  # a token may lie this much farther from E_0 than any bank token
 
 
@@ -75,7 +77,7 @@ class Reason(Enum):
     ACTIONS_DO_NOT_FIT = ("actions_do_not_fit", "The actions explain the frames no better than shuffled ones.")
     ACTIONS_OUT_OF_STEP = (
         "actions_out_of_step",
-        "The actions explain the frames no better than those sent just before or after: one of both comes late.",
+        "The actions sent just before or after explain the frames better: commands or frames come late.",
     )
     TOKEN_TOO_FAR = ("token_too_far", "The token left the region that training knows.")
     NOT_DURABLE = ("not_durable", "The token could not be written to the store; it was not used.")
@@ -95,7 +97,7 @@ class Verdict:
 @dataclass(frozen=True)
 class Evidence:
     """Losses of single experiences (N,). before, after: by task, on the later part. with_actions: inverse dynamics
-    after, on all experience, by whose actions (`align.with_actions`)."""
+    after, with the true and with other actions, on all experience (`align.with_actions`)."""
 
     before: Mapping[str, Tensor]
     after: Mapping[str, Tensor]
@@ -177,7 +179,7 @@ def _jumping(robot: RobotConfig, experiences: Sequence[Experience]) -> Verdict |
         asked = np.abs(np.diff(path, axis=0, prepend=start[None])).sum(0)
         pairs += 1
         jumps += bool((np.abs(second.observation.state - start) > JUMP_FACTOR * asked + JUMP_RAD).any())
-    if jumps <= JUMP_SHARE * pairs:
+    if jumps < max(LEAST_JUMPS, JUMP_SHARE * pairs):
         return None
     limit = f"more than {JUMP_FACTOR:g} times what was asked and {JUMP_RAD} rad"
     return Verdict(Reason.JOINTS_JUMP, f"{limit}, in {jumps} of {pairs} steps from one experience to the next")
@@ -228,22 +230,29 @@ def of_one_robot(
 def episode_spread(losses: Tensor, experiences: Sequence[Experience]) -> float:
     """How much it differs from episode to episode which token fits: standard deviation between groups of tokens' losses
     (K, N), each relative to the experience's mean over the tokens, less what the noise within groups explains (variance
-    component of a one-way random-effects model). A group is EPISODE_PART experiences of one episode, or what is left
-    of it. 0 without two groups."""
-    seen, keys = Counter[int](), []
+    component of a one-way random-effects model). A group is EPISODE_PART_S of one episode with LEAST_TO_LEARN
+    experiences or more. 0 without three groups.
+    """
+    first_ns = dict[int, int]()
+    keys = []
     for item in experiences:
-        keys.append((item.episode, seen[item.episode] // EPISODE_PART))
-        seen[item.episode] += 1
-    names = sorted(set(keys))
-    if not 1 < len(names) < len(keys):
+        since_ns = item.observation.stamp_ns - first_ns.setdefault(item.episode, item.observation.stamp_ns)
+        keys.append((item.episode, int(since_ns * 1e-9 // EPISODE_PART_S)))
+    count = Counter(keys)
+    names = sorted(key for key in count if count[key] >= LEAST_TO_LEARN)
+    if len(names) < LEAST_GROUPS:
         return 0.0
-    group = torch.tensor([names.index(key) for key in keys])
+    kept = torch.tensor([index for index, key in enumerate(keys) if key in names])
+    group = torch.tensor([names.index(key) for key in keys if key in names])
     member = torch.nn.functional.one_hot(group, len(names)).double()  # (N, G)
-    relative = losses.double().cpu() / losses.double().cpu().mean(0)  # (K, N)
-    means = relative @ member / member.sum(0)
-    between = ((means - relative.mean(1, keepdim=True)) ** 2 * member.sum(0)).sum(1).mean() / (len(names) - 1)
-    within = ((relative - means[:, group]) ** 2).sum(1).mean() / (len(keys) - len(names))
-    return float(((between - within) * len(names) / len(keys)).clamp(min=0.0).sqrt())
+    relative = losses.double().cpu()[:, kept]
+    relative = relative / relative.mean(0)
+    size, total = member.sum(0), len(group)
+    means = relative @ member / size
+    between = ((means - relative.mean(1, keepdim=True)) ** 2 * size).sum(1).mean() / (len(names) - 1)
+    within = ((relative - means[:, group]) ** 2).sum(1).mean() / (total - len(names))
+    typical = (total - float((size**2).sum()) / total) / (len(names) - 1)
+    return float(((between - within) / typical).clamp(min=0.0).sqrt())
 
 
 def judge(evidence: Evidence, stats: AlignmentStats) -> Verdict:
@@ -287,32 +296,37 @@ def under_ceilings(evidence: Evidence, stats: AlignmentStats) -> Verdict | None:
 
 
 def actions_fit(evidence: Evidence, stats: AlignmentStats) -> Verdict | None:
-    """The buffer's own actions must fit its frames better than those of far, and of the next and last, experiences."""
-    if not evidence.with_actions:
+    """The experience's own actions must fit its frames better than shuffled ones, and no worse than a neighbour's."""
+    means = {which: loss.mean(1).tolist() for which, loss in evidence.with_actions.items()}
+    if "shuffled" not in means:
         return None
-    shuffled, neighbour = action_ratios(evidence.with_actions)
-    for ratio, least, reason, which in (
-        (shuffled, stats.shuffle_ratio_min, Reason.ACTIONS_DO_NOT_FIT, "shuffled"),
-        (neighbour, stats.neighbour_ratio_min, Reason.ACTIONS_OUT_OF_STEP, "next or last"),
-    ):
-        if not ratio >= least:
+    ratio = shuffle_ratio(evidence.with_actions)
+    if not ratio >= stats.shuffle_ratio_min:
+        return Verdict(
+            Reason.ACTIONS_DO_NOT_FIT,
+            f"inverse-dynamics loss with shuffled actions over that with the true ones is {ratio:.3f}, "
+            f"at least {stats.shuffle_ratio_min:.3f} is needed",
+        )
+    for neighbour in ("next", "last"):
+        if neighbour in means and means[neighbour][1] < means[neighbour][0]:
+            true, other = means[neighbour]
             return Verdict(
-                reason,
-                f"{which} over true actions' inverse-dynamics loss is {ratio:.3f}, at least {least:.3f} is needed",
+                Reason.ACTIONS_OUT_OF_STEP,
+                f"inverse-dynamics loss is {true:.4f}, with the {neighbour} experience's actions {other:.4f}",
             )
     return None
 
 
-def action_ratios(losses: Mapping[str, Tensor]) -> tuple[float, float]:
-    """The inverse-dynamics loss with shuffled actions over that with the true ones, and with those of the next or last
-    experience, the smaller of both. losses: (N,) by whose actions."""
-    mean = {whose: float(loss.mean()) for whose, loss in losses.items()}
-    return mean["shuffled"] / mean["true"], min(mean["next"], mean["last"]) / mean["true"]
+def shuffle_ratio(losses: Mapping[str, Tensor]) -> float:
+    """Inverse-dynamics loss with shuffled actions over that with the true ones. losses: `align.with_actions`."""
+    true, shuffled = losses["shuffled"].mean(1).tolist()
+    return float(shuffled / true)
 
 
 def better(evidence: Evidence, stats: AlignmentStats) -> Verdict | None:
     """Neither dynamics nor inverse dynamics rises by more than TOO_MUCH of itself, and some loss falls by more than
-    ENOUGH of itself; both beyond the noise of the paired difference."""
+    ENOUGH of itself; both beyond the noise of the paired difference. Perception does not see faulty actions: beside
+    dynamics it counts only where inverse dynamics does."""
     gains = {task: _mean_and_error(loss - evidence.after[task]) for task, loss in evidence.before.items()}
     noise = {task: Z_SCORE * error for task, (_, error) in gains.items()}
     was = {task: float(loss.mean()) for task, loss in evidence.before.items()}
@@ -322,7 +336,8 @@ def better(evidence: Evidence, stats: AlignmentStats) -> Verdict | None:
     for task, reason in WORSE.items():
         if task in gains and gains[task][0] < -max(noise[task], TOO_MUCH * was[task]):
             return Verdict(reason, words)
-    if not any(gain > max(noise[task], ENOUGH[task] * was[task]) for task, (gain, _) in gains.items()):
+    judges = set(gains) - ({"perception"} if set(gains) == {"perception", "dynamics"} else set())
+    if not any(gains[task][0] > max(noise[task], ENOUGH[task] * was[task]) for task in judges):
         return Verdict(Reason.NOT_BETTER, words)
     return None
 

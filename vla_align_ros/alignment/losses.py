@@ -21,7 +21,7 @@ class ExperienceLosses:
     """N experiences with their prefix keys and values. The losses of any token on them cost expert passes only."""
 
     def __init__(self, policy: Policy, experiences: Sequence[Experience], weights: LossWeights) -> None:
-        self._model, self._weights = policy.model, weights
+        self._model, self.weights = policy.model, weights
         caches, states, parts = [], [], []
         with torch.no_grad():
             for start in range(0, len(experiences), PREFIX_BATCH):
@@ -65,7 +65,7 @@ class ExperienceLosses:
         repeated = rows.repeat_interleave(draws)
         time = flow.sample_time(len(repeated), generator)
         noise = self._model.draw_noise(
-            self._state[repeated].cpu(), _shapes(self._experience[repeated]), self._weights, generator
+            self._state[repeated].cpu(), _shapes(self._experience[repeated]), self.weights, generator
         )
         everyone = repeated.repeat(len(many))
         experience = self._experience[everyone]
@@ -85,7 +85,7 @@ class ExperienceLosses:
 
     def weighted(self, losses: dict[str, Tensor]) -> Tensor:
         """The tasks' losses, each times its lambda, added up."""
-        return torch.stack([self._weights.of(task) * loss for task, loss in losses.items()]).sum(0)
+        return torch.stack([self.weights.of(task) * loss for task, loss in losses.items()]).sum(0)
 
 
 def _shapes(experience: ExperienceInput) -> ExperienceInput:

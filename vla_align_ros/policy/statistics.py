@@ -19,14 +19,13 @@ class AlignmentStatsError(ValueError):
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class AlignmentStats:
-    """Measured on later experience of validation arms, after an alignment without a guard; losses by task name.
+    """Measured on validation arms, after an alignment without a guard; losses by task name, on later experience.
 
     usual: largest loss at which nothing is to be gained (the median). ceiling: somewhat above the 90th percentile
         (`training/export.py` has the factors).
     token_distance_max: largest distance of a bank token from E_0 (Euclidean norm over all rows).
-    shuffle_ratio_min: the inverse-dynamics loss with shuffled actions over the true one must reach this.
-    neighbour_ratio_min: likewise with the actions of the next or the last experience (`training/export.py` has the
-        shares of validation's 10th percentile).
+    shuffle_ratio_min: the inverse-dynamics loss with shuffled actions over the true one must reach this; a quarter of
+        the way from 1 to the 10th percentile of the validation arms.
     episode_spread_max: largest difference between episodes in how well a token explains perception, relative to other
         tokens (`guard.episode_spread`).
     motion_r2: linear R2 of joint motion from two frames' features. arms, experiences: what it was measured on.
@@ -37,7 +36,6 @@ class AlignmentStats:
     ceiling: dict[str, float]
     token_distance_max: float
     shuffle_ratio_min: float
-    neighbour_ratio_min: float
     episode_spread_max: float
     motion_r2: float
     arms: int

@@ -41,7 +41,6 @@ VALIDATION_SEED = 50_001  # never a seed of training arms or of a reported test
 EXPERIENCES = 128
 SHUFFLE_SHARE = 0.25  # of the way from 1, where actions explain nothing, to validation's 10th percentile
 SPREAD_FACTOR = 1.15  # of validation's 90th percentile
-NEIGHBOUR_SHARE = 0.5  # likewise
 CEILING_FACTOR = {"perception": 1.75, "dynamics": 1.25, "inverse_dynamics": 1.25}  # of validation's 90th percentile
 
 
@@ -74,7 +73,7 @@ def export(
     log({"stage": "export", "token_distance_max": distance})
     unlimited = dict.fromkeys(("perception", "dynamics", "inverse_dynamics"), 1e9)
     nothing = dict.fromkeys(unlimited, 0.0)
-    write_stats(folder, AlignmentStats(1, nothing, unlimited, distance, 0.0, 0.0, 1e9, trainee.motion_r2, 0, 0))
+    write_stats(folder, AlignmentStats(1, nothing, unlimited, distance, 0.0, 1e9, trainee.motion_r2, 0, 0))
     this_model = sha256_of(folder / "model.yaml")  # which has the weights' hash in it
     examples = run / f"examples_{this_model[:12]}.safetensors"
     learned_step = learn_step(load_policy(folder, "cpu"), trainee.arms, recipe.seed, examples, log)
@@ -93,8 +92,7 @@ def measure(policy: Policy, recipe: Recipe) -> AlignmentStats:
     experiences = collect_experience(policy, arms, start.expand(len(arms), -1, -1), EXPERIENCES, VALIDATION_SEED)
     params = PolicyParams.from_mapping(asdict(policy.config.recommended)).align
     found: dict[str, list[float]] = {}
-    ratios: list[tuple[float, float]] = []
-    spreads = []
+    ratios, spreads = [], []
     for arm, mine in enumerate(experiences):
         learn, judged = split_by_episode(that_moved(policy, mine))
         weights = LossWeights(params.lambda_perc, params.lambda_dyn, params.lambda_inv)
@@ -105,19 +103,17 @@ def measure(policy: Policy, recipe: Recipe) -> AlignmentStats:
         spreads.append(guard.episode_spread(picked.by_row["perception"], learn))
         with torch.no_grad():
             after = losses(token, later, JUDGE_DRAWS, arm)
-        ratios.append(guard.action_ratios(with_actions(losses, token, arm)))
+        ratios.append(guard.shuffle_ratio(with_actions(policy, losses, [*learn, *judged], token, arm)))
         for task, loss in after.items():
             found.setdefault(task, []).append(float(loss.mean()))
     usual = {task: float(np.median(values)) for task, values in found.items()}
     ceiling = {task: CEILING_FACTOR[task] * float(np.quantile(values, 0.9)) for task, values in found.items()}
-    shuffled, neighbour = np.quantile(np.array(ratios), 0.1, axis=0).tolist()
     return replace(
         stats,
         usual=usual,
         ceiling=ceiling,
-        shuffle_ratio_min=1.0 + SHUFFLE_SHARE * (shuffled - 1.0),
+        shuffle_ratio_min=1.0 + SHUFFLE_SHARE * (float(np.quantile(ratios, 0.1)) - 1.0),
         episode_spread_max=SPREAD_FACTOR * float(np.quantile(spreads, 0.9)),
-        neighbour_ratio_min=1.0 + NEIGHBOUR_SHARE * (neighbour - 1.0),
         arms=len(arms),
         experiences=EXPERIENCES,
     )
