@@ -24,6 +24,7 @@ from vla_align_ros.sim.embodiment import Embodiments
 
 TASKS = {"perception": "lambda_perc", "dynamics": "lambda_dyn", "inverse_dynamics": "lambda_inv"}
 COUNTS, PARTS = (8, 16, 32, 64, 128, 256, 512, 1024), ("picked", "proposed")
+NEARLY_NONE = 1e-6  # a task with weight 0 is not computed, which moves the others to positions that training never saw
 ERROR_SAMPLES, GRADIENT_DRAWS = 256, 8
 
 
@@ -43,7 +44,7 @@ def one_arm(policy: Policy, arm: Embodiments, seed: int, exploration: float) -> 
     some = spread(experiences, arms.EXPERIENCES)
     alone = {}
     for task, name in TASKS.items():
-        weights = {other: getattr(params, other) * (other == name) for other in TASKS.values()}
+        weights = {other: getattr(params, other) * (1.0 if other == name else NEARLY_NONE) for other in TASKS.values()}
         alone[task] = error(without_guard(policy, some, replace(params, **weights), shipped, seed)[1])
     oracle = arms.best_by_labels(policy, arm, [shipped, policy.e_0], seed)
     return {

@@ -118,6 +118,10 @@ def on_robot_headline(numbers: Any) -> Headline:
     return {f"success {when}": mean(numbers["on"][index]) for when, index in ends.items()}
 
 
+def side_by_side_headline(numbers: Any) -> Headline:
+    return {f"success, {row}": mean(part["success"]) for row, part in numbers.items()}
+
+
 def mean(part: dict[str, float]) -> str:
     """A mean with its interval."""
     return f"{part['mean']:.3f} ({part['low']:.3f} to {part['high']:.3f})"
@@ -157,8 +161,9 @@ BENCHMARKS = (
     Benchmark("alignment_own_policy_only", "alignment.py", ("--seed", "8", "--exploration", "0"), alignment_headline),
     Benchmark("diagnosis", "alignment.py", ("--diagnosis", "--seed", "8", "--embodiments", "12"), diagnosis_headline),
     Benchmark("guard", "guard.py", ("--seed", "12"), guard_headline),
-    Benchmark("on_robot", "on_robot.py", (), on_robot_headline),
-    Benchmark("drift", "on_robot.py", ("--rounds", "20", "--shift-after", "0"), on_robot_headline),
+    Benchmark("on_robot", "on_robot.py", ("--seed", "8"), on_robot_headline),
+    Benchmark("drift", "on_robot.py", ("--seed", "8", "--rounds", "20", "--shift-after", "0"), on_robot_headline),
+    Benchmark("side_by_side", "side_by_side.py", ("--seed", "8"), side_by_side_headline),
 )
 
 

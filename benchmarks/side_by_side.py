@@ -34,6 +34,7 @@ from vla_align_ros.types import Experience
 
 PLAIN_STEPS, PLAIN_RATE = 20, 0.03
 WEIGHTS_STEPS, WEIGHTS_RATE, WEIGHTS_BATCH = 40, 1e-4, 32
+NEARLY_NONE = 1e-6  # a task with weight 0 is not computed, which moves the others to positions that training never saw
 ERROR_SAMPLES = 256
 TASKS = {"perception": "lambda_perc", "dynamics": "lambda_dyn", "inverse dynamics": "lambda_inv"}
 
@@ -64,7 +65,7 @@ def one_arm(policy: Policy, arm: Embodiments, seed: int, episodes: int) -> dict[
     found["plain gradients alone"] = measured(plain(losses, shipped, params, seed))
     found["pick and plain gradients"] = measured(plain(losses, picked, params, seed))
     for task, name in TASKS.items():
-        weights = {other: getattr(params, other) * (other == name) for other in TASKS.values()}
+        weights = {other: getattr(params, other) * (1.0 if other == name else NEARLY_NONE) for other in TASKS.values()}
         found[f"pick and learned step by {task} alone"] = measured(moved(replace(params, **weights)))
     model = policy.model
     policy.model = all_weights(policy, learn, params, seed)
