@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import Any
 
 import numpy as np
@@ -164,41 +165,43 @@ def of_episodes(*counts: int, stride_s: float = 0.4) -> list[Experience]:
     return found
 
 
-def test_the_episode_spread_is_the_textbook_variance_component() -> None:
+def test_the_gain_of_two_tokens_is_that_of_the_best_pair() -> None:
     losses = torch.rand(5, 33, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 0.5
     losses[:2, :14] += 1.0
-    relative = (losses / losses.mean(0)).numpy()
-    groups = [relative[:, :14], relative[:, 14:23], relative[:, 23:]]
-    between = sum(g.shape[1] * ((g.mean(1) - relative.mean(1)) ** 2).mean() for g in groups) / 2
-    within = sum(((g - g.mean(1, keepdims=True)) ** 2).mean() * g.shape[1] for g in groups) / 30
-    typical = (33 - (14**2 + 9**2 + 10**2) / 33) / 2
-    assert between > within
-    assert guard.episode_spread(losses, of_episodes(14, 9, 10)) == pytest.approx(((between - within) / typical) ** 0.5)
+    losses[2:, 14:] += 1.0
+    groups = [losses[:, :14].sum(1), losses[:, 14:23].sum(1), losses[:, 23:].sum(1)]
+    one = min(sum(float(group[token]) for group in groups) for token in range(5))
+    two = min(
+        sum(float(min(group[first], group[second])) for group in groups)
+        for first, second in itertools.product(range(5), repeat=2)
+    )
+    assert one / two > 1.2
+    assert guard.gain_of_two_tokens(losses, of_episodes(14, 9, 10)) == pytest.approx(one / two)
     with_a_rest = torch.cat([losses, 9.0 * losses[:, :7]], 1)
-    rest = guard.episode_spread(with_a_rest, of_episodes(14, 9, 10, 7))
-    assert rest == pytest.approx(((between - within) / typical) ** 0.5), "seven of an episode say nothing"
+    rest = guard.gain_of_two_tokens(with_a_rest, of_episodes(14, 9, 10, 7))
+    assert rest == pytest.approx(one / two), "seven of an episode say nothing"
 
 
 def test_a_long_episode_is_looked_at_in_parts_and_two_parts_are_too_few() -> None:
     losses = torch.rand(5, 48, generator=torch.Generator().manual_seed(0)) + 0.5
     losses[:2, :16] += 1.0
-    assert guard.episode_spread(losses, of_episodes(48)) > 0.1
-    assert guard.episode_spread(losses[:, :32], of_episodes(32)) == 0.0
-    assert guard.episode_spread(losses, of_episodes(48, stride_s=0.1)) == 0.0, "4.8 s are one part"
+    losses[2:, 16:] += 1.0
+    assert guard.gain_of_two_tokens(losses, of_episodes(48)) > 1.1
+    assert guard.gain_of_two_tokens(losses[:, :32], of_episodes(32)) == 1.0
+    assert guard.gain_of_two_tokens(losses, of_episodes(48, stride_s=0.1)) == 1.0, "4.8 s are one part"
 
 
 def test_episodes_that_want_different_tokens_are_of_two_robots() -> None:
     generator = torch.Generator().manual_seed(1)
     experiences = of_episodes(*[8] * 6)
     losses = torch.rand(6, 48, generator=generator) + 0.5
-    stats = stats_of(episode_spread_max=0.1)
-    assert guard.of_one_robot({"perception": losses}, experiences, stats) is None
+    stats = stats_of(two_tokens_gain_max=1.2)
+    assert guard.of_one_robot(losses, experiences, stats) is None
     mine, theirs = torch.arange(6) < 3, torch.arange(48) // 8 % 2 == 1
-    losses[mine[:, None] & theirs] *= 3.0
-    verdict = guard.of_one_robot({"perception": losses}, experiences, stats)
+    losses[mine[:, None] == theirs] *= 3.0
+    verdict = guard.of_one_robot(losses, experiences, stats)
     assert verdict is not None
     assert verdict.reason is Reason.MIXED_EXPERIENCE
-    assert guard.of_one_robot({"dynamics": losses}, experiences, stats) is None
 
 
 def test_a_token_may_lie_a_little_farther_than_any_of_the_bank() -> None:

@@ -435,7 +435,7 @@ def test_norm_stats_for_another_robot(folder: Path) -> None:
         ("token_distance_max", -1.0, "token_distance_max"),
         ("token_distance_max", float("inf"), "token_distance_max"),
         ("shuffle_ratio_min", "high", "shuffle_ratio_min"),
-        ("episode_spread_max", float("inf"), "episode_spread_max"),
+        ("two_tokens_gain_max", float("inf"), "two_tokens_gain_max"),
         ("surprise", 1, "surprise"),
         ("format", 2, "format"),
     ],

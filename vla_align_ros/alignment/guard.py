@@ -8,7 +8,6 @@ one robot, and its actions fit its frames, is asked of all of it.
 from __future__ import annotations
 
 import itertools
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -210,49 +209,35 @@ def within_usual(losses: Mapping[str, Tensor], stats: AlignmentStats) -> Verdict
     return None
 
 
-def of_one_robot(
-    by_row: Mapping[str, Tensor], experiences: Sequence[Experience], stats: AlignmentStats
-) -> Verdict | None:
-    """Refuse when some episodes want another token than others. by_row: loss by task of each finalist of the pick on
-    each experience, (K, N)."""
-    if "perception" not in by_row:
-        return None
-    spread = episode_spread(by_row["perception"], experiences)
-    if not spread > stats.episode_spread_max:  # NaN is refused later, by its own name
+def of_one_robot(losses: Tensor, experiences: Sequence[Experience], stats: AlignmentStats) -> Verdict | None:
+    """Refuse when some episodes want another token than others. losses: weighted, of each finalist of the pick on each
+    experience, (K, N)."""
+    gain = gain_of_two_tokens(losses, experiences)
+    if not gain > stats.two_tokens_gain_max:  # NaN is refused later, by its own name
         return None
     return Verdict(
         Reason.MIXED_EXPERIENCE,
-        f"a token's perception loss, relative to other tokens', differs from episode to episode by {spread:.3f} "
-        f"(standard deviation), {stats.episode_spread_max:.3f} is the limit",
+        f"the best token's loss is {gain:.3f} times that of two, each for some of the episodes; "
+        f"{stats.two_tokens_gain_max:.3f} is the limit",
     )
 
 
-def episode_spread(losses: Tensor, experiences: Sequence[Experience]) -> float:
-    """How much it differs from episode to episode which token fits: standard deviation between groups of tokens' losses
-    (K, N), each relative to the experience's mean over the tokens, less what the noise within groups explains (variance
-    component of a one-way random-effects model). A group is EPISODE_PART_S of one episode with LEAST_TO_LEARN
-    experiences or more. 0 without three groups.
+def gain_of_two_tokens(losses: Tensor, experiences: Sequence[Experience]) -> float:
+    """Loss of the token (of K) that is best on all groups of experiences, over that of the best two tokens, each group
+    with the better one; losses (K, N). A group is EPISODE_PART_S of one episode, with LEAST_TO_LEARN experiences or
+    more, so that noise cannot choose. 1 without three groups.
     """
-    first_ns = dict[int, int]()
-    keys = []
+    first_ns, keys = dict[int, int](), []
     for item in experiences:
         since_ns = item.observation.stamp_ns - first_ns.setdefault(item.episode, item.observation.stamp_ns)
         keys.append((item.episode, int(since_ns * 1e-9 // EPISODE_PART_S)))
-    count = Counter(keys)
-    names = sorted(key for key in count if count[key] >= LEAST_TO_LEARN)
-    if len(names) < LEAST_GROUPS:
-        return 0.0
-    kept = torch.tensor([index for index, key in enumerate(keys) if key in names])
-    group = torch.tensor([names.index(key) for key in keys if key in names])
-    member = torch.nn.functional.one_hot(group, len(names)).double()  # (N, G)
-    relative = losses.double().cpu()[:, kept]
-    relative = relative / relative.mean(0)
-    size, total = member.sum(0), len(group)
-    means = relative @ member / size
-    between = ((means - relative.mean(1, keepdim=True)) ** 2 * size).sum(1).mean() / (len(names) - 1)
-    within = ((relative - means[:, group]) ** 2).sum(1).mean() / (total - len(names))
-    typical = (total - float((size**2).sum()) / total) / (len(names) - 1)
-    return float(((between - within) / typical).clamp(min=0.0).sqrt())
+    groups = [torch.tensor([key == name for key in keys]) for name in dict.fromkeys(keys)]
+    groups = [group for group in groups if int(group.sum()) >= LEAST_TO_LEARN]
+    if len(groups) < LEAST_GROUPS:
+        return 1.0
+    by_group = torch.stack([losses[:, group.to(losses.device)].sum(1) for group in groups], 1)  # (K, G)
+    two = torch.minimum(by_group[:, None], by_group[None]).sum(2)  # (K, K)
+    return float(by_group.sum(1).min() / two.min())
 
 
 def judge(evidence: Evidence, stats: AlignmentStats) -> Verdict:

@@ -16,12 +16,12 @@ ROWS_AT_ONCE = 64
 
 @dataclass(frozen=True)
 class Pick:
-    """index: of the best candidate. token: (n, W), the blend of the finalists. by_row: loss by task of each finalist on
-    each row, (FINALISTS, N)."""
+    """index: of the best candidate. token: (n, W), the blend of the finalists. by_row: weighted loss of each finalist
+    on each row, (FINALISTS, N)."""
 
     index: int
     token: Tensor
-    by_row: dict[str, Tensor]
+    by_row: Tensor
 
 
 @torch.no_grad()
@@ -33,16 +33,16 @@ def pick(losses: ExperienceLosses, rows: Tensor, candidates: Tensor, seed: int) 
     (docs/decisions.md). Every candidate meets the same draws of (t, noise).
     """
     few = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:FIRST_ROUND]]
-    first = losses.weighted(_by_row(losses, few, candidates, seed)).mean(1)
+    first = _by_row(losses, few, candidates, seed).mean(1)
     finalists = first.argsort()[:FINALISTS]
     by_row = _by_row(losses, rows, candidates[finalists], seed + 1)
-    scores = losses.weighted(by_row).mean(1)
+    scores = by_row.mean(1)
     best = int(scores.argmin())
     weights = torch.softmax((scores[best] - scores) / (TEMPERATURE * scores[best]), dim=0)
     return Pick(int(finalists[best]), (weights[:, None, None] * candidates[finalists]).sum(0), by_row)
 
 
-def _by_row(losses: ExperienceLosses, rows: Tensor, candidates: Tensor, seed: int) -> dict[str, Tensor]:
-    """Loss by task of each candidate on each row, (K, N)."""
-    parts = [losses(part, rows, 1, seed) for part in candidates.split(max(1, ROWS_AT_ONCE // len(rows)))]
-    return {task: torch.cat([part[task] for part in parts]) for task in parts[0]}
+def _by_row(losses: ExperienceLosses, rows: Tensor, candidates: Tensor, seed: int) -> Tensor:
+    """Weighted loss of each candidate on each row, (K, N)."""
+    parts = candidates.split(max(1, ROWS_AT_ONCE // len(rows)))
+    return torch.cat([losses.weighted(losses(part, rows, 1, seed)) for part in parts])

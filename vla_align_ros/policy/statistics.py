@@ -26,8 +26,7 @@ class AlignmentStats:
     token_distance_max: largest distance of a bank token from E_0 (Euclidean norm over all rows).
     shuffle_ratio_min: the inverse-dynamics loss with shuffled actions over the true one must reach this; a quarter of
         the way from 1 to the 10th percentile of the validation arms.
-    episode_spread_max: largest difference between episodes in how well a token explains perception, relative to other
-        tokens (`guard.episode_spread`).
+    two_tokens_gain_max: how much better two tokens may explain the episodes than one (`guard.gain_of_two_tokens`).
     motion_r2: linear R2 of joint motion from two frames' features. arms, experiences: what it was measured on.
     """
 
@@ -36,7 +35,7 @@ class AlignmentStats:
     ceiling: dict[str, float]
     token_distance_max: float
     shuffle_ratio_min: float
-    episode_spread_max: float
+    two_tokens_gain_max: float
     motion_r2: float
     arms: int
     experiences: int

@@ -40,7 +40,7 @@ from vla_align_ros.training.train import Trainee
 VALIDATION_SEED = 50_001  # never a seed of training arms or of a reported test
 EXPERIENCES = 128
 SHUFFLE_SHARE = 0.25  # of the way from 1, where actions explain nothing, to validation's 10th percentile
-SPREAD_FACTOR = 1.15  # of validation's 90th percentile
+GAIN_FACTOR = 3.0  # of what validation's 90th percentile is above 1
 CEILING_FACTOR = {"perception": 1.75, "dynamics": 1.25, "inverse_dynamics": 1.25}  # of validation's 90th percentile
 
 
@@ -92,7 +92,7 @@ def measure(policy: Policy, recipe: Recipe) -> AlignmentStats:
     experiences = collect_experience(policy, arms, start.expand(len(arms), -1, -1), EXPERIENCES, VALIDATION_SEED)
     params = PolicyParams.from_mapping(asdict(policy.config.recommended)).align
     found: dict[str, list[float]] = {}
-    ratios, spreads = [], []
+    ratios, gains = [], []
     for arm, mine in enumerate(experiences):
         learn, judged = split_by_episode(that_moved(policy, mine))
         weights = LossWeights(params.lambda_perc, params.lambda_dyn, params.lambda_inv)
@@ -100,7 +100,7 @@ def measure(policy: Policy, recipe: Recipe) -> AlignmentStats:
         rows, later = torch.arange(len(learn)), torch.arange(len(learn), len(losses))
         picked = first_step(policy, losses, rows, start, arm)
         token, _ = descend(policy, losses, rows, picked.token, params, arm)
-        spreads.append(guard.episode_spread(picked.by_row["perception"], learn))
+        gains.append(guard.gain_of_two_tokens(picked.by_row, learn))
         with torch.no_grad():
             after = losses(token, later, JUDGE_DRAWS, arm)
         ratios.append(guard.shuffle_ratio(with_actions(policy, losses, [*learn, *judged], token, arm)))
@@ -113,7 +113,7 @@ def measure(policy: Policy, recipe: Recipe) -> AlignmentStats:
         usual=usual,
         ceiling=ceiling,
         shuffle_ratio_min=1.0 + SHUFFLE_SHARE * (float(np.quantile(ratios, 0.1)) - 1.0),
-        episode_spread_max=SPREAD_FACTOR * float(np.quantile(spreads, 0.9)),
+        two_tokens_gain_max=1.0 + GAIN_FACTOR * (float(np.quantile(gains, 0.9)) - 1.0),
         arms=len(arms),
         experiences=EXPERIENCES,
     )
