@@ -160,7 +160,7 @@ BENCHMARKS = (
     Benchmark("alignment_beyond_range", "alignment.py", ("--seed", "8", "--scale", "1.25"), alignment_headline),
     Benchmark("alignment_own_policy_only", "alignment.py", ("--seed", "8", "--exploration", "0"), alignment_headline),
     Benchmark("diagnosis", "alignment.py", ("--diagnosis", "--seed", "8", "--embodiments", "12"), diagnosis_headline),
-    Benchmark("guard", "guard.py", ("--seed", "12"), guard_headline),
+    Benchmark("guard", "guard.py", ("--seed", "13"), guard_headline),
     Benchmark("on_robot", "on_robot.py", ("--seed", "8"), on_robot_headline),
     Benchmark("drift", "on_robot.py", ("--seed", "8", "--rounds", "20", "--shift-after", "0"), on_robot_headline),
     Benchmark("side_by_side", "side_by_side.py", ("--seed", "8"), side_by_side_headline),
