@@ -24,7 +24,7 @@ from vla_align_ros.sim.embodiment import Embodiments
 
 TASKS = {"perception": "lambda_perc", "dynamics": "lambda_dyn", "inverse_dynamics": "lambda_inv"}
 COUNTS, PARTS = (8, 16, 32, 64, 128, 256, 512, 1024), ("picked", "proposed")
-NEARLY_NONE = 1e-6  # a task with weight 0 is not computed, which moves the others to positions that training never saw
+NEARLY_NONE = 1e-6  # with weight 0 perception is not embedded, and the other tasks would miss its token
 ERROR_SAMPLES, GRADIENT_DRAWS = 256, 8
 
 

@@ -34,7 +34,7 @@ from vla_align_ros.types import Experience
 
 PLAIN_STEPS, PLAIN_RATE = 20, 0.03
 WEIGHTS_STEPS, WEIGHTS_RATE, WEIGHTS_BATCH = 40, 1e-4, 32
-NEARLY_NONE = 1e-6  # a task with weight 0 is not computed, which moves the others to positions that training never saw
+NEARLY_NONE = 1e-6  # with weight 0 perception is not embedded, and the other tasks would miss its token
 ERROR_SAMPLES = 256
 TASKS = {"perception": "lambda_perc", "dynamics": "lambda_dyn", "inverse dynamics": "lambda_inv"}
 

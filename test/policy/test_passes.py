@@ -50,6 +50,18 @@ def test_one_joint_pass_equals_the_separate_ones(variant: str, with_e: bool, rea
     assert len(finals) == 3
 
 
+@pytest.mark.parametrize("state_tokens", [True, False])
+@pytest.mark.parametrize("absent", ["dynamics", "inverse_dynamics"])
+def test_a_tasks_answer_does_not_depend_on_whether_another_is_asked(absent: str, state_tokens: bool) -> None:
+    model = make_model(depth=3, alignment__state_tokens=state_tokens)
+    inputs, experience, noisy, _ = make_point(model)
+    cache, token = model.prefix_cache(inputs), model.make_peft_token(3)
+    everything = model.denoise_alignment(cache, inputs.state, experience, noisy, TIMES, token)
+    fewer = {task: x_t for task, x_t in noisy.items() if task != absent}
+    for task, v in model.denoise_alignment(cache, inputs.state, experience, fewer, TIMES, token).items():
+        torch.testing.assert_close(valid(task, v, experience), valid(task, everything[task], experience), **CLOSE)
+
+
 def test_the_joint_pass_gives_e_the_same_gradient() -> None:
     model = make_model(depth=3)
     inputs, experience, noisy, x_t = make_point(model)

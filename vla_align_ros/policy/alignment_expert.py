@@ -34,13 +34,15 @@ ROLES = (
 class AlignmentSuffix:
     """The embedded alignment suffix: tokens (B, N, W), pad_masks (B, N), att_masks (N,), and [start, end) of each task.
 
-    num_e_rows: rows of E at its head. `block_diagonal_ranges`: the tasks that must not see each other, for
-    `make_att_2d_masks`.
+    skipped: (B, N), valid tokens of absent tasks before each token; they keep their positions, so that a task's answer
+    does not depend on whether another one is asked (but for perception's token, which the other two see). num_e_rows: rows of E at its head. `block_diagonal_ranges`: the
+    tasks that must not see each other, for `make_att_2d_masks`.
     """
 
     embs: Tensor
     pad_masks: Tensor
     att_masks: Tensor
+    skipped: Tensor
     num_e_rows: int
     task_ranges: dict[str, tuple[int, int]]
 
@@ -95,29 +97,35 @@ class AlignmentExpert(nn.Module):
         """
         features = experience.features
         valid = torch.ones(state.shape[0], 1, dtype=torch.bool, device=state.device)
-        parts: list[tuple[Tensor, Tensor, bool]] = []  # tokens, validity, opens a block
+        parts: list[tuple[Tensor, Tensor, bool, Tensor]] = []  # tokens, validity, opens a block, skipped before
+        skipped = torch.zeros_like(valid, dtype=torch.long)
         ranges: dict[str, tuple[int, int]] = {}
         length = 0
 
         def add(tokens: Tensor, role: str, opens: bool, masks: Tensor | None = None) -> None:
             nonlocal length
             tokens = tokens + self.role.weight[ROLES.index(role)]
-            parts.append((tokens, valid.expand(-1, tokens.shape[1]) if masks is None else masks, opens))
+            masks = valid.expand(-1, tokens.shape[1]) if masks is None else masks
+            parts.append((tokens, masks, opens, skipped.expand(-1, tokens.shape[1])))
             length += tokens.shape[1]
 
         if peft_token is not None:
             e_rows = self.project_e_token(peft_token)
-            parts.append((e_rows, valid.expand(-1, e_rows.shape[1]), True))
+            parts.append((e_rows, valid.expand(-1, e_rows.shape[1]), True, skipped.expand(-1, e_rows.shape[1])))
             length = e_rows.shape[1]
         num_e_rows = length
         mutual = self.config.perception_attention == "mutual"
         if "perception" in noisy:
             add(self.noisy_state_in(noisy["perception"])[:, None], "perception", True)
             ranges["perception"] = (num_e_rows, length)
+        else:
+            skipped = skipped + 1
         first = length
         opens = not (mutual and "perception" in noisy)  # mutual: one block with perception, so that both look back
         for task, prefix in (("dynamics", "dynamics"), ("inverse_dynamics", "inverse")):
             if task not in noisy:
+                num_valid = experience.feature_masks.sum(1, keepdim=True)
+                skipped = skipped + num_valid + experience.actions.shape[1] + int(self.config.state_tokens)
                 continue
             start = length
             if self.config.state_tokens:
@@ -136,11 +144,12 @@ class AlignmentExpert(nn.Module):
                 )
                 add(self.action_in(noisy[task]), "inverse_action", False)
             ranges[task] = (start, length)
-        att = [flag for tokens, _, opens_block in parts for flag in [opens_block] + [False] * (tokens.shape[1] - 1)]
+        att = [flag for tokens, _, opens_block, _ in parts for flag in [opens_block] + [False] * (tokens.shape[1] - 1)]
         return AlignmentSuffix(
-            torch.cat([tokens for tokens, _, _ in parts], dim=1),
-            torch.cat([masks for _, masks, _ in parts], dim=1),
+            torch.cat([tokens for tokens, _, _, _ in parts], dim=1),
+            torch.cat([masks for _, masks, _, _ in parts], dim=1),
             torch.tensor(att, device=state.device),
+            torch.cat([before for _, _, _, before in parts], dim=1),
             num_e_rows,
             ranges,
         )

@@ -264,7 +264,7 @@ class Pi0(nn.Module):
         cond = expert.condition(time_embedding(time, expert.config.expert.width))
         (hidden,), _ = run(
             [Stream(expert.expert, suffix.embs, expert.expert.modulations(cond))],
-            suffix_positions(cache.pad_masks, suffix.pad_masks, suffix.num_e_rows),
+            suffix_positions(cache.pad_masks, suffix.pad_masks, suffix.num_e_rows) + suffix.skipped,
             additive_mask(mask, suffix.embs.dtype),
             past=cache.key_values,
         )
@@ -408,7 +408,7 @@ class Pi0(nn.Module):
             streams.append(Stream(expert.expert, suffix.embs, expert.expert.modulations(cond)))
             all_pads.append(suffix.pad_masks)
             all_att.append(suffix.att_masks.expand(suffix.pad_masks.shape))
-            positions.append(suffix_positions(prefix_pads, suffix.pad_masks, num_e_rows))
+            positions.append(suffix_positions(prefix_pads, suffix.pad_masks, num_e_rows) + suffix.skipped)
             ranges += [(end, end + suffix.pad_masks.shape[1])]
             ranges += [(end + start, end + stop) for start, stop in suffix.block_diagonal_ranges]
         visible = make_att_2d_masks(torch.cat(all_pads, 1), torch.cat(all_att, 1), ranges)
