@@ -35,8 +35,8 @@ class AlignmentSuffix:
     """The embedded alignment suffix: tokens (B, N, W), pad_masks (B, N), att_masks (N,), and [start, end) of each task.
 
     skipped: (B, N), valid tokens of absent tasks before each token; they keep their positions, so that a task's answer
-    does not depend on whether another one is asked (but for perception's token, which the other two see). num_e_rows: rows of E at its head. `block_diagonal_ranges`: the
-    tasks that must not see each other, for `make_att_2d_masks`.
+    does not depend on whether another one is asked (but for perception's token, which the other two see). num_e_rows:
+    rows of E at its head. `block_diagonal_ranges`: the tasks that must not see each other, for `make_att_2d_masks`.
     """
 
     embs: Tensor
