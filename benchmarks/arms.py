@@ -9,7 +9,7 @@ import importlib
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -34,6 +34,8 @@ from vla_align_ros.zoo import find_model
 align_module = importlib.import_module("vla_align_ros.alignment.align")  # the package's `align` is the function
 EXPERIENCES = 128
 TEST_SEED = 900_000  # training draws its arms from 101 on, validation from 50001
+LAMBDAS = {"perception": "lambda_perc", "dynamics": "lambda_dyn", "inverse_dynamics": "lambda_inv"}
+NEARLY_NONE = 1e-6  # with weight 0 perception is not embedded, and the other tasks would miss its token
 LABELS, LABEL_STEPS, LABEL_BATCH, LABEL_DRAWS = 256, 100, 32, 2
 
 Result = TypeVar("Result")
@@ -116,22 +118,32 @@ def attempt(policy: Policy, token: Tensor, experiences: list[Experience], params
         guard.judge, align_module.descend = judge, descend
     assert policy.token is not None
     if not proposals:
-        starts, proposals = [[part] for part in without_guard(policy, token, experiences, params, seed)]
+        learn, _ = align_module.split_by_episode(align_module.that_moved(policy, experiences))
+        enough = len(learn) >= guard.LEAST_TO_LEARN
+        parts = without_guard(policy, learn, params, token, seed) if enough else (token, token)
+        starts, proposals = [[part] for part in parts]
     return Attempt(report, starts[0], proposals[0], policy.token)
 
 
 def without_guard(
-    policy: Policy, token: Tensor, experiences: list[Experience], params: AlignParams, seed: int
+    policy: Policy, learn: list[Experience], params: AlignParams, token: Tensor, seed: int
 ) -> tuple[Tensor, Tensor]:
-    """The token that is picked and the one that the gradient makes of it, whatever a guard would say; the token itself
-    where there is too little experience to learn from."""
-    learn, _ = align_module.split_by_episode(align_module.that_moved(policy, experiences))
-    if len(learn) < guard.LEAST_TO_LEARN:
-        return token, token
-    losses = ExperienceLosses(policy, learn, LossWeights(params.lambda_perc, params.lambda_dyn, params.lambda_inv))
+    """The token that is picked and the one that the gradient makes of it, whatever a guard would say."""
+    losses = losses_of(policy, learn, params)
     rows = torch.arange(len(losses))
     picked = align_module.first_step(policy, losses, rows, token, seed).token
     return picked, align_module.descend(policy, losses, rows, picked, params, seed)[0]
+
+
+def losses_of(policy: Policy, experiences: list[Experience], params: AlignParams) -> ExperienceLosses:
+    """With the lambdas of `params`."""
+    return ExperienceLosses(policy, experiences, LossWeights(params.lambda_perc, params.lambda_dyn, params.lambda_inv))
+
+
+def task_alone(params: AlignParams, task: str) -> AlignParams:
+    """The other tasks' lambdas nearly 0."""
+    others = {name: getattr(params, name) * NEARLY_NONE for which, name in LAMBDAS.items() if which != task}
+    return replace(params, **others)
 
 
 def successes(policy: Policy, arm: Embodiments, token: Tensor, episodes: int, seed: int) -> NDArray[np.bool_]:

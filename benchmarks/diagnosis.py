@@ -14,17 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vla_align_ros.alignment.align import descend, first_step, split_by_episode, that_moved
-from vla_align_ros.alignment.losses import ExperienceLosses
-from vla_align_ros.params import AlignParams
+from vla_align_ros.alignment.align import first_step, split_by_episode, that_moved
 from vla_align_ros.policy import Policy
-from vla_align_ros.policy.losses import LossWeights
 from vla_align_ros.sim.bench import action_error
 from vla_align_ros.sim.embodiment import Embodiments
 
-TASKS = {"perception": "lambda_perc", "dynamics": "lambda_dyn", "inverse_dynamics": "lambda_inv"}
 COUNTS, PARTS = (8, 16, 32, 64, 128, 256, 512, 1024), ("picked", "proposed")
-NEARLY_NONE = 1e-6  # with weight 0 perception is not embedded, and the other tasks would miss its token
 ERROR_SAMPLES, GRADIENT_DRAWS = 256, 8
 
 
@@ -39,13 +34,14 @@ def one_arm(policy: Policy, arm: Embodiments, seed: int, exploration: float) -> 
     by_count = {}
     for count in COUNTS:
         everything = replace(params, align_batch_size=count)
-        tokens = without_guard(policy, spread(experiences, count), everything, shipped, seed)
+        learn = that_moved(policy, spread(experiences, count))
+        tokens = arms.without_guard(policy, learn, everything, shipped, seed)
         by_count[count] = dict(zip(PARTS, map(error, tokens), strict=True))
     some = spread(experiences, arms.EXPERIENCES)
     alone = {}
-    for task, name in TASKS.items():
-        weights = {other: getattr(params, other) * (1.0 if other == name else NEARLY_NONE) for other in TASKS.values()}
-        alone[task] = error(without_guard(policy, some, replace(params, **weights), shipped, seed)[1])
+    for task in arms.LAMBDAS:
+        learn = that_moved(policy, some)
+        alone[task] = error(arms.without_guard(policy, learn, arms.task_alone(params, task), shipped, seed)[1])
     oracle = arms.best_by_labels(policy, arm, [shipped, policy.e_0], seed)
     return {
         "error": {"before": error(shipped), "oracle": error(oracle)},
@@ -53,17 +49,6 @@ def one_arm(policy: Policy, arm: Embodiments, seed: int, exploration: float) -> 
         "alone": alone,
         "cosines": cosines(policy, arm, some, shipped, seed),
     }
-
-
-def without_guard(
-    policy: Policy, experiences: list[Any], params: AlignParams, start: Tensor, seed: int
-) -> tuple[Tensor, Tensor]:
-    """The token that is picked and the one that the gradient makes of it, from all of the experiences."""
-    weights = LossWeights(params.lambda_perc, params.lambda_dyn, params.lambda_inv)
-    losses = ExperienceLosses(policy, that_moved(policy, experiences), weights)
-    rows = torch.arange(len(losses))
-    picked = first_step(policy, losses, rows, start, seed).token
-    return picked, descend(policy, losses, rows, picked, params, seed)[0]
 
 
 def spread(experiences: list[Any], count: int) -> list[Any]:
@@ -76,7 +61,7 @@ def cosines(policy: Policy, arm: Embodiments, experiences: list[Any], shipped: T
     bank's directions (in standard deviations), and of what the learned step makes of it, along the same."""
     params = arms.recommended(policy)
     learn, _ = split_by_episode(that_moved(policy, experiences))
-    losses = ExperienceLosses(policy, learn, LossWeights(params.lambda_perc, params.lambda_dyn, params.lambda_inv))
+    losses = arms.losses_of(policy, learn, params)
     rows, labels = torch.arange(len(learn)), arms.label_loss(policy, arm, seed)
     picked = first_step(policy, losses, rows, shipped, seed).token
     assert policy.learned_step is not None
@@ -121,7 +106,7 @@ def summary(found: list[dict[str, Any]]) -> dict[str, Any]:
             str(count): {part: reached([item["by_count"][count][part] for item in found]) for part in PARTS}
             for count in COUNTS
         },
-        "each_loss_alone": {task: reached([item["alone"][task] for item in found]) for task in TASKS},
+        "each_loss_alone": {task: reached([item["alone"][task] for item in found]) for task in arms.LAMBDAS},
         "cosines": {
             name: {kind: arms.interval(np.array([item["cosines"][name][kind] for item in found])) for kind in kinds}
             for name, kinds in found[0]["cosines"].items()

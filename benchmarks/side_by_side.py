@@ -11,7 +11,6 @@ import copy
 import json
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,9 +33,7 @@ from vla_align_ros.types import Experience
 
 PLAIN_STEPS, PLAIN_RATE = 20, 0.03
 WEIGHTS_STEPS, WEIGHTS_RATE, WEIGHTS_BATCH = 40, 1e-4, 32
-NEARLY_NONE = 1e-6  # with weight 0 perception is not embedded, and the other tasks would miss its token
 ERROR_SAMPLES = 256
-TASKS = {"perception": "lambda_perc", "dynamics": "lambda_dyn", "inverse dynamics": "lambda_inv"}
 
 
 def one_arm(policy: Policy, arm: Embodiments, seed: int, episodes: int) -> dict[str, Any]:
@@ -51,22 +48,17 @@ def one_arm(policy: Policy, arm: Embodiments, seed: int, episodes: int) -> dict[
             "action_error": float(action_error(policy, arm, token[None], seed, ERROR_SAMPLES)[0]),
         }
 
-    def moved(params: AlignParams, pick: bool = True) -> Tensor:
-        losses = losses_of(policy, learn, params)
-        rows = torch.arange(len(losses))
-        start = first_step(policy, losses, rows, shipped, seed).token if pick else shipped
-        return descend(policy, losses, rows, start, params, seed)[0]
-
     found = {"no alignment": measured(shipped)}
-    losses = losses_of(policy, learn, params)
-    picked = first_step(policy, losses, torch.arange(len(losses)), shipped, seed).token
+    losses = arms.losses_of(policy, learn, params)
+    rows = torch.arange(len(losses))
+    picked = first_step(policy, losses, rows, shipped, seed).token
     found["pick alone"] = measured(picked)
-    found["learned step alone"] = measured(moved(params, pick=False))
+    found["learned step alone"] = measured(descend(policy, losses, rows, shipped, params, seed)[0])
     found["plain gradients alone"] = measured(plain(losses, shipped, params, seed))
     found["pick and plain gradients"] = measured(plain(losses, picked, params, seed))
-    for task, name in TASKS.items():
-        weights = {other: getattr(params, other) * (1.0 if other == name else NEARLY_NONE) for other in TASKS.values()}
-        found[f"pick and learned step by {task} alone"] = measured(moved(replace(params, **weights)))
+    for task in arms.LAMBDAS:
+        _, token = arms.without_guard(policy, learn, arms.task_alone(params, task), shipped, seed)
+        found[f"pick and learned step by {task} alone"] = measured(token)
     model = policy.model
     policy.model = all_weights(policy, learn, params, seed)
     found["all weights instead of the token"] = measured(shipped)
@@ -78,11 +70,6 @@ def one_arm(policy: Policy, arm: Embodiments, seed: int, episodes: int) -> dict[
         arms.best_by_labels(policy, arm, [shipped, policy.e_0, done.proposed], seed)
     )
     return found
-
-
-def losses_of(policy: Policy, experiences: list[Experience], params: AlignParams) -> ExperienceLosses:
-    """With the lambdas of `params`."""
-    return ExperienceLosses(policy, experiences, LossWeights(params.lambda_perc, params.lambda_dyn, params.lambda_inv))
 
 
 def plain(losses: ExperienceLosses, start: Tensor, params: AlignParams, seed: int) -> Tensor:
