@@ -91,3 +91,32 @@ def test_actions_that_do_not_belong_to_the_frames_leave_an_aligned_token_as_it_w
         after, report = aligned(policy, token, wrong)
         assert not report.accepted
         assert torch.equal(after, token)
+
+
+def test_actions_or_frames_one_chunk_late_are_out_of_step(
+    policy: Policy, shipped: Tensor, experiences: list[list[Experience]]
+) -> None:
+    mine = experiences[0]
+    pairs = [(last, item) for last, item in zip([mine[0], *mine[:-1]], mine, strict=True)]
+    late_actions = [replace(item, commands=last.commands) for last, item in pairs if last.episode == item.episode]
+    stale_frames = [
+        replace(
+            item,
+            observation=replace(item.observation, images=last.observation.images),
+            next_observation=replace(item.next_observation, images=last.next_observation.images),
+        )
+        for last, item in pairs
+        if last.episode == item.episode
+    ]
+    for wrong in (late_actions, stale_frames):
+        assert aligned(policy, shipped, wrong)[1].reason is Reason.ACTIONS_OUT_OF_STEP
+
+
+def test_a_second_robots_experience_is_refused(
+    policy: Policy, shipped: Tensor, experiences: list[list[Experience]]
+) -> None:
+    rng, pairs = np.random.default_rng(0), list(zip(experiences[0], experiences[1], strict=True))
+    one_stream = [theirs if rng.random() < 0.5 else mine for mine, theirs in pairs]
+    episodes = [theirs if mine.episode % 2 else mine for mine, theirs in pairs]
+    assert aligned(policy, shipped, one_stream)[1].reason is Reason.JOINTS_JUMP
+    assert not aligned(policy, shipped, episodes)[1].accepted
