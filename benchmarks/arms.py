@@ -35,7 +35,7 @@ align_module = importlib.import_module("vla_align_ros.alignment.align")  # the p
 EXPERIENCES = 128
 TEST_SEED = 900_000  # training draws its arms from 101 on, validation from 50001
 LAMBDAS = {"perception": "lambda_perc", "dynamics": "lambda_dyn", "inverse_dynamics": "lambda_inv"}
-NEARLY_NONE = 1e-6  # with weight 0 perception is not embedded, and the other tasks would miss its token
+NEARLY_NONE = 1e-6  # with weight 0 perception is not embedded, and the other two would miss its token
 LABELS, LABEL_STEPS, LABEL_BATCH, LABEL_DRAWS = 256, 100, 32, 2
 
 Result = TypeVar("Result")
@@ -141,9 +141,9 @@ def losses_of(policy: Policy, experiences: list[Experience], params: AlignParams
 
 
 def task_alone(params: AlignParams, task: str) -> AlignParams:
-    """The other tasks' lambdas nearly 0."""
-    others = {name: getattr(params, name) * NEARLY_NONE for which, name in LAMBDAS.items() if which != task}
-    return replace(params, **others)
+    """The other tasks' lambdas 0, or nearly 0."""
+    lambdas = {name: getattr(params, name) if which == task else 0.0 for which, name in LAMBDAS.items()}
+    return replace(params, **{**lambdas, "lambda_perc": lambdas["lambda_perc"] or params.lambda_perc * NEARLY_NONE})
 
 
 def successes(policy: Policy, arm: Embodiments, token: Tensor, episodes: int, seed: int) -> NDArray[np.bool_]:

@@ -233,13 +233,21 @@ def test_equals_are_blended_and_what_is_clearly_worse_does_not_count() -> None:
     candidates = torch.tensor([0.25 + 0.1, 0.25 - 0.1, 0.9])[:, None, None].expand(-1, 2, 3)
     found = pick(FakeLosses(), torch.arange(50), candidates, 0)  # type: ignore[arg-type]
     torch.testing.assert_close(found.token, torch.full((2, 3), 0.25))
-    assert (found.by_row.diff(dim=1) > 0).all(), "by_row is in the rows' order"
 
 
 def test_only_the_finalists_are_looked_at_closely() -> None:
     losses = FakeLosses()
     pick(losses, torch.arange(50), torch.randn(60, 2, 3), 0)  # type: ignore[arg-type]
     assert losses.looked == {FIRST_ROUND: 60, 50: FINALISTS}
+
+
+def test_dynamics_is_left_out_where_inverse_dynamics_is_asked(policy: Policy, token: Tensor) -> None:
+    losses = make_losses(policy)
+    less = losses.without_dynamics()
+    assert set(less(token, ROWS, 1, 0)) == {"perception", "inverse_dynamics"}
+    assert set(losses(token, ROWS, 1, 0)) == {"perception", "dynamics", "inverse_dynamics"}, "the other is as it was"
+    blind = make_losses(policy, lambda_inv=0.0)
+    assert blind.without_dynamics() is blind
 
 
 # --- whose actions ---
@@ -273,6 +281,7 @@ def test_the_true_and_the_neighbours_actions_take_part_where_there_are_neighbour
     experiences = one_after_another(20)  # two episodes, horizon 5, 4 ticks apart
     losses = ExperienceLosses(policy, experiences, LossWeights())
     found = with_actions(policy, losses, experiences, token, 7)
+    losses = losses.without_dynamics()
     rows = torch.arange(20)
     assert {which: loss.shape[1] for which, loss in found.items()} == {"shuffled": 20, "next": 18, "last": 18}
     for which, other, has in (

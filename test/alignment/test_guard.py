@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from typing import Any
 
 import numpy as np
@@ -35,6 +34,7 @@ def evidence(**changes: Any) -> Evidence:
         before,
         {task: loss - 0.2 for task, loss in before.items()},
         {which: torch.stack([spread(1.0), spread(2.0)]) for which in ("shuffled", "next", "last")},
+        {"before": 0.0, "after": 0.0},
         torch.full((2, 3), 0.1),
         torch.zeros(2, 3),
     )
@@ -165,43 +165,51 @@ def of_episodes(*counts: int, stride_s: float = 0.4) -> list[Experience]:
     return found
 
 
-def test_the_gain_of_two_tokens_is_that_of_the_best_pair() -> None:
-    losses = torch.rand(5, 33, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 0.5
-    losses[:2, :14] += 1.0
-    losses[2:, 14:] += 1.0
-    groups = [losses[:, :14].sum(1), losses[:, 14:23].sum(1), losses[:, 23:].sum(1)]
-    one = min(sum(float(group[token]) for group in groups) for token in range(5))
-    two = min(
-        sum(float(min(group[first], group[second])) for group in groups)
-        for first, second in itertools.product(range(5), repeat=2)
+def test_how_far_episodes_are_apart_is_hotellings_trace() -> None:
+    generator = torch.Generator().manual_seed(0)
+    losses = {task: torch.rand(33, generator=generator, dtype=torch.float64) + 0.5 for task in TASKS[:2]}
+    episodes = np.repeat([0, 1, 2], [14, 9, 10])
+    logs = np.log(np.stack([loss.numpy() for loss in losses.values()], 1))
+    means = np.stack([logs[episodes == number].mean(0) for number in range(3)])
+    within = logs - means[episodes]
+    between = (means - logs.mean(0)) * np.sqrt([[14], [9], [10]])
+    wanted = np.trace(np.linalg.inv(within.T @ within / 30) @ (between.T @ between)) / (2 * 2)
+    assert guard.episodes_apart(losses, of_episodes(14, 9, 10)) == pytest.approx(wanted, rel=1e-5)
+    with_a_rest = {task: torch.cat([loss, 99.0 * loss[:3]]) for task, loss in losses.items()}
+    rest = guard.episodes_apart(with_a_rest, of_episodes(14, 9, 10, 3))
+    assert rest == pytest.approx(wanted, rel=1e-5), "three of an episode say nothing"
+
+
+@given(st.integers(0, 10_000))
+def test_how_far_episodes_are_apart_is_about_one_when_episodes_do_not_matter(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    losses = {task: torch.rand(160, generator=generator) + 0.1 for task in TASKS[:2]}
+    assert 0.1 < guard.episodes_apart(losses, of_episodes(*[10] * 16)) < 2.5
+    scaled = {task: 7.0 * loss for task, loss in losses.items()}
+    assert guard.episodes_apart(scaled, of_episodes(*[10] * 16)) == pytest.approx(
+        guard.episodes_apart(losses, of_episodes(*[10] * 16)), rel=1e-3
     )
-    assert one / two > 1.2
-    assert guard.gain_of_two_tokens(losses, of_episodes(14, 9, 10)) == pytest.approx(one / two)
-    with_a_rest = torch.cat([losses, 9.0 * losses[:, :7]], 1)
-    rest = guard.gain_of_two_tokens(with_a_rest, of_episodes(14, 9, 10, 7))
-    assert rest == pytest.approx(one / two), "seven of an episode say nothing"
 
 
 def test_a_long_episode_is_looked_at_in_parts_and_two_parts_are_too_few() -> None:
-    losses = torch.rand(5, 48, generator=torch.Generator().manual_seed(0)) + 0.5
-    losses[:2, :16] += 1.0
-    losses[2:, 16:] += 1.0
-    assert guard.gain_of_two_tokens(losses, of_episodes(48)) > 1.1
-    assert guard.gain_of_two_tokens(losses[:, :32], of_episodes(32)) == 1.0
-    assert guard.gain_of_two_tokens(losses, of_episodes(48, stride_s=0.1)) == 1.0, "4.8 s are one part"
+    losses = {"perception": torch.rand(48, generator=torch.Generator().manual_seed(0)) + 0.5}
+    losses["perception"][16:] += 5.0
+    first = {"perception": losses["perception"][:32]}
+    assert guard.episodes_apart(losses, of_episodes(48)) > 5.0
+    assert guard.episodes_apart(first, of_episodes(32)) == 0.0
+    assert guard.episodes_apart(losses, of_episodes(48, stride_s=0.1)) == 0.0, "4.8 s are one part"
+    none = {"perception": torch.zeros(48)}
+    assert guard.episodes_apart(none, of_episodes(48)) == 0.0, "losses that are all 0 are no reason to fail"
 
 
-def test_episodes_that_want_different_tokens_are_of_two_robots() -> None:
-    generator = torch.Generator().manual_seed(1)
-    experiences = of_episodes(*[8] * 6)
-    losses = torch.rand(6, 48, generator=generator) + 0.5
-    stats = stats_of(two_tokens_gain_max=1.2)
-    assert guard.of_one_robot(losses, experiences, stats) is None
-    mine, theirs = torch.arange(6) < 3, torch.arange(48) // 8 % 2 == 1
-    losses[mine[:, None] == theirs] *= 3.0
-    verdict = guard.of_one_robot(losses, experiences, stats)
-    assert verdict is not None
+@pytest.mark.parametrize("stage", ["before", "after"])
+def test_episodes_that_a_token_fits_differently_are_of_two_robots(stage: str) -> None:
+    stats = stats_of(episodes_apart_max={"before": 3.0, "after": 2.0})
+    apart = {"before": 2.9, "after": 1.9}
+    assert guard.judge(evidence(apart=apart), stats).reason is Reason.KEPT
+    verdict = guard.judge(evidence(apart={**apart, stage: 3.1}), stats)
     assert verdict.reason is Reason.MIXED_EXPERIENCE
+    assert f"{stage} it, losses differ 3.10 times" in verdict.detail
 
 
 def test_a_token_may_lie_a_little_farther_than_any_of_the_bank() -> None:
@@ -225,6 +233,11 @@ def test_nothing_but_numbers_is_kept(where: str, bad: float) -> None:
         poisoned = value.clone()
         poisoned[0, 0] = bad
     assert guard.judge(evidence(**{where: poisoned}), stats_of()).reason is Reason.NON_FINITE
+    apart = {"before": 0.0, "after": bad}
+    assert guard.judge(evidence(apart=apart), stats_of()).reason is Reason.NON_FINITE
+    losses = {"perception": torch.ones(40)}
+    losses["perception"][3] = bad
+    assert np.isnan(guard.episodes_apart(losses, of_episodes(*[8] * 5)))
 
 
 def test_a_single_experience_proves_nothing() -> None:

@@ -28,7 +28,7 @@ from vla_align_ros.policy.losses import LossWeights
 from vla_align_ros.types import Experience
 
 JUDGE_SHARE = 0.25
-JUDGE_DRAWS, ACTION_DRAWS = 16, 2
+JUDGE_DRAWS, ACTION_DRAWS, EPISODE_DRAWS = 16, 2, 4
 ROWS_AT_ONCE = 32  # in one backward pass: bounds the memory, whatever align_batch_size is
 
 
@@ -90,9 +90,6 @@ def align(
         return ended(usual, report)
     picked = first_step(policy, losses, learn_rows, token, seed)
     report = replace(report, picked_row=None if picked.index == 0 else picked.index - 2)
-    mixed = guard.of_one_robot(picked.by_row, learn, stats)
-    if mixed is not None:
-        return ended(mixed, report)
     try:
         shadow, curve = descend(policy, losses, learn_rows, picked.token, params, seed, on_step)
     except FloatingPointError as error:
@@ -101,8 +98,11 @@ def align(
         at_pick = losses(picked.token, judge_rows, JUDGE_DRAWS, seed + 1)
         after = losses(shadow, judge_rows, JUDGE_DRAWS, seed + 1)
     report = replace(report, picked=_means(at_pick), after=_means(after), curve=tuple(curve))
-    swapped = with_actions(policy, losses, [*learn, *judged], shadow, seed + 1)
-    verdict = guard.judge(Evidence(before, after, swapped, shadow, policy.e_0), stats)
+    everything = [*learn, *judged]
+    swapped = with_actions(policy, losses, everything, shadow, seed + 1)
+    tokens = {"before": token, "after": shadow}
+    apart = {stage: episodes_apart(losses, everything, value, seed + 1) for stage, value in tokens.items()}
+    verdict = guard.judge(Evidence(before, after, swapped, apart, shadow, policy.e_0), stats)
     if verdict.reason is not Reason.KEPT:
         return ended(verdict, report)
     if store is not None:
@@ -195,6 +195,7 @@ def with_actions(
     if losses.weights.lambda_inv == 0:
         return found
     rows = torch.arange(len(experiences))
+    losses = losses.without_dynamics()
     true = losses(token, rows, ACTION_DRAWS, seed)["inverse_dynamics"]
     others = {
         "shuffled": rows.roll(len(rows) // 2),
@@ -208,6 +209,13 @@ def with_actions(
             loss = losses(token, rows, ACTION_DRAWS, seed, other_actions=swapped)["inverse_dynamics"]
             found[which] = torch.stack([true, loss])[:, has]
     return found
+
+
+@torch.no_grad()
+def episodes_apart(losses: ExperienceLosses, experiences: Sequence[Experience], token: Tensor, seed: int) -> float:
+    """`guard.episodes_apart` of a token's losses on all experiences."""
+    found = losses.without_dynamics()(token, torch.arange(len(experiences)), EPISODE_DRAWS, seed)
+    return guard.episodes_apart(found, experiences)
 
 
 def neighbours(experiences: Sequence[Experience], period_ns: int, direction: Literal[1, -1]) -> Tensor:
@@ -252,10 +260,10 @@ def _weights(params: AlignParams) -> LossWeights:
 
 
 def first_step(policy: Policy, losses: ExperienceLosses, rows: Tensor, token: Tensor, seed: int) -> Pick:
-    """The pick among the running token (index 0), E_0 (1) and the bank (from 2 on)."""
+    """The pick among the running token (index 0), E_0 (1) and the bank (from 2 on), without dynamics."""
     e_0 = policy.e_0
     others = [] if policy.bank is None else list(e_0 + policy.bank)
-    return pick(losses, rows, torch.stack([token, e_0, *others]), seed + 2)
+    return pick(losses.without_dynamics(), rows, torch.stack([token, e_0, *others]), seed + 2)
 
 
 def _means(losses: dict[str, Tensor]) -> dict[str, float]:
@@ -266,6 +274,7 @@ __all__ = [
     "OnStep",
     "align",
     "descend",
+    "episodes_apart",
     "first_step",
     "gradient",
     "provenance",

@@ -33,7 +33,8 @@ STILL_RAD = 0.02  # a robot whose joints never moved farther teaches nothing
 JUMP_RAD, JUMP_FACTOR = 0.3, 2.0  # a joint jumps that goes farther than twice what was asked and this
 JUMP_SHARE, LEAST_JUMPS = 0.1, 3  # a bump or two are no second robot
 ASKED_RAD = 0.2  # a joint that was asked to go this far and stood still is held by something: its stop, the table
-EPISODE_PART_S, LEAST_GROUPS = 6.4, 3  # of one episode, looked at together; as many of them, to compare
+EPISODE_PART_S = 6.4  # of one episode, looked at together
+LEAST_OF_PART, LEAST_PARTS = 4, 3  # experiences of a part that counts; such parts, to compare
 DISTANCE_SLACK = 1.25  # a token may lie this much farther from E_0 than any bank token
 
 
@@ -64,7 +65,7 @@ class Reason(Enum):
     )
     MIXED_EXPERIENCE = (
         "mixed_experience",
-        "Episodes disagree about which token fits: some are another robot's, or the robot changed in between.",
+        "A token fits some episodes far better than others: some are another robot's, or the robot changed in between.",
     )
     DYNAMICS_WORSE = ("dynamics_worse", "The dynamics loss rose beyond its noise and by more than 10 %.")
     INVERSE_WORSE = ("inverse_worse", "The inverse-dynamics loss rose beyond its noise and by more than 10 %.")
@@ -96,11 +97,13 @@ class Verdict:
 @dataclass(frozen=True)
 class Evidence:
     """Losses of single experiences (N,). before, after: by task, on the later part. with_actions: inverse dynamics
-    after, with the true and with other actions, on all experience (`align.with_actions`)."""
+    after, with the true and with other actions, on all experience (`align.with_actions`). apart: how far apart the
+    episodes' losses are before and after (`episodes_apart`)."""
 
     before: Mapping[str, Tensor]
     after: Mapping[str, Tensor]
     with_actions: Mapping[str, Tensor]
+    apart: Mapping[str, float]
     token: Tensor
     e_0: Tensor
 
@@ -209,40 +212,32 @@ def within_usual(losses: Mapping[str, Tensor], stats: AlignmentStats) -> Verdict
     return None
 
 
-def of_one_robot(losses: Tensor, experiences: Sequence[Experience], stats: AlignmentStats) -> Verdict | None:
-    """Refuse when some episodes want another token than others. losses: weighted, of each finalist of the pick on each
-    experience, (K, N)."""
-    gain = gain_of_two_tokens(losses, experiences)
-    if not gain > stats.two_tokens_gain_max:  # NaN is refused later, by its own name
-        return None
-    return Verdict(
-        Reason.MIXED_EXPERIENCE,
-        f"the best token's loss is {gain:.3f} times that of two, each for some of the episodes; "
-        f"{stats.two_tokens_gain_max:.3f} is the limit",
-    )
-
-
-def gain_of_two_tokens(losses: Tensor, experiences: Sequence[Experience]) -> float:
-    """Loss of the token (of K) that is best on all groups of experiences, over that of the best two tokens, each group
-    with the better one; losses (K, N). A group is EPISODE_PART_S of one episode, with LEAST_TO_LEARN experiences or
-    more, so that noise cannot choose. 1 without three groups.
+def episodes_apart(losses: Mapping[str, Tensor], experiences: Sequence[Experience]) -> float:
+    """How much more the log losses of single experiences, (N,) by task, differ between parts of episodes than within
+    them: Lawley and Hotelling's trace over its degrees of freedom, about 1 if parts do not matter. One robot reaches 2
+    to 4, since tables and poses differ. A part is EPISODE_PART_S with LEAST_OF_PART experiences or more; 0 with fewer
+    than LEAST_PARTS of them, NaN when a loss is not finite.
     """
-    first_ns, keys = dict[int, int](), []
-    for item in experiences:
+    first_ns, parts = dict[int, int](), dict[tuple[int, int], list[int]]()
+    for row, item in enumerate(experiences):
         since_ns = item.observation.stamp_ns - first_ns.setdefault(item.episode, item.observation.stamp_ns)
-        keys.append((item.episode, int(since_ns * 1e-9 // EPISODE_PART_S)))
-    groups = [torch.tensor([key == name for key in keys]) for name in dict.fromkeys(keys)]
-    groups = [group for group in groups if int(group.sum()) >= LEAST_TO_LEARN]
-    if len(groups) < LEAST_GROUPS:
-        return 1.0
-    by_group = torch.stack([losses[:, group.to(losses.device)].sum(1) for group in groups], 1)  # (K, G)
-    two = torch.minimum(by_group[:, None], by_group[None]).sum(2)  # (K, K)
-    return float(by_group.sum(1).min() / two.min())
+        parts.setdefault((item.episode, int(since_ns * 1e-9 // EPISODE_PART_S)), []).append(row)
+    logs = torch.stack([loss.double().clamp(min=1e-12).log() for loss in losses.values()], 1).cpu()
+    groups = [logs[rows] for rows in parts.values() if len(rows) >= LEAST_OF_PART]
+    if not bool(torch.isfinite(logs).all()):
+        return float("nan")
+    if len(groups) < LEAST_PARTS:
+        return 0.0
+    overall, tasks = torch.cat(groups).mean(0), logs.shape[1]
+    within = torch.cat([group - group.mean(0) for group in groups])
+    spread = within.T @ within / (len(within) - len(groups)) + 1e-9 * torch.eye(tasks)
+    off = torch.stack([len(group) ** 0.5 * (group.mean(0) - overall) for group in groups])
+    return float((off @ torch.linalg.pinv(spread) * off).sum()) / ((len(groups) - 1) * tasks)
 
 
 def judge(evidence: Evidence, stats: AlignmentStats) -> Verdict:
     """The first reason to refuse, or KEPT."""
-    for check in (finite, token_near, under_ceilings, actions_fit, better):
+    for check in (finite, token_near, one_robot, under_ceilings, actions_fit, better):
         verdict = check(evidence, stats)
         if verdict is not None:
             return verdict
@@ -253,7 +248,8 @@ def judge(evidence: Evidence, stats: AlignmentStats) -> Verdict:
 def finite(evidence: Evidence, stats: AlignmentStats) -> Verdict | None:
     """Everything is a number."""
     losses = (evidence.before, evidence.after, evidence.with_actions)
-    values = [evidence.token, *(value for found in losses for value in found.values())]
+    values = [evidence.token, torch.tensor(list(evidence.apart.values()))]
+    values += [value for found in losses for value in found.values()]
     if all(bool(torch.isfinite(value).all()) for value in values):
         return None
     return Verdict(Reason.NON_FINITE, "the token or a loss is NaN or infinite")
@@ -267,6 +263,18 @@ def token_near(evidence: Evidence, stats: AlignmentStats) -> Verdict | None:
         if distance <= limit * (1 + 1e-5)
         else Verdict(Reason.TOKEN_TOO_FAR, f"|E - E_0| is {distance:.3f}, the limit {limit:.3f}")
     )
+
+
+def one_robot(evidence: Evidence, stats: AlignmentStats) -> Verdict | None:
+    """One token must fit all episodes about as well, before as after."""
+    for stage, apart in evidence.apart.items():
+        if apart > stats.episodes_apart_max[stage]:
+            return Verdict(
+                Reason.MIXED_EXPERIENCE,
+                f"{stage} it, losses differ {apart:.2f} times as much between episodes as within, "
+                f"{stats.episodes_apart_max[stage]:.2f} is the limit",
+            )
+    return None
 
 
 def under_ceilings(evidence: Evidence, stats: AlignmentStats) -> Verdict | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -82,6 +83,15 @@ class ExperienceLosses:
         )
         means = {task: loss.unflatten(0, (len(many), len(rows), draws)).mean(2) for task, loss in found.items()}
         return means if tokens.dim() == 3 else {task: loss[0] for task, loss in means.items()}
+
+    def without_dynamics(self) -> ExperienceLosses:
+        """The same experiences without the dynamics task, where inverse dynamics is asked too: its loss hardly depends
+        on the token (docs/alignment.md), and it is nearly half of the work."""
+        if self.weights.lambda_inv == 0:
+            return self
+        other = copy.copy(self)
+        other.weights = replace(self.weights, lambda_dyn=0.0)
+        return other
 
     def weighted(self, losses: dict[str, Tensor]) -> Tensor:
         """The tasks' losses, each times its lambda, added up."""

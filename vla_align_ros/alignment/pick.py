@@ -10,18 +10,16 @@ from torch import Tensor
 from vla_align_ros.alignment.losses import ExperienceLosses
 
 FIRST_ROUND, FINALISTS = 8, 24  # experiences that every token is scored by; tokens that are scored by all
-TEMPERATURE = 0.01  # of the best loss: tokens that are this much worse count e times less
+TEMPERATURE = 0.02  # of the best loss: tokens that are this much worse count e times less
 ROWS_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
 class Pick:
-    """index: of the best candidate. token: (n, W), the blend of the finalists. by_row: weighted loss of each finalist
-    on each row, (FINALISTS, N)."""
+    """index: of the best candidate. token: (n, W), the blend of the finalists."""
 
     index: int
     token: Tensor
-    by_row: Tensor
 
 
 @torch.no_grad()
@@ -33,16 +31,14 @@ def pick(losses: ExperienceLosses, rows: Tensor, candidates: Tensor, seed: int) 
     (docs/decisions.md). Every candidate meets the same draws of (t, noise).
     """
     few = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:FIRST_ROUND]]
-    first = _by_row(losses, few, candidates, seed).mean(1)
-    finalists = first.argsort()[:FINALISTS]
-    by_row = _by_row(losses, rows, candidates[finalists], seed + 1)
-    scores = by_row.mean(1)
+    finalists = _means(losses, few, candidates, seed).argsort()[:FINALISTS]
+    scores = _means(losses, rows, candidates[finalists], seed + 1)
     best = int(scores.argmin())
     weights = torch.softmax((scores[best] - scores) / (TEMPERATURE * scores[best]), dim=0)
-    return Pick(int(finalists[best]), (weights[:, None, None] * candidates[finalists]).sum(0), by_row)
+    return Pick(int(finalists[best]), (weights[:, None, None] * candidates[finalists]).sum(0))
 
 
-def _by_row(losses: ExperienceLosses, rows: Tensor, candidates: Tensor, seed: int) -> Tensor:
-    """Weighted loss of each candidate on each row, (K, N)."""
+def _means(losses: ExperienceLosses, rows: Tensor, candidates: Tensor, seed: int) -> Tensor:
+    """Mean weighted loss of each candidate, (K,)."""
     parts = candidates.split(max(1, ROWS_AT_ONCE // len(rows)))
-    return torch.cat([losses.weighted(losses(part, rows, 1, seed)) for part in parts])
+    return torch.cat([losses.weighted(losses(part, rows, 1, seed)).mean(1) for part in parts])

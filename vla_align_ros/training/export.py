@@ -17,6 +17,7 @@ from vla_align_ros.alignment import guard
 from vla_align_ros.alignment.align import (
     JUDGE_DRAWS,
     descend,
+    episodes_apart,
     first_step,
     split_by_episode,
     that_moved,
@@ -40,7 +41,7 @@ from vla_align_ros.training.train import Trainee
 VALIDATION_SEED = 50_001  # never a seed of training arms or of a reported test
 EXPERIENCES = 128
 SHUFFLE_SHARE = 0.25  # of the way from 1, where actions explain nothing, to validation's 10th percentile
-GAIN_FACTOR = 3.0  # of what validation's 90th percentile is above 1
+APART_FACTOR = 1.4  # of validation's 90th percentile
 CEILING_FACTOR = {"perception": 1.75, "dynamics": 1.25, "inverse_dynamics": 1.25}  # of validation's 90th percentile
 
 
@@ -52,9 +53,22 @@ def export(
     target: Path,
     log: Callable[[dict[str, object]], None],
 ) -> None:
-    """Write model.yaml, weights, bank, statistics, tokenizer and curves; learn the step, and measure the guard's
-    statistics with it. All in `run`: `target` is written last, when the model is whole."""
+    """Write the zoo folder: learn the step, and measure the guard's statistics with it. All in `run`: `target` is
+    written last, when the model is whole."""
     folder = run / "export"
+    write_model(trainee, recipe_path.parent / recipe.model, run, folder)
+    log({"stage": "export", "token_distance_max": _farthest(trainee)})
+    this_model = sha256_of(folder / "model.yaml")  # which has the weights' hash in it
+    examples = run / f"examples_{this_model[:12]}.safetensors"
+    learned_step = learn_step(load_policy(folder, "cpu"), trainee.arms, recipe.seed, examples, log)
+    _save({"offsets": trainee.bank.offsets.detach(), "learned_step": learned_step}, folder / BANK_FILE)
+    write_stats(folder, measure(load_policy(folder, "cpu"), recipe))
+    shutil.copytree(folder, target, dirs_exist_ok=True)
+
+
+def write_model(trainee: Trainee, description_path: Path, run: Path, folder: Path) -> None:
+    """Write model.yaml, weights, bank, tokenizer and curves; a learned step that does nothing, and a guard without
+    limits."""
     folder.mkdir(exist_ok=True)
     _save(trainee.model.state_dict(), folder / "model.safetensors")
     _save(trainee.features.state_dict(), folder / "features.safetensors")
@@ -66,20 +80,19 @@ def export(
     shutil.copyfile(run / "tokenizer.json", folder / "tokenizer.json")
     shutil.copyfile(run / "recipe.yaml", folder / "recipe.yaml")
     draw_curves(run / "log.jsonl", folder / "curves.png")
-    description = yaml.safe_load((recipe_path.parent / recipe.model).read_text())
+    description = yaml.safe_load(description_path.read_text())
     description["weights"]["sha256"] = sha256_of(folder / "model.safetensors")
     (folder / "model.yaml").write_text(yaml.safe_dump(description, sort_keys=False))
-    distance = float(offsets.flatten(1).norm(dim=1).max())
-    log({"stage": "export", "token_distance_max": distance})
     unlimited = dict.fromkeys(("perception", "dynamics", "inverse_dynamics"), 1e9)
     nothing = dict.fromkeys(unlimited, 0.0)
-    write_stats(folder, AlignmentStats(1, nothing, unlimited, distance, 0.0, 1e9, trainee.motion_r2, 0, 0))
-    this_model = sha256_of(folder / "model.yaml")  # which has the weights' hash in it
-    examples = run / f"examples_{this_model[:12]}.safetensors"
-    learned_step = learn_step(load_policy(folder, "cpu"), trainee.arms, recipe.seed, examples, log)
-    _save({"offsets": offsets, "learned_step": learned_step}, folder / BANK_FILE)
-    write_stats(folder, measure(load_policy(folder, "cpu"), recipe))
-    shutil.copytree(folder, target, dirs_exist_ok=True)
+    apart = {"before": 1e9, "after": 1e9}
+    stats = AlignmentStats(1, nothing, unlimited, _farthest(trainee), 0.0, apart, trainee.motion_r2, 0, 0)
+    write_stats(folder, stats)
+
+
+def _farthest(trainee: Trainee) -> float:
+    """The largest |d_i| of the bank."""
+    return float(trainee.bank.offsets.detach().flatten(1).norm(dim=1).max())
 
 
 def measure(policy: Policy, recipe: Recipe) -> AlignmentStats:
@@ -92,7 +105,8 @@ def measure(policy: Policy, recipe: Recipe) -> AlignmentStats:
     experiences = collect_experience(policy, arms, start.expand(len(arms), -1, -1), EXPERIENCES, VALIDATION_SEED)
     params = PolicyParams.from_mapping(asdict(policy.config.recommended)).align
     found: dict[str, list[float]] = {}
-    ratios, gains = [], []
+    ratios = []
+    apart: dict[str, list[float]] = {"before": [], "after": []}
     for arm, mine in enumerate(experiences):
         learn, judged = split_by_episode(that_moved(policy, mine))
         weights = LossWeights(params.lambda_perc, params.lambda_dyn, params.lambda_inv)
@@ -100,10 +114,11 @@ def measure(policy: Policy, recipe: Recipe) -> AlignmentStats:
         rows, later = torch.arange(len(learn)), torch.arange(len(learn), len(losses))
         picked = first_step(policy, losses, rows, start, arm)
         token, _ = descend(policy, losses, rows, picked.token, params, arm)
-        gains.append(guard.gain_of_two_tokens(picked.by_row, learn))
         with torch.no_grad():
             after = losses(token, later, JUDGE_DRAWS, arm)
         ratios.append(guard.shuffle_ratio(with_actions(policy, losses, [*learn, *judged], token, arm)))
+        for stage, value in (("before", start), ("after", token)):
+            apart[stage].append(episodes_apart(losses, [*learn, *judged], value, arm))
         for task, loss in after.items():
             found.setdefault(task, []).append(float(loss.mean()))
     usual = {task: float(np.median(values)) for task, values in found.items()}
@@ -113,7 +128,7 @@ def measure(policy: Policy, recipe: Recipe) -> AlignmentStats:
         usual=usual,
         ceiling=ceiling,
         shuffle_ratio_min=1.0 + SHUFFLE_SHARE * (float(np.quantile(ratios, 0.1)) - 1.0),
-        two_tokens_gain_max=1.0 + GAIN_FACTOR * (float(np.quantile(gains, 0.9)) - 1.0),
+        episodes_apart_max={stage: APART_FACTOR * float(np.quantile(values, 0.9)) for stage, values in apart.items()},
         arms=len(arms),
         experiences=EXPERIENCES,
     )

@@ -80,7 +80,7 @@ def _example(policy: Policy, arms: Embodiments, arm: int, seed: int) -> tuple[Te
     losses = ExperienceLosses(policy, that_moved(policy, made) or made, weights)
     rows = torch.arange(len(losses))
     others = torch.arange(len(policy.bank)) != arm
-    picked = pick(losses, rows, policy.e_0 + policy.bank[others], seed).token
+    picked = pick(losses.without_dynamics(), rows, policy.e_0 + policy.bank[others], seed).token
     found, _ = gradient(losses, picked, rows, DRAWS, seed)
     return found.flatten(), (policy.e_0 + policy.bank[arm] - picked).flatten()
 

@@ -1,0 +1,164 @@
+"""What parts of the model are worth: the same recipe with one part changed, each trained for less than half an hour.
+
+    python benchmarks/retrained.py --json retrained.json
+
+A row is a model of its own: success and action error of the same unseen arms with the better of E_0 and the unshifted
+arm's token (before), after the pick, after plain gradients from there (`side_by_side.plain`; a learned step would take
+longer than the training), and with the best token by labels. Rows compare with `as shipped`, trained as briefly. A run
+can be cut and goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import arms
+import machine
+import numpy as np
+import side_by_side
+import torch
+import typer
+import yaml
+
+from vla_align_ros.alignment.align import first_step, split_by_episode, that_moved
+from vla_align_ros.policy import Policy, load_policy
+from vla_align_ros.sim.bench import action_error
+from vla_align_ros.training.export import write_model
+from vla_align_ros.training.recipe import Recipe, load_recipe
+from vla_align_ros.training.train import prepare, train
+
+RECIPE = machine.ROOT / "config" / "train" / "tiny.yaml"
+SAMPLES = 200_000  # a little under half of what the shipped weights saw
+ERROR_SAMPLES = 256
+Change = Callable[[dict[str, Any]], None]  # of `architecture` in the model's description
+
+
+def _as_shipped(architecture: dict[str, Any]) -> None:
+    """Nothing is changed."""
+
+
+def _mutual(architecture: dict[str, Any]) -> None:
+    """Perception's token sees the other two tasks, as they see it."""
+    architecture["alignment"]["perception_attention"] = "mutual"
+
+
+def _first_proposal(architecture: dict[str, Any]) -> None:
+    """No clean state beside the tasks, and dynamics read from the mean of its tokens."""
+    architecture["alignment"] |= {"state_tokens": False, "dynamics_readout": "mean"}
+
+
+def _one_token(architecture: dict[str, Any]) -> None:
+    """An E-Token of one row."""
+    architecture["peft_num_tokens"] = 1
+
+
+VARIANTS: dict[str, tuple[Change, dict[str, Any]]] = {  # what changes in the model, and in the recipe
+    "as shipped": (_as_shipped, {}),
+    "one global E": (_as_shipped, {"token_drop": 1.0}),
+    "perception mutual": (_mutual, {}),
+    "no state tokens, mean readout": (_first_proposal, {}),
+    "one row instead of four": (_one_token, {}),
+}
+
+
+def one_variant(name: str, run: Path, samples: int, seed: int, embodiments: int, episodes: int) -> dict[str, Any]:
+    """Train a variant in `run` and measure it."""
+    torch.set_num_threads(1)
+    change, settings = VARIANTS[name]
+    recipe = replace(load_recipe(RECIPE), samples=samples, **settings)
+    out = run / name.replace(" ", "_").replace(",", "")
+    out.mkdir(exist_ok=True)
+    for eye in ("vision.safetensors", "features.safetensors"):
+        if not (out / eye).exists():
+            shutil.copyfile(run / eye, out / eye)
+    description = yaml.safe_load((RECIPE.parent / recipe.model).read_text())
+    change(description["architecture"])
+    path = out / recipe.model
+    path.write_text(yaml.safe_dump(description, sort_keys=False))
+    trainee = train(path, recipe, out, lambda line: _say(name, line))
+    write_model(trainee, path, out, out / "export")
+    policy = load_policy(out / "export", "cpu")
+    unseen = arms.unseen_arms(embodiments, seed)
+    found = [one_arm(policy, unseen[np.array([i])], seed * 1000 + i, episodes) for i in range(embodiments)]
+    return {"motion_r2": trainee.motion_r2, **summary(found)}
+
+
+def _say(name: str, line: dict[str, object]) -> None:
+    step = line.get("step")
+    if isinstance(step, int) and step % 100 == 0:
+        print(f"{name}: {line}", flush=True)
+
+
+def one_arm(policy: Policy, arm: Any, seed: int, episodes: int) -> dict[str, dict[str, float]]:
+    """Success and action error of one arm with each token."""
+    shipped, params = arms.shipped_token(policy), arms.recommended(policy)
+    learn, _ = split_by_episode(that_moved(policy, arms.experience_of(policy, arm, shipped, seed, 0.5)))
+    losses = arms.losses_of(policy, learn, params)
+    picked = first_step(policy, losses, torch.arange(len(losses)), shipped, seed).token
+    stepped = side_by_side.plain(losses, picked, params, seed)
+    tokens = {"e_0": policy.e_0, "shipped": shipped, "picked": picked, "stepped": stepped}
+    tokens["oracle"] = arms.best_by_labels(policy, arm, list(tokens.values()), seed)
+    return {
+        stage: {
+            "success": float(arms.successes(policy, arm, token, episodes, seed).mean()),
+            "action_error": float(action_error(policy, arm, token[None], seed, ERROR_SAMPLES)[0]),
+        }
+        for stage, token in tokens.items()
+    }
+
+
+def summary(found: list[dict[str, dict[str, float]]]) -> dict[str, Any]:
+    """Means with intervals over arms."""
+
+    def column(stage: str, what: str) -> Any:
+        return np.array([item[stage][what] for item in found])
+
+    first = max(("e_0", "shipped"), key=lambda stage: column(stage, "success").mean())
+    stages = {"before": first, "picked": "picked", "stepped": "stepped", "oracle": "oracle"}
+    result: dict[str, Any] = {
+        what: {name: arms.interval(column(stage, what)) for name, stage in stages.items()}
+        for what in ("success", "action_error")
+    }
+    result["success"]["gain"] = arms.interval(column("stepped", "success") - column(first, "success"))
+    return {"before_is": first, **result}
+
+
+def make_eyes(recipe: Recipe, run: Path) -> None:
+    """Both eyes, which all rows share."""
+    run.mkdir(parents=True, exist_ok=True)
+    prepare(recipe, RECIPE, run, lambda line: _say("eyes", line))
+
+
+def main(
+    run: Annotated[Path, typer.Option(help="Folder of the training runs; a second call goes on.")] = Path(
+        "runs/retrained"
+    ),
+    samples: Annotated[int, typer.Option(help="Of each training.")] = SAMPLES,
+    seed: Annotated[int, typer.Option(help="Any seed gives other arms.")] = 1,
+    embodiments: Annotated[int, typer.Option(help="How many arms.")] = 16,
+    episodes: Annotated[int, typer.Option(help="Of each arm and token.")] = 50,
+    jobs: Annotated[int, typer.Option(help="Processes of one thread each.")] = os.cpu_count() or 1,
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the numbers here.")] = None,
+) -> None:
+    """Train the variants and measure them."""
+    make_eyes(load_recipe(RECIPE), run)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, context) as pool:
+        futures = {
+            name: pool.submit(one_variant, name, run, samples, seed + 300, embodiments, episodes) for name in VARIANTS
+        }
+        result = {name: future.result() for name, future in futures.items()}
+    print(json.dumps(result, indent=2))
+    machine.write(json_file, result)
+
+
+if __name__ == "__main__":
+    typer.run(main)
