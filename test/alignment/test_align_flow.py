@@ -309,8 +309,10 @@ REFUSED: dict[str, Case] = {
         Reason.ACTIONS_OUT_OF_STEP,
         {"with_actions": {"shuffled": torch.tensor([[1.0], [2.0]]), "next": torch.tensor([[1.0], [0.9]])}},
     ),
-    "a second robot's episodes, before": (Reason.MIXED_EXPERIENCE, {"apart": {"before": 2.0, "after": 0.0}}),
-    "a second robot's episodes, after": (Reason.MIXED_EXPERIENCE, {"apart": {"before": 0.0, "after": 2.0}}),
+    "a second robot's episodes": (
+        Reason.MIXED_EXPERIENCE,
+        {"experiences": make_experiences(48, episodes=6), "stats": stats_of(parts_apart_max=-1.0)},
+    ),
     "two robots at once": (Reason.JOINTS_JUMP, {"experiences": one_after_another(16, jump_rad=3.0)}),
     "far": (Reason.TOKEN_TOO_FAR, {"descend": lambda losses, rows, start: start + 1e3}),
     "NaN token": (Reason.NON_FINITE, {"descend": lambda losses, rows, start: start * torch.nan}),
@@ -331,10 +333,6 @@ def run_case(policy: Policy, case: dict[str, Any], monkeypatch: pytest.MonkeyPat
         )
     if "with_actions" in case:
         monkeypatch.setattr(ALIGN, "with_actions", lambda *_: case["with_actions"])
-    if "apart" in case:
-        policy.stats = stats_of(episodes_apart_max={"before": 1.0, "after": 1.0})
-        found = iter(case["apart"].values())
-        monkeypatch.setattr(ALIGN, "episodes_apart", lambda *_: next(found))
     if "descend" in case:
         monkeypatch.setattr(
             ALIGN, "descend", lambda policy, losses, rows, start, *_: (case["descend"](losses, rows, start), [])

@@ -34,7 +34,8 @@ def evidence(**changes: Any) -> Evidence:
         before,
         {task: loss - 0.2 for task, loss in before.items()},
         {which: torch.stack([spread(1.0), spread(2.0)]) for which in ("shuffled", "next", "last")},
-        {"before": 0.0, "after": 0.0},
+        {stage: {task: spread(1.0, seed=9) for task in TASKS[:2]} for stage in ("before", "after")},
+        [list(range(start, start + 8)) for start in (0, 8, 16, 24)],
         torch.full((2, 3), 0.1),
         torch.zeros(2, 3),
     )
@@ -165,51 +166,58 @@ def of_episodes(*counts: int, stride_s: float = 0.4) -> list[Experience]:
     return found
 
 
-def test_how_far_episodes_are_apart_is_hotellings_trace() -> None:
+def test_parts_are_of_one_episode_and_not_too_long() -> None:
+    assert guard.parts_of(of_episodes(14, 3, 10)) == [list(range(14)), list(range(17, 27))], "three tell nothing"
+    assert guard.parts_of(of_episodes(40)) == [list(range(16)), list(range(16, 32)), list(range(32, 40))]
+    assert guard.parts_of([]) == []
+
+
+def test_how_far_parts_are_apart_is_hotellings_trace() -> None:
     generator = torch.Generator().manual_seed(0)
     losses = {task: torch.rand(33, generator=generator, dtype=torch.float64) + 0.5 for task in TASKS[:2]}
     episodes = np.repeat([0, 1, 2], [14, 9, 10])
-    logs = np.log(np.stack([loss.numpy() for loss in losses.values()], 1))
+    usual = dict(zip(TASKS, (0.4, 1.0), strict=False))
+    logs = np.log(np.stack([losses[task].numpy() + usual[task] / 2 for task in losses], 1))
     means = np.stack([logs[episodes == number].mean(0) for number in range(3)])
     within = logs - means[episodes]
     between = (means - logs.mean(0)) * np.sqrt([[14], [9], [10]])
     wanted = np.trace(np.linalg.inv(within.T @ within / 30) @ (between.T @ between)) / (2 * 2)
-    assert guard.episodes_apart(losses, of_episodes(14, 9, 10)) == pytest.approx(wanted, rel=1e-5)
-    with_a_rest = {task: torch.cat([loss, 99.0 * loss[:3]]) for task, loss in losses.items()}
-    rest = guard.episodes_apart(with_a_rest, of_episodes(14, 9, 10, 3))
-    assert rest == pytest.approx(wanted, rel=1e-5), "three of an episode say nothing"
+    parts = guard.parts_of(of_episodes(14, 9, 10))
+    assert guard.parts_apart(losses, parts, usual) == pytest.approx(wanted, rel=1e-5)
+    assert guard.parts_apart(losses, parts[:2], usual) == 0.0, "two are too few"
+    nothing = {"perception": torch.zeros(33)}
+    assert guard.parts_apart(nothing, parts, {"perception": 0.0}) == 0.0, "losses that are all 0 are no failure"
 
 
 @given(st.integers(0, 10_000))
-def test_how_far_episodes_are_apart_is_about_one_when_episodes_do_not_matter(seed: int) -> None:
+def test_parts_that_do_not_matter_are_about_one_apart_at_any_scale(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     losses = {task: torch.rand(160, generator=generator) + 0.1 for task in TASKS[:2]}
-    assert 0.1 < guard.episodes_apart(losses, of_episodes(*[10] * 16)) < 2.5
-    scaled = {task: 7.0 * loss for task, loss in losses.items()}
-    assert guard.episodes_apart(scaled, of_episodes(*[10] * 16)) == pytest.approx(
-        guard.episodes_apart(losses, of_episodes(*[10] * 16)), rel=1e-3
-    )
+    parts = guard.parts_of(of_episodes(*[10] * 16))
+    usual = dict.fromkeys(TASKS, 0.5)
+    apart = guard.parts_apart(losses, parts, usual)
+    assert 0.1 < apart < 3.0
+    seven_times = [{task: 7.0 * value for task, value in part.items()} for part in (losses, usual)]
+    assert guard.parts_apart(seven_times[0], parts, seven_times[1]) == pytest.approx(apart, 1e-3)
 
 
-def test_a_long_episode_is_looked_at_in_parts_and_two_parts_are_too_few() -> None:
-    losses = {"perception": torch.rand(48, generator=torch.Generator().manual_seed(0)) + 0.5}
-    losses["perception"][16:] += 5.0
-    first = {"perception": losses["perception"][:32]}
-    assert guard.episodes_apart(losses, of_episodes(48)) > 5.0
-    assert guard.episodes_apart(first, of_episodes(32)) == 0.0
-    assert guard.episodes_apart(losses, of_episodes(48, stride_s=0.1)) == 0.0, "4.8 s are one part"
-    none = {"perception": torch.zeros(48)}
-    assert guard.episodes_apart(none, of_episodes(48)) == 0.0, "losses that are all 0 are no reason to fail"
+def of_two_robots(stage: str, better: float) -> dict[str, Any]:
+    """Losses of `stage` in the first two of four parts `better`, in the others 3."""
+    steps = torch.tensor([better, better, 3.0, 3.0]).repeat_interleave(8)
+    losses = {task: steps + spread(0.0, 0.05, seed=9) for task in TASKS[:2]}
+    return {"everywhere": {**evidence().everywhere, stage: losses}}
 
 
 @pytest.mark.parametrize("stage", ["before", "after"])
-def test_episodes_that_a_token_fits_differently_are_of_two_robots(stage: str) -> None:
-    stats = stats_of(episodes_apart_max={"before": 3.0, "after": 2.0})
-    apart = {"before": 2.9, "after": 1.9}
-    assert guard.judge(evidence(apart=apart), stats).reason is Reason.KEPT
-    verdict = guard.judge(evidence(apart={**apart, stage: 3.1}), stats)
+def test_a_token_that_fits_some_episodes_alone_is_of_two_robots(stage: str) -> None:
+    stats = stats_of(parts_apart_max=5.0, usual=dict.fromkeys(TASKS, 1.0))
+    assert guard.judge(evidence(), stats).reason is Reason.KEPT
+    verdict = guard.judge(evidence(**of_two_robots(stage, 1.0)), stats)
     assert verdict.reason is Reason.MIXED_EXPERIENCE
-    assert f"{stage} it, losses differ 3.10 times" in verdict.detail
+    assert verdict.detail.startswith(f"{stage} it, losses differ ")
+    for better, reason in ((1.2, Reason.MIXED_EXPERIENCE), (1.3, Reason.KEPT)):
+        found = guard.judge(evidence(**of_two_robots("before", better)), stats).reason
+        assert found is reason, "a token that fits nowhere may fit one place better than another"
 
 
 def test_a_token_may_lie_a_little_farther_than_any_of_the_bank() -> None:
@@ -233,11 +241,8 @@ def test_nothing_but_numbers_is_kept(where: str, bad: float) -> None:
         poisoned = value.clone()
         poisoned[0, 0] = bad
     assert guard.judge(evidence(**{where: poisoned}), stats_of()).reason is Reason.NON_FINITE
-    apart = {"before": 0.0, "after": bad}
-    assert guard.judge(evidence(apart=apart), stats_of()).reason is Reason.NON_FINITE
-    losses = {"perception": torch.ones(40)}
-    losses["perception"][3] = bad
-    assert np.isnan(guard.episodes_apart(losses, of_episodes(*[8] * 5)))
+    everywhere = {**evidence().everywhere, "after": {"perception": torch.tensor([bad] * 32)}}
+    assert guard.judge(evidence(everywhere=everywhere), stats_of()).reason is Reason.NON_FINITE
 
 
 def test_a_single_experience_proves_nothing() -> None:

@@ -7,7 +7,7 @@ copy -> judge -> save -> use
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, Literal, Protocol
 
@@ -28,7 +28,7 @@ from vla_align_ros.policy.losses import LossWeights
 from vla_align_ros.types import Experience
 
 JUDGE_SHARE = 0.25
-JUDGE_DRAWS, ACTION_DRAWS, EPISODE_DRAWS = 16, 2, 4
+JUDGE_DRAWS, ACTION_DRAWS, PART_DRAWS = 16, 2, 4
 ROWS_AT_ONCE = 32  # in one backward pass: bounds the memory, whatever align_batch_size is
 
 
@@ -100,9 +100,9 @@ def align(
     report = replace(report, picked=_means(at_pick), after=_means(after), curve=tuple(curve))
     everything = [*learn, *judged]
     swapped = with_actions(policy, losses, everything, shadow, seed + 1)
-    tokens = {"before": token, "after": shadow}
-    apart = {stage: episodes_apart(losses, everything, value, seed + 1) for stage, value in tokens.items()}
-    verdict = guard.judge(Evidence(before, after, swapped, apart, shadow, policy.e_0), stats)
+    everywhere = losses_everywhere(losses, {"before": token, "after": shadow}, seed + 1)
+    parts = guard.parts_of(everything)
+    verdict = guard.judge(Evidence(before, after, swapped, everywhere, parts, shadow, policy.e_0), stats)
     if verdict.reason is not Reason.KEPT:
         return ended(verdict, report)
     if store is not None:
@@ -212,10 +212,12 @@ def with_actions(
 
 
 @torch.no_grad()
-def episodes_apart(losses: ExperienceLosses, experiences: Sequence[Experience], token: Tensor, seed: int) -> float:
-    """`guard.episodes_apart` of a token's losses on all experiences."""
-    found = losses.without_dynamics()(token, torch.arange(len(experiences)), EPISODE_DRAWS, seed)
-    return guard.episodes_apart(found, experiences)
+def losses_everywhere(
+    losses: ExperienceLosses, tokens: Mapping[str, Tensor], seed: int
+) -> dict[str, dict[str, Tensor]]:
+    """Losses of each token on all experiences, without dynamics."""
+    rows = torch.arange(len(losses))
+    return {stage: losses.without_dynamics()(token, rows, PART_DRAWS, seed) for stage, token in tokens.items()}
 
 
 def neighbours(experiences: Sequence[Experience], period_ns: int, direction: Literal[1, -1]) -> Tensor:
@@ -274,9 +276,9 @@ __all__ = [
     "OnStep",
     "align",
     "descend",
-    "episodes_apart",
     "first_step",
     "gradient",
+    "losses_everywhere",
     "provenance",
     "split_by_episode",
     "that_moved",

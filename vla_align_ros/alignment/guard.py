@@ -35,6 +35,7 @@ JUMP_SHARE, LEAST_JUMPS = 0.1, 3  # a bump or two are no second robot
 ASKED_RAD = 0.2  # a joint that was asked to go this far and stood still is held by something: its stop, the table
 EPISODE_PART_S = 6.4  # of one episode, looked at together
 LEAST_OF_PART, LEAST_PARTS = 4, 3  # experiences of a part that counts; such parts, to compare
+FITS, FITTING_SHARE = 1.25, 0.25  # a part whose losses are at most so much over the usual; share of such parts
 DISTANCE_SLACK = 1.25  # a token may lie this much farther from E_0 than any bank token
 
 
@@ -97,13 +98,14 @@ class Verdict:
 @dataclass(frozen=True)
 class Evidence:
     """Losses of single experiences (N,). before, after: by task, on the later part. with_actions: inverse dynamics
-    after, with the true and with other actions, on all experience (`align.with_actions`). apart: how far apart the
-    episodes' losses are before and after (`episodes_apart`)."""
+    after, with the true and with other actions, on all experience (`align.with_actions`). everywhere: on all, by stage
+    (`before`, `after`) and task; parts: rows of each part of an episode (`parts_of`)."""
 
     before: Mapping[str, Tensor]
     after: Mapping[str, Tensor]
     with_actions: Mapping[str, Tensor]
-    apart: Mapping[str, float]
+    everywhere: Mapping[str, Mapping[str, Tensor]]
+    parts: Sequence[Sequence[int]]
     token: Tensor
     e_0: Tensor
 
@@ -212,32 +214,35 @@ def within_usual(losses: Mapping[str, Tensor], stats: AlignmentStats) -> Verdict
     return None
 
 
-def episodes_apart(losses: Mapping[str, Tensor], experiences: Sequence[Experience]) -> float:
-    """How much more the log losses of single experiences, (N,) by task, differ between parts of episodes than within
-    them: Lawley and Hotelling's trace over its degrees of freedom, about 1 if parts do not matter. One robot reaches 2
-    to 4, since tables and poses differ. A part is EPISODE_PART_S with LEAST_OF_PART experiences or more; 0 with fewer
-    than LEAST_PARTS of them, NaN when a loss is not finite.
-    """
+def parts_of(experiences: Sequence[Experience]) -> list[list[int]]:
+    """Rows of each part of an episode: EPISODE_PART_S long, with LEAST_OF_PART experiences or more."""
     first_ns, parts = dict[int, int](), dict[tuple[int, int], list[int]]()
     for row, item in enumerate(experiences):
         since_ns = item.observation.stamp_ns - first_ns.setdefault(item.episode, item.observation.stamp_ns)
         parts.setdefault((item.episode, int(since_ns * 1e-9 // EPISODE_PART_S)), []).append(row)
-    logs = torch.stack([loss.double().clamp(min=1e-12).log() for loss in losses.values()], 1).cpu()
-    groups = [logs[rows] for rows in parts.values() if len(rows) >= LEAST_OF_PART]
-    if not bool(torch.isfinite(logs).all()):
-        return float("nan")
-    if len(groups) < LEAST_PARTS:
+    return [rows for rows in parts.values() if len(rows) >= LEAST_OF_PART]
+
+
+def parts_apart(losses: Mapping[str, Tensor], parts: Sequence[Sequence[int]], usual: Mapping[str, float]) -> float:
+    """How much more the losses of single experiences, (N,) by task, differ between parts than within them: Lawley and
+    Hotelling's trace over its degrees of freedom, about 1 if parts do not matter. One robot reaches 2 to 4, since
+    tables and poses differ. 0 with fewer than LEAST_PARTS parts. Of log(loss + half the usual one): differences matter
+    as ratios, but not those of losses that are all low."""
+    if len(parts) < LEAST_PARTS:
         return 0.0
+    logs = torch.stack([(loss.double() + usual[task] / 2).clamp(min=1e-12).log() for task, loss in losses.items()], 1)
+    logs = logs.cpu()
+    groups = [logs[list(rows)] for rows in parts]
     overall, tasks = torch.cat(groups).mean(0), logs.shape[1]
     within = torch.cat([group - group.mean(0) for group in groups])
     spread = within.T @ within / (len(within) - len(groups)) + 1e-9 * torch.eye(tasks)
     off = torch.stack([len(group) ** 0.5 * (group.mean(0) - overall) for group in groups])
-    return float((off @ torch.linalg.pinv(spread) * off).sum()) / ((len(groups) - 1) * tasks)
+    return float((off @ torch.linalg.inv(spread) * off).sum()) / ((len(groups) - 1) * tasks)
 
 
 def judge(evidence: Evidence, stats: AlignmentStats) -> Verdict:
     """The first reason to refuse, or KEPT."""
-    for check in (finite, token_near, one_robot, under_ceilings, actions_fit, better):
+    for check in (finite, token_near, actions_fit, one_robot, under_ceilings, better):
         verdict = check(evidence, stats)
         if verdict is not None:
             return verdict
@@ -247,9 +252,8 @@ def judge(evidence: Evidence, stats: AlignmentStats) -> Verdict:
 
 def finite(evidence: Evidence, stats: AlignmentStats) -> Verdict | None:
     """Everything is a number."""
-    losses = (evidence.before, evidence.after, evidence.with_actions)
-    values = [evidence.token, torch.tensor(list(evidence.apart.values()))]
-    values += [value for found in losses for value in found.values()]
+    losses = (evidence.before, evidence.after, evidence.with_actions, *evidence.everywhere.values())
+    values = [evidence.token, *(value for found in losses for value in found.values())]
     if all(bool(torch.isfinite(value).all()) for value in values):
         return None
     return Verdict(Reason.NON_FINITE, "the token or a loss is NaN or infinite")
@@ -266,13 +270,19 @@ def token_near(evidence: Evidence, stats: AlignmentStats) -> Verdict | None:
 
 
 def one_robot(evidence: Evidence, stats: AlignmentStats) -> Verdict | None:
-    """One token must fit all episodes about as well, before as after."""
-    for stage, apart in evidence.apart.items():
-        if apart > stats.episodes_apart_max[stage]:
+    """One token must fit all parts of the experience about as well: the new one, and the one before where it fits some
+    parts as is usual after an alignment. A token that fits nowhere may fit one place better than another."""
+    for stage, losses in evidence.everywhere.items():
+        fitting = [
+            all(float(loss[list(rows)].mean()) <= FITS * stats.usual[task] for task, loss in losses.items())
+            for rows in evidence.parts
+        ]
+        apart = parts_apart(losses, evidence.parts, stats.usual)
+        if apart > stats.parts_apart_max and (stage == "after" or sum(fitting) >= FITTING_SHARE * len(fitting)):
             return Verdict(
                 Reason.MIXED_EXPERIENCE,
                 f"{stage} it, losses differ {apart:.2f} times as much between episodes as within, "
-                f"{stats.episodes_apart_max[stage]:.2f} is the limit",
+                f"{stats.parts_apart_max:.2f} is the limit",
             )
     return None
 

@@ -26,8 +26,7 @@ class AlignmentStats:
     token_distance_max: largest distance of a bank token from E_0 (Euclidean norm over all rows).
     shuffle_ratio_min: the inverse-dynamics loss with shuffled actions over the true one must reach this; a quarter of
         the way from 1 to the 10th percentile of the validation arms.
-    episodes_apart_max: how far apart episodes' losses may be, `before` an alignment and `after` (`guard.one_robot`);
-        1.4 times the 90th percentile.
+    parts_apart_max: how far apart the losses of episodes may be (`guard.one_robot`); 1.5 times the 90th percentile.
     motion_r2: linear R2 of joint motion from two frames' features. arms, experiences: what it was measured on.
     """
 
@@ -36,7 +35,7 @@ class AlignmentStats:
     ceiling: dict[str, float]
     token_distance_max: float
     shuffle_ratio_min: float
-    episodes_apart_max: dict[str, float]
+    parts_apart_max: float
     motion_r2: float
     arms: int
     experiences: int
@@ -45,8 +44,6 @@ class AlignmentStats:
         for name, limits in (("usual", self.usual), ("ceiling", self.ceiling)):
             if set(limits) != set(TASKS):
                 raise ValueError(f"{name} must have exactly the tasks {list(TASKS)}, got {list(limits)}")
-        if set(self.episodes_apart_max) != {"before", "after"}:
-            raise ValueError(f"episodes_apart_max must have before and after, got {list(self.episodes_apart_max)}")
         if self.token_distance_max < 0:
             raise ValueError(f"token_distance_max must not be negative, got {self.token_distance_max}")
 

@@ -17,8 +17,8 @@ from vla_align_ros.alignment import guard
 from vla_align_ros.alignment.align import (
     JUDGE_DRAWS,
     descend,
-    episodes_apart,
     first_step,
+    losses_everywhere,
     split_by_episode,
     that_moved,
     with_actions,
@@ -41,7 +41,7 @@ from vla_align_ros.training.train import Trainee
 VALIDATION_SEED = 50_001  # never a seed of training arms or of a reported test
 EXPERIENCES = 128
 SHUFFLE_SHARE = 0.25  # of the way from 1, where actions explain nothing, to validation's 10th percentile
-APART_FACTOR = 1.4  # of validation's 90th percentile
+APART_FACTOR = 1.5  # of validation's 90th percentile
 CEILING_FACTOR = {"perception": 1.75, "dynamics": 1.25, "inverse_dynamics": 1.25}  # of validation's 90th percentile
 
 
@@ -85,8 +85,7 @@ def write_model(trainee: Trainee, description_path: Path, run: Path, folder: Pat
     (folder / "model.yaml").write_text(yaml.safe_dump(description, sort_keys=False))
     unlimited = dict.fromkeys(("perception", "dynamics", "inverse_dynamics"), 1e9)
     nothing = dict.fromkeys(unlimited, 0.0)
-    apart = {"before": 1e9, "after": 1e9}
-    stats = AlignmentStats(1, nothing, unlimited, _farthest(trainee), 0.0, apart, trainee.motion_r2, 0, 0)
+    stats = AlignmentStats(1, nothing, unlimited, _farthest(trainee), 0.0, 1e9, trainee.motion_r2, 0, 0)
     write_stats(folder, stats)
 
 
@@ -105,8 +104,7 @@ def measure(policy: Policy, recipe: Recipe) -> AlignmentStats:
     experiences = collect_experience(policy, arms, start.expand(len(arms), -1, -1), EXPERIENCES, VALIDATION_SEED)
     params = PolicyParams.from_mapping(asdict(policy.config.recommended)).align
     found: dict[str, list[float]] = {}
-    ratios = []
-    apart: dict[str, list[float]] = {"before": [], "after": []}
+    ratios, in_parts = [], []
     for arm, mine in enumerate(experiences):
         learn, judged = split_by_episode(that_moved(policy, mine))
         weights = LossWeights(params.lambda_perc, params.lambda_dyn, params.lambda_inv)
@@ -117,18 +115,19 @@ def measure(policy: Policy, recipe: Recipe) -> AlignmentStats:
         with torch.no_grad():
             after = losses(token, later, JUDGE_DRAWS, arm)
         ratios.append(guard.shuffle_ratio(with_actions(policy, losses, [*learn, *judged], token, arm)))
-        for stage, value in (("before", start), ("after", token)):
-            apart[stage].append(episodes_apart(losses, [*learn, *judged], value, arm))
+        (everywhere,) = losses_everywhere(losses, {"after": token}, arm).values()
+        in_parts.append((everywhere, guard.parts_of([*learn, *judged])))
         for task, loss in after.items():
             found.setdefault(task, []).append(float(loss.mean()))
     usual = {task: float(np.median(values)) for task, values in found.items()}
+    apart = [guard.parts_apart(losses, parts, usual) for losses, parts in in_parts]
     ceiling = {task: CEILING_FACTOR[task] * float(np.quantile(values, 0.9)) for task, values in found.items()}
     return replace(
         stats,
         usual=usual,
         ceiling=ceiling,
         shuffle_ratio_min=1.0 + SHUFFLE_SHARE * (float(np.quantile(ratios, 0.1)) - 1.0),
-        episodes_apart_max={stage: APART_FACTOR * float(np.quantile(values, 0.9)) for stage, values in apart.items()},
+        parts_apart_max=APART_FACTOR * float(np.quantile(apart, 0.9)),
         arms=len(arms),
         experiences=EXPERIENCES,
     )
