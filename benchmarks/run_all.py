@@ -122,6 +122,10 @@ def side_by_side_headline(numbers: Any) -> Headline:
     return {f"success, {row}": mean(part["success"]) for row, part in numbers.items()}
 
 
+def retrained_headline(numbers: Any) -> Headline:
+    return {f"success, {row}": mean(part["success"]["stepped"]) for row, part in numbers.items()}
+
+
 def mean(part: dict[str, float]) -> str:
     """A mean with its interval."""
     return f"{part['mean']:.3f} ({part['low']:.3f} to {part['high']:.3f})"
@@ -156,14 +160,30 @@ BENCHMARKS = (
     Benchmark("training", "training.py", (), training_headline),
     Benchmark("project", "project.py", (), project_headline),
     Benchmark("late_chunks", "late_chunks.py", (), late_headline),
-    Benchmark("alignment", "alignment.py", ("--seed", "8", "--training-arms", "24"), alignment_headline),
-    Benchmark("alignment_beyond_range", "alignment.py", ("--seed", "8", "--scale", "1.25"), alignment_headline),
-    Benchmark("alignment_own_policy_only", "alignment.py", ("--seed", "8", "--exploration", "0"), alignment_headline),
-    Benchmark("diagnosis", "alignment.py", ("--diagnosis", "--seed", "8", "--embodiments", "12"), diagnosis_headline),
+    Benchmark("alignment", "alignment.py", ("--seed", "9", "--training-arms", "24"), alignment_headline),
+    Benchmark(
+        "alignment_beyond_range",
+        "alignment.py",
+        ("--seed", "9", "--embodiments", "24", "--scale", "1.25"),
+        alignment_headline,
+    ),
+    Benchmark(
+        "alignment_own_policy_only",
+        "alignment.py",
+        ("--seed", "9", "--embodiments", "24", "--exploration", "0"),
+        alignment_headline,
+    ),
+    Benchmark("diagnosis", "alignment.py", ("--diagnosis", "--seed", "9", "--embodiments", "8"), diagnosis_headline),
     Benchmark("guard", "guard.py", ("--seed", "13"), guard_headline),
-    Benchmark("on_robot", "on_robot.py", ("--seed", "8"), on_robot_headline),
-    Benchmark("drift", "on_robot.py", ("--seed", "8", "--rounds", "20", "--shift-after", "0"), on_robot_headline),
-    Benchmark("side_by_side", "side_by_side.py", ("--seed", "8"), side_by_side_headline),
+    Benchmark("on_robot", "on_robot.py", ("--seed", "9"), on_robot_headline),
+    Benchmark(
+        "drift",
+        "on_robot.py",
+        ("--seed", "9", "--embodiments", "8", "--rounds", "20", "--shift-after", "0"),
+        on_robot_headline,
+    ),
+    Benchmark("side_by_side", "side_by_side.py", ("--seed", "9", "--embodiments", "16"), side_by_side_headline),
+    Benchmark("retrained", "retrained.py", ("--seed", "9"), retrained_headline),
 )
 
 
