@@ -16,7 +16,7 @@ import os
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -60,27 +60,38 @@ def _one_token(architecture: dict[str, Any]) -> None:
     architecture["peft_num_tokens"] = 1
 
 
-VARIANTS: dict[str, tuple[Change, dict[str, Any]]] = {  # what changes in the model, and in the recipe
-    "as shipped": (_as_shipped, {}),
-    "one global E": (_as_shipped, {"token_drop": 1.0}),
-    "perception mutual": (_mutual, {}),
-    "no state tokens, mean readout": (_first_proposal, {}),
-    "one row instead of four": (_one_token, {}),
+@dataclass(frozen=True)
+class Variant:
+    """What changes in the model's architecture and in the recipe, there also in the pretraining of the eyes."""
+
+    change: Change = _as_shipped
+    recipe: dict[str, Any] = field(default_factory=dict)
+    vision: dict[str, Any] = field(default_factory=dict)
+
+
+VARIANTS = {
+    "as shipped": Variant(),
+    "one global E": Variant(recipe={"token_drop": 1.0}),
+    "perception mutual": Variant(_mutual),
+    "no state tokens, mean readout": Variant(_first_proposal),
+    "one row instead of four": Variant(_one_token),
+    "self-supervised features": Variant(vision={"self_supervised": True}),
+    "self-supervised features, DINO alone": Variant(vision={"self_supervised": True, "motion_weight": 0.0}),
 }
 
 
 def one_variant(name: str, run: Path, samples: int, seed: int, embodiments: int, episodes: int) -> dict[str, Any]:
     """Train a variant in `run` and measure it."""
     torch.set_num_threads(1)
-    change, settings = VARIANTS[name]
-    recipe = replace(load_recipe(RECIPE), samples=samples, **settings)
+    variant, recipe = VARIANTS[name], load_recipe(RECIPE)
+    recipe = replace(recipe, samples=samples, vision=replace(recipe.vision, **variant.vision), **variant.recipe)
     out = run / name.replace(" ", "_").replace(",", "")
     out.mkdir(exist_ok=True)
-    for eye in ("vision.safetensors", "features.safetensors"):
+    for eye in ("vision.safetensors", *([] if variant.vision else ["features.safetensors"])):
         if not (out / eye).exists():
             shutil.copyfile(run / eye, out / eye)
     description = yaml.safe_load((RECIPE.parent / recipe.model).read_text())
-    change(description["architecture"])
+    variant.change(description["architecture"])
     path = out / recipe.model
     path.write_text(yaml.safe_dump(description, sort_keys=False))
     trainee = train(path, recipe, out, lambda line: _say(name, line))

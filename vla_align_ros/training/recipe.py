@@ -19,13 +19,17 @@ class RecipeError(ValueError):
 @dataclass(frozen=True, config=_strict)
 class VisionRecipe:
     """Pretraining of an eye on keypoints: steps of `batch_size` images, of `frames` drawn once. pose_weight: of the
-    joints' angles beside the keypoints, for the eye of the features only, which must see the robot move."""
+    joints' angles beside the keypoints, for the eye of the features only, which must see the robot move.
+    self_supervised: the features' eye without labels (`training/self_supervised.py`); motion_weight: of its second
+    term."""
 
     steps: int = 3000
     batch_size: int = 128
     frames: int = 40000
     learning_rate: float = 2e-3
     pose_weight: float = 2.0
+    self_supervised: bool = False
+    motion_weight: float = 2.0
 
 
 @dataclass(frozen=True, config=_strict)

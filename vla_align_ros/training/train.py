@@ -24,7 +24,7 @@ from vla_align_ros.policy.losses import LossWeights
 from vla_align_ros.policy.pi0 import Pi0
 from vla_align_ros.policy.tokenizer import PromptTokenizer
 from vla_align_ros.sim.embodiment import Embodiments, training_embodiments
-from vla_align_ros.training import vision
+from vla_align_ros.training import self_supervised, vision
 from vla_align_ros.training.bank import TokenBank
 from vla_align_ros.training.dataset import NUM_PREFIX_KEYPOINTS, SampleMaker, Samples, draw_samples, norm_stats
 from vla_align_ros.training.make_tokenizer import write_tokenizer
@@ -64,31 +64,25 @@ def prepare(recipe: Recipe, recipe_path: Path, out: Path, log: Log) -> Trainee:
         seen: Tensor = model.vision_tower(pixel_values=x).last_hidden_state
         return seen
 
+    size, width = architecture.vision.image_size, architecture.vision.width
     _stage(
         out / "vision.safetensors",
         model.vision_tower,
-        eye,
-        architecture.vision.width,
-        architecture.vision.image_size,
-        grid,
-        recipe,
-        0.0,
-        11,
+        lambda log: vision.pretrain(
+            eye, model.vision_tower, width, size, grid, recipe.vision, 0.0, recipe.seed + 11, log
+        ),
         log,
     )
     dino = architecture.alignment.features.dino
-    _stage(
-        out / "features.safetensors",
-        features.dino,
-        features.patches,
-        dino.width,
-        dino.image_size,
-        architecture.alignment.features.grid,
-        recipe,
-        recipe.vision.pose_weight,
-        12,
-        log,
-    )
+
+    def pretrain_features(log: Log) -> dict[str, float]:
+        settings, seed = recipe.vision, recipe.seed + 12
+        if settings.self_supervised:
+            return self_supervised.pretrain(features, settings, seed, log)
+        size, grid, weight = dino.image_size, features.config.grid, settings.pose_weight
+        return vision.pretrain(features.patches, features.dino, dino.width, size, grid, settings, weight, seed, log)
+
+    _stage(out / "features.safetensors", features.dino, pretrain_features, log)
     features.eval().requires_grad_(False)
     features.fit(
         vision.to_model_image(vision.draw_frames(recipe.vision.frames // 10, dino.image_size, recipe.seed + 13).images)
@@ -105,30 +99,10 @@ def prepare(recipe: Recipe, recipe_path: Path, out: Path, log: Log) -> Trainee:
     return Trainee(config, model, features, bank, arms, maker, r2)
 
 
-def _stage(
-    path: Path,
-    eye: nn.Module,
-    patches: Callable[[Tensor], Tensor],
-    width: int,
-    size: int,
-    grid: int,
-    recipe: Recipe,
-    pose_weight: float,
-    seed: int,
-    log: Log,
-) -> None:
+def _stage(path: Path, eye: nn.Module, pretrain: Callable[[Log], dict[str, float]], log: Log) -> None:
+    """Pretrain an eye, or load what an earlier call made."""
     if not path.exists():
-        figures = vision.pretrain(
-            patches,
-            eye,
-            width,
-            size,
-            grid,
-            recipe.vision,
-            pose_weight,
-            recipe.seed + seed,
-            lambda line: log({"stage": path.stem, **line}),
-        )
+        figures = pretrain(lambda line: log({"stage": path.stem, **line}))
         log({"stage": path.stem, **figures})
         save_atomically(eye.state_dict(), path)
     eye.load_state_dict(load_file(path))

@@ -81,7 +81,7 @@ def pretrain(
     recipe: VisionRecipe,
     pose_weight: float,
     seed: int,
-    log: Callable[[dict[str, float]], None],
+    log: Callable[[dict[str, object]], None],
 ) -> dict[str, float]:
     """Train `eye` in place. patches: (B, 3, S, S) -> (B, grid * grid, width). Returns validation figures.
 

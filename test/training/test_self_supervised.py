@@ -1,0 +1,76 @@
+"""The features' eye without labels: what it is given, and that it learns from it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from vla_align_ros.policy.config import FeatureConfig, load_model_description
+from vla_align_ros.policy.features import FeatureExtractor
+from vla_align_ros.training import self_supervised
+from vla_align_ros.training.recipe import VisionRecipe
+
+MODEL = Path(__file__).parents[2] / "config" / "train" / "tiny.model.yaml"
+QUICK = VisionRecipe(steps=40, batch_size=64, frames=256, self_supervised=True)
+
+
+@pytest.fixture(scope="module")
+def config() -> FeatureConfig:
+    alignment = load_model_description(MODEL).architecture.alignment
+    assert alignment is not None
+    return alignment.features
+
+
+def learned(config: FeatureConfig, recipe: VisionRecipe) -> tuple[FeatureExtractor, list[dict[str, object]]]:
+    torch.manual_seed(0)
+    features, lines = FeatureExtractor(config), list[dict[str, object]]()
+    self_supervised.pretrain(features, recipe, 3, lines.append)
+    return features, lines
+
+
+def test_a_pair_shows_one_arm_before_and_after_it_moved() -> None:
+    pairs = self_supervised.draw_pairs(20, 64, 1)
+    assert pairs.before.shape == pairs.after.shape == (20, 2, 64, 64, 3)
+    assert pairs.motion_rad.shape == (20, 2)
+    far = pairs.motion_rad.abs().sum(1) > 0.3
+    changed = (pairs.before != pairs.after).flatten(1).any(1)
+    assert far.any()
+    assert changed[far].all()
+    assert 0.3 < float(pairs.motion_rad.abs().max()) < 2.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("motion_weight", [0.0, 2.0])
+def test_the_same_seed_trains_the_same_eye_and_another_one_than_it_was(
+    config: FeatureConfig, motion_weight: float
+) -> None:
+    recipe = dataclasses.replace(QUICK, steps=2, motion_weight=motion_weight)
+    (first, _), (second, _) = (learned(config, recipe) for _ in range(2))
+    torch.manual_seed(0)
+    untrained = FeatureExtractor(config)
+    for name, value in first.dino.state_dict().items():
+        assert torch.equal(value, second.dino.state_dict()[name]), name
+    image = torch.rand(1, 3, 64, 64) * 2 - 1
+    assert not torch.equal(first.patches(image), untrained.patches(image))
+    assert not first.training
+
+
+@pytest.mark.slow
+def test_the_motion_of_the_pairs_is_learned(config: FeatureConfig) -> None:
+    torch.manual_seed(0)
+    features = FeatureExtractor(config)
+    figures = self_supervised.pretrain(features, QUICK, 3, lambda line: None)
+    still = self_supervised.draw_pairs(64, 64, 3).motion_rad.pow(2).mean()
+    assert figures["motion_loss"] < 0.5 * float(still), "better than to say that nothing moved"
+
+
+def test_blanked_patches_are_grey_and_the_others_as_they_were() -> None:
+    images, blanked = torch.rand(2, 3, 64, 64) + 1.0, torch.zeros(2, 16, dtype=torch.bool)
+    blanked[0, 5] = True
+    found = self_supervised._blank(images, blanked)
+    assert (found[0, :, 16:32, 16:32] == 0).all()
+    found[0, :, 16:32, 16:32] = images[0, :, 16:32, 16:32]
+    assert torch.equal(found, images)

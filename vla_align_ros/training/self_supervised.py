@@ -1,0 +1,127 @@
+"""Pretrains the features' eye without labels: self-distillation (DINO, iBOT) and the robot's own motion.
+
+    teacher (mean of past students), whole image --> code of each patch  <-- student, some patches blanked
+    features after - features before             --> how far the joint encoders moved
+
+Caron et al. 2021 and Zhou et al. 2022, at the size of the bench; the second term is inverse dynamics (Agrawal et al.
+2016) and needs nothing but the encoders of the arm that is seen. `training/vision.py` is the one with labels.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vla_align_ros.action.exploration import motion
+from vla_align_ros.policy.features import FeatureExtractor
+from vla_align_ros.sim import camera, task
+from vla_align_ros.sim.arm import encoder_reading, move_chunk
+from vla_align_ros.sim.embodiment import sample_embodiments
+from vla_align_ros.training.recipe import VisionRecipe
+from vla_align_ros.training.vision import to_model_image
+
+HORIZON = 8  # ticks between the two frames of a pair
+PROTOTYPES, BOTTLENECK = 256, 64
+STUDENT_TEMPERATURE, TEACHER_TEMPERATURE = 0.1, 0.04
+BLANKED_SHARE = 0.4
+TEACHER_MOMENTUM, CENTRE_MOMENTUM = 0.99, 0.9
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Frames before and after a motion, each (N, cameras, S, S, 3) uint8, and the change of the encoders (N, joints) in
+    rad."""
+
+    before: Tensor
+    after: Tensor
+    motion_rad: Tensor
+
+
+def draw_pairs(count: int, size: int, seed: int) -> Pairs:
+    """`count` pairs of many arms, tables and poses, HORIZON ticks of random motion apart."""
+    rng = np.random.default_rng([seed, 2])
+    arms = sample_embodiments(count, seed + 7919)
+    scene = task.sample_scene(count, rng)
+    pose = task.training_pose(arms, scene, rng)
+    moved = move_chunk(arms, pose, motion(count, HORIZON, rng), np.zeros((count, 2)))
+    before, after = (torch.from_numpy(camera.draw(arms, angles, scene, size)) for angles in (pose, moved))
+    change = encoder_reading(arms, moved) - encoder_reading(arms, pose)
+    return Pairs(before, after, torch.from_numpy(change).float())
+
+
+def pretrain(
+    features: FeatureExtractor, recipe: VisionRecipe, seed: int, log: Callable[[dict[str, object]], None]
+) -> dict[str, float]:
+    """Train `features.dino` in place. recipe.frames are single images: a quarter as many pairs, of two cameras.
+
+    recipe.motion_weight: of the second term; 0 leaves self-distillation alone.
+    """
+    torch.manual_seed(seed)
+    config = features.config
+    pairs = draw_pairs(recipe.frames // 4, config.dino.image_size, seed)
+    teacher, head = copy.deepcopy(features).requires_grad_(False), _head(config.dino.width)
+    teacher_head = copy.deepcopy(head).requires_grad_(False)
+    num_patches, cameras = config.grid**2, pairs.before.shape[1]
+    motion_head = nn.Linear(cameras * num_patches * config.dino.width, pairs.motion_rad.shape[1])
+    student = [*features.dino.parameters(), *head.parameters()]
+    parameters = [*student, *motion_head.parameters()]
+    optimizer = torch.optim.AdamW(parameters, recipe.learning_rate, weight_decay=0.01, fused=True)
+    generator = torch.Generator().manual_seed(seed)
+    centre, means = torch.zeros(PROTOTYPES), torch.zeros(2)
+    features.train()
+    for step in range(recipe.steps):
+        rows = torch.randint(len(pairs.motion_rad), (recipe.batch_size // 4,), generator=generator)
+        progress = step / recipe.steps
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.learning_rate * min(1.0, (step + 1) / 100) * max(0.02, min(1.0, 1.5 * (1 - progress)))
+        before, after = (to_model_image(part[rows]).flatten(0, 1) for part in (pairs.before, pairs.after))
+        blanked = torch.rand(len(before), num_patches, generator=generator) < BLANKED_SHARE
+        with torch.no_grad():
+            wanted = teacher_head(teacher.patches(before))
+            target = functional.softmax((wanted - centre) / TEACHER_TEMPERATURE, dim=-1)
+            centre = CENTRE_MOMENTUM * centre + (1 - CENTRE_MOMENTUM) * wanted.mean((0, 1))
+        codes = functional.log_softmax(head(features.patches(_blank(before, blanked))) / STUDENT_TEMPERATURE, dim=-1)
+        distillation = -(target * codes).sum(-1)[blanked].mean()
+        loss, motion_loss = distillation, torch.zeros(())
+        if recipe.motion_weight:
+            seen_before, seen_after = (features.patches(part) for part in (before, after))
+            read = motion_head((seen_after - seen_before).unflatten(0, (-1, cameras)).flatten(1))
+            motion_loss = (read - pairs.motion_rad[rows]).pow(2).mean()
+            loss = loss + recipe.motion_weight * motion_loss
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        with torch.no_grad():
+            past = [*teacher.dino.parameters(), *teacher_head.parameters()]
+            for old, new in zip(past, student, strict=True):
+                old.lerp_(new, 1 - TEACHER_MOMENTUM)
+        means = torch.stack([distillation.detach(), motion_loss.detach()])
+        if step % 200 == 0:
+            log({"step": step, "distillation_loss": float(means[0]), "motion_loss": float(means[1])})
+    features.eval()
+    return {"distillation_loss": float(means[0]), "motion_loss": float(means[1])}
+
+
+class _Normalise(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.normalize(x, dim=-1)
+
+
+def _head(width: int) -> nn.Module:
+    """A patch's code: DINO's projection on prototypes of unit length."""
+    prototypes = nn.utils.parametrizations.weight_norm(nn.Linear(BOTTLENECK, PROTOTYPES, bias=False))
+    return nn.Sequential(nn.Linear(width, 256), nn.GELU(), nn.Linear(256, BOTTLENECK), _Normalise(), prototypes)
+
+
+def _blank(images: Tensor, blanked: Tensor) -> Tensor:
+    """images (B, 3, S, S) with the patches (B, grid * grid) of `blanked` at mid-grey."""
+    side = int(blanked.shape[1] ** 0.5)
+    mask = blanked.unflatten(1, (side, side))[:, None].float()
+    return images * (1.0 - functional.interpolate(mask, images.shape[-2:], mode="nearest"))
