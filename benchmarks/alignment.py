@@ -29,7 +29,6 @@ from vla_align_ros.sim.embodiment import Embodiments, training_embodiments
 from vla_align_ros.zoo import find_model
 
 STAGES = ("e_0", "shipped", "picked", "proposed", "after", "oracle")
-ERROR_SAMPLES = 256
 EULER_STEPS = (1, 2, 4, 10)
 
 
@@ -43,7 +42,7 @@ def one_arm(policy: Policy, arm: Embodiments, seed: int, episodes: int, explorat
     return {
         "success": by_token(tokens, lambda token: arms.successes(policy, arm, token, episodes, seed)),
         "action_error": by_token(
-            tokens, lambda token: float(action_error(policy, arm, token[None], seed, ERROR_SAMPLES)[0])
+            tokens, lambda token: float(action_error(policy, arm, token[None], seed, arms.ERROR_SAMPLES)[0])
         ),
         "report": done.report.to_json(),
     }
@@ -62,7 +61,7 @@ def own_token(policy: Policy, arm: Embodiments, row: int, seed: int, episodes: i
     """A training arm with the bank's token for it, the cap: success, and action error by number of Euler steps."""
     assert policy.bank is not None
     token = policy.e_0 + policy.bank[row]
-    errors = {n: action_error(policy, arm, token[None], seed, ERROR_SAMPLES, n)[0] for n in EULER_STEPS}
+    errors = {n: action_error(policy, arm, token[None], seed, arms.ERROR_SAMPLES, n)[0] for n in EULER_STEPS}
     return {
         "success": float(arms.successes(policy, arm, token, episodes, seed).mean()),
         **{f"action_error, {steps} Euler steps": float(error) for steps, error in errors.items()},

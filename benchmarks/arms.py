@@ -33,6 +33,7 @@ from vla_align_ros.zoo import find_model
 
 align_module = importlib.import_module("vla_align_ros.alignment.align")  # the package's `align` is the function
 EXPERIENCES = 128
+ERROR_SAMPLES = 256  # observations that an action error is the mean of
 TEST_SEED = 900_000  # training draws its arms from 101 on, validation from 50001
 LAMBDAS = {"perception": "lambda_perc", "dynamics": "lambda_dyn", "inverse_dynamics": "lambda_inv"}
 NEARLY_NONE = 1e-6  # with weight 0 perception is not embedded, and the other two would miss its token

@@ -20,7 +20,7 @@ from vla_align_ros.sim.bench import action_error
 from vla_align_ros.sim.embodiment import Embodiments
 
 COUNTS, PARTS = (8, 16, 32, 64, 128, 256, 512, 1024), ("picked", "proposed")
-ERROR_SAMPLES, GRADIENT_DRAWS = 256, 8
+arms.ERROR_SAMPLES, GRADIENT_DRAWS = 256, 8
 
 
 def one_arm(policy: Policy, arm: Embodiments, seed: int, exploration: float) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def one_arm(policy: Policy, arm: Embodiments, seed: int, exploration: float) -> 
     experiences = arms.experience_of(policy, arm, shipped, seed, exploration, max(COUNTS))
 
     def error(token: Tensor) -> float:
-        return float(action_error(policy, arm, token[None], seed, ERROR_SAMPLES)[0])
+        return float(action_error(policy, arm, token[None], seed, arms.ERROR_SAMPLES)[0])
 
     by_count = {}
     for count in COUNTS:

@@ -33,7 +33,6 @@ from vla_align_ros.types import Experience
 
 PLAIN_STEPS, PLAIN_RATE = 20, 0.03
 WEIGHTS_STEPS, WEIGHTS_RATE, WEIGHTS_BATCH = 40, 1e-4, 32
-ERROR_SAMPLES = 256
 
 
 def one_arm(policy: Policy, arm: Embodiments, seed: int, episodes: int) -> dict[str, Any]:
@@ -45,7 +44,7 @@ def one_arm(policy: Policy, arm: Embodiments, seed: int, episodes: int) -> dict[
     def measured(token: Tensor) -> dict[str, float]:
         return {
             "success": float(arms.successes(policy, arm, token, episodes, seed).mean()),
-            "action_error": float(action_error(policy, arm, token[None], seed, ERROR_SAMPLES)[0]),
+            "action_error": float(action_error(policy, arm, token[None], seed, arms.ERROR_SAMPLES)[0]),
         }
 
     found = {"no alignment": measured(shipped)}

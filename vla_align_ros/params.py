@@ -39,7 +39,12 @@ class AlignParams(Params):
         recommended=True,
     )
     lambda_dyn: float = parameter(
-        1.0, "Weight of the dynamics loss; 0 switches the task off.", within=(0.0, 10.0), live=True, recommended=True
+        1.0,
+        "Weight of the dynamics loss; 0 switches the task off. Beside inverse dynamics it moves the gradient alone; "
+        "the pick from the bank does without.",
+        within=(0.0, 10.0),
+        live=True,
+        recommended=True,
     )
     lambda_inv: float = parameter(
         1.0,

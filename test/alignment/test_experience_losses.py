@@ -248,6 +248,10 @@ def test_dynamics_is_left_out_where_inverse_dynamics_is_asked(policy: Policy, to
     assert set(losses(token, ROWS, 1, 0)) == {"perception", "dynamics", "inverse_dynamics"}, "the other is as it was"
     blind = make_losses(policy, lambda_inv=0.0)
     assert blind.without_dynamics() is blind
+    assert policy.model.architecture.alignment is not None
+    mutual = dataclasses.replace(policy.model.architecture.alignment, perception_attention="mutual")
+    policy.model.architecture = dataclasses.replace(policy.model.architecture, alignment=mutual)
+    assert losses.without_dynamics() is losses, "perception would miss what it has always seen"
 
 
 # --- whose actions ---

@@ -20,6 +20,8 @@ from vla_align_ros.policy import Policy
 from vla_align_ros.policy.config import JointConfig, RobotConfig
 from vla_align_ros.types import Experience
 
+BOTH = ("perception", "inverse_dynamics")  # the tasks that tell robots apart
+
 
 def spread(mean: float, deviation: float = 0.1, count: int = 32, seed: int = 0) -> Tensor:
     """Losses of single experiences with exactly this mean and standard deviation."""
@@ -34,7 +36,7 @@ def evidence(**changes: Any) -> Evidence:
         before,
         {task: loss - 0.2 for task, loss in before.items()},
         {which: torch.stack([spread(1.0), spread(2.0)]) for which in ("shuffled", "next", "last")},
-        {stage: {task: spread(1.0, seed=9) for task in TASKS[:2]} for stage in ("before", "after")},
+        {stage: {task: spread(1.0, seed=9) for task in BOTH} for stage in ("before", "after")},
         [list(range(start, start + 8)) for start in (0, 8, 16, 24)],
         torch.full((2, 3), 0.1),
         torch.zeros(2, 3),
@@ -172,52 +174,116 @@ def test_parts_are_of_one_episode_and_not_too_long() -> None:
     assert guard.parts_of([]) == []
 
 
-def test_how_far_parts_are_apart_is_hotellings_trace() -> None:
+def test_how_far_parts_are_apart_is_hotellings_trace_over_the_size_of_a_part() -> None:
     generator = torch.Generator().manual_seed(0)
-    losses = {task: torch.rand(33, generator=generator, dtype=torch.float64) + 0.5 for task in TASKS[:2]}
+    losses = {task: torch.rand(33, generator=generator, dtype=torch.float64) + 0.5 for task in BOTH}
+    usual = {"perception": 0.4, "inverse_dynamics": 1.0}
     episodes = np.repeat([0, 1, 2], [14, 9, 10])
-    usual = dict(zip(TASKS, (0.4, 1.0), strict=False))
-    logs = np.log(np.stack([losses[task].numpy() + usual[task] / 2 for task in losses], 1))
+    logs = np.log(np.stack([losses[task].numpy() + usual[task] / 2 for task in BOTH], 1))
     means = np.stack([logs[episodes == number].mean(0) for number in range(3)])
     within = logs - means[episodes]
     between = (means - logs.mean(0)) * np.sqrt([[14], [9], [10]])
-    wanted = np.trace(np.linalg.inv(within.T @ within / 30) @ (between.T @ between)) / (2 * 2)
+    trace = np.trace(np.linalg.inv(within.T @ within / 30) @ (between.T @ between)) / (2 * 2)
     parts = guard.parts_of(of_episodes(14, 9, 10))
-    assert guard.parts_apart(losses, parts, usual) == pytest.approx(wanted, rel=1e-5)
+    assert guard.parts_apart(losses, parts, usual) == pytest.approx((trace - 30 / 27) / 11, rel=1e-5)
     assert guard.parts_apart(losses, parts[:2], usual) == 0.0, "two are too few"
     nothing = {"perception": torch.zeros(33)}
-    assert guard.parts_apart(nothing, parts, {"perception": 0.0}) == 0.0, "losses that are all 0 are no failure"
+    assert np.isfinite(guard.parts_apart(nothing, parts, {"perception": 0.0})), "losses that are all 0 are no failure"
+
+
+@given(st.integers(0, 10_000), st.sampled_from([4, 16, 64]))
+def test_parts_that_do_not_matter_are_not_apart_whatever_their_size_and_scale(seed: int, size: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    losses = {task: torch.rand(16 * size, generator=generator) + 0.1 for task in BOTH}
+    parts, usual = guard.parts_of(of_episodes(*[size] * 16, stride_s=0.1)), dict.fromkeys(BOTH, 0.5)
+    apart = guard.parts_apart(losses, parts, usual)
+    assert abs(apart) < 2.5 / size
+    seven_times = [{task: 7.0 * value for task, value in part.items()} for part in (losses, usual)]
+    assert guard.parts_apart(seven_times[0], parts, seven_times[1]) == pytest.approx(apart, abs=1e-4)
 
 
 @given(st.integers(0, 10_000))
-def test_parts_that_do_not_matter_are_about_one_apart_at_any_scale(seed: int) -> None:
+def test_the_same_experiences_four_times_are_no_farther_apart(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
-    losses = {task: torch.rand(160, generator=generator) + 0.1 for task in TASKS[:2]}
-    parts = guard.parts_of(of_episodes(*[10] * 16))
-    usual = dict.fromkeys(TASKS, 0.5)
-    apart = guard.parts_apart(losses, parts, usual)
-    assert 0.1 < apart < 3.0
-    seven_times = [{task: 7.0 * value for task, value in part.items()} for part in (losses, usual)]
-    assert guard.parts_apart(seven_times[0], parts, seven_times[1]) == pytest.approx(apart, 1e-3)
+    logs = torch.randn(12, 16, generator=generator) + torch.randn(12, 1, generator=generator)
+    apart = []
+    for times in (1, 4):
+        losses = dict.fromkeys(BOTH[:1], logs.repeat(1, times).exp().flatten())
+        parts = guard.parts_of(of_episodes(*[16 * times] * 12, stride_s=0.05))
+        apart.append(guard.parts_apart(losses, parts, dict.fromkeys(BOTH, 0.0)))
+    assert apart[1] == pytest.approx(apart[0], rel=0.1, abs=0.1)
 
 
-def of_two_robots(stage: str, better: float) -> dict[str, Any]:
-    """Losses of `stage` in the first two of four parts `better`, in the others 3."""
-    steps = torch.tensor([better, better, 3.0, 3.0]).repeat_interleave(8)
-    losses = {task: steps + spread(0.0, 0.05, seed=9) for task in TASKS[:2]}
-    return {"everywhere": {**evidence().everywhere, stage: losses}}
+def of_two_robots(stage: str, *levels: float, tasks: tuple[str, ...] = BOTH) -> dict[str, Any]:
+    """Losses of `stage` that are at these levels, part by part."""
+    steps = torch.tensor(levels).repeat_interleave(8)
+    flat = spread(0.0, 0.05, count=len(steps), seed=9)
+    losses = {task: (steps if task in tasks else torch.full_like(steps, 1.3)) + flat for task in BOTH}
+    parts = [list(range(start, start + 8)) for start in range(0, len(steps), 8)]
+    return {"everywhere": {**evidence().everywhere, stage: losses}, "parts": parts}
 
 
-@pytest.mark.parametrize("stage", ["before", "after"])
-def test_a_token_that_fits_some_episodes_alone_is_of_two_robots(stage: str) -> None:
-    stats = stats_of(parts_apart_max=5.0, usual=dict.fromkeys(TASKS, 1.0))
-    assert guard.judge(evidence(), stats).reason is Reason.KEPT
-    verdict = guard.judge(evidence(**of_two_robots(stage, 1.0)), stats)
-    assert verdict.reason is Reason.MIXED_EXPERIENCE
-    assert verdict.detail.startswith(f"{stage} it, losses differ ")
-    for better, reason in ((1.2, Reason.MIXED_EXPERIENCE), (1.3, Reason.KEPT)):
-        found = guard.judge(evidence(**of_two_robots("before", better)), stats).reason
-        assert found is reason, "a token that fits nowhere may fit one place better than another"
+@pytest.mark.parametrize(
+    ("stage", "levels", "reason"),
+    [
+        ("after", (1.0, 1.0, 3.0, 3.0), Reason.MIXED_EXPERIENCE),
+        ("after", (1.3, 1.3, 3.0, 3.0), Reason.MIXED_EXPERIENCE),
+        ("after", (3.0, 3.0, 3.0, 3.0), Reason.KEPT),
+        ("before", (1.2, 1.2, 3.0, 3.0), Reason.MIXED_EXPERIENCE),
+        ("before", (1.3, 1.3, 3.0, 3.0), Reason.KEPT),  # fits nowhere: one place may be better than another
+        ("before", (1.0, 3.0, 3.0, 3.0), Reason.MIXED_EXPERIENCE),
+        ("before", (1.0, 3.0, 3.0, 3.0, 3.0, 3.0, 3.0, 3.0), Reason.KEPT),  # one of eight is chance
+    ],
+)
+def test_a_token_that_fits_a_part_of_the_experience_alone_is_of_two_robots(
+    stage: str, levels: tuple[float, ...], reason: Reason
+) -> None:
+    stats = stats_of(parts_apart_max=0.5, usual=dict.fromkeys(TASKS, 1.0))
+    if len(levels) == 8:
+        everywhere = {which: {task: torch.ones(64) for task in BOTH} for which in ("before", "after")}
+        changes = of_two_robots(stage, *levels)
+        changes["everywhere"] = {**everywhere, stage: changes["everywhere"][stage]}
+    else:
+        changes = of_two_robots(stage, *levels)
+    verdict = guard.judge(evidence(**changes), stats)
+    assert verdict.reason is reason
+    assert reason is Reason.KEPT or verdict.detail.startswith(f"with the token {stage} it, losses vary ")
+
+
+def test_a_part_fits_when_both_tasks_do() -> None:
+    stats = stats_of(parts_apart_max=0.5, usual=dict.fromkeys(TASKS, 1.0))
+    one_task = of_two_robots("before", 1.0, 1.0, 3.0, 3.0, tasks=("perception",))
+    assert guard.judge(evidence(**one_task), stats).reason is Reason.KEPT
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_robots_are_told_apart_by_both_tasks_or_not_at_all(task: str) -> None:
+    changes = of_two_robots("after", 1.0, 1.0, 3.0, 3.0)
+    changes["everywhere"] = {
+        stage: {task: changes["everywhere"]["after"]["perception"]} for stage in ("before", "after")
+    }
+    stats = stats_of(parts_apart_max=0.5, usual=dict.fromkeys(TASKS, 1.0))
+    assert guard.judge(evidence(**changes), stats).reason is Reason.KEPT
+
+
+def test_of_two_reasons_the_first_in_order_is_given() -> None:
+    far = torch.full((2, 3), 9.0)
+    wrong: dict[str, Any] = {**of_two_robots("after", 1.0, 1.0, 3.0, 3.0), **with_actions(shuffled=1.0), "token": far}
+    limits: dict[str, Any] = {
+        "parts_apart_max": 0.5,
+        "shuffle_ratio_min": 1.5,
+        "token_distance_max": 1.0,
+        "ceiling": dict.fromkeys(TASKS, 0.1),
+    }
+    order = (
+        ("token_distance_max", Reason.TOKEN_TOO_FAR),
+        ("ceiling", Reason.OVER_CEILING),
+        ("shuffle_ratio_min", Reason.ACTIONS_DO_NOT_FIT),
+        ("parts_apart_max", Reason.MIXED_EXPERIENCE),
+    )
+    for limit, reason in order:
+        assert guard.judge(evidence(**wrong), stats_of(**limits)).reason is reason
+        del limits[limit]
 
 
 def test_a_token_may_lie_a_little_farther_than_any_of_the_bank() -> None:
@@ -241,8 +307,9 @@ def test_nothing_but_numbers_is_kept(where: str, bad: float) -> None:
         poisoned = value.clone()
         poisoned[0, 0] = bad
     assert guard.judge(evidence(**{where: poisoned}), stats_of()).reason is Reason.NON_FINITE
-    everywhere = {**evidence().everywhere, "after": {"perception": torch.tensor([bad] * 32)}}
-    assert guard.judge(evidence(everywhere=everywhere), stats_of()).reason is Reason.NON_FINITE
+    for stage in ("before", "after"):
+        everywhere = {**evidence().everywhere, stage: {"perception": torch.tensor([bad] * 32)}}
+        assert guard.judge(evidence(everywhere=everywhere), stats_of()).reason is Reason.NON_FINITE
 
 
 def test_a_single_experience_proves_nothing() -> None:

@@ -64,6 +64,14 @@ def test_every_step_is_logged_with_losses_norms_and_rates(small: Recipe, tmp_pat
     assert wanted | {"e_token_norm", "e_token_grad_norm", "e_token_learning_rate"} <= steps[0].keys()
 
 
+def test_the_features_eye_is_made_without_labels_where_the_recipe_says_so(small: Recipe, tmp_path: Path) -> None:
+    without = dataclasses.replace(small, vision=dataclasses.replace(small.vision, self_supervised=True))
+    train(RECIPE, without, tmp_path, lambda line: None)
+    logged = [line for line in map(json.loads, (tmp_path / "log.jsonl").open()) if line["stage"] == "features"]
+    assert "distillation_loss" in logged[0]
+    assert "presence_loss" not in logged[0]
+
+
 def test_what_is_exported_loads_and_acts(small: Recipe, tmp_path: Path) -> None:
     trainee = train(RECIPE, small, tmp_path / "run", lambda line: None)
     export(trainee, small, RECIPE, tmp_path / "run", tmp_path / "zoo", lambda line: None)

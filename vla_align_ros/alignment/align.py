@@ -7,7 +7,7 @@ copy -> judge -> save -> use
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any, Literal, Protocol
 
@@ -100,7 +100,8 @@ def align(
     report = replace(report, picked=_means(at_pick), after=_means(after), curve=tuple(curve))
     everything = [*learn, *judged]
     swapped = with_actions(policy, losses, everything, shadow, seed + 1)
-    everywhere = losses_everywhere(losses, {"before": token, "after": shadow}, seed + 1)
+    tokens = {"before": token, "after": shadow}
+    everywhere = {stage: losses_everywhere(losses, value, seed + 1) for stage, value in tokens.items()}
     parts = guard.parts_of(everything)
     verdict = guard.judge(Evidence(before, after, swapped, everywhere, parts, shadow, policy.e_0), stats)
     if verdict.reason is not Reason.KEPT:
@@ -212,12 +213,9 @@ def with_actions(
 
 
 @torch.no_grad()
-def losses_everywhere(
-    losses: ExperienceLosses, tokens: Mapping[str, Tensor], seed: int
-) -> dict[str, dict[str, Tensor]]:
-    """Losses of each token on all experiences, without dynamics."""
-    rows = torch.arange(len(losses))
-    return {stage: losses.without_dynamics()(token, rows, PART_DRAWS, seed) for stage, token in tokens.items()}
+def losses_everywhere(losses: ExperienceLosses, token: Tensor, seed: int) -> dict[str, Tensor]:
+    """Losses of a token on all experiences, (N,) by task, without dynamics."""
+    return losses.without_dynamics()(token, torch.arange(len(losses)), PART_DRAWS, seed)
 
 
 def neighbours(experiences: Sequence[Experience], period_ns: int, direction: Literal[1, -1]) -> Tensor:

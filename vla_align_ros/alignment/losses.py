@@ -86,8 +86,11 @@ class ExperienceLosses:
 
     def without_dynamics(self) -> ExperienceLosses:
         """The same experiences without the dynamics task, where inverse dynamics is asked too: its loss hardly depends
-        on the token (docs/alignment.md), and it is nearly half of the work."""
-        if self.weights.lambda_inv == 0:
+        on the token (docs/alignment.md), and it is nearly half of the work. Not where perception sees the other tasks:
+        then it would miss them."""
+        assert self._model.architecture.alignment is not None
+        mutual = self._model.architecture.alignment.perception_attention == "mutual"
+        if self.weights.lambda_inv == 0 or mutual:
             return self
         other = copy.copy(self)
         other.weights = replace(self.weights, lambda_dyn=0.0)

@@ -26,7 +26,8 @@ class AlignmentStats:
     token_distance_max: largest distance of a bank token from E_0 (Euclidean norm over all rows).
     shuffle_ratio_min: the inverse-dynamics loss with shuffled actions over the true one must reach this; a quarter of
         the way from 1 to the 10th percentile of the validation arms.
-    parts_apart_max: how far apart the losses of episodes may be (`guard.one_robot`); 1.5 times the 90th percentile.
+    parts_apart_max: how far apart the losses of parts of the experience may be (`guard.parts_apart`); 1.5 times the
+        90th percentile.
     motion_r2: linear R2 of joint motion from two frames' features. arms, experiences: what it was measured on.
     """
 

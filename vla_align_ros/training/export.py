@@ -115,8 +115,7 @@ def measure(policy: Policy, recipe: Recipe) -> AlignmentStats:
         with torch.no_grad():
             after = losses(token, later, JUDGE_DRAWS, arm)
         ratios.append(guard.shuffle_ratio(with_actions(policy, losses, [*learn, *judged], token, arm)))
-        (everywhere,) = losses_everywhere(losses, {"after": token}, arm).values()
-        in_parts.append((everywhere, guard.parts_of([*learn, *judged])))
+        in_parts.append((losses_everywhere(losses, token, arm), guard.parts_of([*learn, *judged])))
         for task, loss in after.items():
             found.setdefault(task, []).append(float(loss.mean()))
     usual = {task: float(np.median(values)) for task, values in found.items()}

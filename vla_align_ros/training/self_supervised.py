@@ -1,10 +1,10 @@
-"""Pretrains the features' eye without labels: self-distillation (DINO, iBOT) and the robot's own motion.
+"""Pretrains the features' eye without labels: self-distillation of patches and the robot's own motion.
 
     teacher (mean of past students), whole image --> code of each patch  <-- student, some patches blanked
     features after - features before             --> how far the joint encoders moved
 
-Caron et al. 2021 and Zhou et al. 2022, at the size of the bench; the second term is inverse dynamics (Agrawal et al.
-2016) and needs nothing but the encoders of the arm that is seen. `training/vision.py` is the one with labels.
+The patch term of iBOT (Zhou et al. 2022), as DINOv2 has it, without crops; the second term is inverse dynamics (Agrawal
+et al. 2016) and needs nothing but the encoders of the arm that is seen. `training/vision.py` is the one with labels.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from vla_align_ros.sim import camera, task
 from vla_align_ros.sim.arm import encoder_reading, move_chunk
 from vla_align_ros.sim.embodiment import sample_embodiments
 from vla_align_ros.training.recipe import VisionRecipe
-from vla_align_ros.training.vision import to_model_image
+from vla_align_ros.training.vision import learning_rate, to_model_image
 
 HORIZON = 8  # ticks between the two frames of a pair
 PROTOTYPES, BOTTLENECK = 256, 64
@@ -60,7 +60,7 @@ def pretrain(
 ) -> dict[str, float]:
     """Train `features.dino` in place. recipe.frames are single images: a quarter as many pairs, of two cameras.
 
-    recipe.motion_weight: of the second term; 0 leaves self-distillation alone.
+    recipe.motion_weight: of the second term; 0 leaves self-distillation alone. Returns the losses of the last step.
     """
     torch.manual_seed(seed)
     config = features.config
@@ -70,16 +70,15 @@ def pretrain(
     num_patches, cameras = config.grid**2, pairs.before.shape[1]
     motion_head = nn.Linear(cameras * num_patches * config.dino.width, pairs.motion_rad.shape[1])
     student = [*features.dino.parameters(), *head.parameters()]
-    parameters = [*student, *motion_head.parameters()]
+    parameters = [p for p in [*student, *motion_head.parameters()] if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, recipe.learning_rate, weight_decay=0.01, fused=True)
     generator = torch.Generator().manual_seed(seed)
-    centre, means = torch.zeros(PROTOTYPES), torch.zeros(2)
+    centre, figures = torch.zeros(PROTOTYPES), dict[str, float]()
     features.train()
     for step in range(recipe.steps):
         rows = torch.randint(len(pairs.motion_rad), (recipe.batch_size // 4,), generator=generator)
-        progress = step / recipe.steps
         for group in optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * min(1.0, (step + 1) / 100) * max(0.02, min(1.0, 1.5 * (1 - progress)))
+            group["lr"] = learning_rate(recipe, step)
         before, after = (to_model_image(part[rows]).flatten(0, 1) for part in (pairs.before, pairs.after))
         blanked = torch.rand(len(before), num_patches, generator=generator) < BLANKED_SHARE
         with torch.no_grad():
@@ -102,11 +101,11 @@ def pretrain(
             past = [*teacher.dino.parameters(), *teacher_head.parameters()]
             for old, new in zip(past, student, strict=True):
                 old.lerp_(new, 1 - TEACHER_MOMENTUM)
-        means = torch.stack([distillation.detach(), motion_loss.detach()])
+        figures = {"distillation_loss": float(distillation.detach()), "motion_loss": float(motion_loss.detach())}
         if step % 200 == 0:
-            log({"step": step, "distillation_loss": float(means[0]), "motion_loss": float(means[1])})
+            log({"step": step, **figures})
     features.eval()
-    return {"distillation_loss": float(means[0]), "motion_loss": float(means[1])}
+    return figures
 
 
 class _Normalise(nn.Module):
@@ -117,6 +116,7 @@ class _Normalise(nn.Module):
 def _head(width: int) -> nn.Module:
     """A patch's code: DINO's projection on prototypes of unit length."""
     prototypes = nn.utils.parametrizations.weight_norm(nn.Linear(BOTTLENECK, PROTOTYPES, bias=False))
+    prototypes.parametrizations.weight.original0.requires_grad_(False).fill_(1.0)
     return nn.Sequential(nn.Linear(width, 256), nn.GELU(), nn.Linear(256, BOTTLENECK), _Normalise(), prototypes)
 
 
