@@ -46,13 +46,17 @@ def measure(model: str, seconds: float, aligns: int) -> dict[str, Any]:
             name: count(listener, name) - before[name] for name in names
         }
 
+    took_s = list[float]()
+
     def align(listener: Listener) -> None:
         started = time.monotonic()
         for number in range(aligns):
             threading.Event().wait(max(0.0, started + number * seconds / aligns - time.monotonic()))
+            called = time.monotonic()
             answer = listener.call("/vla_policy/align", TIMEOUT_S)
+            took_s.append(time.monotonic() - called)
             assert answer is not None, "an alignment did not answer"
-            print(answer.message, flush=True)
+            print(f"{took_s[-1]:.1f} s: {answer.message}", flush=True)
         threading.Event().wait(max(0.0, started + seconds - time.monotonic()))
 
     config = load_model_config(find_model(model))
@@ -72,7 +76,7 @@ def measure(model: str, seconds: float, aligns: int) -> dict[str, Any]:
                 "aligning": watch(listener, lambda: align(listener)),
             }
     rows = config.architecture.action_horizon - robot.execute
-    return {"slack_ms": rows * robot.period_ns * 1e-6, "seconds": seconds, "alignments": aligns, **found}
+    return {"slack_ms": rows * robot.period_ns * 1e-6, "seconds": seconds, "alignments_s": took_s, **found}
 
 
 def main(

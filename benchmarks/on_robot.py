@@ -2,10 +2,12 @@
 
     python benchmarks/on_robot.py --rounds 10 --shift-after 5 --json on_robot.json
     python benchmarks/on_robot.py --rounds 20 --shift-after 0 --json drift.json
+    python benchmarks/on_robot.py --unshifted --rounds 5 --shift-after 0 --episodes 100 --json unshifted.json
 
 In each round the arm works with the token that it has (64 experiences, a share of them random motion), then aligns from
 the newest 128. The second shift knocks the camera of one half of the arms and re-zeroes a joint of the others; nobody
-tells the policy, and the buffer keeps what came before. `off` is the same arm with the token of a fresh install.
+tells the policy, and the buffer keeps what came before. `off` is the same arm with the token of a fresh install. `--unshifted`: the
+arm that a fresh install fits already, which alignments should leave as good as it was.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from machine import write
 
 from vla_align_ros.policy import Policy
 from vla_align_ros.sim.embodiment import Embodiments
+from vla_align_ros.sim.embodiment import unshifted as unshifted_arms
 from vla_align_ros.types import Experience
 
 EXPERIENCES_A_ROUND = 64
@@ -82,11 +85,12 @@ def main(
     shift_after: Annotated[int, typer.Option(help="Rounds until the second shift; 0 for none.")] = 5,
     exploration: Annotated[float, typer.Option(help="Share of random motion in the experience.")] = 0.5,
     episodes: Annotated[int, typer.Option(help="Of each arm after each round.")] = 32,
+    unshifted: Annotated[bool, typer.Option("--unshifted", help="The unshifted arm, each time.")] = False,
     jobs: Annotated[int, typer.Option(help="Processes of one thread each.")] = os.cpu_count() or 1,
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the numbers here.")] = None,
 ) -> None:
     """Let unseen arms work and align in turns."""
-    unseen = arms.unseen_arms(embodiments, seed + 300)
+    unseen = unshifted_arms(embodiments) if unshifted else arms.unseen_arms(embodiments, seed + 300)
     work = [
         (unseen[np.array([i])], i, seed * 1000 + i, rounds, shift_after, exploration, episodes)
         for i in range(embodiments)
@@ -103,6 +107,7 @@ def main(
             name: [arms.interval(column) for column in np.array([item[name] for item in found]).T]
             for name in ("on", "off")
         },
+        "gain_at_the_end": arms.interval(np.array([item["on"][-1] - item["off"][-1] for item in found])),
         "reasons": [item["reasons"] for item in found],
     }
     print(json.dumps(result, indent=2))
