@@ -6,8 +6,8 @@
 
 In each round the arm works with the token that it has (64 experiences, a share of them random motion), then aligns from
 the newest 128. The second shift knocks the camera of one half of the arms and re-zeroes a joint of the others; nobody
-tells the policy, and the buffer keeps what came before. `off` is the same arm with the token of a fresh install. `--unshifted`: the
-arm that a fresh install fits already, which alignments should leave as good as it was.
+tells the policy, and the buffer keeps what came before. `off` is the same arm with the token of a fresh install.
+`--unshifted`: the arm that a fresh install fits already, which alignments should leave as good as it was.
 """
 
 from __future__ import annotations

@@ -88,7 +88,8 @@ def project_headline(numbers: Any) -> Headline:
 
 def late_headline(numbers: Any) -> Headline:
     parts = {name: numbers[name] for name in ("alone", "aligning")}
-    return {
+    found = {"an alignment beside inference, s": ", ".join(f"{took:.1f}" for took in numbers["alignments_s"])}
+    return found | {
         f"tick to chunk {name}, p50 / p99 ms": f"{quantiles(part['latency_ms'])}, {part['late_chunks']} late"
         for name, part in parts.items()
     }
