@@ -201,7 +201,7 @@ BENCHMARKS = (
         ),
         on_robot_headline,
     ),
-    Benchmark("side_by_side", "side_by_side.py", ("--seed", "9", "--embodiments", "16"), side_by_side_headline),
+    Benchmark("side_by_side", "side_by_side.py", ("--seed", "9", "--embodiments", "12"), side_by_side_headline),
     Benchmark("retrained", "retrained.py", ("--seed", "9"), retrained_headline),
 )
 
