@@ -85,9 +85,9 @@ class ExperienceLosses:
         return means if tokens.dim() == 3 else {task: loss[0] for task, loss in means.items()}
 
     def without_dynamics(self) -> ExperienceLosses:
-        """The same experiences without the dynamics task, where inverse dynamics is asked too: its loss hardly depends
-        on the token (docs/alignment.md), and it is nearly half of the work. Not where perception sees the other tasks:
-        then it would miss them."""
+        """The same experiences without the dynamics task, where inverse dynamics is asked too, which tells more of the
+        token (docs/alignment.md): dynamics is nearly half of the work. Not where perception sees the other tasks: then
+        it would miss them."""
         assert self._model.architecture.alignment is not None
         mutual = self._model.architecture.alignment.perception_attention == "mutual"
         if self.weights.lambda_inv == 0 or mutual:
