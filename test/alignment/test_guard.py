@@ -211,7 +211,7 @@ def test_the_same_experiences_four_times_are_no_farther_apart(seed: int) -> None
         losses = dict.fromkeys(BOTH[:1], logs.repeat(1, times).exp().flatten())
         parts = guard.parts_of(of_episodes(*[16 * times] * 12, stride_s=0.05))
         apart.append(guard.parts_apart(losses, parts, dict.fromkeys(BOTH, 0.0)))
-    assert apart[1] == pytest.approx(apart[0], rel=0.1, abs=0.1)
+    assert abs(apart[1] - apart[0]) < 0.06 + 0.06 * abs(apart[0]), "but for degrees of freedom"
 
 
 def of_two_robots(stage: str, *levels: float, tasks: tuple[str, ...] = BOTH) -> dict[str, Any]:
