@@ -20,7 +20,7 @@ from vla_align_ros.sim.bench import action_error
 from vla_align_ros.sim.embodiment import Embodiments
 
 COUNTS, PARTS = (8, 16, 32, 64, 128, 256, 512, 1024), ("picked", "proposed")
-arms.ERROR_SAMPLES, GRADIENT_DRAWS = 256, 8
+GRADIENT_DRAWS = 8
 
 
 def one_arm(policy: Policy, arm: Embodiments, seed: int, exploration: float) -> dict[str, Any]:

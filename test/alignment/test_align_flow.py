@@ -319,6 +319,35 @@ REFUSED: dict[str, Case] = {
 }
 
 
+def test_the_guard_sees_all_experience_with_the_token_before_and_the_new_one(
+    policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge, everywhere, start = guard.judge, ALIGN.losses_everywhere, policy.token
+    seen, tokens = list[guard.Evidence](), list[Tensor]()
+
+    def spied_judge(evidence: guard.Evidence, stats: Any) -> guard.Verdict:
+        seen.append(evidence)
+        return judge(evidence, stats)
+
+    def spied(losses: Any, token: Tensor, seed: int) -> Any:
+        tokens.append(token)
+        return everywhere(losses, token, seed)
+
+    monkeypatch.setattr(guard, "judge", spied_judge)
+    monkeypatch.setattr(ALIGN, "losses_everywhere", spied)
+    align(policy, FEW, QUICK)
+    (evidence,) = seen
+    assert start is not None
+    assert torch.equal(tokens[0], start)
+    assert torch.equal(tokens[1], evidence.token)
+    assert not torch.equal(tokens[0], tokens[1])
+    assert list(evidence.everywhere) == ["before", "after"]
+    counts = {len(loss) for part in evidence.everywhere.values() for loss in part.values()}
+    assert counts == {len(evidence.with_actions["shuffled"][0])}
+    assert len(evidence.parts) >= guard.LEAST_PARTS
+    assert max(map(max, evidence.parts)) < counts.pop()
+
+
 def run_case(policy: Policy, case: dict[str, Any], monkeypatch: pytest.MonkeyPatch, **more: Any) -> AlignReport:
     policy.stats = case.get("stats", policy.stats)
     if "judged" in case:  # the losses after, so much higher than those before
