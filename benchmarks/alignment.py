@@ -92,7 +92,10 @@ def summary(found: list[dict[str, Any]]) -> dict[str, Any]:
             "before": arms.interval(errors[first]),
             **{stage: arms.interval(errors[stage]) for stage in STAGES},
             "gain_of_gradient_over_pick": arms.interval(errors["picked"] - errors["proposed"]),
-            "ratio_of_gradient_to_pick": float(np.exp(np.log(errors["proposed"] / errors["picked"]).mean())),
+            "ratio_of_gradient_to_pick": {  # geometric mean over arms
+                part: float(np.exp(value))
+                for part, value in arms.interval(np.log(errors["proposed"] / errors["picked"])).items()
+            },
         },
         "worse_fraction": float(np.mean(harmed)),
         "accepted_fraction": 1.0 - float(np.mean(refused)),

@@ -61,7 +61,7 @@ def measure(model: str, seconds: float, aligns: int) -> dict[str, Any]:
 
     config = load_model_config(find_model(model))
     robot = config.robot
-    with tempfile.TemporaryDirectory() as folder, listening() as listener:
+    with tempfile.TemporaryDirectory() as folder, listening(joints=False) as listener:
         out, environment = Path(folder), dict(os.environ)
         parameters = {"model": model, "store": str(out / "store"), "exploration_fraction": 0.5}
         sim = NodeProcess("sim_robot", {"embodiment_seed": EMBODIMENT_SEED}, out / "sim.log", environment)

@@ -425,7 +425,7 @@ def test_a_store_that_fails_after_writing_leaves_the_token_too(
     untouched.check()
 
 
-@pytest.mark.parametrize("after", [0, 1, 4, 7, 8, 9, 10, 11, 12, 13])
+@pytest.mark.parametrize("after", [0, 1, 2, 3, 4, 6, 8, 9, 10, 11])
 def test_nan_at_any_time_changes_nothing(policy: Policy, after: int, monkeypatch: pytest.MonkeyPatch) -> None:
     untouched = Untouched(policy)
     calls = Counter[str]()

@@ -108,7 +108,7 @@ def test_each_task_is_read_out_from_its_own_tokens(readout: str, with_e: bool, t
     noisy = make_noisy(inputs.state, experience, tasks)
     suffix = model.embed_alignment_suffix(inputs.state, experience, noisy, model.make_peft_token(3) if with_e else None)
     hidden = torch.randn(suffix.embs.shape)
-    found = model.alignment.read_out(hidden, suffix, experience)
+    found = model.alignment.read_out(hidden[:, suffix.read], suffix, experience)
     start = 2 * with_e  # [E] [perception] [state, 4 actions, 8 features] [state, 8 features, 4 actions]
     expected = {}
     if "perception" in tasks:

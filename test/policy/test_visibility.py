@@ -14,6 +14,7 @@ import torch
 from builders import TASKS, make_experience, make_inputs, make_model, make_noisy
 from torch import Tensor
 
+from vla_align_ros.policy import experts, pi0
 from vla_align_ros.policy.pi0 import Pi0
 
 Block = tuple[str, int, int]  # stream, start, end
@@ -69,6 +70,10 @@ def run_pass(model: Pi0, mode: str, tasks: tuple[str, ...] = TASKS, time: float 
 
         return hook
 
+    def whole(*arguments: Any, wanted: Tensor | None = None, **named: Any) -> Any:
+        finals, key_values = experts.run(*arguments, **named)  # the table asks every token, used or not
+        return (finals if wanted is None else [finals[0][:, wanted]]), key_values
+
     streams = {"prefix": model.vlm, "action": model.action_expert}
     if model.alignment is not None:
         streams["alignment"] = model.alignment.expert
@@ -83,6 +88,7 @@ def run_pass(model: Pi0, mode: str, tasks: tuple[str, ...] = TASKS, time: float 
     times, token = torch.full((3,), time), model.make_peft_token(3)
     x_t = torch.randn(3, model.architecture.action_horizon, model.architecture.action_dim)
     try:
+        pi0.run = whole
         if mode == "joint":
             model.forward_joint(inputs, x_t, times, experience, noisy, token)
         else:
@@ -90,6 +96,7 @@ def run_pass(model: Pi0, mode: str, tasks: tuple[str, ...] = TASKS, time: float 
             model.denoise(cache, inputs.state, x_t, times, token)
             model.denoise_alignment(cache, inputs.state, experience, noisy, times, token)
     finally:
+        pi0.run = experts.run
         for hook in hooks:
             hook.remove()
         for name in ("embed_prefix", "embed_suffix", "embed_alignment_suffix"):

@@ -28,7 +28,7 @@ from vla_align_ros.policy.losses import LossWeights
 from vla_align_ros.types import Experience
 
 JUDGE_SHARE = 0.25
-JUDGE_DRAWS, ACTION_DRAWS, PART_DRAWS = 16, 2, 4
+JUDGE_DRAWS, ACTION_DRAWS, PART_DRAWS = 8, 2, 4
 ROWS_AT_ONCE = 32  # in one backward pass: bounds the memory, whatever align_batch_size is
 
 

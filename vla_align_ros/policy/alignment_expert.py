@@ -32,7 +32,8 @@ ROLES = (
 
 @dataclass(frozen=True)
 class AlignmentSuffix:
-    """The embedded alignment suffix: tokens (B, N, W), pad_masks (B, N), att_masks (N,), and [start, end) of each task.
+    """The embedded alignment suffix: tokens (B, N, W), pad_masks (B, N), att_masks (N,), and [start, end) of each task
+    and of its tokens that its answer is read from.
 
     skipped: (B, N), valid tokens of absent tasks before each token; they keep their positions, so that a task's answer
     does not depend on whether another one is asked (but for perception's token, which the other two see). num_e_rows:
@@ -45,6 +46,13 @@ class AlignmentSuffix:
     skipped: Tensor
     num_e_rows: int
     task_ranges: dict[str, tuple[int, int]]
+    read_ranges: dict[str, tuple[int, int]]
+
+    @property
+    def read(self) -> Tensor:
+        """(M,) the tokens that answers are read from, task after task."""
+        tokens = [token for start, end in self.read_ranges.values() for token in range(start, end)]
+        return torch.tensor(tokens, dtype=torch.long, device=self.embs.device)
 
     @property
     def block_diagonal_ranges(self) -> list[tuple[int, int]]:
@@ -144,6 +152,11 @@ class AlignmentExpert(nn.Module):
                 )
                 add(self.action_in(noisy[task]), "inverse_action", False)
             ranges[task] = (start, length)
+        read = dict(ranges)
+        if "dynamics" in read and self.config.dynamics_readout == "tokens":
+            read["dynamics"] = (read["dynamics"][1] - features.shape[1], read["dynamics"][1])
+        if "inverse_dynamics" in read:
+            read["inverse_dynamics"] = (length - experience.actions.shape[1], length)
         att = [flag for tokens, _, opens_block, _ in parts for flag in [opens_block] + [False] * (tokens.shape[1] - 1)]
         return AlignmentSuffix(
             torch.cat([tokens for tokens, _, _, _ in parts], dim=1),
@@ -152,21 +165,22 @@ class AlignmentExpert(nn.Module):
             torch.cat([before for _, _, _, before in parts], dim=1),
             num_e_rows,
             ranges,
+            read,
         )
 
     def read_out(self, hidden: Tensor, suffix: AlignmentSuffix, experience: ExperienceInput) -> dict[str, Tensor]:
-        """v_t of each embedded task from the suffix after the final norm (B, N, W)."""
+        """v_t of each embedded task from the suffix's tokens `read`, after the final norm (B, M, W)."""
         outputs = {}
-        num_features, horizon = experience.features.shape[1], experience.actions.shape[1]
-        for task, (start, end) in suffix.task_ranges.items():
+        parts = hidden.split([end - start for start, end in suffix.read_ranges.values()], dim=1)
+        for (task, (start, end)), part in zip(suffix.read_ranges.items(), parts, strict=True):
             if task == "perception":
-                outputs[task] = self.perception_head(hidden[:, start])
+                outputs[task] = self.perception_head(part[:, 0])
             elif task == "inverse_dynamics":
-                outputs[task] = self.inverse_dynamics_head(hidden[:, end - horizon : end])
+                outputs[task] = self.inverse_dynamics_head(part)
             elif self.config.dynamics_readout == "tokens":
-                outputs[task] = self.dynamics_head(hidden[:, end - num_features : end])
+                outputs[task] = self.dynamics_head(part)
             else:
-                weights = suffix.pad_masks[:, start:end, None].to(hidden.dtype)
-                mean = (hidden[:, start:end] * weights).sum(1) / weights.sum(1)
-                outputs[task] = self.dynamics_head(mean).unflatten(-1, (num_features, -1))
+                weights = suffix.pad_masks[:, start:end, None].to(part.dtype)
+                mean = (part * weights).sum(1) / weights.sum(1)
+                outputs[task] = self.dynamics_head(mean).unflatten(-1, (experience.features.shape[1], -1))
         return outputs

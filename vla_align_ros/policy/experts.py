@@ -104,17 +104,21 @@ def run(
     mask: Tensor,
     past: KeyValues | None = None,
     keep_residuals: bool = False,
+    wanted: Tensor | None = None,
 ) -> tuple[list[Tensor], KeyValues]:
     """Send the streams' tokens, side by side, through all layers.
 
     position_ids: (B, N) for all tokens of all streams. mask: (B, 1, N, P + N) additive, P the length of `past`.
-    Returns each stream's tokens after its final norm, and this call's own keys and values a layer.
+    wanted: (M,) the tokens of a single stream whose result is used; in the last layer the others are only looked at.
+    Returns each stream's tokens (of one with `wanted`: those) after its final norm, and this call's own keys and values
+    a layer.
     """
-    head_dim = streams[0].expert.config.head_dim
+    if wanted is not None and len(streams) != 1:
+        raise ValueError(f"`wanted` is for one stream, there are {len(streams)}")
+    head_dim, depth = streams[0].expert.config.head_dim, streams[0].expert.config.depth
     tables = rotary_tables(position_ids, head_dim)
-    lengths = [stream.tokens.shape[1] for stream in streams]
     key_values: KeyValues = []
-    for index in range(streams[0].expert.config.depth):
+    for index in range(depth):
         layers: list[GemmaLayer] = [stream.expert.layers[index] for stream in streams]  # type: ignore[misc]
         if keep_residuals:
             for stream in streams:
@@ -122,18 +126,19 @@ def run(
         normed = [
             layer.input_layernorm(s.tokens, s.modulations[2 * index]) for layer, s in zip(layers, streams, strict=True)
         ]
-        q, k, v = (
-            torch.cat(
-                [_heads(projection(x), head_dim) for projection, (x, _) in zip(group, normed, strict=True)], dim=2
-            )
-            for group in zip(*[(layer.q_proj, layer.k_proj, layer.v_proj) for layer in layers], strict=True)
-        )
-        q, k = apply_rotary(q, tables), apply_rotary(k, tables)
+        k = apply_rotary(_projected([layer.k_proj for layer in layers], normed, head_dim), tables)
+        v = _projected([layer.v_proj for layer in layers], normed, head_dim)
         key_values.append((k, v))
+        if wanted is not None and index == depth - 1:
+            streams[0].tokens, mask = streams[0].tokens[:, wanted], mask[:, :, wanted]
+            normed = [(x[:, wanted], gate) for x, gate in normed]
+            tables = (tables[0][:, :, wanted], tables[1][:, :, wanted])
+        q = apply_rotary(_projected([layer.q_proj for layer in layers], normed, head_dim), tables)
         if past is not None:
             k, v = torch.cat([past[index][0], k], dim=2), torch.cat([past[index][1], v], dim=2)
         attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=q.shape[1] != k.shape[1])
         attended = attended.transpose(1, 2).flatten(2)
+        lengths = [stream.tokens.shape[1] for stream in streams]
         for layer, stream, (_, gate), part in zip(layers, streams, normed, attended.split(lengths, dim=1), strict=True):
             x = _gated_add(stream.tokens, layer.o_proj(part), gate)
             h, gate = layer.post_attention_layernorm(x, stream.modulations[2 * index + 1])
@@ -146,9 +151,14 @@ def run(
     return finals, key_values
 
 
-def _heads(x: Tensor, head_dim: int) -> Tensor:
-    heads: Tensor = x.unflatten(-1, (-1, head_dim))
-    return heads.transpose(1, 2)
+def _projected(
+    projections: Sequence[nn.Linear], normed: Sequence[tuple[Tensor, Tensor | None]], head_dim: int
+) -> Tensor:
+    """All streams' queries, keys or values side by side, (B, heads, N, head_dim)."""
+    parts = [
+        projection(x).unflatten(-1, (-1, head_dim)) for projection, (x, _) in zip(projections, normed, strict=True)
+    ]
+    return torch.cat(parts, dim=1).transpose(1, 2)
 
 
 def _gated_add(x: Tensor, branch: Tensor, gate: Tensor | None) -> Tensor:

@@ -110,7 +110,7 @@ class Pi0(nn.Module):
         return torch.cat([*image_embs, prompt_embs], dim=1), pad_masks, torch.zeros_like(pad_masks)
 
     def prefix_cache(self, inputs: PolicyInput) -> PrefixCache:
-        """The VLM alone on the prefix."""
+        """The VLM alone on the prefix. What its tokens say after the last layer is nobody's input."""
         embs, pad_masks, att_masks = self.embed_prefix(
             inputs.images, inputs.image_masks, inputs.tokens, inputs.token_masks
         )
@@ -118,6 +118,7 @@ class Pi0(nn.Module):
             [Stream(self.vlm, embs, self.vlm.modulations(None))],
             prefix_positions(pad_masks),
             additive_mask(make_att_2d_masks(pad_masks, att_masks), embs.dtype),
+            wanted=torch.empty(0, dtype=torch.long, device=embs.device),
         )
         return PrefixCache(key_values, pad_masks)
 
@@ -176,16 +177,18 @@ class Pi0(nn.Module):
             embs,
             self.action_expert.modulations(self.action_condition(time)) if modulations is None else modulations,
         )
+        length, horizon = embs.shape[1], noisy_actions.shape[1]
         (hidden,), _ = run(
             [stream],
             suffix_positions(cache.pad_masks, pad_masks, num_e_rows),
             self._with_e_bias(additive_mask(mask, embs.dtype), cache.pad_masks.shape[1], num_e_rows),
             past=cache.key_values,
             keep_residuals=residuals is not None,
+            wanted=torch.arange(length - horizon, length, device=embs.device) if residuals is None else None,
         )
         if residuals is not None:
             residuals.extend(stream.residuals)
-        v: Tensor = self.action_out_proj(hidden[:, -noisy_actions.shape[1] :])
+        v: Tensor = self.action_out_proj(hidden[:, -horizon:])
         return v
 
     def _with_e_bias(self, mask: Tensor, e_start: int, num_e_rows: int) -> Tensor:
@@ -267,6 +270,7 @@ class Pi0(nn.Module):
             suffix_positions(cache.pad_masks, suffix.pad_masks, suffix.num_e_rows) + suffix.skipped,
             additive_mask(mask, suffix.embs.dtype),
             past=cache.key_values,
+            wanted=suffix.read,
         )
         return expert.read_out(hidden, suffix, experience)
 
@@ -424,7 +428,7 @@ class Pi0(nn.Module):
         tasks = (
             {}
             if suffix is None or experience is None
-            else self._alignment_expert().read_out(finals[2], suffix, experience)
+            else self._alignment_expert().read_out(finals[2][:, suffix.read], suffix, experience)
         )
         return v, tasks, finals
 

@@ -24,9 +24,12 @@ from vla_align_ros.ros.sensors import LATCHED_QOS, SENSOR_QOS
 
 
 class Listener(Node):
-    """Keeps the latest of everything; read it from another thread."""
+    """Keeps the latest of everything; read it from another thread.
 
-    def __init__(self) -> None:
+    joints: also how far the joints travel. At 100 Hz that costs a quarter of a small machine's core.
+    """
+
+    def __init__(self, joints: bool = True) -> None:
         super().__init__("vla_align_demo")
         self.statuses: dict[str, dict[str, str]] = {}
         self.reports: list[dict[str, Any]] = []
@@ -48,7 +51,8 @@ class Listener(Node):
         for task in TASKS:
             topic = f"/vla_policy/align/loss/{task}"
             self.create_subscription(Float64, topic, lambda message, task=task: self._loss(task, message), 10)
-        self.create_subscription(JointState, "/joint_states", self._joint_state, SENSOR_QOS)
+        if joints:
+            self.create_subscription(JointState, "/joint_states", self._joint_state, SENSOR_QOS)
         self.create_subscription(JointTrajectory, "/vla_policy/action_chunk", self._chunk, 10)
 
     def call(self, service: str, timeout_s: float) -> Trigger.Response | None:
@@ -102,10 +106,10 @@ class Listener(Node):
 
 
 @contextmanager
-def listening() -> Iterator[Listener]:
+def listening(joints: bool = True) -> Iterator[Listener]:
     """A listener that spins in a thread of its own."""
     rclpy.init()
-    listener = Listener()
+    listener = Listener(joints)
     executor = SingleThreadedExecutor()
     executor.add_node(listener)
 

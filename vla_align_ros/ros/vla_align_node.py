@@ -18,6 +18,9 @@ from vla_align_ros.ros.vla_policy import NAME, VlaPolicy
 def run() -> int:
     """Run until SIGINT or SIGTERM; the exit code."""
     torch.set_num_threads(1)  # inference and alignment run side by side; more threads only fight
+    # Each of an alignment's thousands of tensor operations asks for the interpreter again, and would wait up to
+    # Python's 5 ms for a callback that holds it (docs/decisions.md).
+    sys.setswitchinterval(0.0005)
     managed: list[VlaPolicy | CheckpointManager] = []
 
     def make() -> Sequence[Sequence[Node]]:
