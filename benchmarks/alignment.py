@@ -45,6 +45,7 @@ def one_arm(policy: Policy, arm: Embodiments, seed: int, episodes: int, explorat
             tokens, lambda token: float(action_error(policy, arm, token[None], seed, arms.ERROR_SAMPLES)[0])
         ),
         "report": done.report.to_json(),
+        "reversed": bool((arm.gain < 0).any()),
     }
 
 
@@ -79,8 +80,15 @@ def summary(found: list[dict[str, Any]]) -> dict[str, Any]:
     useful = [arms.worse(item["success"]["proposed"], item["success"]["shipped"]) for item in found]
     refused = [not report["accepted"] for report in reports]
     tasks = ("perception", "dynamics", "inverse_dynamics")
+    wired = np.array([item["reversed"] for item in found])
+    stages = {"before": before, "after": after, "oracle": success["oracle"]}
     return {
         "before_is": first,
+        "success_by_wiring": {
+            name: {"arms": int(chosen.sum()), **{stage: arms.interval(part[chosen]) for stage, part in stages.items()}}
+            for name, chosen in {"a joint reversed": wired, "none reversed": ~wired}.items()
+            if chosen.any()
+        },
         "success": {
             "before": arms.interval(before),
             **{stage: arms.interval(success[stage]) for stage in STAGES},

@@ -39,15 +39,16 @@ def additive_mask(visible: Tensor, dtype: torch.dtype = torch.float32) -> Tensor
 
 
 def rotary_tables(position_ids: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
-    """cos and sin, each (B, 1, N, head_dim) float32, base 10000 (RoPE, Su et al. 2021, halves rotated)."""
+    """cos and signed sin, each (B, 1, N, head_dim) float32, base 10000 (RoPE, Su et al. 2021, halves rotated)."""
     exponent = torch.arange(0, head_dim, 2, dtype=torch.float32, device=position_ids.device) / head_dim
     angle = position_ids.float()[..., None] * (1.0 / 10000.0**exponent)
-    angle = torch.cat([angle, angle], dim=-1)[:, None]
-    return angle.cos(), angle.sin()
+    cos, sin = angle.cos()[:, None], angle.sin()[:, None]
+    return torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)
 
 
 def apply_rotary(x: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
     """Rotate (B, heads, N, head_dim) by the tables of its positions."""
-    cos, sin = tables
+    cos, signed_sin = tables
     first, second = x.chunk(2, dim=-1)
-    return x * cos.to(x.dtype) + torch.cat([-second, first], dim=-1) * sin.to(x.dtype)
+    swapped = torch.cat([second, first], dim=-1)
+    return torch.addcmul(x * cos.to(x.dtype), swapped, signed_sin.to(x.dtype))

@@ -39,12 +39,11 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor, modulation: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """x (B, N, W), modulation (B, 1, 3W) or None -> normalised x, gate (B, 1, W) or None. Norm in float32."""
-        variance = x.float().pow(2).mean(-1, keepdim=True)
-        normed = x.float() * torch.rsqrt(variance + RMS_EPS)
+        normed = functional.rms_norm(x.float(), x.shape[-1:], eps=RMS_EPS)
         if modulation is None:
             return (normed * (1.0 + self.weight.float())).to(x.dtype), None
         scale, shift, gate = modulation.chunk(3, dim=-1)
-        return (normed * (1.0 + scale.float()) + shift.float()).to(x.dtype), gate.to(x.dtype)
+        return torch.addcmul(shift.float(), normed, 1.0 + scale.float()).to(x.dtype), gate.to(x.dtype)
 
 
 class GemmaLayer(nn.Module):
@@ -162,4 +161,4 @@ def _projected(
 
 
 def _gated_add(x: Tensor, branch: Tensor, gate: Tensor | None) -> Tensor:
-    return x + branch if gate is None else x + gate * branch
+    return x + branch if gate is None else torch.addcmul(x, branch, gate)
