@@ -116,7 +116,11 @@ def guard_headline(numbers: Any) -> Headline:
 
 def on_robot_headline(numbers: Any) -> Headline:
     ends = {"at first": 0, "at the end": -1}
-    return {f"success {when}": mean(numbers["on"][index]) for when, index in ends.items()}
+    found = {f"success {when}": mean(numbers["on"][index]) for when, index in ends.items()}
+    stages = ("right after", "at the end")
+    return found | {
+        f"{kind}, {stage}": mean(part[stage]) for kind, part in numbers.get("accidents", {}).items() for stage in stages
+    }
 
 
 def side_by_side_headline(numbers: Any) -> Headline:
@@ -176,7 +180,7 @@ BENCHMARKS = (
     ),
     Benchmark("diagnosis", "alignment.py", ("--diagnosis", "--seed", "9", "--embodiments", "8"), diagnosis_headline),
     Benchmark("guard", "guard.py", ("--seed", "14"), guard_headline),
-    Benchmark("on_robot", "on_robot.py", ("--seed", "9"), on_robot_headline),
+    Benchmark("on_robot", "on_robot.py", ("--seed", "9", "--embodiments", "12"), on_robot_headline),
     Benchmark(
         "drift",
         "on_robot.py",
