@@ -17,9 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vla_align_ros.alignment import guard
-from vla_align_ros.alignment.guard import Evidence, Verdict
+from vla_align_ros.alignment import experience_check, guard
+from vla_align_ros.alignment.guard import Evidence
 from vla_align_ros.alignment.losses import ExperienceLosses
+from vla_align_ros.alignment.reasons import Verdict
 from vla_align_ros.alignment.report import AlignReport
 from vla_align_ros.params import AlignParams, PolicyParams
 from vla_align_ros.policy import Policy, flow, load_policy
@@ -120,7 +121,7 @@ def attempt(policy: Policy, token: Tensor, experiences: list[Experience], params
     assert policy.token is not None
     if not proposals:
         learn, _ = align_module.split_by_episode(align_module.that_moved(policy, experiences))
-        enough = len(learn) >= guard.LEAST_TO_LEARN
+        enough = len(learn) >= experience_check.LEAST_TO_LEARN
         parts = without_guard(policy, learn, params, token, seed) if enough else (token, token)
         starts, proposals = [[part] for part in parts]
     return Attempt(report, starts[0], proposals[0], policy.token)

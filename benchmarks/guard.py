@@ -22,7 +22,7 @@ import numpy as np
 import typer
 from machine import write
 
-from vla_align_ros.alignment.guard import Reason
+from vla_align_ros.alignment.reasons import Reason
 from vla_align_ros.policy import Policy
 from vla_align_ros.sim.bench import action_error
 from vla_align_ros.sim.embodiment import Embodiments

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from vla_align_ros import runtime as runtime_module
-from vla_align_ros.alignment.guard import Reason
+from vla_align_ros.alignment.reasons import Reason
 from vla_align_ros.alignment.report import AlignReport
 from vla_align_ros.checkpoint.manifest import Provenance, TokenMismatch
 from vla_align_ros.checkpoint.store import TokenStore

@@ -17,8 +17,8 @@ from builders import TASKS, make_experiences, make_observation, one_after_anothe
 from torch import Tensor
 
 from vla_align_ros.alignment import AlignReport, Reason, align, guard
-from vla_align_ros.alignment.guard import Verdict
 from vla_align_ros.alignment.pick import Pick
+from vla_align_ros.alignment.reasons import Verdict
 from vla_align_ros.checkpoint.manifest import StoreError
 from vla_align_ros.checkpoint.store import TokenStore
 from vla_align_ros.params import AlignParams
@@ -325,7 +325,7 @@ def test_the_guard_sees_all_experience_with_the_token_before_and_the_new_one(
     judge, everywhere, start = guard.judge, ALIGN.losses_everywhere, policy.token
     seen, tokens = list[guard.Evidence](), list[Tensor]()
 
-    def spied_judge(evidence: guard.Evidence, stats: Any) -> guard.Verdict:
+    def spied_judge(evidence: guard.Evidence, stats: Any) -> Verdict:
         seen.append(evidence)
         return judge(evidence, stats)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vla_align_ros.alignment import AlignReport, align
-from vla_align_ros.alignment.guard import Reason
+from vla_align_ros.alignment.reasons import Reason
 from vla_align_ros.params import PolicyParams
 from vla_align_ros.policy import Policy, load_policy
 from vla_align_ros.sim.bench import action_error, collect_experience, final_distances

@@ -4,7 +4,7 @@
 """
 
 from vla_align_ros.alignment.align import align
-from vla_align_ros.alignment.guard import Reason
+from vla_align_ros.alignment.reasons import Reason
 from vla_align_ros.alignment.report import AlignReport
 
 __all__ = ["AlignReport", "Reason", "align"]

@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vla_align_ros.alignment import guard
-from vla_align_ros.alignment.guard import Evidence, Reason, Verdict
+from vla_align_ros.alignment import experience_check, guard
+from vla_align_ros.alignment.guard import Evidence
 from vla_align_ros.alignment.losses import ExperienceLosses
 from vla_align_ros.alignment.pick import Pick, pick
+from vla_align_ros.alignment.reasons import Reason, Verdict
 from vla_align_ros.alignment.report import AlignReport, StepCurve
 from vla_align_ros.checkpoint.manifest import Provenance, StoreError
 from vla_align_ros.checkpoint.store import TokenStore
@@ -77,7 +78,7 @@ def align(
         seconds = time.monotonic() - started
         return replace(report, accepted=kept, reason=verdict.reason, detail=verdict.detail, duration_s=seconds)
 
-    refused = guard.check_request(policy, used, learn, judged, params)
+    refused = experience_check.check_request(policy, used, learn, judged, params)
     if refused is not None:
         return ended(refused, report)
     losses = ExperienceLosses(policy, [*learn, *judged], _weights(params))
@@ -118,7 +119,7 @@ def align(
 
 def that_moved(policy: Policy, experiences: Sequence[Experience]) -> list[Experience]:
     """Without those where a joint was held."""
-    return [item for item in experiences if not guard.held(policy.config.robot, item)]
+    return [item for item in experiences if not experience_check.held(policy.config.robot, item)]
 
 
 def split_by_episode(experiences: Sequence[Experience]) -> tuple[list[Experience], list[Experience]]:
@@ -205,7 +206,7 @@ def with_actions(
     }
     for which, other in others.items():
         has = other >= 0
-        if int(has.sum()) >= guard.LEAST_TO_JUDGE:
+        if int(has.sum()) >= experience_check.LEAST_TO_JUDGE:
             swapped = torch.where(has, other, rows)
             loss = losses(token, rows, ACTION_DRAWS, seed, other_actions=swapped)["inverse_dynamics"]
             found[which] = torch.stack([true, loss])[:, has]

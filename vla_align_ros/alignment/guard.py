@@ -2,98 +2,31 @@
 
 The total loss is useless as a judge, since it falls on corrupted experience as well: every loss is judged by itself, on
 experience later than what was learned from, with the same t and noise before and after. Whether the experience is of
-one robot, and its actions fit its frames, is asked of the earlier part too.
+one robot, and its actions fit its frames, is asked of the earlier part too. What can be asked before anything is computed
+is in `experience_check.py`.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from vla_align_ros.action.trajectory import positions_of
-from vla_align_ros.params import AlignParams
-from vla_align_ros.policy import Policy
-from vla_align_ros.policy.config import RobotConfig
+from vla_align_ros.alignment.reasons import Reason, Verdict
 from vla_align_ros.policy.statistics import AlignmentStats
-from vla_align_ros.policy.tokenizer import PromptError
 from vla_align_ros.types import Experience
 
 Z_SCORE = 1.64  # standard errors of a mean that count as noise: 95 %, one-sided
-LEAST_TO_LEARN, LEAST_TO_JUDGE = 8, 4
 ENOUGH = {"perception": 0.5, "dynamics": 0.05, "inverse_dynamics": 0.05}  # share of itself by which a loss must fall
 TOO_MUCH = 0.1  # share of itself by which dynamics or inverse dynamics may not rise
-FROZEN_SHARE = 0.5  # a camera over the hand may show the very same pixels now and then, where nothing is in its view
-STILL_RAD = 0.02  # a robot whose joints never moved farther teaches nothing
-JUMP_RAD, JUMP_FACTOR = 0.3, 2.0  # a joint jumps that goes farther than twice what was asked and this
-JUMP_SHARE, LEAST_JUMPS = 0.1, 3  # a bump or two are no second robot
-ASKED_RAD = 0.2  # a joint that was asked to go this far and stood still is held by something: its stop, the table
 EPISODE_PART_S = 6.4  # of one episode, looked at together
 LEAST_OF_PART, LEAST_PARTS = 4, 3  # experiences of a part that counts; such parts, to compare
 MEASURED_APART = {"perception", "inverse_dynamics"}
 FITS, FITTING_SHARE = 1.25, 0.25  # a part whose losses are at most so much over the usual; share of such parts
 DISTANCE_SLACK = 1.25  # a token may lie this much farther from E_0 than any bank token
-
-
-class Reason(Enum):
-    """Why an alignment was kept, skipped or refused: a code, and the sentence that `docs/reasons.md` is made from."""
-
-    sentence: str
-
-    def __new__(cls, code: str, sentence: str) -> Reason:
-        reason = object.__new__(cls)
-        reason._value_, reason.sentence = code, sentence
-        return reason
-
-    KEPT = ("kept", "The token is better on later experience: it was kept.")
-    ALREADY_ALIGNED = (
-        "already_aligned",
-        "All losses are as low as they usually are after an alignment: nothing to gain.",
-    )
-    NO_TASK = ("no_task", "Every lambda is 0, so there is nothing to learn by.")
-    TOO_LITTLE_EXPERIENCE = ("too_little_experience", "Not enough experiences to learn from and to judge by.")
-    MALFORMED = ("malformed", "An experience does not fit the model: shapes, cameras or prompt.")
-    NON_FINITE = ("non_finite", "NaN or infinity in the experience, the losses or the token.")
-    STOOD_STILL = ("stood_still", "The robot hardly moved, so nothing can be learned about how it moves.")
-    FROZEN_FRAMES = ("frozen_frames", "A camera's picture stayed the very same while the robot moved.")
-    JOINTS_JUMP = (
-        "joints_jump",
-        "Joint states jump farther than the commands between them ask: two robots, or two publishers, in one stream.",
-    )
-    MIXED_EXPERIENCE = (
-        "mixed_experience",
-        "A token fits some of the experience far better than the rest, which is another robot's, or the robot changed.",
-    )
-    DYNAMICS_WORSE = ("dynamics_worse", "The dynamics loss rose beyond its noise and by more than 10 %.")
-    INVERSE_WORSE = ("inverse_worse", "The inverse-dynamics loss rose beyond its noise and by more than 10 %.")
-    NOT_BETTER = (
-        "not_better",
-        "No loss fell beyond its noise and far enough: dynamics or inverse dynamics by 5 %, or perception by half.",
-    )
-    OVER_CEILING = ("over_ceiling", "A loss is far above what training saw: a camera or the actions are faulty.")
-    ACTIONS_DO_NOT_FIT = ("actions_do_not_fit", "The actions explain the frames no better than shuffled ones.")
-    ACTIONS_OUT_OF_STEP = (
-        "actions_out_of_step",
-        "The actions sent just before or after explain the frames better: commands or frames come late.",
-    )
-    TOKEN_TOO_FAR = ("token_too_far", "The token left the region that training knows.")
-    NOT_DURABLE = ("not_durable", "The token could not be written to the store; it was not used.")
-
-
 WORSE = {"dynamics": Reason.DYNAMICS_WORSE, "inverse_dynamics": Reason.INVERSE_WORSE}
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """One reason, and the numbers that led to it."""
-
-    reason: Reason
-    detail: str
 
 
 @dataclass(frozen=True)
@@ -109,102 +42,6 @@ class Evidence:
     parts: Sequence[Sequence[int]]
     token: Tensor
     e_0: Tensor
-
-
-def check_request(
-    policy: Policy,
-    experiences: Sequence[Experience],
-    learn: Sequence[Experience],
-    judged: Sequence[Experience],
-    params: AlignParams,
-) -> Verdict | None:
-    """Before anything is computed: a task to learn by, and experience that fits the model, is finite, is of a robot
-    that moved, and leaves enough to learn from and to judge by."""
-    if params.lambda_perc == params.lambda_dyn == params.lambda_inv == 0:
-        return Verdict(Reason.NO_TASK, "lambda_perc, lambda_dyn and lambda_inv are all 0")
-    malformed = next(filter(None, (_misfit(policy, item) for item in experiences)), None)
-    if malformed is not None:
-        return Verdict(Reason.MALFORMED, malformed)
-    numbers = [np.concatenate([e.commands.ravel(), e.observation.state, e.next_observation.state]) for e in experiences]
-    if not all(np.isfinite(row).all() for row in numbers):
-        return Verdict(Reason.NON_FINITE, "a command or joint state is NaN or infinite")
-    moved = [float(np.abs(e.next_observation.state - e.observation.state).max()) for e in experiences]
-    if moved and max(moved) < STILL_RAD:
-        return Verdict(
-            Reason.STOOD_STILL,
-            f"no joint moved more than {max(moved):.4f} rad in any experience, {STILL_RAD} is the least",
-        )
-    return (
-        _jumping(policy.config.robot, experiences)
-        or _frozen(experiences)
-        or _too_little(len(experiences), len(learn), len(judged))
-    )
-
-
-def held(robot: RobotConfig, item: Experience) -> bool:
-    """Whether a joint stood still that was asked to go far, as at its stop: commands that do nothing say nothing about
-    the robot, and would look like actions that do not fit the frames."""
-    start, end = item.observation.state, item.next_observation.state
-    if not start.shape == end.shape == item.commands.shape[1:] or not np.isfinite([start, end]).all():
-        return False  # check_request says what is wrong
-    goal = positions_of(item.commands, start, robot.action, robot.period_ns * 1e-9)[-1]
-    return bool(((np.abs(goal - start) > ASKED_RAD) & (np.abs(end - start) < STILL_RAD)).any())
-
-
-def _too_little(count: int, learn: int, judged: int) -> Verdict | None:
-    if learn >= LEAST_TO_LEARN and judged >= LEAST_TO_JUDGE:
-        return None
-    found = f"{learn} to learn from and {judged} to judge by, {LEAST_TO_LEARN} and {LEAST_TO_JUDGE} are needed"
-    left_out = f"{count - learn - judged} of {count} left out: a joint was held, or they reach over the cut in time"
-    return Verdict(Reason.TOO_LITTLE_EXPERIENCE, f"{found} ({left_out})")
-
-
-def _frozen(experiences: Sequence[Experience]) -> Verdict | None:
-    """A camera that shows the same pixels before and after, in more than half of the experiences that moved."""
-    moving = [e for e in experiences if float(np.abs(e.next_observation.state - e.observation.state).max()) > STILL_RAD]
-    for camera in moving[0].observation.images if moving else ():
-        both = [(e.observation.images.get(camera), e.next_observation.images.get(camera)) for e in moving]
-        same = sum(first is not None and then is not None and np.array_equal(first, then) for first, then in both)
-        if same > FROZEN_SHARE * len(moving):
-            return Verdict(
-                Reason.FROZEN_FRAMES, f"camera {camera!r}: in {same} of {len(moving)} experiences that moved"
-            )
-    return None
-
-
-def _jumping(robot: RobotConfig, experiences: Sequence[Experience]) -> Verdict | None:
-    """Joints that moved, from one experience to the next of its episode, much farther than the commands between."""
-    pairs, jumps = 0, 0
-    for first, second in itertools.pairwise(experiences):
-        ticks = (second.observation.stamp_ns - first.observation.stamp_ns) // robot.period_ns
-        if first.episode != second.episode or not 0 < ticks <= len(first.commands):
-            continue
-        start = first.observation.state
-        path = positions_of(first.commands, start, robot.action, robot.period_ns * 1e-9)[:ticks]
-        asked = np.abs(np.diff(path, axis=0, prepend=start[None])).sum(0)
-        pairs += 1
-        jumps += bool((np.abs(second.observation.state - start) > JUMP_FACTOR * asked + JUMP_RAD).any())
-    if jumps < max(LEAST_JUMPS, JUMP_SHARE * pairs):
-        return None
-    limit = f"more than {JUMP_FACTOR:g} times what was asked and {JUMP_RAD} rad"
-    return Verdict(Reason.JOINTS_JUMP, f"{limit}, in {jumps} of {pairs} steps from one experience to the next")
-
-
-def _misfit(policy: Policy, item: Experience) -> str | None:
-    """What about an experience the model cannot read."""
-    joints, horizon = policy.config.state_dim, policy.model.architecture.action_horizon
-    if item.commands.shape != (horizon, joints):
-        return f"commands must have shape {(horizon, joints)}, got {item.commands.shape}"
-    for seen in (item.observation, item.next_observation):
-        if seen.state.shape != (joints,):
-            return f"a joint state must have shape {(joints,)}, got {seen.state.shape}"
-        if not set(seen.images) & set(policy.config.architecture.cameras):
-            return f"no camera of {list(policy.config.architecture.cameras)} among {list(seen.images)}"
-        try:
-            policy.check_prompt(seen.prompt)
-        except PromptError as error:
-            return str(error)
-    return None
 
 
 def within_usual(losses: Mapping[str, Tensor], stats: AlignmentStats) -> Verdict | None:

@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from vla_align_ros.alignment.guard import Reason
+from vla_align_ros.alignment.reasons import Reason
 
 
 @dataclass(frozen=True)

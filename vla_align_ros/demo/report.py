@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from vla_align_ros.action.trajectory import Trajectory, commands_of
-from vla_align_ros.alignment.guard import Reason
+from vla_align_ros.alignment.reasons import Reason
 from vla_align_ros.sim.arm import forward_kinematics, move
 from vla_align_ros.sim.camera import ARM_HEIGHT_M, CAMERAS, at_height, base_view
 from vla_align_ros.sim.embodiment import Embodiments

@@ -1,0 +1,74 @@
+"""What is refused before anything is computed, and which experience is left out."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+from builders import make_experiences, one_after_another
+
+from vla_align_ros.alignment.experience_check import check_request, held
+from vla_align_ros.alignment.reasons import Reason, Verdict
+from vla_align_ros.params import AlignParams
+from vla_align_ros.policy import Policy
+from vla_align_ros.policy.config import JointConfig, RobotConfig
+from vla_align_ros.types import Experience
+
+
+def test_a_joint_may_not_jump_from_one_experience_to_the_next(policy: Policy) -> None:
+    def verdict(experiences: list[Experience]) -> Verdict | None:
+        return check_request(policy, experiences, experiences[:12], experiences[12:], AlignParams())
+
+    assert verdict(one_after_another(20)) is None
+    found = verdict(one_after_another(20, jump_rad=3.0))
+    assert found is not None
+    assert found.reason is Reason.JOINTS_JUMP
+    assert "in 18 of 18 steps" in found.detail, "two episodes: what lies between them is no step"
+    assert verdict(one_after_another(20, jump_rad=0.25)) is None, "somebody may push it a little"
+    bumped = one_after_another(20)
+    jumped = bumped[4].observation.state + np.float32(2.0)
+    bumped[4] = dataclasses.replace(bumped[4], observation=dataclasses.replace(bumped[4].observation, state=jumped))
+    assert verdict(bumped) is None, "there and back again is a bump, no second robot"
+
+
+def test_a_robot_that_moved_once_is_no_standing_one(policy: Policy) -> None:
+    experiences = make_experiences(12)
+    still = [dataclasses.replace(item, next_observation=item.observation) for item in experiences]
+    verdict = check_request(policy, still, still[:8], still[8:], AlignParams())
+    assert verdict is not None
+    assert verdict.reason is Reason.STOOD_STILL
+    moved = [*still[:11], experiences[11]]
+    assert check_request(policy, moved, moved[:8], moved[8:], AlignParams()) is None
+
+
+@pytest.mark.parametrize(("learn", "judged"), [(7, 20), (20, 3), (0, 20), (20, 0)])
+def test_there_must_be_enough_to_learn_from_and_to_judge_by(policy: Policy, learn: int, judged: int) -> None:
+    experiences = make_experiences(40)
+    verdict = check_request(policy, experiences, experiences[:learn], experiences[20 : 20 + judged], AlignParams())
+    assert verdict is not None
+    assert verdict.reason is Reason.TOO_LITTLE_EXPERIENCE
+    assert verdict.detail.startswith(f"{learn} to learn from and {judged} to judge by, 8 and 4 are needed (")
+    assert f"{40 - learn - judged} of 40 left out" in verdict.detail
+    assert check_request(policy, experiences, experiences[:8], experiences[20:24], AlignParams()) is None
+
+
+@pytest.mark.parametrize(
+    ("action", "commands"),
+    [("velocity", [0.5, -0.1]), ("position", [0.5, 0.2]), ("delta_position", [0.4, 0.0])],
+)
+def test_a_joint_that_was_asked_to_go_far_and_stood_still_was_held(action: Any, commands: list[float]) -> None:
+    joints = tuple(JointConfig(name, -3.0, 3.0, 2.0) for name in ("shoulder", "elbow"))
+    robot = RobotConfig(joints, {"front": "/front"}, 10.0, action, 4)
+    made = make_experiences(1)[0]
+    seen = dataclasses.replace(made.observation, state=np.array([0.1, 0.2], np.float32))
+    rows = np.tile(np.array(commands, np.float32), (8, 1))
+
+    def ended(*state: float) -> Experience:
+        after = dataclasses.replace(made.next_observation, state=np.array(state, np.float32))
+        return dataclasses.replace(made, observation=seen, commands=rows, next_observation=after)
+
+    assert held(robot, ended(0.1, 0.9))
+    assert not held(robot, ended(0.15, 0.2))
+    assert not held(robot, ended(np.nan, 0.2))
