@@ -20,11 +20,11 @@ from rich.table import Table
 from torch import Tensor
 
 from vla_align_ros.policy import PolicyError, flow, load_policy
-from vla_align_ros.policy.attention import additive_mask, make_att_2d_masks
+from vla_align_ros.policy.attention import additive_mask, make_att_2d_masks, prefix_positions
 from vla_align_ros.policy.config import ModelConfigError
 from vla_align_ros.policy.experts import Stream, run
 from vla_align_ros.policy.inputs import PolicyInput
-from vla_align_ros.policy.pi0 import Pi0, prefix_positions, time_embedding
+from vla_align_ros.policy.pi0 import Pi0, time_embedding
 from vla_align_ros.policy.weights import WeightsError, read_tensors
 
 EXACT = re.compile(r".*_masks|.*position_ids|x_t|u_t|sample_traj\.\d+\.time")

@@ -32,10 +32,32 @@ def make_att_2d_masks(
     return visible
 
 
+def suffix_mask(
+    prefix_pad_masks: Tensor, pad_masks: Tensor, att_masks: Tensor, ranges: list[tuple[int, int]] | None = None
+) -> Tensor:
+    """(B, N, P + N) bool: the suffix sees every valid prefix token, and itself as its att masks say."""
+    own = make_att_2d_masks(pad_masks, att_masks.expand(pad_masks.shape), ranges or ())
+    prefix = prefix_pad_masks[:, None, :] & pad_masks[:, :, None]
+    return torch.cat([prefix, own], dim=2)
+
+
 def additive_mask(visible: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """(B, Q, K) bool -> (B, 1, Q, K): 0 where visible, ATTENTION_MASK_VALUE where not."""
     mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
     return mask.masked_fill_(~visible, max(ATTENTION_MASK_VALUE, torch.finfo(dtype).min))[:, None]
+
+
+def prefix_positions(pad_masks: Tensor) -> Tensor:
+    """cumsum - 1 (B, P): padding repeats the last position, a missing first camera gets -1."""
+    return torch.cumsum(pad_masks.long(), dim=1) - 1
+
+
+def suffix_positions(prefix_pad_masks: Tensor, suffix_pad_masks: Tensor, num_e_rows: int) -> Tensor:
+    """(B, N) from the number of valid prefix tokens on. E's rows share the first position."""
+    counted = suffix_pad_masks[:, num_e_rows:].long()
+    positions = torch.cumsum(counted, dim=1) - 1
+    positions = torch.cat([torch.zeros_like(suffix_pad_masks[:, :num_e_rows], dtype=torch.long), positions], dim=1)
+    return positions + prefix_pad_masks.long().sum(dim=1, keepdim=True)
 
 
 def rotary_tables(position_ids: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,7 @@
     action   [E] [state (pi0)] [H noisy actions]   -> action expert     -> v_t
     alignment                                      -> alignment expert  -> v_t of three tasks (`alignment_expert.py`)
 
-Read `experts.run` first (how tokens go through the layers), then `attention.py` (who sees whom).
+Read `experts.run` first (how tokens go through the layers), then `attention.py` (who sees whom, and from where).
 """
 
 from __future__ import annotations
@@ -19,7 +19,13 @@ from torch.nn import functional
 
 from vla_align_ros.policy import flow, losses
 from vla_align_ros.policy.alignment_expert import TASKS, AlignmentExpert, AlignmentSuffix
-from vla_align_ros.policy.attention import additive_mask, make_att_2d_masks
+from vla_align_ros.policy.attention import (
+    additive_mask,
+    make_att_2d_masks,
+    prefix_positions,
+    suffix_mask,
+    suffix_positions,
+)
 from vla_align_ros.policy.config import Architecture
 from vla_align_ros.policy.experts import Expert, KeyValues, Stream, run
 from vla_align_ros.policy.inputs import ExperienceInput, PolicyInput
@@ -171,7 +177,7 @@ class Pi0(nn.Module):
         """
         embs, pad_masks, att_masks = self.embed_suffix(state, noisy_actions, time, peft_token)
         num_e_rows = 0 if peft_token is None else peft_token.shape[1]
-        mask = _suffix_mask(cache.pad_masks, pad_masks, att_masks)
+        mask = suffix_mask(cache.pad_masks, pad_masks, att_masks)
         stream = Stream(
             self.action_expert,
             embs,
@@ -263,7 +269,7 @@ class Pi0(nn.Module):
         """v_t of each task in `noisy`: the alignment expert alone, against the cached prefix."""
         expert = self._alignment_expert()
         suffix = self.embed_alignment_suffix(state, experience, noisy, peft_token)
-        mask = _suffix_mask(cache.pad_masks, suffix.pad_masks, suffix.att_masks, suffix.block_diagonal_ranges)
+        mask = suffix_mask(cache.pad_masks, suffix.pad_masks, suffix.att_masks, suffix.block_diagonal_ranges)
         cond = expert.condition(time_embedding(time, expert.config.expert.width))
         (hidden,), _ = run(
             [Stream(expert.expert, suffix.embs, expert.expert.modulations(cond))],
@@ -431,25 +437,3 @@ class Pi0(nn.Module):
             else self._alignment_expert().read_out(finals[2][:, suffix.read], suffix, experience)
         )
         return v, tasks, finals
-
-
-def prefix_positions(pad_masks: Tensor) -> Tensor:
-    """cumsum - 1 (B, P): padding repeats the last position, a missing first camera gets -1."""
-    return torch.cumsum(pad_masks.long(), dim=1) - 1
-
-
-def suffix_positions(prefix_pad_masks: Tensor, suffix_pad_masks: Tensor, num_e_rows: int) -> Tensor:
-    """(B, N) from the number of valid prefix tokens on. E's rows share the first position."""
-    counted = suffix_pad_masks[:, num_e_rows:].long()
-    positions = torch.cumsum(counted, dim=1) - 1
-    positions = torch.cat([torch.zeros_like(suffix_pad_masks[:, :num_e_rows], dtype=torch.long), positions], dim=1)
-    return positions + prefix_pad_masks.long().sum(dim=1, keepdim=True)
-
-
-def _suffix_mask(
-    prefix_pad_masks: Tensor, pad_masks: Tensor, att_masks: Tensor, ranges: list[tuple[int, int]] | None = None
-) -> Tensor:
-    """(B, N, P + N) bool: the suffix sees every valid prefix token, and itself as its att masks say."""
-    own = make_att_2d_masks(pad_masks, att_masks.expand(pad_masks.shape), ranges or ())
-    prefix = prefix_pad_masks[:, None, :] & pad_masks[:, :, None]
-    return torch.cat([prefix, own], dim=2)
