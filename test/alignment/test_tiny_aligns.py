@@ -14,7 +14,7 @@ from vla_align_ros.alignment.reasons import Reason
 from vla_align_ros.params import PolicyParams
 from vla_align_ros.policy import Policy, load_policy
 from vla_align_ros.sim.bench import action_error, collect_experience, final_distances
-from vla_align_ros.sim.embodiment import sample_embodiments
+from vla_align_ros.sim.embodiment import Embodiments, sample_embodiments, unshifted
 from vla_align_ros.sim.task import SUCCESS_M
 from vla_align_ros.types import Experience
 from vla_align_ros.zoo import find_model
@@ -51,6 +51,12 @@ def aligned(policy: Policy, start: Tensor, experiences: list[Experience]) -> tup
     return policy.token, report
 
 
+def success(policy: Policy, arms: Embodiments, tokens: Tensor) -> float:
+    """Share of EPISODES of each arm that end at the target; tokens (arms, n, W)."""
+    rows = np.repeat(np.arange(len(arms)), EPISODES)
+    return float((final_distances(policy, arms[rows], tokens[torch.from_numpy(rows)], SEED) < SUCCESS_M).mean())
+
+
 @pytest.fixture(scope="module")
 def outcomes(policy: Policy, shipped: Tensor, experiences: list[list[Experience]]) -> list[tuple[Tensor, AlignReport]]:
     return [aligned(policy, shipped, mine) for mine in experiences]
@@ -59,12 +65,8 @@ def outcomes(policy: Policy, shipped: Tensor, experiences: list[list[Experience]
 def test_one_alignment_makes_an_unseen_arm_reach_its_targets(
     policy: Policy, shipped: Tensor, outcomes: list[tuple[Tensor, AlignReport]]
 ) -> None:
-    rows = np.repeat(np.arange(len(ARMS)), EPISODES)
-
-    def success(tokens: Tensor) -> float:
-        return float((final_distances(policy, ARMS[rows], tokens[torch.from_numpy(rows)], SEED) < SUCCESS_M).mean())
-
-    before, after = (success(t) for t in (shipped.expand(len(ARMS), -1, -1), torch.stack([t for t, _ in outcomes])))
+    tokens = (shipped.expand(len(ARMS), -1, -1), torch.stack([token for token, _ in outcomes]))
+    before, after = (success(policy, ARMS, token) for token in tokens)
     assert [report.reason for _, report in outcomes] == [Reason.KEPT] * len(ARMS)
     assert after > 0.8
     assert after > before + 0.3
@@ -120,3 +122,21 @@ def test_a_second_robots_experience_is_refused(
     episodes = [theirs if mine.episode % 2 else mine for mine, theirs in pairs]
     assert aligned(policy, shipped, one_stream)[1].reason is Reason.JOINTS_JUMP
     assert not aligned(policy, shipped, episodes)[1].accepted
+
+
+def test_alignments_leave_the_arm_that_fits_already_as_good_as_it_was(policy: Policy, shipped: Tensor) -> None:
+    token, arm = shipped, unshifted()
+    for seed in (SEED, SEED + 1):
+        token, _ = aligned(policy, token, collect_experience(policy, arm, token[None], EXPERIENCES, seed)[0])
+    assert success(policy, arm, token[None]) >= success(policy, arm, shipped[None]) - 1 / EPISODES
+
+
+def test_an_aligned_arm_whose_motor_is_reversed_recovers(
+    policy: Policy, outcomes: list[tuple[Tensor, AlignReport]]
+) -> None:
+    arm, token = ARMS[np.array([0])], outcomes[0][0]
+    arm = replace(arm, gain=arm.gain * np.array([[-1.0, 1.0]]))
+    again, report = aligned(policy, token, collect_experience(policy, arm, token[None], EXPERIENCES, SEED)[0])
+    assert report.accepted
+    assert success(policy, arm, token[None]) < 0.2
+    assert success(policy, arm, again[None]) > 0.8
