@@ -80,13 +80,13 @@ def summary(found: list[dict[str, Any]]) -> dict[str, Any]:
     useful = [arms.worse(item["success"]["proposed"], item["success"]["shipped"]) for item in found]
     refused = [not report["accepted"] for report in reports]
     tasks = ("perception", "dynamics", "inverse_dynamics")
-    wired = np.array([item["reversed"] for item in found])
+    has_reversed = np.array([item["reversed"] for item in found])
     stages = {"before": before, "after": after, "oracle": success["oracle"]}
     return {
         "before_is": first,
         "success_by_wiring": {
             name: {"arms": int(chosen.sum()), **{stage: arms.interval(part[chosen]) for stage, part in stages.items()}}
-            for name, chosen in {"a joint reversed": wired, "none reversed": ~wired}.items()
+            for name, chosen in {"a joint reversed": has_reversed, "none reversed": ~has_reversed}.items()
             if chosen.any()
         },
         "success": {

@@ -103,6 +103,8 @@ def main(
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the numbers here.")] = None,
 ) -> None:
     """Let unseen arms work and align in turns."""
+    if shift_after >= rounds:
+        raise typer.BadParameter(f"--shift-after must be below --rounds, which is {rounds}; got {shift_after}")
     unseen = unshifted_arms(embodiments) if unshifted else arms.unseen_arms(embodiments, seed + 300)
     work = [
         (unseen[np.array([i])], i, seed * 1000 + i, rounds, shift_after, exploration, episodes)

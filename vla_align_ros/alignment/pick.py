@@ -11,7 +11,7 @@ from vla_align_ros.alignment.losses import ExperienceLosses
 
 FIRST_ROUND, FINALISTS = 8, 24  # experiences that every token is scored by; tokens that are scored by all
 TEMPERATURE = 0.02  # of the best loss: tokens that are this much worse count e times less
-ROWS_AT_ONCE = 256
+ROWS_AT_ONCE = 256  # each with its prefix's keys and values: 30 MiB for models/tiny
 
 
 @dataclass(frozen=True)

@@ -109,11 +109,11 @@ def run(
 
     position_ids: (B, N) for all tokens of all streams. mask: (B, 1, N, P + N) additive, P the length of `past`.
     wanted: (M,) the tokens of a single stream whose result is used; in the last layer the others are only looked at.
-    Returns each stream's tokens (of one with `wanted`: those) after its final norm, and this call's own keys and values
-    a layer.
+    Not with keep_residuals. Returns each stream's tokens (of one with `wanted`: those) after its final norm, and this
+    call's own keys and values a layer.
     """
-    if wanted is not None and len(streams) != 1:
-        raise ValueError(f"`wanted` is for one stream, there are {len(streams)}")
+    if wanted is not None and (len(streams) != 1 or keep_residuals):
+        raise ValueError(f"`wanted` is for one stream without residuals; there are {len(streams)} streams")
     head_dim, depth = streams[0].expert.config.head_dim, streams[0].expert.config.depth
     tables = rotary_tables(position_ids, head_dim)
     key_values: KeyValues = []

@@ -116,7 +116,7 @@ class Pi0(nn.Module):
         return torch.cat([*image_embs, prompt_embs], dim=1), pad_masks, torch.zeros_like(pad_masks)
 
     def prefix_cache(self, inputs: PolicyInput) -> PrefixCache:
-        """The VLM alone on the prefix. What its tokens say after the last layer is nobody's input."""
+        """The VLM alone on the prefix. What its tokens say after the last layer is read in training alone (`Aids`)."""
         embs, pad_masks, att_masks = self.embed_prefix(
             inputs.images, inputs.image_masks, inputs.tokens, inputs.token_masks
         )
@@ -124,7 +124,7 @@ class Pi0(nn.Module):
             [Stream(self.vlm, embs, self.vlm.modulations(None))],
             prefix_positions(pad_masks),
             additive_mask(make_att_2d_masks(pad_masks, att_masks), embs.dtype),
-            wanted=torch.empty(0, dtype=torch.long, device=embs.device),
+            wanted=None if self.training else torch.empty(0, dtype=torch.long, device=embs.device),
         )
         return PrefixCache(key_values, pad_masks)
 
@@ -168,33 +168,25 @@ class Pi0(nn.Module):
         time: Tensor,
         peft_token: Tensor | None,
         modulations: list[Tensor | None] | None = None,
-        residuals: list[Tensor] | None = None,
     ) -> Tensor:
         """v_t (B, H, A): the action expert alone, against the cached prefix.
 
         modulations: `action_expert.modulations(action_condition(time))` where they were computed before.
-        residuals: a list that receives the residual stream before each layer and after the last.
         """
         embs, pad_masks, att_masks = self.embed_suffix(state, noisy_actions, time, peft_token)
         num_e_rows = 0 if peft_token is None else peft_token.shape[1]
         mask = suffix_mask(cache.pad_masks, pad_masks, att_masks)
-        stream = Stream(
-            self.action_expert,
-            embs,
-            self.action_expert.modulations(self.action_condition(time)) if modulations is None else modulations,
-        )
+        if modulations is None:
+            modulations = self.action_expert.modulations(self.action_condition(time))
         length, horizon = embs.shape[1], noisy_actions.shape[1]
         (hidden,), _ = run(
-            [stream],
+            [Stream(self.action_expert, embs, modulations)],
             suffix_positions(cache.pad_masks, pad_masks, num_e_rows),
             self._with_e_bias(additive_mask(mask, embs.dtype), cache.pad_masks.shape[1], num_e_rows),
             past=cache.key_values,
-            keep_residuals=residuals is not None,
-            wanted=torch.arange(length - horizon, length, device=embs.device) if residuals is None else None,
+            wanted=torch.arange(length - horizon, length, device=embs.device),
         )
-        if residuals is not None:
-            residuals.extend(stream.residuals)
-        v: Tensor = self.action_out_proj(hidden[:, -horizon:])
+        v: Tensor = self.action_out_proj(hidden)
         return v
 
     def _with_e_bias(self, mask: Tensor, e_start: int, num_e_rows: int) -> Tensor:
