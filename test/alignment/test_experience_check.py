@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 import pytest
 from builders import make_experiences, one_after_another
 
-from vla_align_ros.alignment.experience_check import check_request, held
+from vla_align_ros.alignment.experience_check import check_request
 from vla_align_ros.alignment.reasons import Reason, Verdict
 from vla_align_ros.params import AlignParams
 from vla_align_ros.policy import Policy
-from vla_align_ros.policy.config import JointConfig, RobotConfig
 from vla_align_ros.types import Experience
 
 
@@ -52,23 +50,3 @@ def test_there_must_be_enough_to_learn_from_and_to_judge_by(policy: Policy, lear
     assert verdict.detail.startswith(f"{learn} to learn from and {judged} to judge by, 8 and 4 are needed (")
     assert f"{40 - learn - judged} of 40 left out" in verdict.detail
     assert check_request(policy, experiences, experiences[:8], experiences[20:24], AlignParams()) is None
-
-
-@pytest.mark.parametrize(
-    ("action", "commands"),
-    [("velocity", [0.5, -0.1]), ("position", [0.5, 0.2]), ("delta_position", [0.4, 0.0])],
-)
-def test_a_joint_that_was_asked_to_go_far_and_stood_still_was_held(action: Any, commands: list[float]) -> None:
-    joints = tuple(JointConfig(name, -3.0, 3.0, 2.0) for name in ("shoulder", "elbow"))
-    robot = RobotConfig(joints, {"front": "/front"}, 10.0, action, 4)
-    made = make_experiences(1)[0]
-    seen = dataclasses.replace(made.observation, state=np.array([0.1, 0.2], np.float32))
-    rows = np.tile(np.array(commands, np.float32), (8, 1))
-
-    def ended(*state: float) -> Experience:
-        after = dataclasses.replace(made.next_observation, state=np.array(state, np.float32))
-        return dataclasses.replace(made, observation=seen, commands=rows, next_observation=after)
-
-    assert held(robot, ended(0.1, 0.9))
-    assert not held(robot, ended(0.15, 0.2))
-    assert not held(robot, ended(np.nan, 0.2))

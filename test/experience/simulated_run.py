@@ -82,14 +82,19 @@ def chunk_message(tick: int, first: float, horizon: int = 8) -> Sent:
     return Sent(TOPICS.chunk, stamp_ns, encode_trajectory(to_trajectory(chunk, "velocity", JOINTS, 2)))
 
 
-def sensor_messages(start_ms: int, end_ms: int, image_shape: tuple[int, int] = (8, 8), seed: int = 0) -> list[Sent]:
-    """Joints every 23 ms, each camera every 47 or 61 ms, noise in all of them."""
+def sensor_messages(
+    start_ms: int, end_ms: int, image_shape: tuple[int, int] = (8, 8), seed: int = 0, held_ms: range = range(0)
+) -> list[Sent]:
+    """Joints every 23 ms, each camera every 47 or 61 ms, noise in all of them; the joints move on all the time, but for
+    those of `held_ms`."""
     rng = np.random.default_rng(seed)
     sent = []
     for topic, every_ms in ((TOPICS.joints, 23), (TOPICS.cameras["base"], 47), (TOPICS.cameras["wrist"], 61)):
-        for stamp_ns in range(T0 + start_ms * MS, T0 + end_ms * MS, every_ms * MS):
+        for number, stamp_ns in enumerate(range(T0 + start_ms * MS, T0 + end_ms * MS, every_ms * MS)):
             if topic == TOPICS.joints:
-                raw = encode_joint_state(JOINTS, rng.normal(size=2), stamp_ns)
+                moved = rng.normal(size=2) + 0.5 * number
+                held = (stamp_ns - T0) // MS in held_ms
+                raw = encode_joint_state(JOINTS, np.array([0.0, moved[1]]) if held else moved, stamp_ns)
             else:
                 raw = encode_image(rng.integers(0, 256, (*image_shape, 3), dtype=np.uint8), stamp_ns)
             sent.append(Sent(topic, stamp_ns, raw))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -24,8 +25,8 @@ from simulated_run import (
     sensor_messages,
 )
 
-from vla_align_ros.action.trajectory import hold_trajectory
-from vla_align_ros.experience.builder import ExperienceBuilder, ExperienceReason
+from vla_align_ros.action.trajectory import ActionKind, hold_trajectory
+from vla_align_ros.experience.builder import ExperienceBuilder, ExperienceReason, joint_held
 from vla_align_ros.observation.assemble import (
     AssemblerLimits,
     ObservationAssembler,
@@ -161,6 +162,33 @@ def test_a_refused_observation_costs_the_experiences_that_need_it() -> None:
     assert not {10, 12, 14} & {tick + offset for tick in ticks(made) for offset in (0, HORIZON)}
     assert {8 - HORIZON, 16} <= set(ticks(made))
     assert builder.skipped[ObservationReason.STALE_JOINTS] == 3
+
+
+def test_while_a_joint_is_held_nothing_is_learned_and_the_episode_goes_on() -> None:
+    chunks = [chunk_message(tick, 1) for tick in range(0, 48, 4)]
+    made, builder = run([*sensor_messages(0, 5000, held_ms=range(800, 3000)), *chunks], 4999)
+    assert not set(ticks(made)) & set(range(10, 28)), "the shoulder was asked for 1 rad/s and more, and stood still"
+    assert {8, 28} <= set(ticks(made)), "it moved for a part of the time"
+    assert builder.skipped == {ExperienceReason.JOINT_HELD: 9}
+    assert {item.episode for item in made} == {0}
+
+
+@pytest.mark.parametrize(
+    ("action", "commands"),
+    [("velocity", [0.5, -0.1]), ("position", [0.5, 0.2]), ("delta_position", [0.4, 0.0])],
+)
+def test_a_joint_that_was_asked_to_go_far_and_stood_still_was_held(action: ActionKind, commands: list[float]) -> None:
+    made, _ = run([*sensor_messages(0, 3000), chunk_message(0, 1)], 2999)
+    seen = dataclasses.replace(made[0].observation, state=np.array([0.1, 0.2], np.float32))
+    rows = np.tile(np.array(commands, np.float32), (8, 1))
+
+    def held(*state: float) -> bool:
+        after = dataclasses.replace(made[0].next_observation, state=np.array(state, np.float32))
+        return joint_held(Experience(seen, rows, after, 0), action, PERIOD_NS)
+
+    assert held(0.1, 0.9)
+    assert not held(0.15, 0.2)
+    assert not held(np.nan, 0.2)
 
 
 def test_a_bad_chunk_is_refused_counted_and_leaves_the_others() -> None:

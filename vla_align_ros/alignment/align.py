@@ -23,6 +23,7 @@ from vla_align_ros.alignment.reasons import Reason, Verdict
 from vla_align_ros.alignment.report import AlignReport, StepCurve
 from vla_align_ros.checkpoint.manifest import Provenance, StoreError
 from vla_align_ros.checkpoint.store import TokenStore
+from vla_align_ros.experience.builder import joint_held
 from vla_align_ros.params import AlignParams
 from vla_align_ros.policy import Policy, PolicyError
 from vla_align_ros.policy.losses import LossWeights
@@ -118,8 +119,9 @@ def align(
 
 
 def that_moved(policy: Policy, experiences: Sequence[Experience]) -> list[Experience]:
-    """Without those where a joint was held."""
-    return [item for item in experiences if not experience_check.held(policy.config.robot, item)]
+    """Without those where a joint was held, which the builder leaves out; experience may come from elsewhere."""
+    robot = policy.config.robot
+    return [item for item in experiences if not joint_held(item, robot.action, robot.period_ns)]
 
 
 def split_by_episode(experiences: Sequence[Experience]) -> tuple[list[Experience], list[Experience]]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from vla_align_ros.action.trajectory import positions_of
 from vla_align_ros.alignment.reasons import Reason, Verdict
+from vla_align_ros.experience.builder import STILL_RAD
 from vla_align_ros.params import AlignParams
 from vla_align_ros.policy import Policy
 from vla_align_ros.policy.config import RobotConfig
@@ -17,10 +18,8 @@ from vla_align_ros.types import Experience
 
 LEAST_TO_LEARN, LEAST_TO_JUDGE = 8, 4
 FROZEN_SHARE = 0.5  # a camera over the hand may show the very same pixels now and then, where nothing is in its view
-STILL_RAD = 0.02  # a robot whose joints never moved farther teaches nothing
 JUMP_RAD, JUMP_FACTOR = 0.3, 2.0  # a joint jumps that goes farther than twice what was asked and this
 JUMP_SHARE, LEAST_JUMPS = 0.1, 3  # a bump or two are no second robot
-ASKED_RAD = 0.2  # a joint that was asked to go this far and stood still is held by something: its stop, the table
 
 
 def check_request(
@@ -51,16 +50,6 @@ def check_request(
         or _frozen(experiences)
         or _too_little(len(experiences), len(learn), len(judged))
     )
-
-
-def held(robot: RobotConfig, item: Experience) -> bool:
-    """Whether a joint stood still that was asked to go far, as at its stop: commands that do nothing say nothing about
-    the robot, and would look like actions that do not fit the frames."""
-    start, end = item.observation.state, item.next_observation.state
-    if not start.shape == end.shape == item.commands.shape[1:] or not np.isfinite([start, end]).all():
-        return False  # check_request says what is wrong
-    goal = positions_of(item.commands, start, robot.action, robot.period_ns * 1e-9)[-1]
-    return bool(((np.abs(goal - start) > ASKED_RAD) & (np.abs(end - start) < STILL_RAD)).any())
 
 
 def _too_little(count: int, learn: int, judged: int) -> Verdict | None:

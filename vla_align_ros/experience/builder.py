@@ -18,18 +18,21 @@ from typing import Final
 
 import numpy as np
 
-from vla_align_ros.action.trajectory import ActionKind, Trajectory, commands_of
+from vla_align_ros.action.trajectory import ActionKind, Trajectory, commands_of, positions_of
 from vla_align_ros.observation.assemble import ObservationAssembler, ObservationReason, ObservationRefused
 from vla_align_ros.observation.codecs import MessageReason, MessageRefused, RawMessage, decode_trajectory
 from vla_align_ros.types import Experience, Float32Array, Observation
 
 EPISODE_GAP_NS: Final = 1_000_000_000
+STILL_RAD: Final = 0.02  # a joint that moved no farther stood still
+ASKED_RAD: Final = 0.2  # one that was asked to go this far and stood still is held by something: its stop, the table
 
 
 class ExperienceReason(Enum):
     """Why a tick at which a chunk was running gave no experience."""
 
     NO_COMMAND = "no_command"  # The commands end, or pause, before H ticks are over.
+    JOINT_HELD = "joint_held"  # A joint was asked to go far and stood still (`joint_held`).
     PROMPT_CHANGED = "prompt_changed"  # The prompt at the end is not the one at the start.
     CLOCK_JUMP = "clock_jump"  # The clock fell back by more than the history: everything from later is forgotten.
 
@@ -129,6 +132,9 @@ class ExperienceBuilder:
             self._skipped[ExperienceReason.NO_COMMAND] += 1
             return None
         self._last = Experience(observation, commands, after, self._episode(observation))
+        if joint_held(self._last, self._action_kind, self._period_ns):
+            self._skipped[ExperienceReason.JOINT_HELD] += 1
+            return None
         return self._last
 
     def _observation(self, tick: int) -> Observation | None:
@@ -174,6 +180,16 @@ class ExperienceBuilder:
         self._chunks = [chunk for chunk in self._chunks if chunk.stamp_ns <= now_ns]
         self._observed.clear()
         self._next_tick, self._now_ns = 0, now_ns
+
+
+def joint_held(item: Experience, action_kind: ActionKind, period_ns: int) -> bool:
+    """Whether a joint stood still that was asked to go far, as at its stop: commands that do nothing say nothing about
+    the robot, and would look like actions that do not fit the frames."""
+    start, end = item.observation.state, item.next_observation.state
+    if not start.shape == end.shape == item.commands.shape[1:] or not np.isfinite([start, end]).all():
+        return False  # the alignment says what is wrong
+    goal = positions_of(item.commands, start, action_kind, period_ns * 1e-9)[-1]
+    return bool(((np.abs(goal - start) > ASKED_RAD) & (np.abs(end - start) < STILL_RAD)).any())
 
 
 def _ceil_div(number: int, divisor: int) -> int:
