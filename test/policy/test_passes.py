@@ -10,7 +10,7 @@ import torch
 from builders import GOLDEN, make_experience, make_inputs, make_model, make_noisy, untame
 from torch import Tensor
 
-from vla_align_ros.policy import flow, load_policy, pi0
+from vla_align_ros.policy import experts, flow, load_policy, pi0
 from vla_align_ros.policy.config import Architecture, load_golden_architecture
 from vla_align_ros.policy.inputs import PolicyInput
 from vla_align_ros.policy.pi0 import Pi0
@@ -230,3 +230,14 @@ def test_weights_that_never_saw_an_e_act_the_same_after_e_and_alignment_expert_a
     without_e = Pi0(dataclasses.replace(grown_architecture, use_peft_prefix_token=False)).eval()
     without_e.load_state_dict(bare.state_dict(), strict=False)
     assert torch.equal(without_e.sample_actions(inputs, noise, 10), bare.sample_actions(inputs, noise, 10))
+
+
+def test_only_one_stream_without_residuals_can_be_narrowed() -> None:
+    model = make_model()
+    token = torch.zeros(1, 1, model.architecture.vlm.width)
+    streams = [experts.Stream(model.vlm, token, model.vlm.modulations(None)) for _ in range(2)]
+    positions, mask, wanted = torch.zeros(1, 2, dtype=torch.long), torch.zeros(1, 1, 2, 2), torch.tensor([0])
+    with pytest.raises(ValueError, match="one stream"):
+        experts.run(streams, positions, mask, wanted=wanted)
+    with pytest.raises(ValueError, match="without residuals"):
+        experts.run(streams[:1], positions, mask, keep_residuals=True, wanted=wanted)

@@ -29,8 +29,8 @@ def check_request(
     judged: Sequence[Experience],
     params: AlignParams,
 ) -> Verdict | None:
-    """A task to learn by, and experience that fits the model, is finite, is of a robot
-    that moved, and leaves enough to learn from and to judge by."""
+    """A task to learn by, and experience that fits the model, is finite, is of a robot that moved, and leaves enough to
+    learn from and to judge by."""
     if params.lambda_perc == params.lambda_dyn == params.lambda_inv == 0:
         return Verdict(Reason.NO_TASK, "lambda_perc, lambda_dyn and lambda_inv are all 0")
     malformed = next(filter(None, (_misfit(policy, item) for item in experiences)), None)

@@ -132,6 +132,8 @@ def run(
             streams[0].tokens, mask = streams[0].tokens[:, wanted], mask[:, :, wanted]
             normed = [(x[:, wanted], gate) for x, gate in normed]
             tables = (tables[0][:, :, wanted], tables[1][:, :, wanted])
+            if len(wanted) == 0:
+                break
         q = apply_rotary(_projected([layer.q_proj for layer in layers], normed, head_dim), tables)
         if past is not None:
             k, v = torch.cat([past[index][0], k], dim=2), torch.cat([past[index][1], v], dim=2)
