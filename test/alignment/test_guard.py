@@ -103,6 +103,8 @@ def test_perception_need_not_improve_and_is_enough_where_it_halves() -> None:
     for perception, reason in ((0.45, Reason.KEPT), (0.55, Reason.NOT_BETTER)):
         only = {"after": {**evidence().before, "perception": spread(perception)}}
         assert guard.judge(evidence(**only), stats_of()).reason is reason
+    risen = {**evidence().before, "perception": spread(0.45), "inverse_dynamics": spread(1.01, seed=2)}
+    assert guard.judge(evidence(after=risen), stats_of()).reason is Reason.NOT_BETTER, "inverse dynamics says no"
     two = {
         part: {task: spread(value, seed=i) for i, (task, value) in enumerate(losses.items())}
         for part, losses in (

@@ -175,8 +175,8 @@ def shuffle_ratio(losses: Mapping[str, Tensor]) -> float:
 
 def better(evidence: Evidence, stats: AlignmentStats) -> Verdict | None:
     """Neither dynamics nor inverse dynamics rises by more than TOO_MUCH of itself, and some loss falls by more than
-    ENOUGH of itself; both beyond the noise of the paired difference. Perception does not see faulty actions: beside
-    dynamics it counts only where inverse dynamics does."""
+    ENOUGH of itself; both beyond the noise of the paired difference. Perception does not see faulty actions: with other
+    tasks it counts only where inverse dynamics is asked and did not rise."""
     gains = {task: _mean_and_error(loss - evidence.after[task]) for task, loss in evidence.before.items()}
     noise = {task: Z_SCORE * error for task, (_, error) in gains.items()}
     was = {task: float(loss.mean()) for task, loss in evidence.before.items()}
@@ -186,7 +186,9 @@ def better(evidence: Evidence, stats: AlignmentStats) -> Verdict | None:
     for task, reason in WORSE.items():
         if task in gains and gains[task][0] < -max(noise[task], TOO_MUCH * was[task]):
             return Verdict(reason, words)
-    judges = set(gains) - ({"perception"} if set(gains) == {"perception", "dynamics"} else set())
+    judges, inverse = set(gains), gains.get("inverse_dynamics")
+    if judges > {"perception"} and (inverse is None or inverse[0] < 0):
+        judges.remove("perception")
     if not any(gains[task][0] > max(noise[task], ENOUGH[task] * was[task]) for task in judges):
         return Verdict(Reason.NOT_BETTER, words)
     return None
