@@ -39,8 +39,8 @@ class Reason(Enum):
     INVERSE_WORSE = ("inverse_worse", "The inverse-dynamics loss rose beyond its noise and by more than 10 %.")
     NOT_BETTER = (
         "not_better",
-        "No loss fell beyond its noise and far enough: dynamics or inverse dynamics by 5 %, or perception by half where "
-        "inverse dynamics did not rise.",
+        "No loss fell beyond its noise and far enough: dynamics or inverse dynamics by 5 %, or perception by half "
+        "where inverse dynamics did not rise.",
     )
     OVER_CEILING = ("over_ceiling", "A loss is far above what training saw: a camera or the actions are faulty.")
     ACTIONS_DO_NOT_FIT = ("actions_do_not_fit", "The actions explain the frames no better than shuffled ones.")
