@@ -165,11 +165,11 @@ BENCHMARKS = (
     Benchmark("training", "training.py", (), training_headline),
     Benchmark("project", "project.py", (), project_headline),
     Benchmark("late_chunks", "late_chunks.py", (), late_headline),
-    Benchmark("alignment", "alignment.py", ("--seed", "10", "--training-arms", "24"), alignment_headline),
+    Benchmark("alignment", "alignment.py", ("--seed", "11", "--training-arms", "24"), alignment_headline),
     Benchmark(
         "alignment_beyond_range",
         "alignment.py",
-        ("--seed", "10", "--embodiments", "24", "--scale", "1.25"),
+        ("--seed", "11", "--embodiments", "24", "--scale", "1.25"),
         alignment_headline,
     ),
     Benchmark(
