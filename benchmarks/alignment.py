@@ -24,6 +24,7 @@ from machine import write
 from torch import Tensor
 
 from vla_align_ros.policy import Policy
+from vla_align_ros.policy.policy import Device
 from vla_align_ros.sim.bench import action_error
 from vla_align_ros.sim.embodiment import Embodiments, training_embodiments
 from vla_align_ros.zoo import find_model
@@ -53,7 +54,7 @@ def by_token(tokens: dict[str, Tensor], measure: Any) -> dict[str, Any]:
     """`measure` of each stage's token, once for tokens that are the same."""
     found: dict[bytes, Any] = {}
     return {
-        stage: found[key] if (key := token.numpy().tobytes()) in found else found.setdefault(key, measure(token))
+        stage: found[key] if (key := token.cpu().numpy().tobytes()) in found else found.setdefault(key, measure(token))
         for stage, token in tokens.items()
     }
 
@@ -130,19 +131,20 @@ def main(
     training_arms: Annotated[int, typer.Option(help="Training arms with their own token, for the cap.")] = 0,
     diagnosis: Annotated[bool, typer.Option("--diagnosis", help="Instead: why it helps (diagnosis.py).")] = False,
     jobs: Annotated[int, typer.Option(help="Processes of one thread each.")] = os.cpu_count() or 1,
+    device: Annotated[Device, typer.Option(help="Of the network.")] = "cpu",
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the numbers here.")] = None,
 ) -> None:
     """Align unseen arms once each, and measure."""
     unseen = arms.unseen_arms(embodiments, seed, scale)
     if diagnosis:
         each = [(unseen[np.array([i])], seed * 1000 + i, exploration) for i in range(embodiments)]
-        why = diagnosis_of.summary(list(arms.each_arm(diagnosis_of.one_arm, model, each, jobs)))
+        why = diagnosis_of.summary(list(arms.each_arm(diagnosis_of.one_arm, model, each, jobs, device)))
         print(json.dumps(why, indent=2))
         write(json_file, why)
         return
     work = [(unseen[np.array([i])], seed * 1000 + i, episodes, exploration) for i in range(embodiments)]
     found = []
-    for number, item in enumerate(arms.each_arm(one_arm, model, work, jobs)):
+    for number, item in enumerate(arms.each_arm(one_arm, model, work, jobs, device)):
         found.append(item)
         rates = ", ".join(f"{stage} {item['success'][stage].mean():.2f}" for stage in STAGES)
         print(f"arm {number}: {rates}, {item['report']['reason']}", flush=True)
@@ -152,7 +154,7 @@ def main(
         bank = training_embodiments(recipe["bank_size"], recipe["seed"] + 101)
         chosen = np.random.default_rng(seed).permutation(recipe["bank_size"])[:training_arms]
         own = [(bank[np.array([row])], int(row), seed, episodes) for row in chosen]
-        capped = list(arms.each_arm(own_token, model, own, jobs))
+        capped = list(arms.each_arm(own_token, model, own, jobs, device))
         result["training_arms_with_own_token"] = {
             name: arms.interval(np.array([item[name] for item in capped])) for name in capped[0]
         }

@@ -25,6 +25,7 @@ from vla_align_ros.alignment.report import AlignReport
 from vla_align_ros.params import AlignParams, PolicyParams
 from vla_align_ros.policy import Policy, flow, load_policy
 from vla_align_ros.policy.losses import LossWeights
+from vla_align_ros.policy.policy import Device
 from vla_align_ros.policy.statistics import AlignmentStats
 from vla_align_ros.sim import task
 from vla_align_ros.sim.bench import Episodes, collect_experience, final_distances
@@ -33,7 +34,8 @@ from vla_align_ros.types import Experience
 from vla_align_ros.zoo import find_model
 
 align_module = importlib.import_module("vla_align_ros.alignment.align")  # the package's `align` is the function
-EXPERIENCES = 128
+EXPERIENCES, MOST_WORK = 128, 8
+PAUSE_NS = 60_000_000_000
 ERROR_SAMPLES = 256  # observations that an action error is the mean of
 TEST_SEED = 900_000  # training draws its arms from 101 on, validation from 50001
 LAMBDAS = {"perception": "lambda_perc", "dynamics": "lambda_dyn", "inverse_dynamics": "lambda_inv"}
@@ -49,20 +51,20 @@ def unseen_arms(count: int, seed: int, scale: float = 1.0) -> Embodiments:
 
 
 def each_arm(
-    work: Callable[..., Result], model: str, arguments: Sequence[tuple[Any, ...]], jobs: int
+    work: Callable[..., Result], model: str, arguments: Sequence[tuple[Any, ...]], jobs: int, device: Device
 ) -> Iterator[Result]:
     """`work(policy, *arguments)` for each, in order, in `jobs` processes of one thread."""
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, context, _load, (model,)) as pool:
+    with ProcessPoolExecutor(jobs, context, _load, (model, device)) as pool:
         yield from pool.map(_work, [(work, item) for item in arguments])
 
 
 _policies: list[Policy] = []  # of a worker process: the one that it has loaded
 
 
-def _load(model: str) -> None:
+def _load(model: str, device: Device) -> None:
     torch.set_num_threads(1)
-    _policies.append(load_policy(find_model(model), "cpu"))
+    _policies.append(load_policy(find_model(model), device))
 
 
 def _work(item: tuple[Callable[..., Result], tuple[Any, ...]]) -> Result:
@@ -82,11 +84,41 @@ def recommended(policy: Policy, **changes: Any) -> AlignParams:
     return PolicyParams.from_mapping({**asdict(policy.config.recommended), **changes}).align
 
 
+def work(
+    policy: Policy, arm: Embodiments, token: Tensor, seed: int, exploration_fraction: float, count: int = EXPERIENCES
+) -> list[Experience]:
+    """All experiences of one arm (a row) at work with `token`, those in which a joint was held among them."""
+    return collect_experience(policy, arm, token[None], count, seed, exploration_fraction)[0]
+
+
 def experience_of(
     policy: Policy, arm: Embodiments, token: Tensor, seed: int, exploration_fraction: float, count: int = EXPERIENCES
 ) -> list[Experience]:
-    """Of one arm (a row), from its own episodes with `token`."""
-    return collect_experience(policy, arm, token[None], count, seed, exploration_fraction)[0]
+    """Of one arm (a row) at work with `token`: the first `count` that an alignment uses, as the robot's buffer has
+    them; fewer where MOST_WORK times as many do not hold them."""
+    found = list[Experience]()
+    for turn in range(MOST_WORK * count // EXPERIENCES):
+        made = work(policy, arm, token, seed + turn * 1_000_003, exploration_fraction)
+        found += later(align_module.that_moved(policy, made), found)
+        if len(found) >= count:
+            break
+    return found[:count]
+
+
+def later(made: list[Experience], before: list[Experience]) -> list[Experience]:
+    """Experience with stamps and episodes after those of `before`."""
+    if not before:
+        return made
+    stamp_ns, episode = before[-1].next_observation.stamp_ns + PAUSE_NS, before[-1].episode + 1
+    return [
+        replace(
+            item,
+            observation=replace(item.observation, stamp_ns=item.observation.stamp_ns + stamp_ns),
+            next_observation=replace(item.next_observation, stamp_ns=item.next_observation.stamp_ns + stamp_ns),
+            episode=item.episode + episode,
+        )
+        for item in made
+    ]
 
 
 @dataclass(frozen=True)
@@ -165,16 +197,16 @@ def label_loss(policy: Policy, arm: Embodiments, seed: int) -> LabelLoss:
     batch.angle_rad = task.training_pose(batch.arms, batch.scene, rng)
     horizon = policy.model.architecture.action_horizon
     wanted = task.expert_chunk(batch.arms, batch.angle_rad, batch.last_command, batch.scene, horizon)
-    actions = torch.from_numpy(policy.robot.actions.normalise(wanted.astype(np.float32)))
+    actions = torch.from_numpy(policy.robot.actions.normalise(wanted.astype(np.float32))).to(policy.device)
     inputs = policy.prepare(batch.observe())
     with torch.no_grad():
         cache = policy.model.prefix_cache(inputs)
-    dims = torch.ones(actions.shape[-1], dtype=torch.bool)
+    dims = torch.ones(actions.shape[-1], dtype=torch.bool, device=policy.device)
 
     def loss(token: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
         many = rows.repeat_interleave(LABEL_DRAWS)
-        noise = torch.randn(len(many), *actions.shape[1:], generator=generator)
-        time = flow.sample_time(len(many), generator)
+        noise = torch.randn(len(many), *actions.shape[1:], generator=generator).to(policy.device)
+        time = flow.sample_time(len(many), generator).to(policy.device)
         tokens = token.expand(len(many), -1, -1)
         found = policy.model.action_loss(cache.rows(many), inputs.state[many], actions[many], noise, time, dims, tokens)
         return found.mean()

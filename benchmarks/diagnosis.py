@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vla_align_ros.alignment.align import first_step, split_by_episode, that_moved
+from vla_align_ros.alignment.align import first_step, split_by_episode
 from vla_align_ros.policy import Policy
 from vla_align_ros.sim.bench import action_error
 from vla_align_ros.sim.embodiment import Embodiments
@@ -34,14 +34,13 @@ def one_arm(policy: Policy, arm: Embodiments, seed: int, exploration: float) -> 
     by_count = {}
     for count in COUNTS:
         everything = replace(params, align_batch_size=count)
-        learn = that_moved(policy, spread(experiences, count))
+        learn = spread(experiences, count)
         tokens = arms.without_guard(policy, learn, everything, shipped, seed)
         by_count[count] = dict(zip(PARTS, map(error, tokens), strict=True))
     some = spread(experiences, arms.EXPERIENCES)
     alone = {}
     for task in arms.LAMBDAS:
-        learn = that_moved(policy, some)
-        alone[task] = error(arms.without_guard(policy, learn, arms.task_alone(params, task), shipped, seed)[1])
+        alone[task] = error(arms.without_guard(policy, some, arms.task_alone(params, task), shipped, seed)[1])
     oracle = arms.best_by_labels(policy, arm, [shipped, policy.e_0], seed)
     return {
         "error": {"before": error(shipped), "oracle": error(oracle)},
@@ -60,7 +59,7 @@ def cosines(policy: Policy, arm: Embodiments, experiences: list[Any], shipped: T
     """Of each task's gradient with that of the labels, at the shipped token and at the picked one: plain, along the
     bank's directions (in standard deviations), and of what the learned step makes of it, along the same."""
     params = arms.recommended(policy)
-    learn, _ = split_by_episode(that_moved(policy, experiences))
+    learn, _ = split_by_episode(experiences)
     losses = arms.losses_of(policy, learn, params)
     rows, labels = torch.arange(len(learn)), arms.label_loss(policy, arm, seed)
     picked = first_step(policy, losses, rows, shipped, seed).token

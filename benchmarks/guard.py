@@ -22,8 +22,10 @@ import numpy as np
 import typer
 from machine import write
 
+from vla_align_ros.alignment.align import that_moved
 from vla_align_ros.alignment.reasons import Reason
 from vla_align_ros.policy import Policy
+from vla_align_ros.policy.policy import Device
 from vla_align_ros.sim.bench import action_error
 from vla_align_ros.sim.embodiment import Embodiments
 from vla_align_ros.types import Experience, Observation, UInt8Array
@@ -130,11 +132,23 @@ def with_images(item: Experience, before: Any, after: Any) -> Experience:
     return replace(item, observation=observation, next_observation=replace(item.next_observation, images=after))
 
 
+def at_work(policy: Policy, arm: Embodiments, seed: int) -> Experiences:
+    """Twice what the buffer holds, half of the time random motion; the joint is held in some of it."""
+    shipped = arms.shipped_token(policy)
+    first, second = (arms.work(policy, arm, shipped, seed + turn * 1_000_003, 0.5) for turn in (0, 1))
+    return first + arms.later(second, first)
+
+
+def in_buffer(policy: Policy, experiences: Experiences) -> Experiences:
+    """What the robot's buffer would hold of it."""
+    return that_moved(policy, experiences)[-arms.EXPERIENCES :]
+
+
 def one_arm(policy: Policy, arm: Embodiments, other_arm: Embodiments, seed: int) -> list[dict[str, Any]]:
     """Clean and corrupted attempts of one arm."""
     shipped, params = arms.shipped_token(policy), arms.recommended(policy)
-    mine, theirs = (arms.experience_of(policy, which, shipped, seed, 0.5) for which in (arm, other_arm))
-    aligned = arms.attempt(policy, shipped, mine, params, seed).proposed
+    mine, theirs = (at_work(policy, which, seed) for which in (arm, other_arm))
+    aligned = arms.attempt(policy, shipped, in_buffer(policy, mine), params, seed).proposed
 
     def error(token: Any) -> float:
         return float(action_error(policy, arm, token[None], seed + 7, HELD_OUT)[0])
@@ -145,7 +159,8 @@ def one_arm(policy: Policy, arm: Embodiments, other_arm: Embodiments, seed: int)
     for index, corrupt in enumerate((clean, *KINDS)):
         start = "fresh" if corrupt is clean or (index + seed) % 2 else "aligned"
         rng = np.random.default_rng([seed, index])
-        done = arms.attempt(policy, starts[start], corrupt(mine, theirs, rng), params, seed)
+        corrupted = in_buffer(policy, corrupt(mine, theirs, rng))
+        done = arms.attempt(policy, starts[start], corrupted, params, seed)
         change = error(done.proposed) / before[start] - 1.0
         report = done.report
         found.append(
@@ -198,6 +213,7 @@ def main(
     seed: Annotated[int, typer.Option(help="Any seed gives other arms.")] = 1,
     embodiments: Annotated[int, typer.Option(help=f"How many arms, with {len(KINDS)} corrupted buffers each.")] = 19,
     jobs: Annotated[int, typer.Option(help="Processes of one thread each.")] = os.cpu_count() or 1,
+    device: Annotated[Device, typer.Option(help="Of the network.")] = "cpu",
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the numbers here.")] = None,
 ) -> None:
     """Align on corrupted experience, and count what was kept."""
@@ -205,7 +221,7 @@ def main(
     rows = [np.array([i]) for i in range(embodiments)]
     work = [(unseen[row], unseen[(row + 1) % embodiments], seed * 1000 + int(row[0])) for row in rows]
     found = []
-    for number, items in enumerate(arms.each_arm(one_arm, model, work, jobs)):
+    for number, items in enumerate(arms.each_arm(one_arm, model, work, jobs, device)):
         found += items
         words = ", ".join(f"{i['kind']} {i['reason']} {i['change']:+.0%}" for i in items)
         print(f"arm {number}: {words}", flush=True)

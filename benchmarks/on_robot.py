@@ -25,7 +25,9 @@ import numpy as np
 import typer
 from machine import write
 
+from vla_align_ros.alignment.align import that_moved
 from vla_align_ros.policy import Policy
+from vla_align_ros.policy.policy import Device
 from vla_align_ros.sim.embodiment import Embodiments
 from vla_align_ros.sim.embodiment import unshifted as unshifted_arms
 from vla_align_ros.types import Experience
@@ -36,7 +38,6 @@ ACCIDENTS: dict[str, Callable[[Embodiments], Embodiments]] = {
     "elbow zeroed anew, 0.8 rad off": lambda arm: replace(arm, offset_rad=arm.offset_rad + np.array([[0.0, 0.8]])),
     "shoulder's motor reversed": lambda arm: replace(arm, gain=arm.gain * np.array([[-1.0, 1.0]])),
 }
-PAUSE_NS = 60_000_000_000
 
 
 def one_arm(
@@ -52,30 +53,14 @@ def one_arm(
             arm = ACCIDENTS[accident](arm)
             hit = float(arms.successes(policy, arm, token, n, seed).mean())
             rate = float(arms.successes(policy, arm, shipped, n, seed).mean())
-        made = arms.experience_of(policy, arm, token, seed * 100 + index, exploration, EXPERIENCES_A_ROUND)
-        buffer = [*buffer, *later(made, buffer)]
+        made = arms.work(policy, arm, token, seed * 100 + index, exploration, EXPERIENCES_A_ROUND)
+        buffer += arms.later(that_moved(policy, made), buffer)
         done = arms.attempt(policy, token, buffer, arms.recommended(policy), seed + index)
         token = done.used
         reasons.append(done.report.reason.value)
         on.append(float(arms.successes(policy, arm, token, n, seed).mean()))
         off.append(rate)
     return {"on": on, "off": off, "reasons": reasons, "accident": accident, "hit": hit}
-
-
-def later(made: list[Experience], before: list[Experience]) -> list[Experience]:
-    """Experience with stamps and episodes after those of `before`."""
-    if not before:
-        return made
-    stamp_ns, episode = before[-1].next_observation.stamp_ns + PAUSE_NS, before[-1].episode + 1
-    return [
-        replace(
-            item,
-            observation=replace(item.observation, stamp_ns=item.observation.stamp_ns + stamp_ns),
-            next_observation=replace(item.next_observation, stamp_ns=item.next_observation.stamp_ns + stamp_ns),
-            episode=item.episode + episode,
-        )
-        for item in made
-    ]
 
 
 def by_accident(found: list[dict[str, Any]], shift_after: int) -> dict[str, Any]:
@@ -100,6 +85,7 @@ def main(
     episodes: Annotated[int, typer.Option(help="Of each arm after each round.")] = 32,
     unshifted: Annotated[bool, typer.Option("--unshifted", help="The unshifted arm, each time.")] = False,
     jobs: Annotated[int, typer.Option(help="Processes of one thread each.")] = os.cpu_count() or 1,
+    device: Annotated[Device, typer.Option(help="Of the network.")] = "cpu",
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the numbers here.")] = None,
 ) -> None:
     """Let unseen arms work and align in turns."""
@@ -111,7 +97,7 @@ def main(
         for i in range(embodiments)
     ]
     found = []
-    for number, item in enumerate(arms.each_arm(one_arm, model, work, jobs)):
+    for number, item in enumerate(arms.each_arm(one_arm, model, work, jobs, device)):
         found.append(item)
         print(f"arm {number}: {' '.join(f'{rate:.2f}' for rate in item['on'])}, {item['reasons']}", flush=True)
     result: dict[str, Any] = {

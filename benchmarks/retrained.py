@@ -30,8 +30,9 @@ import torch
 import typer
 import yaml
 
-from vla_align_ros.alignment.align import first_step, split_by_episode, that_moved
+from vla_align_ros.alignment.align import first_step, split_by_episode
 from vla_align_ros.policy import Policy, load_policy
+from vla_align_ros.policy.policy import Device, find_device
 from vla_align_ros.sim.bench import action_error
 from vla_align_ros.training.export import write_model
 from vla_align_ros.training.recipe import Recipe, load_recipe
@@ -70,18 +71,21 @@ class Variant:
     vision: dict[str, Any] = field(default_factory=dict)
 
 
+SELF_SUPERVISED = {"self_supervised": True, "steps": 6000, "frames": 160_000, "batch_size": 256, "motion_weight": 10.0}
 VARIANTS = {
     "as shipped": Variant(),
     "one global E": Variant(recipe={"token_drop": 1.0}),
     "perception mutual": Variant(_mutual),
     "no state tokens, mean readout": Variant(_first_proposal),
     "one row instead of four": Variant(_one_token),
-    "self-supervised features": Variant(vision={"self_supervised": True}),
-    "self-supervised features, images alone": Variant(vision={"self_supervised": True, "motion_weight": 0.0}),
+    "self-supervised features": Variant(vision=SELF_SUPERVISED),
+    "self-supervised features, images alone": Variant(vision={**SELF_SUPERVISED, "motion_weight": 0.0}),
 }
 
 
-def one_variant(name: str, run: Path, samples: int, seed: int, embodiments: int, episodes: int) -> dict[str, Any]:
+def one_variant(
+    name: str, run: Path, samples: int, seed: int, embodiments: int, episodes: int, device: torch.device
+) -> dict[str, Any]:
     """Train a variant in `run` and measure it."""
     torch.set_num_threads(1)
     variant, recipe = VARIANTS[name], load_recipe(RECIPE)
@@ -96,11 +100,11 @@ def one_variant(name: str, run: Path, samples: int, seed: int, embodiments: int,
             (out / eye).symlink_to((run / eye).resolve())
     path = out / recipe.model
     path.write_text(yaml.safe_dump(description, sort_keys=False))
-    trainee = train(path, recipe, out, lambda line: _say(name, line))
+    trainee = train(path, recipe, out, lambda line: _say(name, line), device)
     if recipe.token_drop == 1.0:
         torch.nn.init.zeros_(trainee.bank.offsets)
     write_model(trainee, path, out, out / "export")
-    policy = load_policy(out / "export", "cpu")
+    policy = load_policy(out / "export", device)
     unseen = arms.unseen_arms(embodiments, seed)
     found = [one_arm(policy, unseen[np.array([i])], seed * 1000 + i, episodes) for i in range(embodiments)]
     return {"motion_r2": trainee.motion_r2, **summary(found)}
@@ -115,7 +119,7 @@ def _say(name: str, line: dict[str, object]) -> None:
 def one_arm(policy: Policy, arm: Any, seed: int, episodes: int) -> dict[str, dict[str, float]]:
     """Success and action error of one arm with each token."""
     shipped, params = arms.shipped_token(policy), arms.recommended(policy)
-    learn, _ = split_by_episode(that_moved(policy, arms.experience_of(policy, arm, shipped, seed, 0.5)))
+    learn, _ = split_by_episode(arms.experience_of(policy, arm, shipped, seed, 0.5))
     losses = arms.losses_of(policy, learn, params)
     picked = first_step(policy, losses, torch.arange(len(losses)), shipped, seed).token
     stepped = side_by_side.plain(losses, picked, params, seed)
@@ -146,10 +150,10 @@ def summary(found: list[dict[str, dict[str, float]]]) -> dict[str, Any]:
     return {"before_is": first, **result}
 
 
-def make_eyes(recipe: Recipe, run: Path) -> None:
+def make_eyes(recipe: Recipe, run: Path, device: torch.device) -> None:
     """Both eyes, which all rows share."""
     run.mkdir(parents=True, exist_ok=True)
-    prepare(recipe, RECIPE, run, lambda line: _say("eyes", line))
+    prepare(recipe, RECIPE, run, lambda line: _say("eyes", line), device)
 
 
 def main(
@@ -161,14 +165,17 @@ def main(
     embodiments: Annotated[int, typer.Option(help="How many arms.")] = 8,
     episodes: Annotated[int, typer.Option(help="Of each arm and token.")] = 50,
     jobs: Annotated[int, typer.Option(help="Processes of one thread each.")] = os.cpu_count() or 1,
+    device: Annotated[Device, typer.Option(help="Of the networks.")] = "cpu",
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the numbers here.")] = None,
 ) -> None:
     """Train the variants and measure them."""
-    make_eyes(load_recipe(RECIPE), run)
+    where = find_device(device)
+    make_eyes(load_recipe(RECIPE), run, where)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, context) as pool:
         futures = {
-            name: pool.submit(one_variant, name, run, samples, seed + 300, embodiments, episodes) for name in VARIANTS
+            name: pool.submit(one_variant, name, run, samples, seed + 300, embodiments, episodes, where)
+            for name in VARIANTS
         }
         result = {name: future.result() for name, future in futures.items()}
     print(json.dumps(result, indent=2))

@@ -21,12 +21,13 @@ import typer
 from machine import write
 from torch import Tensor
 
-from vla_align_ros.alignment.align import descend, first_step, gradient, split_by_episode, that_moved
+from vla_align_ros.alignment.align import descend, first_step, gradient, split_by_episode
 from vla_align_ros.alignment.losses import ExperienceLosses
 from vla_align_ros.params import AlignParams
 from vla_align_ros.policy import Policy, flow
 from vla_align_ros.policy.losses import LossWeights
 from vla_align_ros.policy.pi0 import Pi0
+from vla_align_ros.policy.policy import Device
 from vla_align_ros.sim.bench import action_error
 from vla_align_ros.sim.embodiment import Embodiments
 from vla_align_ros.types import Experience
@@ -39,7 +40,7 @@ def one_arm(policy: Policy, arm: Embodiments, seed: int, episodes: int) -> dict[
     """Success and action error of one arm by row."""
     shipped, params = arms.shipped_token(policy), arms.recommended(policy)
     experiences = arms.experience_of(policy, arm, shipped, seed, 0.5)
-    learn, _ = split_by_episode(that_moved(policy, experiences))
+    learn, _ = split_by_episode(experiences)
 
     def measured(token: Tensor) -> dict[str, float]:
         return {
@@ -136,13 +137,14 @@ def main(
     embodiments: Annotated[int, typer.Option(help="How many arms.")] = 24,
     episodes: Annotated[int, typer.Option(help="Of each arm and row.")] = 50,
     jobs: Annotated[int, typer.Option(help="Processes of one thread each.")] = os.cpu_count() or 1,
+    device: Annotated[Device, typer.Option(help="Of the network.")] = "cpu",
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the numbers here.")] = None,
 ) -> None:
     """Align unseen arms in every way, and measure."""
     unseen = arms.unseen_arms(embodiments, seed + 700)
     work = [(unseen[np.array([i])], seed * 1000 + i, episodes) for i in range(embodiments)]
     found = []
-    for number, item in enumerate(arms.each_arm(one_arm, model, work, jobs)):
+    for number, item in enumerate(arms.each_arm(one_arm, model, work, jobs, device)):
         found.append(item)
         errors = ", ".join(f"{row} {part['action_error']:.3f}" for row, part in item.items())
         print(f"arm {number}: {errors}", flush=True)

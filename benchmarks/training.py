@@ -54,7 +54,7 @@ def run(recipe_path: Path, recipe: Recipe) -> dict[str, Any]:
         clock.append((time.perf_counter(), time.process_time()))
 
     with tempfile.TemporaryDirectory() as out:
-        trainee = prepare(recipe, recipe_path, Path(out), lambda line: None)
+        trainee = prepare(recipe, recipe_path, Path(out), lambda line: None, torch.device("cpu"))
         forget_peak()
         before_mib = machine.memory_mib("VmRSS")
         train_policy(trainee, recipe, Path(out), log, save_every_s=float("inf"))

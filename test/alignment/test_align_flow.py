@@ -16,7 +16,7 @@ import torch
 from builders import TASKS, make_experiences, make_observation, one_after_another, stats_of
 from torch import Tensor
 
-from vla_align_ros.alignment import AlignReport, Reason, align, guard
+from vla_align_ros.alignment import AlignReport, Reason, align, guard, one_robot
 from vla_align_ros.alignment.pick import Pick
 from vla_align_ros.alignment.reasons import Verdict
 from vla_align_ros.checkpoint.manifest import StoreError
@@ -307,11 +307,15 @@ REFUSED: dict[str, Case] = {
     "actions": (Reason.ACTIONS_DO_NOT_FIT, {"stats": stats_of(shuffle_ratio_min=1e9)}),
     "late actions": (
         Reason.ACTIONS_OUT_OF_STEP,
-        {"with_actions": {"shuffled": torch.tensor([[1.0], [2.0]]), "next": torch.tensor([[1.0], [0.9]])}},
+        {"with_actions": {"shuffled": torch.tensor([[1.0], [2.0]]), "next": torch.tensor([[1.0, 1.0], [0.9, 0.9]])}},
     ),
     "a second robot's episodes": (
         Reason.MIXED_EXPERIENCE,
         {"experiences": make_experiences(48, episodes=6), "stats": stats_of(parts_apart_max=-1.0)},
+    ),
+    "a second robot": (
+        Reason.MIXED_EXPERIENCE,
+        {"experiences": make_experiences(48, episodes=6), "stats": stats_of(one_over_two_max=0.5)},
     ),
     "two robots at once": (Reason.JOINTS_JUMP, {"experiences": one_after_another(16, jump_rad=3.0)}),
     "far": (Reason.TOKEN_TOO_FAR, {"descend": lambda losses, rows, start: start + 1e3}),
@@ -344,7 +348,7 @@ def test_the_guard_sees_all_experience_with_the_token_before_and_the_new_one(
     assert list(evidence.everywhere) == ["before", "after"]
     counts = {len(loss) for part in evidence.everywhere.values() for loss in part.values()}
     assert counts == {len(evidence.with_actions["shuffled"][0])}
-    assert len(evidence.parts) >= guard.LEAST_PARTS
+    assert len(evidence.parts) >= one_robot.LEAST_PARTS
     assert max(map(max, evidence.parts)) < counts.pop()
 
 
@@ -375,9 +379,9 @@ def test_a_refusal_has_its_reason_and_changes_nothing(
 ) -> None:
     reason, case = REFUSED[name]
     if case.get("bank") is False:  # nothing better than the running token to start from
-        policy.bank = None
-        assert policy.model.peft_prefix_token is not None
-        policy.swap_token(policy.model.peft_prefix_token)
+        assert policy.bank is not None
+        policy.bank = torch.zeros_like(policy.bank)
+        policy.swap_token(policy.e_0)
     untouched = Untouched(policy)
     store = TokenStore(tmp_path / "store", keep=3)
     report = run_case(policy, case, monkeypatch, store=store)

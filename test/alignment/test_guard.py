@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from builders import TASKS, make_experiences, stats_of
+from builders import TASKS, stats_of
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -16,7 +15,6 @@ from torch import Tensor
 from vla_align_ros.alignment import guard
 from vla_align_ros.alignment.guard import Evidence
 from vla_align_ros.alignment.reasons import Reason
-from vla_align_ros.types import Experience
 
 BOTH = ("perception", "inverse_dynamics")  # the tasks that tell robots apart
 
@@ -36,6 +34,7 @@ def evidence(**changes: Any) -> Evidence:
         {which: torch.stack([spread(1.0), spread(2.0)]) for which in ("shuffled", "next", "last")},
         {stage: {task: spread(1.0, seed=9) for task in BOTH} for stage in ("before", "after")},
         [list(range(start, start + 8)) for start in (0, 8, 16, 24)],
+        1.0,
         torch.full((2, 3), 0.1),
         torch.zeros(2, 3),
     )
@@ -137,65 +136,26 @@ def test_the_actions_of_no_neighbour_may_fit_better(neighbour: str) -> None:
     assert guard.judge(evidence(**with_actions(**{neighbour: 1.01})), stats_of()).reason is Reason.KEPT
     verdict = guard.judge(evidence(**with_actions(**{neighbour: 0.99})), stats_of())
     assert verdict.reason is Reason.ACTIONS_OUT_OF_STEP
-    assert verdict.detail == f"inverse-dynamics loss is 1.0000, with the {neighbour} experience's actions 0.9900"
+    words = f"inverse-dynamics loss is 1.0000, with the {neighbour} experience's actions 0.9900"
+    assert verdict.detail == f"{words} (noise of the difference 0.0000)"
     alone = {"with_actions": {"shuffled": evidence().with_actions["shuffled"]}}
     assert guard.judge(evidence(**alone), stats_of()).reason is Reason.KEPT
 
 
-def of_episodes(*counts: int, stride_s: float = 0.4) -> list[Experience]:
-    """`counts` experiences of one episode after the other."""
-    one, found = make_experiences(1)[0], list[Experience]()
-    for episode, count in enumerate(counts):
-        for _ in range(count):
-            seen = dataclasses.replace(one.observation, stamp_ns=round(len(found) * stride_s * 1e9))
-            found.append(dataclasses.replace(one, observation=seen, episode=episode))
-    return found
+@pytest.mark.parametrize(("excess", "reason"), [(0.1, Reason.KEPT), (0.4, Reason.ACTIONS_OUT_OF_STEP)])
+def test_a_neighbour_fits_better_only_beyond_the_noise(excess: float, reason: Reason) -> None:
+    true = spread(1.0)
+    other = true - spread(excess, deviation=1.0, seed=3)  # the standard error is 1 / sqrt(32) = 0.177
+    changed = {"with_actions": {**evidence().with_actions, "next": torch.stack([true, other])}}
+    assert guard.judge(evidence(**changed), stats_of()).reason is reason
 
 
-def test_parts_are_of_one_episode_and_not_too_long() -> None:
-    assert guard.parts_of(of_episodes(14, 3, 10)) == [list(range(14)), list(range(17, 27))], "three tell nothing"
-    assert guard.parts_of(of_episodes(40)) == [list(range(16)), list(range(16, 32)), list(range(32, 40))]
-    assert guard.parts_of([]) == []
-
-
-def test_how_far_parts_are_apart_is_hotellings_trace_over_the_size_of_a_part() -> None:
-    generator = torch.Generator().manual_seed(0)
-    losses = {task: torch.rand(33, generator=generator, dtype=torch.float64) + 0.5 for task in BOTH}
-    usual = {"perception": 0.4, "inverse_dynamics": 1.0}
-    episodes = np.repeat([0, 1, 2], [14, 9, 10])
-    logs = np.log(np.stack([losses[task].numpy() + usual[task] / 2 for task in BOTH], 1))
-    means = np.stack([logs[episodes == number].mean(0) for number in range(3)])
-    within = logs - means[episodes]
-    between = (means - logs.mean(0)) * np.sqrt([[14], [9], [10]])
-    trace = np.trace(np.linalg.inv(within.T @ within / 30) @ (between.T @ between)) / (2 * 2)
-    parts = guard.parts_of(of_episodes(14, 9, 10))
-    assert guard.parts_apart(losses, parts, usual) == pytest.approx((trace - 30 / 27) / 11, rel=1e-5)
-    assert guard.parts_apart(losses, parts[:2], usual) == 0.0, "two are too few"
-    nothing = {"perception": torch.zeros(33)}
-    assert np.isfinite(guard.parts_apart(nothing, parts, {"perception": 0.0})), "losses that are all 0 are no failure"
-
-
-@given(st.integers(0, 10_000), st.sampled_from([4, 16, 64]))
-def test_parts_that_do_not_matter_are_not_apart_whatever_their_size_and_scale(seed: int, size: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    losses = {task: torch.rand(16 * size, generator=generator) + 0.1 for task in BOTH}
-    parts, usual = guard.parts_of(of_episodes(*[size] * 16, stride_s=0.1)), dict.fromkeys(BOTH, 0.5)
-    apart = guard.parts_apart(losses, parts, usual)
-    assert abs(apart) < 2.5 / size
-    seven_times = [{task: 7.0 * value for task, value in part.items()} for part in (losses, usual)]
-    assert guard.parts_apart(seven_times[0], parts, seven_times[1]) == pytest.approx(apart, abs=1e-4)
-
-
-@given(st.integers(0, 10_000))
-def test_the_same_experiences_four_times_are_no_farther_apart(seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    logs = torch.randn(12, 16, generator=generator) + torch.randn(12, 1, generator=generator)
-    apart = []
-    for times in (1, 4):
-        losses = dict.fromkeys(BOTH[:1], logs.repeat(1, times).exp().flatten())
-        parts = guard.parts_of(of_episodes(*[16 * times] * 12, stride_s=0.05))
-        apart.append(guard.parts_apart(losses, parts, dict.fromkeys(BOTH, 0.0)))
-    assert abs(apart[1] - apart[0]) < 0.06 + 0.06 * abs(apart[0]), "but for degrees of freedom"
+def test_two_tokens_that_explain_far_more_than_one_are_two_robots() -> None:
+    stats = stats_of(one_over_two_max=1.2)
+    assert guard.judge(evidence(one_over_two=1.19), stats).reason is Reason.KEPT
+    verdict = guard.judge(evidence(one_over_two=1.21), stats)
+    assert verdict.reason is Reason.MIXED_EXPERIENCE
+    assert verdict.detail.startswith("one token for all parts of the experience costs 1.210 times as much as two")
 
 
 def of_two_robots(stage: str, *levels: float, tasks: tuple[str, ...] = BOTH) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from vla_align_ros.training.train import train
 pytestmark = pytest.mark.slow
 
 RECIPE = Path(__file__).parents[2] / "config" / "train" / "tiny.yaml"
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -46,18 +47,18 @@ def test_a_run_that_was_cut_off_ends_in_the_same_bits(small: Recipe, tmp_path: P
         if line.get("stage") == "policy" and line.get("step") == 4:
             raise Killed
 
-    train(RECIPE, small, tmp_path / "whole", lambda line: None)
+    train(RECIPE, small, tmp_path / "whole", lambda line: None, CPU)
     with pytest.raises(Killed):
-        train(RECIPE, small, tmp_path / "cut", cut, save_every_s=0.0)
+        train(RECIPE, small, tmp_path / "cut", cut, CPU, save_every_s=0.0)
     assert int(load_file(tmp_path / "cut" / "policy.safetensors")["step"]) == 4
-    train(RECIPE, small, tmp_path / "cut", lambda line: None)
+    train(RECIPE, small, tmp_path / "cut", lambda line: None, CPU)
     whole, cut_off = (load_file(tmp_path / name / "policy.safetensors") for name in ("whole", "cut"))
     assert whole.keys() == cut_off.keys()
     assert [key for key in whole if not torch.equal(whole[key], cut_off[key])] == []
 
 
 def test_every_step_is_logged_with_losses_norms_and_rates(small: Recipe, tmp_path: Path) -> None:
-    train(RECIPE, small, tmp_path, lambda line: None)
+    train(RECIPE, small, tmp_path, lambda line: None, CPU)
     steps = [item for item in map(json.loads, (tmp_path / "log.jsonl").open()) if item["stage"] == "policy"]
     assert [item["step"] for item in steps] == list(range(6))
     wanted = {"action_loss", "perception_loss", "dynamics_loss", "inverse_dynamics_loss", "total_loss"}
@@ -66,14 +67,14 @@ def test_every_step_is_logged_with_losses_norms_and_rates(small: Recipe, tmp_pat
 
 def test_the_features_eye_is_made_without_labels_where_the_recipe_says_so(small: Recipe, tmp_path: Path) -> None:
     without = dataclasses.replace(small, vision=dataclasses.replace(small.vision, self_supervised=True))
-    train(RECIPE, without, tmp_path, lambda line: None)
+    train(RECIPE, without, tmp_path, lambda line: None, CPU)
     logged = [line for line in map(json.loads, (tmp_path / "log.jsonl").open()) if line["stage"] == "features"]
     assert "distillation_loss" in logged[0]
     assert "presence_loss" not in logged[0]
 
 
 def test_what_is_exported_loads_and_acts(small: Recipe, tmp_path: Path) -> None:
-    trainee = train(RECIPE, small, tmp_path / "run", lambda line: None)
+    trainee = train(RECIPE, small, tmp_path / "run", lambda line: None, CPU)
     export(trainee, small, RECIPE, tmp_path / "run", tmp_path / "zoo", lambda line: None)
     policy = load_policy(tmp_path / "zoo", "cpu")
     assert policy.token is not None
@@ -95,7 +96,7 @@ def test_a_step_is_learned_from_the_arms_that_a_cut_off_run_has_left(
             raise Killed
 
     run, seen = tmp_path / "run", list[object]()
-    trainee = train(RECIPE, small, run, lambda line: None)
+    trainee = train(RECIPE, small, run, lambda line: None, CPU)
     with pytest.raises(Killed):
         export(trainee, small, RECIPE, run, tmp_path / "cut", cut)
     export(

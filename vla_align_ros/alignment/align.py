@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vla_align_ros.alignment import experience_check, guard
+from vla_align_ros.alignment import experience_check, guard, one_robot
 from vla_align_ros.alignment.guard import Evidence
 from vla_align_ros.alignment.losses import ExperienceLosses
 from vla_align_ros.alignment.pick import Pick, pick
@@ -30,7 +30,8 @@ from vla_align_ros.policy.losses import LossWeights
 from vla_align_ros.types import Experience
 
 JUDGE_SHARE = 0.25
-JUDGE_DRAWS, ACTION_DRAWS, PART_DRAWS = 8, 2, 4
+JUDGE_DRAWS, ACTION_DRAWS, PART_DRAWS, STEP_DRAWS = 8, 2, 4, 2
+SHARES = (1.0, 0.5, 0.25)  # of a step that are tried in turn
 ROWS_AT_ONCE = 32  # in one backward pass: bounds the memory, whatever align_batch_size is
 
 
@@ -104,8 +105,9 @@ def align(
     swapped = with_actions(policy, losses, everything, shadow, seed + 1)
     tokens = {"before": token, "after": shadow}
     everywhere = {stage: losses_everywhere(losses, value, seed + 1) for stage, value in tokens.items()}
-    parts = guard.parts_of(everything)
-    verdict = guard.judge(Evidence(before, after, swapped, everywhere, parts, shadow, policy.e_0), stats)
+    parts = one_robot.parts_of(everything)
+    two = one_robot.one_over_two(losses, bank_tokens(policy), parts, seed + 1)
+    verdict = guard.judge(Evidence(before, after, swapped, everywhere, parts, two, shadow, policy.e_0), stats)
     if verdict.reason is not Reason.KEPT:
         return ended(verdict, report)
     if store is not None:
@@ -150,8 +152,9 @@ def descend(
     """Gradient steps on a shadow copy of the token (n, W): E <- E - align_learning_rate * M g.
 
     M = learned_step[1].T @ learned_step[0] is of the end of training (`training/learned_step.py`): the plain gradient
-    hardly points to where an arm acts better. A rate of 1 goes all the way that one gradient tells. Raises
-    FloatingPointError at the first gradient that is not finite.
+    hardly points to where an arm acts better. A rate of 1 goes all the way that one gradient tells. A step after which
+    the weighted loss is higher is halved, twice at most; then it is not taken, and the last. Raises FloatingPointError
+    at the first gradient that is not finite.
     """
     assert policy.stats is not None
     assert policy.learned_step is not None
@@ -165,11 +168,22 @@ def descend(
         found, means = gradient(losses, shadow, batch, params.align_draws, seed * 1009 + step + 1)
         if not bool(torch.isfinite(found).all()):
             raise FloatingPointError(f"the gradient is not finite at step {step}")
-        offset = shadow - (rate * moves.T @ (reads @ found.flatten())).view_as(shadow) - e_0
-        shadow = e_0 + offset * (radius / offset.norm().clamp(min=1e-12)).clamp(max=1.0)
-        curve.append(StepCurve(means, float(found.norm()), float(shadow.norm()), rate))
+        offsets = torch.stack(
+            [shadow - (share * rate * moves.T @ (reads @ found.flatten())).view_as(shadow) - e_0 for share in SHARES]
+        )
+        sizes = offsets.flatten(1).norm(dim=1)[:, None, None]
+        stepped = e_0 + offsets * (radius / sizes.clamp(min=1e-12)).clamp(max=1.0)
+        with torch.no_grad():
+            tried = losses(torch.cat([shadow[None], stepped]), batch, STEP_DRAWS, seed)
+        here, *there = losses.weighted(tried).mean(1).tolist()
+        taken = next((index for index, loss in enumerate(there) if loss <= here), None)
+        shadow = shadow if taken is None else stepped[taken]
+        used = 0.0 if taken is None else SHARES[taken] * rate
+        curve.append(StepCurve(means, float(found.norm()), float(shadow.norm()), used))
         if on_step is not None:
             on_step(step, curve[-1])
+        if taken is None:
+            break
     return shadow, curve
 
 
@@ -264,9 +278,14 @@ def _weights(params: AlignParams) -> LossWeights:
 
 def first_step(policy: Policy, losses: ExperienceLosses, rows: Tensor, token: Tensor, seed: int) -> Pick:
     """The pick among the running token (index 0), E_0 (1) and the bank (from 2 on), without dynamics."""
-    e_0 = policy.e_0
-    others = [] if policy.bank is None else list(e_0 + policy.bank)
-    return pick(losses.without_dynamics(), rows, torch.stack([token, e_0, *others]), seed + 2)
+    candidates = torch.cat([torch.stack([token, policy.e_0]), bank_tokens(policy)])
+    return pick(losses.without_dynamics(), rows, candidates, seed + 2)
+
+
+def bank_tokens(policy: Policy) -> Tensor:
+    """The training arms' tokens (K, n, W)."""
+    assert policy.bank is not None
+    return policy.e_0 + policy.bank
 
 
 def _means(losses: dict[str, Tensor]) -> dict[str, float]:
@@ -276,6 +295,7 @@ def _means(losses: dict[str, Tensor]) -> dict[str, float]:
 __all__ = [
     "OnStep",
     "align",
+    "bank_tokens",
     "descend",
     "first_step",
     "gradient",

@@ -14,16 +14,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vla_align_ros.alignment.one_robot import MEASURED, parts_apart
 from vla_align_ros.alignment.reasons import Reason, Verdict
 from vla_align_ros.policy.statistics import AlignmentStats
-from vla_align_ros.types import Experience
 
 Z_SCORE = 1.64  # standard errors of a mean that count as noise: 95 %, one-sided
 ENOUGH = {"perception": 0.5, "dynamics": 0.05, "inverse_dynamics": 0.05}  # share of itself by which a loss must fall
 TOO_MUCH = 0.1  # share of itself by which dynamics or inverse dynamics may not rise
-EPISODE_PART_S = 6.4  # of one episode, looked at together
-LEAST_OF_PART, LEAST_PARTS = 4, 3  # experiences of a part that counts; such parts, to compare
-MEASURED_APART = {"perception", "inverse_dynamics"}
 FITS, FITTING_SHARE = 1.25, 0.25  # a part whose losses are at most so much over the usual; share of such parts
 DISTANCE_SLACK = 1.25  # a token may lie this much farther from E_0 than any bank token
 WORSE = {"dynamics": Reason.DYNAMICS_WORSE, "inverse_dynamics": Reason.INVERSE_WORSE}
@@ -33,13 +30,15 @@ WORSE = {"dynamics": Reason.DYNAMICS_WORSE, "inverse_dynamics": Reason.INVERSE_W
 class Evidence:
     """Losses of single experiences (N,). before, after: by task, on the later part. with_actions: inverse dynamics
     after, with the true and with other actions, on all experience (`align.with_actions`). everywhere: on all, by stage
-    (`before`, `after`) and task; parts: rows of each part of an episode (`parts_of`)."""
+    (`before`, `after`) and task; parts: rows of each part of an episode, one_over_two: what one token costs there over
+    what two do (`one_robot.py`)."""
 
     before: Mapping[str, Tensor]
     after: Mapping[str, Tensor]
     with_actions: Mapping[str, Tensor]
     everywhere: Mapping[str, Mapping[str, Tensor]]
     parts: Sequence[Sequence[int]]
+    one_over_two: float
     token: Tensor
     e_0: Tensor
 
@@ -50,38 +49,6 @@ def within_usual(losses: Mapping[str, Tensor], stats: AlignmentStats) -> Verdict
     if all(mean <= stats.usual[task] for task, mean in means.items()):
         return Verdict(Reason.ALREADY_ALIGNED, _compare(means, stats.usual))
     return None
-
-
-def parts_of(experiences: Sequence[Experience]) -> list[list[int]]:
-    """Rows of each part of an episode: EPISODE_PART_S long, with LEAST_OF_PART experiences or more."""
-    first_ns, parts = dict[int, int](), dict[tuple[int, int], list[int]]()
-    for row, item in enumerate(experiences):
-        since_ns = item.observation.stamp_ns - first_ns.setdefault(item.episode, item.observation.stamp_ns)
-        parts.setdefault((item.episode, int(since_ns * 1e-9 // EPISODE_PART_S)), []).append(row)
-    return [rows for rows in parts.values() if len(rows) >= LEAST_OF_PART]
-
-
-def parts_apart(losses: Mapping[str, Tensor], parts: Sequence[Sequence[int]], usual: Mapping[str, float]) -> float:
-    """Variance of the losses between parts over that within them, a mean over the tasks' directions; losses (N,) by
-    task. About 0 if parts do not matter; one robot reaches 0.1 or 0.2, since tables and poses differ. 0 with fewer than
-    LEAST_PARTS parts.
-
-    Of log(loss + half the usual one): differences matter as ratios, but not those of losses that are all low. From
-    Lawley and Hotelling's trace over its degrees of freedom, less what it is expected to be without a difference, over
-    the mean size of a part, so that the rate of the experience does not matter.
-    """
-    if len(parts) < LEAST_PARTS:
-        return 0.0
-    logs = torch.stack([(loss.double() + usual[task] / 2).clamp(min=1e-12).log() for task, loss in losses.items()], 1)
-    logs = logs.cpu()
-    groups = [logs[list(rows)] for rows in parts]
-    (count, tasks), free = torch.cat(groups).shape, sum(map(len, groups)) - len(groups)
-    overall = torch.cat(groups).mean(0)
-    within = torch.cat([group - group.mean(0) for group in groups])
-    spread = within.T @ within / free + 1e-9 * torch.eye(tasks)
-    off = torch.stack([len(group) ** 0.5 * (group.mean(0) - overall) for group in groups])
-    trace = float((off @ torch.linalg.inv(spread) * off).sum()) / ((len(groups) - 1) * tasks)
-    return (trace - free / (free - tasks - 1)) * len(groups) / count
 
 
 def judge(evidence: Evidence, stats: AlignmentStats) -> Verdict:
@@ -114,11 +81,17 @@ def token_near(evidence: Evidence, stats: AlignmentStats) -> Verdict | None:
 
 
 def one_robot(evidence: Evidence, stats: AlignmentStats) -> Verdict | None:
-    """One token must fit all parts of the experience about as well: the new one, and the one before where it fits some
-    parts as is usual after an alignment. A token that fits nowhere may fit one place better than another. Asked of
-    perception and inverse dynamics together, as the limit was measured; with another lambda 0 nothing is asked."""
+    """Two tokens must not explain the experience far better than one, and one token must fit all parts about as well:
+    the new one, and the one before where it fits some parts as is usual after an alignment. (A token that fits nowhere
+    may fit one place better than another.)"""
+    if evidence.one_over_two > stats.one_over_two_max:
+        return Verdict(
+            Reason.MIXED_EXPERIENCE,
+            f"one token for all parts of the experience costs {evidence.one_over_two:.3f} times as much as two, each "
+            f"for its own parts, {stats.one_over_two_max:.3f} is the limit",
+        )
     for stage, losses in evidence.everywhere.items():
-        if set(losses) != MEASURED_APART:
+        if set(losses) != MEASURED:
             continue
         fitting = [
             all(float(loss[list(rows)].mean()) <= FITS * stats.usual[task] for task, loss in losses.items())
@@ -146,9 +119,9 @@ def under_ceilings(evidence: Evidence, stats: AlignmentStats) -> Verdict | None:
 
 
 def actions_fit(evidence: Evidence, stats: AlignmentStats) -> Verdict | None:
-    """The experience's own actions must fit its frames better than shuffled ones, and no worse than a neighbour's."""
-    means = {which: loss.mean(1).tolist() for which, loss in evidence.with_actions.items()}
-    if "shuffled" not in means:
+    """The experience's own actions must fit its frames better than shuffled ones, and no worse than a neighbour's,
+    beyond the noise of the paired difference."""
+    if "shuffled" not in evidence.with_actions:
         return None
     ratio = shuffle_ratio(evidence.with_actions)
     if not ratio >= stats.shuffle_ratio_min:
@@ -158,11 +131,15 @@ def actions_fit(evidence: Evidence, stats: AlignmentStats) -> Verdict | None:
             f"at least {stats.shuffle_ratio_min:.3f} is needed",
         )
     for neighbour in ("next", "last"):
-        if neighbour in means and means[neighbour][1] < means[neighbour][0]:
-            true, other = means[neighbour]
+        if neighbour not in evidence.with_actions:
+            continue
+        true, other = evidence.with_actions[neighbour]
+        excess, error = _mean_and_error(true - other)
+        if excess > Z_SCORE * error:
             return Verdict(
                 Reason.ACTIONS_OUT_OF_STEP,
-                f"inverse-dynamics loss is {true:.4f}, with the {neighbour} experience's actions {other:.4f}",
+                f"inverse-dynamics loss is {float(true.mean()):.4f}, with the {neighbour} experience's actions "
+                f"{float(other.mean()):.4f} (noise of the difference {Z_SCORE * error:.4f})",
             )
     return None
 

@@ -15,6 +15,7 @@ def train(
     run: Annotated[Path, typer.Option(help="Folder of the run; a second call goes on where the first one stopped.")],
     export: Annotated[Path | None, typer.Option(help="Zoo folder to write when the training is done.")] = None,
     seed: Annotated[int | None, typer.Option(help="Instead of the recipe's: other weights, arms and data.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda; only a CPU repeats a run bit for bit.")] = "auto",
     threads: Annotated[int, typer.Option(help="CPU threads.", min=1)] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print each log line as JSON.")] = False,
 ) -> None:
@@ -26,7 +27,9 @@ def train(
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from vla_align_ros.policy import PolicyError
     from vla_align_ros.policy.config import ModelConfigError
+    from vla_align_ros.policy.policy import find_device
     from vla_align_ros.training.export import export as write_model
     from vla_align_ros.training.recipe import RecipeError, load_recipe
     from vla_align_ros.training.train import train as run_training
@@ -36,7 +39,8 @@ def train(
     try:
         recipe = load_recipe(config)
         recipe = recipe if seed is None else replace(recipe, seed=seed)
-    except RecipeError as error:
+        target = find_device(device)
+    except (RecipeError, PolicyError) as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(2) from None
     totals = {
@@ -68,7 +72,7 @@ def train(
                 progress.console.print(line)
 
         try:
-            trainee = run_training(config, recipe, run, log)
+            trainee = run_training(config, recipe, run, log, target)
             if export is not None:
                 write_model(trainee, recipe, config, run, export, log)
         except ModelConfigError as error:

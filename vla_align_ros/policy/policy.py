@@ -228,7 +228,7 @@ class Policy:
         return self.robot.actions.denormalise(actions.cpu().numpy())[..., : self.config.state_dim]
 
 
-def load_policy(folder: str | Path, device: Device = "auto") -> Policy:
+def load_policy(folder: str | Path, device: Device | torch.device = "auto") -> Policy:
     """Load a zoo folder, or a folder with openpi's weights and a golden `config.json` (then only `policy.model` works).
 
     device: `auto` takes cuda where there is one. Raises ModelConfigError, WeightsError, NormStatsError,
@@ -239,7 +239,7 @@ def load_policy(folder: str | Path, device: Device = "auto") -> Policy:
         raise ModelConfigError(
             f"{folder}: no such model folder; give a folder that holds {MODEL_FILE}, as models/tiny does"
         )
-    target = _device(device)
+    target = device if isinstance(device, torch.device) else find_device(device)
     if not (folder / MODEL_FILE).exists() and (folder / "config.json").exists():
         path = folder / "model.safetensors"
         model = _model(load_golden_architecture(folder), weights.read_tensors(path), path, target)
@@ -324,7 +324,8 @@ def _is_finite_of(tensor: Tensor, shape: Sequence[int | None]) -> bool:
     return fits and tensor.numel() > 0 and bool(torch.isfinite(tensor).all())
 
 
-def _device(name: Device) -> torch.device:
+def find_device(name: str) -> torch.device:
+    """The device of that name; `auto` takes cuda where there is one. Raises PolicyError where torch sees no GPU."""
     if name not in ("auto", "cpu", "cuda"):
         raise PolicyError(f"device must be auto, cpu or cuda, got {name!r}")
     if name == "cuda" and not torch.cuda.is_available():

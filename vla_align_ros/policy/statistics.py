@@ -26,8 +26,10 @@ class AlignmentStats:
     token_distance_max: largest distance of a bank token from E_0 (Euclidean norm over all rows).
     shuffle_ratio_min: the inverse-dynamics loss with shuffled actions over the true one must reach this; a quarter of
         the way from 1 to the 10th percentile of the validation arms.
-    parts_apart_max: how far apart the losses of parts of the experience may be (`guard.parts_apart`); 1.5 times the
+    parts_apart_max: how far apart the losses of parts of the experience may be (`one_robot.parts_apart`); 1.5 times the
         90th percentile.
+    one_over_two_max: what one token may cost over what two do (`one_robot.one_over_two`); 1 and four times what the
+        90th percentile has above it.
     motion_r2: linear R2 of joint motion from two frames' features. arms, experiences: what it was measured on.
     """
 
@@ -37,6 +39,7 @@ class AlignmentStats:
     token_distance_max: float
     shuffle_ratio_min: float
     parts_apart_max: float
+    one_over_two_max: float
     motion_r2: float
     arms: int
     experiences: int

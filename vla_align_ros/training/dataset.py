@@ -122,7 +122,7 @@ class Samples:
     def policy_input(self, rows: Tensor) -> PolicyInput:
         """The prefix and state of some rows."""
         images = to_model_image(self.images[rows])
-        present = torch.ones(len(rows), dtype=torch.bool)
+        present = torch.ones(len(rows), dtype=torch.bool, device=self.state.device)
         cameras = images.shape[1]
         return PolicyInput(
             images.unbind(1), (present,) * cameras, self.tokens[rows], self.token_masks[rows], self.state[rows]
@@ -130,14 +130,14 @@ class Samples:
 
     def experience_input(self, rows: Tensor) -> ExperienceInput:
         """What the alignment tasks learn from, of the same rows."""
-        masks = torch.ones(len(rows), self.features.shape[1], dtype=torch.bool)
-        return ExperienceInput(
-            self.commands[rows], self.features[rows], masks, torch.ones(self.state.shape[1], dtype=torch.bool)
-        )
+        device = self.state.device
+        masks = torch.ones(len(rows), self.features.shape[1], dtype=torch.bool, device=device)
+        dims = torch.ones(self.state.shape[1], dtype=torch.bool, device=device)
+        return ExperienceInput(self.commands[rows], self.features[rows], masks, dims)
 
 
 class SampleMaker:
-    """Raw samples -> tensors, with one model's statistics, tokenizer and features."""
+    """Raw samples -> tensors where the features are, with one model's statistics, tokenizer and features."""
 
     def __init__(
         self, stats: dict[str, NormStats], mode: NormMode, tokenizer: PromptTokenizer, features: FeatureExtractor
@@ -148,18 +148,18 @@ class SampleMaker:
     @torch.no_grad()
     def __call__(self, raw: RawSamples) -> Samples:
         tokens, masks = self.tokenizer.batch(raw.prompts)
-        next_features = []
+        next_features, device = [], self.features.mean.device
         for part in np.array_split(raw.next_images, max(1, len(raw.next_images) // 256)):
-            images = to_model_image(part)
+            images = to_model_image(torch.from_numpy(part).to(device))
             next_features.append(torch.cat([self.features.tokens(image) for image in images.unbind(1)], dim=1))
         return Samples(
-            torch.from_numpy(raw.images),
-            torch.from_numpy(tokens),
-            torch.from_numpy(masks),
-            torch.as_tensor(self.state.normalise(raw.state)),
-            torch.as_tensor(self.actions.normalise(raw.actions)),
-            torch.as_tensor(self.actions.normalise(raw.commands)),
+            torch.from_numpy(raw.images).to(device),
+            torch.from_numpy(tokens).to(device),
+            torch.from_numpy(masks).to(device),
+            torch.as_tensor(self.state.normalise(raw.state), device=device),
+            torch.as_tensor(self.actions.normalise(raw.actions), device=device),
+            torch.as_tensor(self.actions.normalise(raw.commands), device=device),
             torch.cat(next_features),
-            torch.from_numpy(raw.points),
-            torch.from_numpy(raw.arm),
+            torch.from_numpy(raw.points).to(device),
+            torch.from_numpy(raw.arm).to(device),
         )

@@ -13,9 +13,10 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from vla_align_ros.alignment import guard
+from vla_align_ros.alignment import guard, one_robot
 from vla_align_ros.alignment.align import (
     JUDGE_DRAWS,
+    bank_tokens,
     descend,
     first_step,
     losses_everywhere,
@@ -42,6 +43,7 @@ VALIDATION_SEED = 50_001  # never a seed of training arms or of a reported test
 EXPERIENCES = 128
 SHUFFLE_SHARE = 0.25  # of the way from 1, where actions explain nothing, to validation's 10th percentile
 APART_FACTOR = 1.5  # of validation's 90th percentile
+ONE_OVER_TWO_FACTOR = 4.0  # of what the 90th percentile has above 1
 CEILING_FACTOR = {"perception": 1.75, "dynamics": 1.25, "inverse_dynamics": 1.25}  # of validation's 90th percentile
 
 
@@ -55,14 +57,14 @@ def export(
 ) -> None:
     """Write the zoo folder: learn the step, and measure the guard's statistics with it. All in `run`: `target` is
     written last, when the model is whole."""
-    folder = run / "export"
+    folder, device = run / "export", trainee.device
     write_model(trainee, recipe_path.parent / recipe.model, run, folder)
     log({"stage": "export", "token_distance_max": _farthest(trainee)})
     this_model = sha256_of(folder / "model.yaml")  # which has the weights' hash in it
     examples = run / f"examples_{this_model[:12]}.safetensors"
-    learned_step = learn_step(load_policy(folder, "cpu"), trainee.arms, recipe.seed, examples, log)
+    learned_step = learn_step(load_policy(folder, device), trainee.arms, recipe.seed, examples, log)
     _save({"offsets": trainee.bank.offsets.detach(), "learned_step": learned_step}, folder / BANK_FILE)
-    write_stats(folder, measure(load_policy(folder, "cpu"), recipe))
+    write_stats(folder, measure(load_policy(folder, device), recipe))
     shutil.copytree(folder, target, dirs_exist_ok=True)
 
 
@@ -85,7 +87,7 @@ def write_model(trainee: Trainee, description_path: Path, run: Path, folder: Pat
     (folder / "model.yaml").write_text(yaml.safe_dump(description, sort_keys=False))
     unlimited = dict.fromkeys(("perception", "dynamics", "inverse_dynamics"), 1e9)
     nothing = dict.fromkeys(unlimited, 0.0)
-    stats = AlignmentStats(1, nothing, unlimited, _farthest(trainee), 0.0, 1e9, trainee.motion_r2, 0, 0)
+    stats = AlignmentStats(1, nothing, unlimited, _farthest(trainee), 0.0, 1e9, 1e9, trainee.motion_r2, 0, 0)
     write_stats(folder, stats)
 
 
@@ -104,7 +106,7 @@ def measure(policy: Policy, recipe: Recipe) -> AlignmentStats:
     experiences = collect_experience(policy, arms, start.expand(len(arms), -1, -1), EXPERIENCES, VALIDATION_SEED)
     params = PolicyParams.from_mapping(asdict(policy.config.recommended)).align
     found: dict[str, list[float]] = {}
-    ratios, in_parts = [], []
+    ratios, in_parts, two = [], [], []
     for arm, mine in enumerate(experiences):
         learn, judged = split_by_episode(that_moved(policy, mine))
         weights = LossWeights(params.lambda_perc, params.lambda_dyn, params.lambda_inv)
@@ -115,11 +117,13 @@ def measure(policy: Policy, recipe: Recipe) -> AlignmentStats:
         with torch.no_grad():
             after = losses(token, later, JUDGE_DRAWS, arm)
         ratios.append(guard.shuffle_ratio(with_actions(policy, losses, [*learn, *judged], token, arm)))
-        in_parts.append((losses_everywhere(losses, token, arm), guard.parts_of([*learn, *judged])))
+        parts = one_robot.parts_of([*learn, *judged])
+        in_parts.append((losses_everywhere(losses, token, arm), parts))
+        two.append(one_robot.one_over_two(losses, bank_tokens(policy), parts, arm))
         for task, loss in after.items():
             found.setdefault(task, []).append(float(loss.mean()))
     usual = {task: float(np.median(values)) for task, values in found.items()}
-    apart = [guard.parts_apart(losses, parts, usual) for losses, parts in in_parts]
+    apart = [one_robot.parts_apart(losses, parts, usual) for losses, parts in in_parts]
     ceiling = {task: CEILING_FACTOR[task] * float(np.quantile(values, 0.9)) for task, values in found.items()}
     return replace(
         stats,
@@ -127,6 +131,7 @@ def measure(policy: Policy, recipe: Recipe) -> AlignmentStats:
         ceiling=ceiling,
         shuffle_ratio_min=1.0 + SHUFFLE_SHARE * (float(np.quantile(ratios, 0.1)) - 1.0),
         parts_apart_max=APART_FACTOR * float(np.quantile(apart, 0.9)),
+        one_over_two_max=1.0 + ONE_OVER_TWO_FACTOR * (float(np.quantile(two, 0.9)) - 1.0),
         arms=len(arms),
         experiences=EXPERIENCES,
     )

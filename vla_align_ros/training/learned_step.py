@@ -43,7 +43,7 @@ def learn_step(
         gradients, missing = [*gradients, one_gradient], [*missing, one_missing]
         save_atomically({"gradients": torch.stack(gradients), "missing": torch.stack(missing)}, examples)
         log({"stage": "examples", "step": arm + 1})
-    step, r2 = fit(policy.bank.flatten(1), torch.stack(gradients), torch.stack(missing))
+    step, r2 = fit(policy.bank.flatten(1).cpu(), torch.stack(gradients), torch.stack(missing))
     log({"stage": "learned step", "left_out_r2": r2})
     return step
 
@@ -82,7 +82,7 @@ def _example(policy: Policy, arms: Embodiments, arm: int, seed: int) -> tuple[Te
     others = torch.arange(len(policy.bank)) != arm
     picked = pick(losses.without_dynamics(), rows, policy.e_0 + policy.bank[others], seed).token
     found, _ = gradient(losses, picked, rows, DRAWS, seed)
-    return found.flatten(), (policy.e_0 + policy.bank[arm] - picked).flatten()
+    return found.flatten().cpu(), (policy.e_0 + policy.bank[arm] - picked).flatten().cpu()
 
 
 def _load(path: Path) -> tuple[list[Tensor], list[Tensor]]:

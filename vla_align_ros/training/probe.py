@@ -48,6 +48,6 @@ def linear_r2(inputs: Tensor, targets: Tensor, ridge: float = 1e-2, held_out: fl
 def _tokens(features: FeatureExtractor, images: Tensor) -> Tensor:
     parts = []
     for part in images.split(256):
-        scaled = to_model_image(part)
-        parts.append(torch.cat([features.tokens(view) for view in scaled.unbind(1)], dim=1).flatten(1))
+        scaled = to_model_image(part.to(features.mean.device))
+        parts.append(torch.cat([features.tokens(view) for view in scaled.unbind(1)], dim=1).flatten(1).cpu())
     return torch.cat(parts)

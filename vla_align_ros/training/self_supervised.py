@@ -42,6 +42,10 @@ class Pairs:
     after: Tensor
     motion_rad: Tensor
 
+    def to(self, device: torch.device) -> Pairs:
+        """All of it there."""
+        return Pairs(self.before.to(device), self.after.to(device), self.motion_rad.to(device))
+
 
 def draw_pairs(count: int, size: int, seed: int) -> Pairs:
     """`count` pairs of many arms, tables and poses, HORIZON ticks of random motion apart."""
@@ -64,30 +68,31 @@ def pretrain(
     """
     torch.manual_seed(seed)
     config = features.config
-    pairs = draw_pairs(recipe.frames // 4, config.dino.image_size, seed)
-    teacher, head = copy.deepcopy(features).requires_grad_(False), _head(config.dino.width)
+    device = features.mean.device
+    pairs = draw_pairs(recipe.frames // 4, config.dino.image_size, seed).to(device)
+    teacher, head = copy.deepcopy(features).requires_grad_(False), _head(config.dino.width).to(device)
     teacher_head = copy.deepcopy(head).requires_grad_(False)
     num_patches, cameras = config.grid**2, pairs.before.shape[1]
-    motion_head = nn.Linear(cameras * num_patches * config.dino.width, pairs.motion_rad.shape[1])
+    motion_head = nn.Linear(cameras * num_patches * config.dino.width, pairs.motion_rad.shape[1]).to(device)
     student = [*features.dino.parameters(), *head.parameters()]
     parameters = [p for p in [*student, *motion_head.parameters()] if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, recipe.learning_rate, weight_decay=0.01, fused=True)
     generator = torch.Generator().manual_seed(seed)
-    centre, figures = torch.zeros(PROTOTYPES), dict[str, float]()
+    centre, figures = torch.zeros(PROTOTYPES, device=device), dict[str, float]()
     features.train()
     for step in range(recipe.steps):
         rows = torch.randint(len(pairs.motion_rad), (recipe.batch_size // 4,), generator=generator)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(recipe, step)
         before, after = (to_model_image(part[rows]).flatten(0, 1) for part in (pairs.before, pairs.after))
-        blanked = torch.rand(len(before), num_patches, generator=generator) < BLANKED_SHARE
+        blanked = (torch.rand(len(before), num_patches, generator=generator) < BLANKED_SHARE).to(device)
         with torch.no_grad():
             wanted = teacher_head(teacher.patches(before))
             target = functional.softmax((wanted - centre) / TEACHER_TEMPERATURE, dim=-1)
             centre = CENTRE_MOMENTUM * centre + (1 - CENTRE_MOMENTUM) * wanted.mean((0, 1))
         codes = functional.log_softmax(head(features.patches(_blank(before, blanked))) / STUDENT_TEMPERATURE, dim=-1)
         distillation = -(target * codes).sum(-1)[blanked].mean()
-        loss, motion_loss = distillation, torch.zeros(())
+        loss, motion_loss = distillation, torch.zeros((), device=device)
         if recipe.motion_weight:
             seen_before, seen_after = (features.patches(part) for part in (before, after))
             read = motion_head((seen_after - seen_before).unflatten(0, (-1, cameras)).flatten(1))

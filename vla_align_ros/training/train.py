@@ -1,8 +1,8 @@
 """Train a zoo model from nothing: `vla-align train --config config/train/tiny.yaml`.
 
 Stages, each skipped when its file exists: the policy's eye, the features' eye, the policy with its token bank; with
-`--export` the learned step, statistics and the zoo folder (`export.py`). Deterministic for a seed on one machine: every
-step draws from its own seed.
+`--export` the learned step, statistics and the zoo folder (`export.py`). Deterministic for a seed on one machine, on
+its CPU: every step draws from its own seed.
 """
 
 from __future__ import annotations
@@ -47,17 +47,22 @@ class Trainee:
     maker: SampleMaker
     motion_r2: float
 
+    @property
+    def device(self) -> torch.device:
+        """Where all of it is."""
+        return self.bank.offsets.device
 
-def prepare(recipe: Recipe, recipe_path: Path, out: Path, log: Log) -> Trainee:
-    """Model, features and data, with the pretraining stages done (or loaded from `out`)."""
+
+def prepare(recipe: Recipe, recipe_path: Path, out: Path, log: Log, device: torch.device) -> Trainee:
+    """Model, features and data on `device`, with the pretraining stages done (or loaded from `out`)."""
     out.mkdir(parents=True, exist_ok=True)
     config = load_model_description(recipe_path.parent / recipe.model)
     architecture = config.architecture
     if architecture.alignment is None or not architecture.use_peft_prefix_token:
         raise ValueError(f"{recipe.model}: training needs architecture.alignment and use_peft_prefix_token: true")
     torch.manual_seed(recipe.seed)
-    model = Pi0(architecture)
-    features = FeatureExtractor(architecture.alignment.features)
+    model = Pi0(architecture).to(device)
+    features = FeatureExtractor(architecture.alignment.features).to(device)
     grid = architecture.vision.image_size // architecture.vision.patch_size
 
     def eye(x: Tensor) -> Tensor:
@@ -84,9 +89,8 @@ def prepare(recipe: Recipe, recipe_path: Path, out: Path, log: Log) -> Trainee:
 
     _stage(out / "features.safetensors", features.dino, pretrain_features, log)
     features.eval().requires_grad_(False)
-    features.fit(
-        vision.to_model_image(vision.draw_frames(recipe.vision.frames // 10, dino.image_size, recipe.seed + 13).images)
-    )
+    frames = vision.draw_frames(recipe.vision.frames // 10, dino.image_size, recipe.seed + 13)
+    features.fit(vision.to_model_image(frames.images.to(device)))
     r2 = motion_r2(features, dino.image_size, recipe.seed, min(PROBE_FRAMES, recipe.vision.frames))
     log({"stage": "features", "motion_r2": r2})
     arms = training_embodiments(recipe.bank_size, recipe.seed + 101)
@@ -94,7 +98,7 @@ def prepare(recipe: Recipe, recipe_path: Path, out: Path, log: Log) -> Trainee:
     write_tokenizer(out / "tokenizer.json", architecture.vocab_size)
     tokenizer = PromptTokenizer(out, architecture.variant, architecture.max_token_len)
     torch.manual_seed(recipe.seed + 1)
-    bank = TokenBank(recipe.bank_size, architecture.peft_num_tokens, architecture.action_expert.width)
+    bank = TokenBank(recipe.bank_size, architecture.peft_num_tokens, architecture.action_expert.width).to(device)
     maker = SampleMaker(stats, config.normalisation, tokenizer, features)
     return Trainee(config, model, features, bank, arms, maker, r2)
 
@@ -158,7 +162,7 @@ def train_policy(trainee: Trainee, recipe: Recipe, out: Path, log: Log, save_eve
     """The joint training; goes on where `out` left off."""
     model, bank = trainee.model, trainee.bank
     torch.manual_seed(recipe.seed + 2)
-    aids = Aids(model)
+    aids = Aids(model).to(trainee.device)
     optimizer = make_optimizer(trainee, aids, recipe)
     modules: dict[str, nn.Module] = {"model": model, "bank": bank, "aids": aids}
     step = load_step(out, modules, optimizer)
@@ -225,8 +229,8 @@ def make_shard(trainee: Trainee, recipe: Recipe, index: int) -> Samples:
 def _losses(
     trainee: Trainee, aids: Aids, recipe: Recipe, shard: Samples, rows: Tensor, weights: LossWeights, step: int
 ) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(recipe.seed * 7_000_003 + step)
-    keep = (torch.rand(len(rows), generator=generator) >= recipe.token_drop).float()
+    generator = torch.Generator(trainee.device).manual_seed(recipe.seed * 7_000_003 + step)
+    keep = (torch.rand(len(rows), generator=generator, device=trainee.device) >= recipe.token_drop).float()
     e_0 = trainee.model.peft_prefix_token
     assert e_0 is not None
     token = trainee.bank.tokens(e_0, shard.arm[rows], keep)
@@ -244,7 +248,9 @@ def _losses(
     return {"total_loss": total, **parts, "regression_loss": regression, "keypoint_loss": points}
 
 
-def train(recipe_path: Path, recipe: Recipe, out: Path, log: Log, save_every_s: float = 120.0) -> Trainee:
+def train(
+    recipe_path: Path, recipe: Recipe, out: Path, log: Log, device: torch.device, save_every_s: float = 120.0
+) -> Trainee:
     """All stages up to the trained policy. `out` holds the run; a second call goes on where it stopped."""
     out.mkdir(parents=True, exist_ok=True)
 
@@ -252,7 +258,7 @@ def train(recipe_path: Path, recipe: Recipe, out: Path, log: Log, save_every_s: 
         log_line(out, line)
         log(line)
 
-    trainee = prepare(recipe, recipe_path, out, record)
+    trainee = prepare(recipe, recipe_path, out, record, device)
     (out / "recipe.yaml").write_text(yaml.safe_dump(recipe.__dict__ | {"vision": recipe.vision.__dict__}))
     train_policy(trainee, recipe, out, record, save_every_s)
     return trainee

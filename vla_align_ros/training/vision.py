@@ -53,6 +53,10 @@ class Frames:
     points: Tensor
     pose: Tensor
 
+    def to(self, device: torch.device) -> Frames:
+        """All of it there."""
+        return Frames(self.images.to(device), self.points.to(device), self.pose.to(device))
+
 
 def draw_frames(count: int, size: int, seed: int) -> Frames:
     """`count` frames, half from each camera, of many arms and tables."""
@@ -88,10 +92,11 @@ def pretrain(
     pose_weight: of a second loss, a linear read-out of the joints' angles from all patches; 0 does without.
     """
     torch.manual_seed(seed)
-    frames = draw_frames(recipe.frames, image_size, seed)
+    device = next(eye.parameters()).device
+    frames = draw_frames(recipe.frames, image_size, seed).to(device)
     held_out = recipe.frames // 20
-    head = nn.Linear(width, NUM_KEYPOINTS * 3)
-    pose_head = nn.Linear(width * grid * grid, frames.pose.shape[1])
+    head = nn.Linear(width, NUM_KEYPOINTS * 3).to(device)
+    pose_head = nn.Linear(width * grid * grid, frames.pose.shape[1]).to(device)
     parameters = [*eye.parameters(), *head.parameters(), *pose_head.parameters()]
     optimizer = torch.optim.AdamW(parameters, recipe.learning_rate, weight_decay=0.01, fused=True)
     generator = torch.Generator().manual_seed(seed)
@@ -136,7 +141,7 @@ def _keypoint_losses(outputs: Tensor, points: Tensor, grid: int) -> tuple[Tensor
     cell = scaled.floor()
     inside = ((cell >= 0) & (cell < grid)).all(-1)
     index = (cell[..., 1] * grid + cell[..., 0]).long().clamp(0, grid * grid - 1)
-    present = torch.zeros(outputs.shape[:3]).scatter_(1, index[:, None], inside[:, None].float())
+    present = torch.zeros(outputs.shape[:3], device=outputs.device).scatter_(1, index[:, None], inside[:, None].float())
     presence = functional.binary_cross_entropy_with_logits(outputs[..., 0], present)
     at = outputs[torch.arange(len(points))[:, None], index, torch.arange(NUM_KEYPOINTS)[None], 1:]
     offset = ((at - (scaled - cell - 0.5)).pow(2).sum(-1) * inside).sum() / inside.sum()

@@ -1,0 +1,117 @@
+"""Whether experience is of one robot: its parts, how far their losses are apart, and one token for all against two."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from builders import make_experiences
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from vla_align_ros.alignment.one_robot import BANK_STRIDE, PERCEPTION_WEIGHT, one_over_two, parts_apart, parts_of
+from vla_align_ros.types import Experience
+
+BOTH = ("perception", "inverse_dynamics")  # the tasks that tell robots apart
+
+
+def of_episodes(*counts: int, stride_s: float = 0.4) -> list[Experience]:
+    """`counts` experiences of one episode after the other."""
+    one, found = make_experiences(1)[0], list[Experience]()
+    for episode, count in enumerate(counts):
+        for _ in range(count):
+            seen = dataclasses.replace(one.observation, stamp_ns=round(len(found) * stride_s * 1e9))
+            found.append(dataclasses.replace(one, observation=seen, episode=episode))
+    return found
+
+
+def test_parts_are_of_one_episode_and_not_too_long() -> None:
+    assert parts_of(of_episodes(14, 3, 10)) == [list(range(14)), list(range(17, 27))], "three tell nothing"
+    assert parts_of(of_episodes(40)) == [list(range(16)), list(range(16, 32)), list(range(32, 40))]
+    assert parts_of([]) == []
+
+
+def test_how_far_parts_are_apart_is_hotellings_trace_over_the_size_of_a_part() -> None:
+    generator = torch.Generator().manual_seed(0)
+    losses = {task: torch.rand(33, generator=generator, dtype=torch.float64) + 0.5 for task in BOTH}
+    usual = {"perception": 0.4, "inverse_dynamics": 1.0}
+    episodes = np.repeat([0, 1, 2], [14, 9, 10])
+    logs = np.log(np.stack([losses[task].numpy() + usual[task] / 2 for task in BOTH], 1))
+    means = np.stack([logs[episodes == number].mean(0) for number in range(3)])
+    within = logs - means[episodes]
+    between = (means - logs.mean(0)) * np.sqrt([[14], [9], [10]])
+    trace = np.trace(np.linalg.inv(within.T @ within / 30) @ (between.T @ between)) / (2 * 2)
+    parts = parts_of(of_episodes(14, 9, 10))
+    assert parts_apart(losses, parts, usual) == pytest.approx((trace - 30 / 27) / 11, rel=1e-5)
+    assert parts_apart(losses, parts[:2], usual) == 0.0, "two are too few"
+    nothing = {"perception": torch.zeros(33)}
+    assert np.isfinite(parts_apart(nothing, parts, {"perception": 0.0})), "losses that are all 0 are no failure"
+
+
+@given(st.integers(0, 10_000), st.sampled_from([4, 16, 64]))
+def test_parts_that_do_not_matter_are_not_apart_whatever_their_size_and_scale(seed: int, size: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    losses = {task: torch.rand(16 * size, generator=generator) + 0.1 for task in BOTH}
+    parts, usual = parts_of(of_episodes(*[size] * 16, stride_s=0.1)), dict.fromkeys(BOTH, 0.5)
+    apart = parts_apart(losses, parts, usual)
+    assert abs(apart) < 2.5 / size
+    seven_times = [{task: 7.0 * value for task, value in part.items()} for part in (losses, usual)]
+    assert parts_apart(seven_times[0], parts, seven_times[1]) == pytest.approx(apart, abs=1e-4)
+
+
+@given(st.integers(0, 10_000))
+def test_the_same_experiences_four_times_are_no_farther_apart(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logs = torch.randn(12, 16, generator=generator) + torch.randn(12, 1, generator=generator)
+    apart = []
+    for times in (1, 4):
+        losses = dict.fromkeys(BOTH[:1], logs.repeat(1, times).exp().flatten())
+        parts = parts_of(of_episodes(*[16 * times] * 12, stride_s=0.05))
+        apart.append(parts_apart(losses, parts, dict.fromkeys(BOTH, 0.0)))
+    assert abs(apart[1] - apart[0]) < 0.06 + 0.06 * abs(apart[0]), "but for degrees of freedom"
+
+
+class FakeLosses:
+    """Token (K, 1, 2) against experience: the squared distance from what that experience's robot needs."""
+
+    def __init__(self, needs: list[tuple[float, float]], tasks: tuple[str, ...] = BOTH) -> None:
+        self.needs, self.tasks = torch.tensor(needs), set(tasks)
+
+    def __len__(self) -> int:
+        return len(self.needs)
+
+    def without_dynamics(self) -> FakeLosses:
+        return self
+
+    def __call__(self, tokens: Tensor, rows: Tensor, draws: int, seed: int) -> dict[str, Tensor]:
+        off = (tokens[:, 0][:, None] - self.needs[rows][None]).square() + 0.5
+        return dict(zip(BOTH, off.unbind(-1), strict=True))
+
+
+def one_over_two_of(losses: FakeLosses, bank: Tensor, parts: list[list[int]]) -> float:
+    return one_over_two(losses, bank.repeat_interleave(BANK_STRIDE, 0), parts, 0)  # type: ignore[arg-type]
+
+
+PARTS = [list(range(start, start + 8)) for start in (0, 8, 16, 24)]
+BANK = torch.tensor([[0.0, 0.0], [4.0, 4.0], [2.0, 2.0]])[:, None]
+
+
+def test_one_token_is_enough_for_one_robot() -> None:
+    assert one_over_two_of(FakeLosses([(0.1, 0.2)] * 32), BANK, PARTS) == 1.0
+
+
+def test_two_robots_in_turns_cost_one_token_what_two_save() -> None:
+    turns = ([(0.0, 0.0)] * 8 + [(4.0, 4.0)] * 8) * 2
+    each = 0.5 * (1 + PERCEPTION_WEIGHT)  # where the token fits
+    between = 4.5 * (1 + PERCEPTION_WEIGHT)  # the token half-way
+    assert one_over_two_of(FakeLosses(turns), BANK, PARTS) == pytest.approx(between / each)
+    assert one_over_two_of(FakeLosses(turns), BANK, PARTS[:2]) == 1.0, "two parts are too few"
+    assert one_over_two_of(FakeLosses(turns, BOTH[:1]), BANK, PARTS) == 1.0, "its limit is of both tasks"
+
+
+@given(st.lists(st.tuples(st.floats(-3, 3), st.floats(-3, 3)), min_size=32, max_size=32))
+def test_two_tokens_are_never_worse_than_one(needs: list[tuple[float, float]]) -> None:
+    assert one_over_two_of(FakeLosses(needs), BANK, PARTS) >= 1.0 - 1e-6

@@ -1,0 +1,72 @@
+"""Is the experience of one robot? Two statistics of its parts, which `guard.py` judges: does the running or the new
+token fit some parts far better than others, and do two of the bank's tokens explain it far better than one?
+
+Asked of perception and inverse dynamics together, as the limits were measured; with another lambda 0 nothing is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from vla_align_ros.alignment.losses import ExperienceLosses
+from vla_align_ros.types import Experience
+
+EPISODE_PART_S = 6.4  # of one episode, looked at together
+LEAST_OF_PART, LEAST_PARTS = 4, 3  # experiences of a part that counts; such parts, to compare
+MEASURED = {"perception", "inverse_dynamics"}
+BANK_STRIDE = 4  # of the bank's tokens every fourth
+PERCEPTION_WEIGHT = 0.3  # beside inverse dynamics
+ROWS_AT_ONCE = 256  # as in `pick.py`
+
+
+def parts_of(experiences: Sequence[Experience]) -> list[list[int]]:
+    """Rows of each part of an episode: EPISODE_PART_S long, with LEAST_OF_PART experiences or more."""
+    first_ns, parts = dict[int, int](), dict[tuple[int, int], list[int]]()
+    for row, item in enumerate(experiences):
+        since_ns = item.observation.stamp_ns - first_ns.setdefault(item.episode, item.observation.stamp_ns)
+        parts.setdefault((item.episode, int(since_ns * 1e-9 // EPISODE_PART_S)), []).append(row)
+    return [rows for rows in parts.values() if len(rows) >= LEAST_OF_PART]
+
+
+def parts_apart(losses: Mapping[str, Tensor], parts: Sequence[Sequence[int]], usual: Mapping[str, float]) -> float:
+    """Variance of the losses between parts over that within them, a mean over the tasks' directions; losses (N,) by
+    task. About 0 if parts do not matter; one robot reaches 0.1 or 0.2, since tables and poses differ. 0 with fewer than
+    LEAST_PARTS parts.
+
+    Of log(loss + half the usual one): differences matter as ratios, but not those of losses that are all low. From
+    Lawley and Hotelling's trace over its degrees of freedom, less what it is expected to be without a difference, over
+    the mean size of a part, so that the rate of the experience does not matter.
+    """
+    if len(parts) < LEAST_PARTS:
+        return 0.0
+    logs = torch.stack([(loss.double() + usual[task] / 2).clamp(min=1e-12).log() for task, loss in losses.items()], 1)
+    logs = logs.cpu()
+    groups = [logs[list(rows)] for rows in parts]
+    (count, tasks), free = torch.cat(groups).shape, sum(map(len, groups)) - len(groups)
+    overall = torch.cat(groups).mean(0)
+    within = torch.cat([group - group.mean(0) for group in groups])
+    spread = within.T @ within / free + 1e-9 * torch.eye(tasks)
+    off = torch.stack([len(group) ** 0.5 * (group.mean(0) - overall) for group in groups])
+    trace = float((off @ torch.linalg.inv(spread) * off).sum()) / ((len(groups) - 1) * tasks)
+    return (trace - free / (free - tasks - 1)) * len(groups) / count
+
+
+@torch.no_grad()
+def one_over_two(losses: ExperienceLosses, bank: Tensor, parts: Sequence[Sequence[int]], seed: int) -> float:
+    """The loss of the one token of `bank` (K, n, W) that explains all parts best, over that of the best two where each
+    part has the better of them. 1 where one is enough, and with fewer than LEAST_PARTS parts. One robot reaches 1.1,
+    two that differ much 1.4 and more."""
+    losses = losses.without_dynamics()
+    if len(parts) < LEAST_PARTS or losses.tasks != MEASURED:
+        return 1.0
+    rows, by_token = torch.arange(len(losses)), []
+    for tokens in bank[::BANK_STRIDE].split(max(1, ROWS_AT_ONCE // len(losses))):
+        found = losses(tokens, rows, 1, seed)
+        by_token.append(PERCEPTION_WEIGHT * found["perception"] + found["inverse_dynamics"])
+    each = torch.cat(by_token)
+    costs = torch.stack([each[:, list(part)].sum(1) for part in parts], 1)  # (tokens, parts)
+    pairs = torch.minimum(costs[:, None], costs[None]).sum(2)
+    return float(costs.sum(1).min() / pairs.min())
