@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vla_align_ros.alignment.one_robot import BANK_STRIDE, PERCEPTION_WEIGHT, one_over_two, parts_apart, parts_of
+from vla_align_ros.alignment.one_robot import one_over_two, parts_apart, parts_of
 from vla_align_ros.types import Experience
 
 BOTH = ("perception", "inverse_dynamics")  # the tasks that tell robots apart
@@ -74,44 +74,35 @@ def test_the_same_experiences_four_times_are_no_farther_apart(seed: int) -> None
     assert abs(apart[1] - apart[0]) < 0.06 + 0.06 * abs(apart[0]), "but for degrees of freedom"
 
 
-class FakeLosses:
-    """Token (K, 1, 2) against experience: the squared distance from what that experience's robot needs."""
-
-    def __init__(self, needs: list[tuple[float, float]], tasks: tuple[str, ...] = BOTH) -> None:
-        self.needs, self.tasks = torch.tensor(needs), set(tasks)
-
-    def __len__(self) -> int:
-        return len(self.needs)
-
-    def without_dynamics(self) -> FakeLosses:
-        return self
-
-    def __call__(self, tokens: Tensor, rows: Tensor, draws: int, seed: int) -> dict[str, Tensor]:
-        off = (tokens[:, 0][:, None] - self.needs[rows][None]).square() + 0.5
-        return dict(zip(BOTH, off.unbind(-1), strict=True))
-
-
-def one_over_two_of(losses: FakeLosses, bank: Tensor, parts: list[list[int]]) -> float:
-    return one_over_two(losses, bank.repeat_interleave(BANK_STRIDE, 0), parts, 0)  # type: ignore[arg-type]
+def squares(needs: list[tuple[float, float]]) -> dict[str, Tensor]:
+    """Losses of three tokens: the squared distance from what each experience's robot needs, and a half."""
+    off = (torch.tensor([0.0, 4.0, 2.0])[:, None, None] - torch.tensor(needs)[None]).square() + 0.5
+    return dict(zip(BOTH, off.unbind(-1), strict=True))
 
 
 PARTS = [list(range(start, start + 8)) for start in (0, 8, 16, 24)]
-BANK = torch.tensor([[0.0, 0.0], [4.0, 4.0], [2.0, 2.0]])[:, None]
 
 
 def test_one_token_is_enough_for_one_robot() -> None:
-    assert one_over_two_of(FakeLosses([(0.1, 0.2)] * 32), BANK, PARTS) == 1.0
+    assert one_over_two(squares([(0.1, 0.2)] * 32), PARTS) == 1.0
 
 
 def test_two_robots_in_turns_cost_one_token_what_two_save() -> None:
-    turns = ([(0.0, 0.0)] * 8 + [(4.0, 4.0)] * 8) * 2
-    each = 0.5 * (1 + PERCEPTION_WEIGHT)  # where the token fits
-    between = 4.5 * (1 + PERCEPTION_WEIGHT)  # the token half-way
-    assert one_over_two_of(FakeLosses(turns), BANK, PARTS) == pytest.approx(between / each)
-    assert one_over_two_of(FakeLosses(turns), BANK, PARTS[:2]) == 1.0, "two parts are too few"
-    assert one_over_two_of(FakeLosses(turns, BOTH[:1]), BANK, PARTS) == 1.0, "its limit is of both tasks"
+    turns = squares(([(0.0, 0.0)] * 8 + [(4.0, 4.0)] * 8) * 2)
+    assert one_over_two(turns, PARTS) == pytest.approx(4.5 / 0.5), "the token half-way over each its own"
+    assert one_over_two(turns, PARTS[:2]) == 1.0, "two parts are too few"
+    assert one_over_two({BOTH[0]: turns[BOTH[0]]}, PARTS) == 1.0, "its limit is of both tasks"
+    assert one_over_two({}, PARTS) == 1.0
+
+
+def test_perception_counts_half() -> None:
+    turns = squares(([(0.0, 0.0)] * 8 + [(4.0, 0.0)] * 8) * 2)
+    one = 0.5 * 2 * (4.5 + 4.5) + 2 * (4.5 + 4.5)  # in parts: the token half-way
+    other = 0.5 * 2 * (0.5 + 16.5) + 2 * (0.5 + 0.5)  # the token at 0
+    two = min(one, other, 0.5 * 4 * 0.5 + 2 * (0.5 + 16.5), 0.5 * 2 * (0.5 + 4.5) + 2 * (0.5 + 4.5))
+    assert one_over_two(turns, PARTS) == pytest.approx(min(one, other) / two)
 
 
 @given(st.lists(st.tuples(st.floats(-3, 3), st.floats(-3, 3)), min_size=32, max_size=32))
 def test_two_tokens_are_never_worse_than_one(needs: list[tuple[float, float]]) -> None:
-    assert one_over_two_of(FakeLosses(needs), BANK, PARTS) >= 1.0 - 1e-6
+    assert one_over_two(squares(needs), PARTS) >= 1.0 - 1e-6

@@ -30,8 +30,8 @@ from vla_align_ros.policy.losses import LossWeights
 from vla_align_ros.types import Experience
 
 JUDGE_SHARE = 0.25
-JUDGE_DRAWS, ACTION_DRAWS, PART_DRAWS, STEP_DRAWS = 8, 2, 4, 2
-SHARES = (1.0, 0.5, 0.25)  # of a step that are tried in turn
+JUDGE_DRAWS, ACTION_DRAWS, PART_DRAWS, STEP_DRAWS = 8, 2, 2, 1
+SHARES = (1.0, 0.5)  # of a step that are tried in turn
 ROWS_AT_ONCE = 32  # in one backward pass: bounds the memory, whatever align_batch_size is
 
 
@@ -106,7 +106,7 @@ def align(
     tokens = {"before": token, "after": shadow}
     everywhere = {stage: losses_everywhere(losses, value, seed + 1) for stage, value in tokens.items()}
     parts = one_robot.parts_of(everything)
-    two = one_robot.one_over_two(losses, bank_tokens(policy), parts, seed + 1)
+    two = one_robot.one_over_two(picked.losses, one_robot.parts_of(learn))
     verdict = guard.judge(Evidence(before, after, swapped, everywhere, parts, two, shadow, policy.e_0), stats)
     if verdict.reason is not Reason.KEPT:
         return ended(verdict, report)
@@ -153,7 +153,7 @@ def descend(
 
     M = learned_step[1].T @ learned_step[0] is of the end of training (`training/learned_step.py`): the plain gradient
     hardly points to where an arm acts better. A rate of 1 goes all the way that one gradient tells. A step after which
-    the weighted loss is higher is halved, twice at most; then it is not taken, and the last. Raises FloatingPointError
+    the weighted loss is higher is halved, or not taken and the last. Raises FloatingPointError
     at the first gradient that is not finite.
     """
     assert policy.stats is not None
@@ -278,14 +278,9 @@ def _weights(params: AlignParams) -> LossWeights:
 
 def first_step(policy: Policy, losses: ExperienceLosses, rows: Tensor, token: Tensor, seed: int) -> Pick:
     """The pick among the running token (index 0), E_0 (1) and the bank (from 2 on), without dynamics."""
-    candidates = torch.cat([torch.stack([token, policy.e_0]), bank_tokens(policy)])
-    return pick(losses.without_dynamics(), rows, candidates, seed + 2)
-
-
-def bank_tokens(policy: Policy) -> Tensor:
-    """The training arms' tokens (K, n, W)."""
     assert policy.bank is not None
-    return policy.e_0 + policy.bank
+    candidates = torch.cat([torch.stack([token, policy.e_0]), policy.e_0 + policy.bank])
+    return pick(losses.without_dynamics(), rows, candidates, seed + 2)
 
 
 def _means(losses: dict[str, Tensor]) -> dict[str, float]:
@@ -295,7 +290,6 @@ def _means(losses: dict[str, Tensor]) -> dict[str, float]:
 __all__ = [
     "OnStep",
     "align",
-    "bank_tokens",
     "descend",
     "first_step",
     "gradient",

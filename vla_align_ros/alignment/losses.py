@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from vla_align_ros.policy import Policy, flow
-from vla_align_ros.policy.alignment_expert import TASKS
 from vla_align_ros.policy.inputs import ExperienceInput
 from vla_align_ros.policy.losses import LossWeights
 from vla_align_ros.policy.pi0 import PrefixCache
@@ -44,11 +43,6 @@ class ExperienceLosses:
 
     def __len__(self) -> int:
         return len(self._state)
-
-    @property
-    def tasks(self) -> set[str]:
-        """Those with weight."""
-        return {task for task in TASKS if self.weights.of(task) > 0}
 
     @property
     def device(self) -> torch.device:

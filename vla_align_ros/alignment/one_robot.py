@@ -11,15 +11,12 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from vla_align_ros.alignment.losses import ExperienceLosses
 from vla_align_ros.types import Experience
 
 EPISODE_PART_S = 6.4  # of one episode, looked at together
 LEAST_OF_PART, LEAST_PARTS = 4, 3  # experiences of a part that counts; such parts, to compare
 MEASURED = {"perception", "inverse_dynamics"}
-BANK_STRIDE = 4  # of the bank's tokens every fourth
-PERCEPTION_WEIGHT = 0.3  # beside inverse dynamics
-ROWS_AT_ONCE = 256  # as in `pick.py`
+PERCEPTION_WEIGHT = 0.5  # beside inverse dynamics
 
 
 def parts_of(experiences: Sequence[Experience]) -> list[list[int]]:
@@ -54,19 +51,15 @@ def parts_apart(losses: Mapping[str, Tensor], parts: Sequence[Sequence[int]], us
     return (trace - free / (free - tasks - 1)) * len(groups) / count
 
 
-@torch.no_grad()
-def one_over_two(losses: ExperienceLosses, bank: Tensor, parts: Sequence[Sequence[int]], seed: int) -> float:
-    """The loss of the one token of `bank` (K, n, W) that explains all parts best, over that of the best two where each
-    part has the better of them. 1 where one is enough, and with fewer than LEAST_PARTS parts. One robot reaches 1.1,
-    two that differ much 1.4 and more."""
-    losses = losses.without_dynamics()
-    if len(parts) < LEAST_PARTS or losses.tasks != MEASURED:
+def one_over_two(losses: Mapping[str, Tensor], parts: Sequence[Sequence[int]]) -> float:
+    """What the one token that explains all parts best costs, over what the best two do where each part has the better
+    of them. losses: of each token on each experience, (F, N) by task (`pick.Pick`).
+
+    1 where one is enough, and with fewer than LEAST_PARTS parts. One robot reaches 1.1, two that differ much 1.4.
+    """
+    if len(parts) < LEAST_PARTS or set(losses) != MEASURED:
         return 1.0
-    rows, by_token = torch.arange(len(losses)), []
-    for tokens in bank[::BANK_STRIDE].split(max(1, ROWS_AT_ONCE // len(losses))):
-        found = losses(tokens, rows, 1, seed)
-        by_token.append(PERCEPTION_WEIGHT * found["perception"] + found["inverse_dynamics"])
-    each = torch.cat(by_token)
+    each = PERCEPTION_WEIGHT * losses["perception"] + losses["inverse_dynamics"]
     costs = torch.stack([each[:, list(part)].sum(1) for part in parts], 1)  # (tokens, parts)
     pairs = torch.minimum(costs[:, None], costs[None]).sum(2)
     return float(costs.sum(1).min() / pairs.min())

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from vla_align_ros.alignment.losses import ExperienceLosses
 
-FIRST_ROUND, FINALISTS = 8, 24  # experiences that every token is scored by; tokens that are scored by all
+FIRST_ROUND = 8  # experiences that every token is scored by
+FINALISTS = 12  # tokens that are scored by all, beside the best one for each experience of the first round
 BLENDED = 8.0  # effective number of tokens in the blend: 1 over the sum of the squared weights
 ROWS_AT_ONCE = 256  # each with its prefix's keys and values: 30 MiB for models/tiny
 
 
 @dataclass(frozen=True)
 class Pick:
-    """index: of the best candidate. token: (n, W), the start that it leads to."""
+    """index: of the best candidate. token: (n, W), the start that it leads to. losses: of each finalist on each
+    experience, (F, N) by task."""
 
     index: int
     token: Tensor
+    losses: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @torch.no_grad()
@@ -30,13 +34,15 @@ def pick(losses: ExperienceLosses, rows: Tensor, candidates: Tensor, seed: int) 
     A robot lies between the training arms, and the experience often cannot tell the best few tokens apart, each of
     which has oddities of its own arm (docs/decisions.md). Every candidate meets the same draws of (t, noise).
     """
-    few = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:FIRST_ROUND]]
-    finalists = _means(losses, few, candidates, seed).argsort()[:FINALISTS]
-    scores = _means(losses, rows, candidates[finalists], seed + 1)
+    few = rows[torch.linspace(0, len(rows) - 1, min(FIRST_ROUND, len(rows))).round().long()]
+    first = losses.weighted(_losses(losses, few, candidates, seed))
+    finalists = torch.cat([first.mean(1).argsort()[:FINALISTS], first.argmin(0)]).unique()
+    found = _losses(losses, rows, candidates[finalists], seed + 1)
+    scores = losses.weighted(found).mean(1)
     index = int(finalists[scores.argmin()])
     if index == 0:
-        return Pick(index, candidates[index])
-    return Pick(index, (blend_weights(scores)[:, None, None] * candidates[finalists]).sum(0))
+        return Pick(index, candidates[index], found)
+    return Pick(index, (blend_weights(scores)[:, None, None] * candidates[finalists]).sum(0), found)
 
 
 def blend_weights(scores: Tensor) -> Tensor:
@@ -50,7 +56,7 @@ def blend_weights(scores: Tensor) -> Tensor:
     return weights
 
 
-def _means(losses: ExperienceLosses, rows: Tensor, candidates: Tensor, seed: int) -> Tensor:
-    """Mean weighted loss of each candidate, (K,)."""
-    parts = candidates.split(max(1, ROWS_AT_ONCE // len(rows)))
-    return torch.cat([losses.weighted(losses(part, rows, 1, seed)).mean(1) for part in parts])
+def _losses(losses: ExperienceLosses, rows: Tensor, candidates: Tensor, seed: int) -> dict[str, Tensor]:
+    """Loss of each candidate on each row, (K, N) by task."""
+    parts = [losses(part, rows, 1, seed) for part in candidates.split(max(1, ROWS_AT_ONCE // len(rows)))]
+    return {task: torch.cat([part[task] for part in parts]) for task in parts[0]}

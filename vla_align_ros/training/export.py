@@ -16,7 +16,6 @@ from safetensors.torch import save_file
 from vla_align_ros.alignment import guard, one_robot
 from vla_align_ros.alignment.align import (
     JUDGE_DRAWS,
-    bank_tokens,
     descend,
     first_step,
     losses_everywhere,
@@ -119,7 +118,7 @@ def measure(policy: Policy, recipe: Recipe) -> AlignmentStats:
         ratios.append(guard.shuffle_ratio(with_actions(policy, losses, [*learn, *judged], token, arm)))
         parts = one_robot.parts_of([*learn, *judged])
         in_parts.append((losses_everywhere(losses, token, arm), parts))
-        two.append(one_robot.one_over_two(losses, bank_tokens(policy), parts, arm))
+        two.append(one_robot.one_over_two(picked.losses, one_robot.parts_of(learn)))
         for task, loss in after.items():
             found.setdefault(task, []).append(float(loss.mean()))
     usual = {task: float(np.median(values)) for task, values in found.items()}
