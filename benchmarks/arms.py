@@ -97,7 +97,7 @@ def experience_of(
     """Of one arm (a row) at work with `token`: the first `count` that an alignment uses, as the robot's buffer has
     them; fewer where MOST_WORK times as many do not hold them."""
     found = list[Experience]()
-    for turn in range(MOST_WORK * count // EXPERIENCES):
+    for turn in range(MOST_WORK * max(1, count // EXPERIENCES)):
         made = work(policy, arm, token, seed + turn * 1_000_003, exploration_fraction)
         found += later(align_module.that_moved(policy, made), found)
         if len(found) >= count:

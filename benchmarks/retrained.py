@@ -92,7 +92,7 @@ def one_variant(
     recipe = replace(recipe, samples=samples, vision=replace(recipe.vision, **variant.vision), **variant.recipe)
     description = yaml.safe_load((RECIPE.parent / recipe.model).read_text())
     variant.change(description["architecture"])
-    settings = yaml.safe_dump({"model": description, "recipe": asdict(recipe)}, sort_keys=False)
+    settings = yaml.safe_dump({"model": description, "recipe": asdict(recipe), "device": str(device)}, sort_keys=False)
     out = run / f"{name.replace(' ', '_').replace(',', '')}-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
     out.mkdir(exist_ok=True)
     for eye in ("vision.safetensors", *([] if variant.vision else ["features.safetensors"])):

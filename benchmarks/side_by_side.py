@@ -89,11 +89,11 @@ def all_weights(policy: Policy, experiences: list[Experience], params: AlignPara
     weights = LossWeights(params.lambda_perc, params.lambda_dyn, params.lambda_inv)
     with torch.no_grad():
         inputs, experience = policy.prepare_experiences(experiences)
-    token, generator = arms.shipped_token(policy), torch.Generator().manual_seed(seed)
+    token, generator = arms.shipped_token(policy), torch.Generator(policy.device).manual_seed(seed)
     optimizer = torch.optim.Adam(without(model.parameters(), model.peft_prefix_token), WEIGHTS_RATE)
     for step in range(WEIGHTS_STEPS):
         optimizer.param_groups[0]["lr"] = WEIGHTS_RATE * (1.0 - step / WEIGHTS_STEPS)
-        rows = torch.randperm(len(experiences), generator=generator)[:WEIGHTS_BATCH]
+        rows = torch.randperm(len(experiences), generator=generator, device=policy.device)[:WEIGHTS_BATCH]
         state, part = inputs.state[rows], experience[rows]
         noise = model.draw_noise(state, part, weights, generator)
         time = flow.sample_time(len(rows), generator)

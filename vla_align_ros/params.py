@@ -61,7 +61,7 @@ class AlignParams(Params):
     )
     align_learning_rate: float = parameter(
         1.0,
-        "Length of a gradient step; 1 goes all the way that the step learned in training takes for one gradient.",
+        "Longest gradient step; 1 goes all the way that the step learned in training takes for one gradient.",
         within=(1e-5, 2.0),
         live=True,
     )

@@ -6,6 +6,7 @@ copy -> judge -> save -> use
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -30,8 +31,8 @@ from vla_align_ros.policy.losses import LossWeights
 from vla_align_ros.types import Experience
 
 JUDGE_SHARE = 0.25
-JUDGE_DRAWS, ACTION_DRAWS, PART_DRAWS, STEP_DRAWS = 8, 2, 2, 1
-SHARES = (1.0, 0.5)  # of a step that are tried in turn
+JUDGE_DRAWS, ACTION_DRAWS, PART_DRAWS = 8, 2, 2
+BACKTRACK = (1.0, 0.5)  # shares of a step that are tried in turn
 ROWS_AT_ONCE = 32  # in one backward pass: bounds the memory, whatever align_batch_size is
 
 
@@ -106,8 +107,9 @@ def align(
     tokens = {"before": token, "after": shadow}
     everywhere = {stage: losses_everywhere(losses, value, seed + 1) for stage, value in tokens.items()}
     parts = one_robot.parts_of(everything)
-    two = one_robot.one_over_two(picked.losses, one_robot.parts_of(learn))
-    verdict = guard.judge(Evidence(before, after, swapped, everywhere, parts, two, shadow, policy.e_0), stats)
+    one_over_two = one_robot.one_over_two(picked.losses, one_robot.parts_of(learn))
+    evidence = Evidence(before, after, swapped, everywhere, parts, one_over_two, shadow, policy.e_0)
+    verdict = guard.judge(evidence, stats)
     if verdict.reason is not Reason.KEPT:
         return ended(verdict, report)
     if store is not None:
@@ -153,38 +155,45 @@ def descend(
 
     M = learned_step[1].T @ learned_step[0] is of the end of training (`training/learned_step.py`): the plain gradient
     hardly points to where an arm acts better. A rate of 1 goes all the way that one gradient tells. A step after which
-    the weighted loss is higher is halved, or not taken and the last. Raises FloatingPointError
-    at the first gradient that is not finite.
+    the weighted loss is higher is halved, or not taken. Raises FloatingPointError at the first gradient that is not
+    finite.
     """
     assert policy.stats is not None
     assert policy.learned_step is not None
     e_0, radius = policy.e_0, policy.stats.token_distance_max * guard.DISTANCE_SLACK
+
+    def within_radius(token: Tensor) -> Tensor:
+        offset = token - e_0
+        inside: Tensor = e_0 + offset * (radius / offset.norm().clamp(min=1e-12)).clamp(max=1.0)
+        return inside
+
     reads, moves = policy.learned_step
-    rate, shadow = params.align_learning_rate, start
+    rate, shadow = params.align_learning_rate, within_radius(start)
     generator = torch.Generator().manual_seed(seed)
     curve = []
     for step in range(params.align_steps):
         batch = rows[torch.randperm(len(rows), generator=generator)[: params.align_batch_size]]
         found, means = gradient(losses, shadow, batch, params.align_draws, seed * 1009 + step + 1)
-        if not bool(torch.isfinite(found).all()):
+        here = mean_loss(losses, shadow, batch, seed)
+        if not bool(torch.isfinite(found).all()) or not math.isfinite(here):
             raise FloatingPointError(f"the gradient is not finite at step {step}")
-        offsets = torch.stack(
-            [shadow - (share * rate * moves.T @ (reads @ found.flatten())).view_as(shadow) - e_0 for share in SHARES]
-        )
-        sizes = offsets.flatten(1).norm(dim=1)[:, None, None]
-        stepped = e_0 + offsets * (radius / sizes.clamp(min=1e-12)).clamp(max=1.0)
-        with torch.no_grad():
-            tried = losses(torch.cat([shadow[None], stepped]), batch, STEP_DRAWS, seed)
-        here, *there = losses.weighted(tried).mean(1).tolist()
-        taken = next((index for index, loss in enumerate(there) if loss <= here), None)
-        shadow = shadow if taken is None else stepped[taken]
-        used = 0.0 if taken is None else SHARES[taken] * rate
-        curve.append(StepCurve(means, float(found.norm()), float(shadow.norm()), used))
+        direction, taken = (moves.T @ (reads @ found.flatten())).view_as(shadow), 0.0
+        for share in BACKTRACK:
+            stepped = within_radius(shadow - share * rate * direction)
+            if mean_loss(losses, stepped, batch, seed) <= here:
+                shadow, taken = stepped, share * rate
+                break
+        curve.append(StepCurve(means, float(found.norm()), float(shadow.norm()), taken))
         if on_step is not None:
             on_step(step, curve[-1])
-        if taken is None:
-            break
     return shadow, curve
+
+
+@torch.no_grad()
+def mean_loss(losses: ExperienceLosses, token: Tensor, rows: Tensor, seed: int) -> float:
+    """The weighted loss of a token on `rows`, one draw of (t, noise) each."""
+    parts = [losses(token, part, 1, seed * 1009 + index) for index, part in enumerate(rows.split(ROWS_AT_ONCE))]
+    return float(torch.cat([losses.weighted(part) for part in parts]).mean())
 
 
 def gradient(
@@ -277,10 +286,13 @@ def _weights(params: AlignParams) -> LossWeights:
 
 
 def first_step(policy: Policy, losses: ExperienceLosses, rows: Tensor, token: Tensor, seed: int) -> Pick:
-    """The pick among the running token (index 0), E_0 (1) and the bank (from 2 on), without dynamics."""
+    """The pick among the running token (index 0), E_0 (1) and the bank (from 2 on), without dynamics. Where nothing is
+    better than the running token the start is that token alone."""
     assert policy.bank is not None
     candidates = torch.cat([torch.stack([token, policy.e_0]), policy.e_0 + policy.bank])
-    return pick(losses.without_dynamics(), rows, candidates, seed + 2)
+    picked = pick(losses.without_dynamics(), rows, candidates, seed + 2)
+    alone = torch.equal(candidates[picked.index], token)  # a fresh install's is in the bank, too
+    return replace(picked, index=0, token=token) if alone else picked
 
 
 def _means(losses: dict[str, Tensor]) -> dict[str, float]:

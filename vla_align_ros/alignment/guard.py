@@ -30,15 +30,15 @@ WORSE = {"dynamics": Reason.DYNAMICS_WORSE, "inverse_dynamics": Reason.INVERSE_W
 class Evidence:
     """Losses of single experiences (N,). before, after: by task, on the later part. with_actions: inverse dynamics
     after, with the true and with other actions, on all experience (`align.with_actions`). everywhere: on all, by stage
-    (`before`, `after`) and task; parts: rows of each part of an episode, one_over_two: what one token costs there over
-    what two do (`one_robot.py`)."""
+    (`before`, `after`) and task; parts: rows of each part of an episode; one_over_two: what one token costs
+    over what two do, on the earlier part (`one_robot.py`)."""
 
     before: Mapping[str, Tensor]
     after: Mapping[str, Tensor]
     with_actions: Mapping[str, Tensor]
     everywhere: Mapping[str, Mapping[str, Tensor]]
     parts: Sequence[Sequence[int]]
-    one_over_two: float
+    one_over_two: float | None
     token: Tensor
     e_0: Tensor
 
@@ -64,7 +64,8 @@ def judge(evidence: Evidence, stats: AlignmentStats) -> Verdict:
 def finite(evidence: Evidence, stats: AlignmentStats) -> Verdict | None:
     """Everything is a number."""
     losses = (evidence.before, evidence.after, evidence.with_actions, *evidence.everywhere.values())
-    values = [evidence.token, *(value for found in losses for value in found.values())]
+    values = [evidence.token, torch.tensor(evidence.one_over_two or 0.0)]
+    values += [value for found in losses for value in found.values()]
     if all(bool(torch.isfinite(value).all()) for value in values):
         return None
     return Verdict(Reason.NON_FINITE, "the token or a loss is NaN or infinite")
@@ -84,7 +85,7 @@ def one_robot(evidence: Evidence, stats: AlignmentStats) -> Verdict | None:
     """Two tokens must not explain the experience far better than one, and one token must fit all parts about as well:
     the new one, and the one before where it fits some parts as is usual after an alignment. (A token that fits nowhere
     may fit one place better than another.)"""
-    if evidence.one_over_two > stats.one_over_two_max:
+    if evidence.one_over_two is not None and evidence.one_over_two > stats.one_over_two_max:
         return Verdict(
             Reason.MIXED_EXPERIENCE,
             f"one token for all parts of the experience costs {evidence.one_over_two:.3f} times as much as two, each "

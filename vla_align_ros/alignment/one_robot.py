@@ -1,7 +1,7 @@
 """Is the experience of one robot? Two statistics of its parts, which `guard.py` judges: does the running or the new
-token fit some parts far better than others, and do two of the bank's tokens explain it far better than one?
+token fit some parts far better than others, and do two of the pick's finalists explain it far better than one?
 
-Asked of perception and inverse dynamics together, as the limits were measured; with another lambda 0 nothing is asked.
+Asked of perception and inverse dynamics together, as the limits were measured: not where the pick saw others.
 """
 
 from __future__ import annotations
@@ -51,14 +51,15 @@ def parts_apart(losses: Mapping[str, Tensor], parts: Sequence[Sequence[int]], us
     return (trace - free / (free - tasks - 1)) * len(groups) / count
 
 
-def one_over_two(losses: Mapping[str, Tensor], parts: Sequence[Sequence[int]]) -> float:
+def one_over_two(losses: Mapping[str, Tensor], parts: Sequence[Sequence[int]]) -> float | None:
     """What the one token that explains all parts best costs, over what the best two do where each part has the better
     of them. losses: of each token on each experience, (F, N) by task (`pick.Pick`).
 
-    1 where one is enough, and with fewer than LEAST_PARTS parts. One robot reaches 1.1, two that differ much 1.4.
+    1 where one is enough, one robot reaches 1.1, two that differ much 1.4. None with fewer than LEAST_PARTS parts, or
+    other tasks.
     """
     if len(parts) < LEAST_PARTS or set(losses) != MEASURED:
-        return 1.0
+        return None
     each = PERCEPTION_WEIGHT * losses["perception"] + losses["inverse_dynamics"]
     costs = torch.stack([each[:, list(part)].sum(1) for part in parts], 1)  # (tokens, parts)
     pairs = torch.minimum(costs[:, None], costs[None]).sum(2)

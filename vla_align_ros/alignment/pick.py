@@ -18,7 +18,7 @@ ROWS_AT_ONCE = 256  # each with its prefix's keys and values: 30 MiB for models/
 
 @dataclass(frozen=True)
 class Pick:
-    """index: of the best candidate. token: (n, W), the start that it leads to. losses: of each finalist on each
+    """index: of the best candidate. token: (n, W), the start for gradient steps. losses: of each finalist on each
     experience, (F, N) by task."""
 
     index: int
@@ -29,7 +29,7 @@ class Pick:
 @torch.no_grad()
 def pick(losses: ExperienceLosses, rows: Tensor, candidates: Tensor, seed: int) -> Pick:
     """The candidate (K, n, W) with the lowest weighted loss on `rows` (N,), and the mean of the finalists, weighted by
-    softmax(-loss / temperature) with about BLENDED of them; candidate 0, the running token, alone where it is best.
+    softmax(-loss / temperature) with about BLENDED of them.
 
     A robot lies between the training arms, and the experience often cannot tell the best few tokens apart, each of
     which has oddities of its own arm (docs/decisions.md). Every candidate meets the same draws of (t, noise).
@@ -39,14 +39,13 @@ def pick(losses: ExperienceLosses, rows: Tensor, candidates: Tensor, seed: int) 
     finalists = torch.cat([first.mean(1).argsort()[:FINALISTS], first.argmin(0)]).unique()
     found = _losses(losses, rows, candidates[finalists], seed + 1)
     scores = losses.weighted(found).mean(1)
-    index = int(finalists[scores.argmin()])
-    if index == 0:
-        return Pick(index, candidates[index], found)
-    return Pick(index, (blend_weights(scores)[:, None, None] * candidates[finalists]).sum(0), found)
+    blend = (blend_weights(scores)[:, None, None] * candidates[finalists]).sum(0)
+    return Pick(int(finalists[scores.argmin()]), blend, found)
 
 
 def blend_weights(scores: Tensor) -> Tensor:
-    """softmax(-score / temperature) (K,), with the temperature at which BLENDED of them count, or half of fewer."""
+    """softmax(-score / temperature) (K,), with the lowest temperature at which BLENDED of them count, or half of
+    fewer: 1 over the sum of the squared weights."""
     above, wanted = scores - scores.min(), min(BLENDED, len(scores) / 2)
     low, high = (float(above.max().clamp(min=1e-12)) * factor for factor in (1e-4, 1e4))
     for _ in range(50):

@@ -12,7 +12,7 @@ from vla_align_ros.alignment.reasons import Reason
 @dataclass(frozen=True)
 class StepCurve:
     """One gradient step: mean loss of each task before it, |gradient|, |E| after it and the learning rate that it was
-    taken with, 0 where no step made the losses lower."""
+    taken with, 0 where it would have made the loss higher."""
 
     losses: dict[str, float]
     grad_norm: float

@@ -15,7 +15,7 @@ def train(
     run: Annotated[Path, typer.Option(help="Folder of the run; a second call goes on where the first one stopped.")],
     export: Annotated[Path | None, typer.Option(help="Zoo folder to write when the training is done.")] = None,
     seed: Annotated[int | None, typer.Option(help="Instead of the recipe's: other weights, arms and data.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda; only a CPU repeats a run bit for bit.")] = "auto",
+    device: Annotated[str, typer.Option(help="cpu, cuda or auto; only the CPU repeats a run bit for bit.")] = "cpu",
     threads: Annotated[int, typer.Option(help="CPU threads.", min=1)] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print each log line as JSON.")] = False,
 ) -> None:

@@ -231,8 +231,8 @@ class Policy:
 def load_policy(folder: str | Path, device: Device | torch.device = "auto") -> Policy:
     """Load a zoo folder, or a folder with openpi's weights and a golden `config.json` (then only `policy.model` works).
 
-    device: `auto` takes cuda where there is one. Raises ModelConfigError, WeightsError, NormStatsError,
-    AlignmentStatsError or PolicyError, each with a sentence that says what is wrong in which file.
+    device: of torch, or a name; `auto` takes cuda where there is one. Raises ModelConfigError, WeightsError,
+    NormStatsError, AlignmentStatsError or PolicyError, each with a sentence that says what is wrong in which file.
     """
     folder = Path(folder)
     if not folder.is_dir():

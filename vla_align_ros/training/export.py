@@ -105,7 +105,7 @@ def measure(policy: Policy, recipe: Recipe) -> AlignmentStats:
     experiences = collect_experience(policy, arms, start.expand(len(arms), -1, -1), EXPERIENCES, VALIDATION_SEED)
     params = PolicyParams.from_mapping(asdict(policy.config.recommended)).align
     found: dict[str, list[float]] = {}
-    ratios, in_parts, two = [], [], []
+    ratios, in_parts, one_over_two = [], [], []
     for arm, mine in enumerate(experiences):
         learn, judged = split_by_episode(that_moved(policy, mine))
         weights = LossWeights(params.lambda_perc, params.lambda_dyn, params.lambda_inv)
@@ -118,9 +118,10 @@ def measure(policy: Policy, recipe: Recipe) -> AlignmentStats:
         ratios.append(guard.shuffle_ratio(with_actions(policy, losses, [*learn, *judged], token, arm)))
         parts = one_robot.parts_of([*learn, *judged])
         in_parts.append((losses_everywhere(losses, token, arm), parts))
-        two.append(one_robot.one_over_two(picked.losses, one_robot.parts_of(learn)))
+        one_over_two.append(one_robot.one_over_two(picked.losses, one_robot.parts_of(learn)))
         for task, loss in after.items():
             found.setdefault(task, []).append(float(loss.mean()))
+    asked = [value for value in one_over_two if value is not None]
     usual = {task: float(np.median(values)) for task, values in found.items()}
     apart = [one_robot.parts_apart(losses, parts, usual) for losses, parts in in_parts]
     ceiling = {task: CEILING_FACTOR[task] * float(np.quantile(values, 0.9)) for task, values in found.items()}
@@ -130,7 +131,7 @@ def measure(policy: Policy, recipe: Recipe) -> AlignmentStats:
         ceiling=ceiling,
         shuffle_ratio_min=1.0 + SHUFFLE_SHARE * (float(np.quantile(ratios, 0.1)) - 1.0),
         parts_apart_max=APART_FACTOR * float(np.quantile(apart, 0.9)),
-        one_over_two_max=1.0 + ONE_OVER_TWO_FACTOR * (float(np.quantile(two, 0.9)) - 1.0),
+        one_over_two_max=1.0 + ONE_OVER_TWO_FACTOR * (float(np.quantile(asked, 0.9)) - 1.0) if asked else 1e9,
         arms=len(arms),
         experiences=EXPERIENCES,
     )
