@@ -107,7 +107,9 @@ def one_variant(
     policy = load_policy(out / "export", device)
     unseen = arms.unseen_arms(embodiments, seed)
     found = [one_arm(policy, unseen[np.array([i])], seed * 1000 + i, episodes) for i in range(embodiments)]
-    return {"motion_r2": trainee.motion_r2, **summary(found)}
+    result = {"motion_r2": trainee.motion_r2, **summary(found)}
+    print(f"{name}: {json.dumps(result)}", flush=True)
+    return result
 
 
 def _say(name: str, line: dict[str, object]) -> None:
