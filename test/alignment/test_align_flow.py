@@ -328,7 +328,7 @@ REFUSED: dict[str, Case] = {
     "actions": (Reason.ACTIONS_DO_NOT_FIT, {"stats": stats_of(shuffle_ratio_min=1e9)}),
     "late actions": (
         Reason.ACTIONS_OUT_OF_STEP,
-        {"with_actions": {"shuffled": torch.tensor([[1.0], [2.0]]), "next": torch.tensor([[1.0, 1.0], [0.9, 0.9]])}},
+        {"with_actions": {"shuffled": torch.tensor([[1.0], [2.0]]), "next": torch.tensor([[1.0], [0.8]])}},
     ),
     "a second robot's episodes": (
         Reason.MIXED_EXPERIENCE,

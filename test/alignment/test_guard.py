@@ -132,22 +132,13 @@ def test_shuffled_actions_must_fit_worse() -> None:
 
 
 @pytest.mark.parametrize("neighbour", ["next", "last"])
-def test_the_actions_of_no_neighbour_may_fit_better(neighbour: str) -> None:
-    assert guard.judge(evidence(**with_actions(**{neighbour: 1.01})), stats_of()).reason is Reason.KEPT
-    verdict = guard.judge(evidence(**with_actions(**{neighbour: 0.99})), stats_of())
+def test_the_actions_of_no_neighbour_may_fit_far_better(neighbour: str) -> None:
+    assert guard.judge(evidence(**with_actions(**{neighbour: 0.91})), stats_of()).reason is Reason.KEPT
+    verdict = guard.judge(evidence(**with_actions(**{neighbour: 0.89})), stats_of())
     assert verdict.reason is Reason.ACTIONS_OUT_OF_STEP
-    words = f"inverse-dynamics loss is 1.0000, with the {neighbour} experience's actions 0.9900"
-    assert verdict.detail == f"{words} (noise of the difference 0.0000)"
+    assert verdict.detail == f"inverse-dynamics loss is 1.0000, with the {neighbour} experience's actions 0.8900"
     alone = {"with_actions": {"shuffled": evidence().with_actions["shuffled"]}}
     assert guard.judge(evidence(**alone), stats_of()).reason is Reason.KEPT
-
-
-@pytest.mark.parametrize(("excess", "reason"), [(0.1, Reason.KEPT), (0.4, Reason.ACTIONS_OUT_OF_STEP)])
-def test_a_neighbour_fits_better_only_beyond_the_noise(excess: float, reason: Reason) -> None:
-    true = spread(1.0)
-    other = true - spread(excess, deviation=1.0, seed=3)  # the standard error is 1 / sqrt(32) = 0.177
-    changed = {"with_actions": {**evidence().with_actions, "next": torch.stack([true, other])}}
-    assert guard.judge(evidence(**changed), stats_of()).reason is reason
 
 
 def test_two_tokens_that_explain_far_more_than_one_are_two_robots() -> None:
