@@ -1,4 +1,4 @@
-"""What parts of the model are worth: the same recipe with one part changed, 20 minutes of an idle core each.
+"""What parts of the model are worth: the same recipe with one part changed each, trained briefly.
 
     python benchmarks/retrained.py --json retrained.json
 
@@ -6,8 +6,9 @@ A row is a model of its own: success and action error of the same unseen arms wi
 arm's token (before), after the pick, after plain gradients from there (`side_by_side.plain`; a learned step would take
 longer than the training), and with the best token by labels. Rows compare with `as shipped`, trained as briefly.
 
-A run can be cut and goes on where it stopped: with the same settings only, in a folder of their own. `one global E` has
-no offsets: its bank is E_0 many times.
+20 minutes of an idle core a row, more with self-supervised features, whose eye also gets more frames and steps than the
+label-pretrained one. A run can be cut and goes on where it stopped: with the same settings only, in a folder of their
+own. `one global E` has no offsets: its bank is E_0 many times.
 """
 
 from __future__ import annotations
