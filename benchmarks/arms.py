@@ -135,21 +135,21 @@ def attempt(policy: Policy, token: Tensor, experiences: list[Experience], params
     """Align from `token`. The policy's token is that of the outcome."""
     policy.swap_token(token)
     proposals, starts = list[Tensor](), list[Tensor]()
-    judge, descend = guard.judge, align_module.descend
+    judge, half_way = guard.judge, align_module.half_way
 
-    def starting(policy: Policy, losses: Any, rows: Tensor, start: Tensor, *rest: Any) -> Any:
-        starts.append(start)
-        return descend(policy, losses, rows, start, *rest)
+    def halving(*arguments: Any) -> Tensor:
+        starts.append(half_way(*arguments))
+        return starts[-1]
 
     def listening(evidence: Evidence, stats: AlignmentStats) -> Verdict:
         proposals.append(evidence.token)
         return judge(evidence, stats)
 
-    guard.judge, align_module.descend = listening, starting
+    guard.judge, align_module.half_way = listening, halving
     try:
         report = align_module.align(policy, experiences, params, seed=seed)
     finally:
-        guard.judge, align_module.descend = judge, descend
+        guard.judge, align_module.half_way = judge, half_way
     assert policy.token is not None
     if not proposals:
         learn, _ = align_module.split_by_episode(align_module.that_moved(policy, experiences))
@@ -165,8 +165,10 @@ def without_guard(
     """The token that is picked and the one that the gradient makes of it, whatever a guard would say."""
     losses = losses_of(policy, learn, params)
     rows = torch.arange(len(losses))
-    picked = align_module.first_step(policy, losses, rows, token, seed).token
-    return picked, align_module.descend(policy, losses, rows, picked, params, seed)[0]
+    picked = align_module.first_step(policy, losses, rows, token, seed)
+    stepped, _ = align_module.descend(policy, losses, rows, picked.token, params, seed)
+    start, proposed = (align_module.half_way(picked, token, found) for found in (picked.token, stepped))
+    return start, proposed
 
 
 def losses_of(policy: Policy, experiences: list[Experience], params: AlignParams) -> ExperienceLosses:

@@ -181,7 +181,7 @@ BENCHMARKS = (
         alignment_headline,
     ),
     Benchmark("diagnosis", "alignment.py", ("--diagnosis", "--seed", "9", "--embodiments", "4"), diagnosis_headline),
-    Benchmark("guard", "guard.py", ("--seed", "16"), guard_headline),
+    Benchmark("guard", "guard.py", ("--seed", "17"), guard_headline),
     Benchmark("on_robot", "on_robot.py", ("--seed", "9", "--embodiments", "12"), on_robot_headline),
     Benchmark(
         "drift",

@@ -252,6 +252,25 @@ def test_the_running_token_alone_is_the_start_where_nothing_is_better(
     assert found.index == 0
 
 
+@pytest.mark.parametrize(("over_best", "share"), [(1.6, 0.5), (1.8, 1.0)])
+def test_a_running_token_that_fits_nearly_as_well_is_left_half_of_the_way(
+    policy: Policy, over_best: float, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running, judge = policy.token, guard.judge
+    assert running is not None
+    found, seen = policy.e_0 + 0.25, list[guard.Evidence]()
+
+    def spied_judge(evidence: guard.Evidence, stats: Any) -> Verdict:
+        seen.append(evidence)
+        return judge(evidence, stats)
+
+    monkeypatch.setattr(ALIGN, "pick", lambda losses, rows, candidates, seed: Pick(1, candidates[1], over_best))
+    monkeypatch.setattr(ALIGN, "descend", lambda *_: (found, []))
+    monkeypatch.setattr(guard, "judge", spied_judge)
+    align(policy, FEW, QUICK)
+    torch.testing.assert_close(seen[0].token, running + share * (found - running))
+
+
 def test_the_token_stays_in_the_region_that_training_knows(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
     policy.stats = stats_of(token_distance_max=1.0)
     monkeypatch.setattr(guard, "judge", lambda evidence, stats: _kept())
@@ -364,7 +383,6 @@ def test_the_guard_sees_all_experience_with_the_token_before_and_the_new_one(
     (evidence,) = seen
     assert start is not None
     assert torch.equal(tokens[0], start)
-    assert torch.equal(tokens[1], evidence.token)
     assert not torch.equal(tokens[0], tokens[1])
     assert list(evidence.everywhere) == ["before", "after"]
     counts = {len(loss) for part in evidence.everywhere.values() for loss in part.values()}

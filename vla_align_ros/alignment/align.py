@@ -32,6 +32,7 @@ from vla_align_ros.types import Experience
 
 JUDGE_SHARE = 0.25
 JUDGE_DRAWS, ACTION_DRAWS, PART_DRAWS = 8, 2, 2
+NEARLY = 1.7  # times the best token's loss: a running token that has less fits nearly as well
 BACKTRACK = (1.0, 0.5)  # shares of a step that are tried in turn
 ROWS_AT_ONCE = 32  # in one backward pass: bounds the memory, whatever align_batch_size is
 
@@ -95,16 +96,17 @@ def align(
     picked = first_step(policy, losses, learn_rows, token, seed)
     report = replace(report, picked_row=None if picked.index == 0 else picked.index - 2)
     try:
-        shadow, curve = descend(policy, losses, learn_rows, picked.token, params, seed, on_step)
+        stepped, curve = descend(policy, losses, learn_rows, picked.token, params, seed, on_step)
     except FloatingPointError as error:
         return ended(Verdict(Reason.NON_FINITE, str(error)), report)
+    start, shadow = (half_way(picked, token, found) for found in (picked.token, stepped))
     with torch.no_grad():
-        at_pick = losses(picked.token, judge_rows, JUDGE_DRAWS, seed + 1)
+        at_pick = losses(start, judge_rows, JUDGE_DRAWS, seed + 1)
         after = losses(shadow, judge_rows, JUDGE_DRAWS, seed + 1)
     report = replace(report, picked=_means(at_pick), after=_means(after), curve=tuple(curve))
     everything = [*learn, *judged]
-    swapped = with_actions(policy, losses, everything, shadow, seed + 1)
-    tokens = {"before": token, "after": shadow}
+    swapped = with_actions(policy, losses, everything, stepped, seed + 1)
+    tokens = {"before": token, "after": stepped}
     everywhere = {stage: losses_everywhere(losses, value, seed + 1) for stage, value in tokens.items()}
     parts = one_robot.parts_of(everything)
     one_over_two = one_robot.one_over_two(picked.losses, one_robot.parts_of(learn))
@@ -194,6 +196,12 @@ def mean_loss(losses: ExperienceLosses, token: Tensor, rows: Tensor, seed: int) 
     """The weighted loss of a token on `rows`, one draw of (t, noise) each."""
     parts = [losses(token, part, 1, seed * 1009 + index) for index, part in enumerate(rows.split(ROWS_AT_ONCE))]
     return float(torch.cat([losses.weighted(part) for part in parts]).mean())
+
+
+def half_way(picked: Pick, running: Tensor, token: Tensor) -> Tensor:
+    """From the running token to another one: all the way, or half of it where the running one fits nearly as well. Each
+    token has oddities of its own; between two that both fit an arm acts better than with a worse guess of the two."""
+    return (running + token) / 2 if picked.first_over_best < NEARLY else token
 
 
 def gradient(

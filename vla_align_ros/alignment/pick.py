@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -11,18 +12,19 @@ from torch import Tensor
 from vla_align_ros.alignment.losses import ExperienceLosses
 
 FIRST_ROUND = 8  # experiences that every token is scored by
-FINALISTS = 12  # tokens that are scored by all, beside the best one for each experience of the first round
+FINALISTS = 12  # tokens that are scored by all, beside the first and the best for each experience of the first round
 BLENDED = 8.0  # effective number of tokens in the blend: 1 over the sum of the squared weights
 ROWS_AT_ONCE = 256  # each with its prefix's keys and values: 30 MiB for models/tiny
 
 
 @dataclass(frozen=True)
 class Pick:
-    """index: of the best candidate. token: (n, W), the start for gradient steps. losses: of each finalist on each
-    experience, (F, N) by task."""
+    """index: of the best candidate. token: (n, W), the start for gradient steps. first_over_best: weighted loss of the
+    first candidate over that of the best. losses: of each finalist on each experience, (F, N) by task."""
 
     index: int
     token: Tensor
+    first_over_best: float = math.inf
     losses: Mapping[str, Tensor] = field(default_factory=dict)
 
 
@@ -36,11 +38,12 @@ def pick(losses: ExperienceLosses, rows: Tensor, candidates: Tensor, seed: int) 
     """
     few = rows[torch.linspace(0, len(rows) - 1, min(FIRST_ROUND, len(rows))).round().long()]
     first = losses.weighted(_losses(losses, few, candidates, seed))
-    finalists = torch.cat([first.mean(1).argsort()[:FINALISTS], first.argmin(0)]).unique()
+    best = first.mean(1).argsort()[:FINALISTS]
+    finalists = torch.cat([best.new_zeros(1), best, first.argmin(0)]).unique()
     found = _losses(losses, rows, candidates[finalists], seed + 1)
     scores = losses.weighted(found).mean(1)
     blend = (blend_weights(scores)[:, None, None] * candidates[finalists]).sum(0)
-    return Pick(int(finalists[scores.argmin()]), blend, found)
+    return Pick(int(finalists[scores.argmin()]), blend, float(scores[0] / scores.min()), found)
 
 
 def blend_weights(scores: Tensor) -> Tensor:
