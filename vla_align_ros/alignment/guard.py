@@ -29,10 +29,12 @@ WORSE = {"dynamics": Reason.DYNAMICS_WORSE, "inverse_dynamics": Reason.INVERSE_W
 
 @dataclass(frozen=True)
 class Evidence:
-    """Losses of single experiences (N,). before, after: by task, on the later part. About the experience, with the token
-    that the steps led to: with_actions: inverse dynamics with the true and with other actions, on all experience
-    (`align.with_actions`); everywhere: on all, by stage (`before`, `after`) and task; parts: rows of each part of an episode; one_over_two: what one token costs
-    over what two do, on the earlier part (`one_robot.py`)."""
+    """Losses of single experiences (N,). before, after: by task, on the later part.
+
+    About all experience, with the token that the steps led to: with_actions: inverse dynamics with the true and with
+    other actions (`align.with_actions`); everywhere: by stage (`before`, `after`) and task; parts: rows of each part of
+    an episode. one_over_two: what one token costs over what two do, on the earlier part (`one_robot.py`).
+    """
 
     before: Mapping[str, Tensor]
     after: Mapping[str, Tensor]
