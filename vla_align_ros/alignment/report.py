@@ -22,8 +22,8 @@ class StepCurve:
 
 @dataclass(frozen=True)
 class AlignReport:
-    """One attempt. Losses are means on the later, held-out experience, by task, for the running token (`before`), the
-    blend of the best of running and bank (`picked`) and the result (`after`); empty where the attempt ended earlier.
+    """One attempt. Losses are means on the later, held-out experience, by task, for the running token (`before`), what
+    the pick alone would have made (`picked`) and the result (`after`); empty where the attempt ended earlier.
 
     picked_row: row of the token bank with the lowest loss, which counts most in the blend that the gradient started
     from; None for the running token, -1 for E_0.
