@@ -167,7 +167,6 @@ BENCHMARKS = (
     Benchmark("late_chunks", "late_chunks.py", (), late_headline),
     Benchmark("alignment", "alignment.py", ("--seed", "11", "--training-arms", "24"), alignment_headline),
     Benchmark("alignment_seed_12", "alignment.py", ("--seed", "12"), alignment_headline),
-    Benchmark("alignment_seed_13", "alignment.py", ("--seed", "13"), alignment_headline),
     Benchmark(
         "alignment_beyond_range",
         "alignment.py",
