@@ -167,7 +167,7 @@ def without_guard(
     rows = torch.arange(len(losses))
     picked = align_module.first_step(policy, losses, rows, token, seed)
     stepped, _ = align_module.descend(policy, losses, rows, picked.token, params, seed)
-    start, proposed = (align_module.half_way(picked, token, found) for found in (picked.token, stepped))
+    start, proposed = (align_module.half_way(policy, picked, token, found) for found in (picked.token, stepped))
     return start, proposed
 
 

@@ -274,10 +274,12 @@ def test_a_running_token_that_fits_nearly_as_well_is_left_half_of_the_way(
     torch.testing.assert_close(seen[0].token, running + share * (found - running))
 
 
-def test_the_token_stays_in_the_region_that_training_knows(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("nearly", [0.0, 1e9])
+def test_the_token_comes_back_to_the_region_that_training_knows(
+    policy: Policy, nearly: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     policy.stats = stats_of(token_distance_max=1.0)
-    policy.swap_token(policy.e_0)
-    monkeypatch.setattr(ALIGN, "NEARLY", 0.0)
+    monkeypatch.setattr(ALIGN, "NEARLY", nearly)
     monkeypatch.setattr(guard, "judge", lambda evidence, stats: _kept())
     align(policy, FEW, dataclasses.replace(QUICK, align_learning_rate=1.0, align_steps=10))
     assert policy.token is not None
@@ -371,7 +373,14 @@ REFUSED: dict[str, Case] = {
 def test_the_guard_sees_all_experience_with_the_token_before_and_the_new_one(
     policy: Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    judge, everywhere, start = guard.judge, ALIGN.losses_everywhere, policy.token
+    judge, everywhere, descend, start = guard.judge, ALIGN.losses_everywhere, ALIGN.descend, policy.token
+    whole = list[Tensor]()
+
+    def spied_descend(*arguments: Any) -> Any:
+        found = descend(*arguments)
+        whole.append(found[0])
+        return found
+
     seen, tokens = list[guard.Evidence](), list[Tensor]()
 
     def spied_judge(evidence: guard.Evidence, stats: Any) -> Verdict:
@@ -384,11 +393,14 @@ def test_the_guard_sees_all_experience_with_the_token_before_and_the_new_one(
 
     monkeypatch.setattr(guard, "judge", spied_judge)
     monkeypatch.setattr(ALIGN, "losses_everywhere", spied)
+    monkeypatch.setattr(ALIGN, "descend", spied_descend)
+    monkeypatch.setattr(ALIGN, "NEARLY", 1e9)
     align(policy, FEW, QUICK)
     (evidence,) = seen
     assert start is not None
     assert torch.equal(tokens[0], start)
-    assert not torch.equal(tokens[0], tokens[1])
+    assert torch.equal(tokens[1], whole[0])
+    torch.testing.assert_close(evidence.token, (start + whole[0]) / 2)
     assert list(evidence.everywhere) == ["before", "after"]
     counts = {len(loss) for part in evidence.everywhere.values() for loss in part.values()}
     assert counts == {len(evidence.with_actions["shuffled"][0])}
@@ -411,6 +423,7 @@ def run_case(policy: Policy, case: dict[str, Any], monkeypatch: pytest.MonkeyPat
     if "with_actions" in case:
         monkeypatch.setattr(ALIGN, "with_actions", lambda *_: case["with_actions"])
     if "descend" in case:
+        monkeypatch.setattr(ALIGN, "NEARLY", 0.0)
         monkeypatch.setattr(
             ALIGN, "descend", lambda policy, losses, rows, start, *_: (case["descend"](losses, rows, start), [])
         )

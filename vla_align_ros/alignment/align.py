@@ -99,7 +99,7 @@ def align(
         stepped, curve = descend(policy, losses, learn_rows, picked.token, params, seed, on_step)
     except FloatingPointError as error:
         return ended(Verdict(Reason.NON_FINITE, str(error)), report)
-    start, shadow = (half_way(picked, token, found) for found in (picked.token, stepped))
+    start, shadow = (half_way(policy, picked, token, found) for found in (picked.token, stepped))
     with torch.no_grad():
         at_pick = losses(start, judge_rows, JUDGE_DRAWS, seed + 1)
         after = losses(shadow, judge_rows, JUDGE_DRAWS, seed + 1)
@@ -157,20 +157,12 @@ def descend(
 
     M = learned_step[1].T @ learned_step[0] is of the end of training (`training/learned_step.py`): the plain gradient
     hardly points to where an arm acts better. A rate of 1 goes all the way that one gradient tells. A step after which
-    the weighted loss is higher is halved, or not taken. Raises FloatingPointError at the first gradient that is not
-    finite.
+    the weighted loss is higher is halved, or not taken. Raises FloatingPointError at the first gradient or loss that
+    is not finite.
     """
-    assert policy.stats is not None
     assert policy.learned_step is not None
-    e_0, radius = policy.e_0, policy.stats.token_distance_max * guard.DISTANCE_SLACK
-
-    def within_radius(token: Tensor) -> Tensor:
-        offset = token - e_0
-        inside: Tensor = e_0 + offset * (radius / offset.norm().clamp(min=1e-12)).clamp(max=1.0)
-        return inside
-
     reads, moves = policy.learned_step
-    rate, shadow = params.align_learning_rate, within_radius(start)
+    rate, shadow = params.align_learning_rate, within_radius(policy, start)
     generator = torch.Generator().manual_seed(seed)
     curve = []
     for step in range(params.align_steps):
@@ -181,8 +173,11 @@ def descend(
             raise FloatingPointError(f"the gradient is not finite at step {step}")
         direction, taken = (moves.T @ (reads @ found.flatten())).view_as(shadow), 0.0
         for share in BACKTRACK:
-            stepped = within_radius(shadow - share * rate * direction)
-            if mean_loss(losses, stepped, batch, seed) <= here:
+            stepped = within_radius(policy, shadow - share * rate * direction)
+            there = mean_loss(losses, stepped, batch, seed)
+            if not math.isfinite(there):
+                raise FloatingPointError(f"the loss is not finite after step {step}")
+            if there <= here:
                 shadow, taken = stepped, share * rate
                 break
         curve.append(StepCurve(means, float(found.norm()), float(shadow.norm()), taken))
@@ -198,10 +193,18 @@ def mean_loss(losses: ExperienceLosses, token: Tensor, rows: Tensor, seed: int) 
     return float(torch.cat([losses.weighted(part) for part in parts]).mean())
 
 
-def half_way(picked: Pick, running: Tensor, token: Tensor) -> Tensor:
+def half_way(policy: Policy, picked: Pick, running: Tensor, token: Tensor) -> Tensor:
     """From the running token to another one: all the way, or half of it where the running one fits nearly as well. Each
     token has oddities of its own; between two that both fit an arm acts better than with a worse guess of the two."""
-    return (running + token) / 2 if picked.first_over_best < NEARLY else token
+    return within_radius(policy, (running + token) / 2) if picked.first_over_best < NEARLY else token
+
+
+def within_radius(policy: Policy, token: Tensor) -> Tensor:
+    """A token (n, W), or the nearest one that is no farther from E_0 than the guard allows."""
+    assert policy.stats is not None
+    offset, radius = token - policy.e_0, policy.stats.token_distance_max * guard.DISTANCE_SLACK
+    inside: Tensor = policy.e_0 + offset * (radius / offset.norm().clamp(min=1e-12)).clamp(max=1.0)
+    return inside
 
 
 def gradient(

@@ -31,9 +31,10 @@ WORSE = {"dynamics": Reason.DYNAMICS_WORSE, "inverse_dynamics": Reason.INVERSE_W
 class Evidence:
     """Losses of single experiences (N,). before, after: by task, on the later part.
 
-    About all experience, with the token that the steps led to: with_actions: inverse dynamics with the true and with
-    other actions (`align.with_actions`); everywhere: by stage (`before`, `after`) and task; parts: rows of each part of
-    an episode. one_over_two: what one token costs over what two do, on the earlier part (`one_robot.py`).
+    About all experience, with the token that the whole way leads to: with_actions: inverse dynamics with the true and
+    with other actions (`align.with_actions`); everywhere: by stage (`before` with the running one, `after`) and task;
+    parts: rows of each part of an episode. one_over_two: what one token costs over what two do, on the earlier part
+    (`one_robot.py`).
     """
 
     before: Mapping[str, Tensor]
@@ -86,8 +87,8 @@ def token_near(evidence: Evidence, stats: AlignmentStats) -> Verdict | None:
 
 def one_robot(evidence: Evidence, stats: AlignmentStats) -> Verdict | None:
     """Two tokens must not explain the experience far better than one, and one token must fit all parts about as well:
-    the new one, and the one before where it fits some parts as is usual after an alignment. (A token that fits nowhere
-    may fit one place better than another.)"""
+    that of the whole way, and the one before where it fits some parts as is usual after an alignment. (A token that fits
+    nowhere may fit one place better than another.)"""
     if evidence.one_over_two is not None and evidence.one_over_two > stats.one_over_two_max:
         return Verdict(
             Reason.MIXED_EXPERIENCE,
