@@ -87,8 +87,10 @@ def token_near(evidence: Evidence, stats: AlignmentStats) -> Verdict | None:
 
 def one_robot(evidence: Evidence, stats: AlignmentStats) -> Verdict | None:
     """Two tokens must not explain the experience far better than one, and one token must fit all parts about as well:
-    that of the whole way, and the one before where it fits some parts as is usual after an alignment. (A token that fits
-    nowhere may fit one place better than another.)"""
+    that of the whole way, and the one before where it fits some parts as is usual after an alignment.
+
+    (A token that fits nowhere may fit one place better than another.)
+    """
     if evidence.one_over_two is not None and evidence.one_over_two > stats.one_over_two_max:
         return Verdict(
             Reason.MIXED_EXPERIENCE,
