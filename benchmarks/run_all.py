@@ -179,7 +179,7 @@ BENCHMARKS = (
         ("--seed", "14", "--embodiments", "24", "--exploration", "0"),
         alignment_headline,
     ),
-    Benchmark("diagnosis", "alignment.py", ("--diagnosis", "--seed", "9", "--embodiments", "4"), diagnosis_headline),
+    Benchmark("diagnosis", "alignment.py", ("--diagnosis", "--seed", "9", "--embodiments", "8"), diagnosis_headline),
     Benchmark("guard", "guard.py", ("--seed", "17"), guard_headline),
     Benchmark("on_robot", "on_robot.py", ("--seed", "9", "--embodiments", "12"), on_robot_headline),
     Benchmark(
