@@ -34,6 +34,15 @@ def test_fitted_features_are_white() -> None:
     assert (covariance.diag() < 1.05).all()
 
 
+def test_a_directions_sign_does_not_depend_on_who_finds_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, others, eigh = make_features(components=5), make_features(components=5), torch.linalg.eigh
+    others.load_state_dict(features.state_dict())
+    features.fit(pictures(64))
+    monkeypatch.setattr(torch.linalg, "eigh", lambda matrix: (eigh(matrix)[0], -eigh(matrix)[1]))
+    others.fit(pictures(64))
+    assert torch.equal(features.components, others.components)
+
+
 def test_the_components_are_the_directions_of_largest_variance() -> None:
     features = make_features(components=16)
     features.fit(pictures(64))

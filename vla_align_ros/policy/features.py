@@ -45,12 +45,17 @@ class FeatureExtractor(nn.Module):
 
     @torch.no_grad()
     def fit(self, images: Tensor) -> None:
-        """Set PCA and whitening from images (N, 3, S, S) in [-1, 1], all their patches together."""
+        """Set PCA and whitening from images (N, 3, S, S) in [-1, 1], all their patches together.
+
+        Each direction's largest entry is positive: eigenvectors have no sign of their own, and a run that goes on
+        elsewhere must see the same features.
+        """
         patches = torch.cat([self.patches(part) for part in images.split(256)]).flatten(0, 1)
         self.mean.copy_(patches.mean(0))
         centred = patches - self.mean
         _, directions = torch.linalg.eigh(centred.T @ centred)
-        self.components.copy_(directions.flip(1)[:, : self.config.components])
+        largest = directions.gather(0, directions.abs().argmax(0, keepdim=True))
+        self.components.copy_((directions * largest.sign()).flip(1)[:, : self.config.components])
         self.scale.copy_((centred @ self.components).std(0) + 1e-3)
 
     @torch.no_grad()
