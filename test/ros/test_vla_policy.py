@@ -268,7 +268,8 @@ def test_live_parameters_act_and_curves_are_published(node, parameters, shared_r
         curve = curves[name].wait(lambda _, curve=curves[name]: len(curve.messages) == 4)
         assert np.isfinite(curve.data)
     curves["lr"].wait(lambda _: len(curves["lr"].messages) == 4)
-    assert [message.data for message in curves["lr"].messages] == [0.001] * 4
+    rates = {message.data for message in curves["lr"].messages}
+    assert max(rates) == 0.001 and rates <= {0.001, 0.0005, 0.0}, "a step may be halved or not taken"
     assert not curves["loss/dynamics"].messages, "lambda 0 switches a task off"
 
 

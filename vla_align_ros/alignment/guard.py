@@ -29,12 +29,12 @@ WORSE = {"dynamics": Reason.DYNAMICS_WORSE, "inverse_dynamics": Reason.INVERSE_W
 
 @dataclass(frozen=True)
 class Evidence:
-    """Losses of single experiences (N,). before, after: by task, on the later part.
+    """Losses of single experiences (N,), with the running token (before) and that of the whole step (after), whether or
+    not `token`, which would be used, goes only half of the way. before, after: by task, on the later part.
 
-    About all experience, with the token that the whole way leads to: with_actions: inverse dynamics with the true and
-    with other actions (`align.with_actions`); everywhere: by stage (`before` with the running one, `after`) and task;
-    parts: rows of each part of an episode. one_over_two: what one token costs over what two do, on the earlier part
-    (`one_robot.py`).
+    About all experience: with_actions: inverse dynamics with the true and with other actions, after the step
+    (`align.with_actions`); everywhere: by stage (`before`, `after`) and task; parts: rows of each part of an episode.
+    one_over_two: what one token costs over what two do, on the earlier part (`one_robot.py`).
     """
 
     before: Mapping[str, Tensor]
