@@ -101,9 +101,9 @@ def align(
         return ended(Verdict(Reason.NON_FINITE, str(error)), report)
     start, shadow = (half_way(policy, picked, token, found) for found in (picked.token, stepped))
     with torch.no_grad():
-        at_pick, used = (losses(value, judge_rows, JUDGE_DRAWS, seed + 1) for value in (start, shadow))
-        after = used if shadow is stepped else losses(stepped, judge_rows, JUDGE_DRAWS, seed + 1)
-    report = replace(report, picked=_means(at_pick), after=_means(used), curve=tuple(curve))
+        at_pick, at_shadow = (losses(value, judge_rows, JUDGE_DRAWS, seed + 1) for value in (start, shadow))
+        after = at_shadow if shadow is stepped else losses(stepped, judge_rows, JUDGE_DRAWS, seed + 1)
+    report = replace(report, picked=_means(at_pick), after=_means(at_shadow), curve=tuple(curve))
     everything = [*learn, *judged]
     swapped = with_actions(policy, losses, everything, stepped, seed + 1)
     tokens = {"before": token, "after": stepped}
