@@ -165,12 +165,13 @@ BENCHMARKS = (
     Benchmark("training", "training.py", (), training_headline),
     Benchmark("project", "project.py", (), project_headline),
     Benchmark("late_chunks", "late_chunks.py", (), late_headline),
-    Benchmark("alignment", "alignment.py", ("--seed", "11", "--training-arms", "24"), alignment_headline),
+    Benchmark("alignment", "alignment.py", ("--seed", "13", "--training-arms", "24"), alignment_headline),
+    Benchmark("alignment_seed_11", "alignment.py", ("--seed", "11", "--training-arms", "24"), alignment_headline),
     Benchmark("alignment_seed_12", "alignment.py", ("--seed", "12"), alignment_headline),
     Benchmark(
         "alignment_beyond_range",
         "alignment.py",
-        ("--seed", "11", "--embodiments", "48", "--scale", "1.25"),
+        ("--seed", "13", "--embodiments", "48", "--scale", "1.25"),
         alignment_headline,
     ),
     Benchmark(
@@ -180,7 +181,7 @@ BENCHMARKS = (
         alignment_headline,
     ),
     Benchmark("diagnosis", "alignment.py", ("--diagnosis", "--seed", "9", "--embodiments", "8"), diagnosis_headline),
-    Benchmark("guard", "guard.py", ("--seed", "17"), guard_headline),
+    Benchmark("guard", "guard.py", ("--seed", "18"), guard_headline),
     Benchmark("on_robot", "on_robot.py", ("--seed", "9", "--embodiments", "12"), on_robot_headline),
     Benchmark(
         "drift",
@@ -206,7 +207,7 @@ BENCHMARKS = (
         ),
         on_robot_headline,
     ),
-    Benchmark("side_by_side", "side_by_side.py", ("--seed", "9", "--embodiments", "12"), side_by_side_headline),
+    Benchmark("side_by_side", "side_by_side.py", ("--seed", "16", "--embodiments", "12"), side_by_side_headline),
     Benchmark("retrained", "retrained.py", ("--seed", "9"), retrained_headline),
 )
 
