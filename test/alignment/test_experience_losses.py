@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from vla_align_ros.alignment.align import (
-    ACTION_DRAWS,
+    EVERYWHERE_DRAWS,
     ROWS_AT_ONCE,
     descend,
     gradient,
+    losses_everywhere,
     neighbours,
     split_by_episode,
     with_actions,
@@ -146,6 +147,15 @@ def test_many_tokens_at_once_have_the_losses_that_each_has_alone(policy: Policy,
         alone = losses(one, ROWS, 3, seed=5)
         for task in TASKS:
             torch.testing.assert_close(together[task][row], alone[task], rtol=1e-5, atol=1e-6)
+
+
+def test_rows_in_parts_give_the_same(policy: Policy, token: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    losses, tokens, other = make_losses(policy), torch.stack([token, 2 * token]), ROWS.roll(3)
+    whole = losses(tokens, ROWS, 3, 5, other_actions=other)
+    monkeypatch.setattr("vla_align_ros.alignment.losses.AT_ONCE", 7)
+    parts = losses(tokens, ROWS, 3, 5, other_actions=other)
+    for task in TASKS:
+        torch.testing.assert_close(parts[task], whole[task], rtol=1e-5, atol=1e-6)
 
 
 # --- gradient steps ---
@@ -339,7 +349,7 @@ def test_the_true_and_the_neighbours_actions_take_part_where_there_are_neighbour
 ) -> None:
     experiences = one_after_another(20)  # two episodes, horizon 5, 4 ticks apart
     losses = ExperienceLosses(policy, experiences, LossWeights())
-    found = with_actions(policy, losses, experiences, token, 7)
+    found = with_actions(policy, losses, experiences, token, losses_everywhere(losses, token, 7), 7)
     losses = losses.without_dynamics()
     rows = torch.arange(20)
     assert {which: loss.shape[1] for which, loss in found.items()} == {"shuffled": 20, "next": 18, "last": 18}
@@ -348,13 +358,15 @@ def test_the_true_and_the_neighbours_actions_take_part_where_there_are_neighbour
         ("next", rows.roll(-1), rows % 10 != 9),
         ("last", rows.roll(1), rows % 10 != 0),
     ):
-        true = losses(token, rows, ACTION_DRAWS, 7)["inverse_dynamics"]
-        swapped = losses(token, rows, ACTION_DRAWS, 7, other_actions=torch.where(has, other, rows))["inverse_dynamics"]
+        true = losses(token, rows, EVERYWHERE_DRAWS, 7)["inverse_dynamics"]
+        theirs = torch.where(has, other, rows)
+        swapped = losses(token, rows, EVERYWHERE_DRAWS, 7, other_actions=theirs)["inverse_dynamics"]
         torch.testing.assert_close(found[which], torch.stack([true, swapped])[:, has])
     few = ExperienceLosses(policy, experiences[:4], LossWeights())
-    assert set(with_actions(policy, few, experiences[:4], token, 7)) == {"shuffled"}, "three neighbours tell nothing"
+    of_few = with_actions(policy, few, experiences[:4], token, losses_everywhere(few, token, 7), 7)
+    assert set(of_few) == {"shuffled"}, "three neighbours tell nothing"
     blind = ExperienceLosses(policy, experiences, LossWeights(lambda_inv=0.0))
-    assert with_actions(policy, blind, experiences, token, 7) == {}
+    assert with_actions(policy, blind, experiences, token, losses_everywhere(blind, token, 7), 7) == {}
 
 
 # --- earlier and later ---

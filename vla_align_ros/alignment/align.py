@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, Literal, Protocol
 
@@ -31,7 +31,7 @@ from vla_align_ros.policy.losses import LossWeights
 from vla_align_ros.types import Experience
 
 JUDGE_SHARE = 0.25
-JUDGE_DRAWS, ACTION_DRAWS, PART_DRAWS = 8, 2, 2
+JUDGE_DRAWS, EVERYWHERE_DRAWS = 8, 2
 NEARLY = 1.7  # times the best token's loss: a running token that has less fits nearly as well
 BACKTRACK = (1.0, 0.5)  # shares of a step that are tried in turn
 ROWS_AT_ONCE = 32  # in one backward pass: bounds the memory, whatever align_batch_size is
@@ -105,9 +105,9 @@ def align(
         after = at_shadow if shadow is stepped else losses(stepped, judge_rows, JUDGE_DRAWS, seed + 1)
     report = replace(report, picked=_means(at_pick), after=_means(at_shadow), curve=tuple(curve))
     everything = [*learn, *judged]
-    swapped = with_actions(policy, losses, everything, stepped, seed + 1)
     tokens = {"before": token, "after": stepped}
     everywhere = {stage: losses_everywhere(losses, value, seed + 1) for stage, value in tokens.items()}
+    swapped = with_actions(policy, losses, everything, stepped, everywhere["after"], seed + 1)
     parts = one_robot.parts_of(everything)
     one_over_two = one_robot.one_over_two(picked.losses, one_robot.parts_of(learn))
     evidence = Evidence(before, after, swapped, everywhere, parts, one_over_two, shadow, policy.e_0)
@@ -189,8 +189,7 @@ def descend(
 @torch.no_grad()
 def mean_loss(losses: ExperienceLosses, token: Tensor, rows: Tensor, seed: int) -> float:
     """The weighted loss of a token on `rows`, one draw of (t, noise) each."""
-    parts = [losses(token, part, 1, seed * 1009 + index) for index, part in enumerate(rows.split(ROWS_AT_ONCE))]
-    return float(torch.cat([losses.weighted(part) for part in parts]).mean())
+    return float(losses.weighted(losses(token, rows, 1, seed)).mean())
 
 
 def half_way(policy: Policy, picked: Pick, running: Tensor, token: Tensor) -> Tensor:
@@ -221,20 +220,25 @@ def gradient(
 
 @torch.no_grad()
 def with_actions(
-    policy: Policy, losses: ExperienceLosses, experiences: Sequence[Experience], token: Tensor, seed: int
+    policy: Policy,
+    losses: ExperienceLosses,
+    experiences: Sequence[Experience],
+    token: Tensor,
+    everywhere: Mapping[str, Tensor],
+    seed: int,
 ) -> dict[str, Tensor]:
     """Inverse-dynamics loss (2, M) with the true actions and with those of another experience, by which: `shuffled` is
     half-way through all, `next` and `last` about half a horizon later and earlier in the same episode.
 
-    Of all experience: whether actions fit frames is no question of what was learned, and many tell more than the few
-    that judge. Empty without inverse dynamics; a neighbour is absent where fewer than LEAST_TO_JUDGE have one.
+    everywhere: `losses_everywhere` of the same token and seed. All experience is asked: whether actions fit frames is
+    no question of what was learned, and many tell more than the few that judge. Empty without inverse dynamics; a
+    neighbour is absent where fewer than LEAST_TO_JUDGE have one.
     """
     found: dict[str, Tensor] = {}
     if losses.weights.lambda_inv == 0:
         return found
     rows = torch.arange(len(experiences))
     losses = losses.without_dynamics()
-    true = losses(token, rows, ACTION_DRAWS, seed)["inverse_dynamics"]
     others = {
         "shuffled": rows.roll(len(rows) // 2),
         "next": neighbours(experiences, policy.config.robot.period_ns, 1),
@@ -244,15 +248,15 @@ def with_actions(
         has = other >= 0
         if int(has.sum()) >= experience_check.LEAST_TO_JUDGE:
             swapped = torch.where(has, other, rows)
-            loss = losses(token, rows, ACTION_DRAWS, seed, other_actions=swapped)["inverse_dynamics"]
-            found[which] = torch.stack([true, loss])[:, has]
+            loss = losses(token, rows, EVERYWHERE_DRAWS, seed, other_actions=swapped)["inverse_dynamics"]
+            found[which] = torch.stack([everywhere["inverse_dynamics"], loss])[:, has]
     return found
 
 
 @torch.no_grad()
 def losses_everywhere(losses: ExperienceLosses, token: Tensor, seed: int) -> dict[str, Tensor]:
     """Losses of a token on all experiences, (N,) by task, without dynamics."""
-    return losses.without_dynamics()(token, torch.arange(len(losses)), PART_DRAWS, seed)
+    return losses.without_dynamics()(token, torch.arange(len(losses)), EVERYWHERE_DRAWS, seed)
 
 
 def neighbours(experiences: Sequence[Experience], period_ns: int, direction: Literal[1, -1]) -> Tensor:

@@ -16,6 +16,7 @@ from vla_align_ros.policy.pi0 import PrefixCache
 from vla_align_ros.types import Experience
 
 PREFIX_BATCH = 32  # fixed, so that live and offline alignment compute the same bits
+AT_ONCE = 64  # rows, each with a copy of its prefix's keys and values: 8 MiB together for models/tiny
 
 
 class ExperienceLosses:
@@ -64,24 +65,28 @@ class ExperienceLosses:
         many = tokens if tokens.dim() == 3 else tokens[None]
         generator = torch.Generator().manual_seed(seed)
         repeated = rows.repeat_interleave(draws)
-        time = flow.sample_time(len(repeated), generator)
+        time = flow.sample_time(len(repeated), generator).to(self.device)
         noise = self._model.draw_noise(
             self._state[repeated].cpu(), _shapes(self._experience[repeated]), self.weights, generator
         )
-        everyone = repeated.repeat(len(many))
-        experience = self._experience[everyone]
-        if other_actions is not None:
-            swapped = other_actions.repeat_interleave(draws).repeat(len(many))
-            experience = replace(experience, actions=self._experience.actions[swapped])
-        found = self._model.alignment_losses(
-            self._cache.rows(everyone),
-            self._state[everyone],
-            experience,
-            {task: value.repeat(len(many), *[1] * (value.dim() - 1)).to(self.device) for task, value in noise.items()},
-            time.repeat(len(many)).to(self.device),
-            many.repeat_interleave(len(repeated), dim=0),
-        )
-        means = {task: loss.unflatten(0, (len(many), len(rows), draws)).mean(2) for task, loss in found.items()}
+        noise = {task: value.to(self.device) for task, value in noise.items()}
+        commands = repeated if other_actions is None else other_actions.repeat_interleave(draws)
+        found: dict[str, list[Tensor]] = {task: [] for task in noise}
+        for part in torch.arange(len(many) * len(repeated)).split(AT_ONCE):
+            whose, draw = part // len(repeated), part % len(repeated)
+            row = repeated[draw]
+            experience = replace(self._experience[row], actions=self._experience.actions[commands[draw]])
+            of_part = self._model.alignment_losses(
+                self._cache.rows(row),
+                self._state[row],
+                experience,
+                {task: value[draw] for task, value in noise.items()},
+                time[draw],
+                many[whose],
+            )
+            for task, loss in of_part.items():
+                found[task].append(loss)
+        means = {task: torch.cat(loss).view(len(many), len(rows), draws).mean(2) for task, loss in found.items()}
         return means if tokens.dim() == 3 else {task: loss[0] for task, loss in means.items()}
 
     def without_dynamics(self) -> ExperienceLosses:

@@ -14,7 +14,6 @@ from vla_align_ros.alignment.losses import ExperienceLosses
 FIRST_ROUND = 8  # experiences that every token is scored by
 FINALISTS = 12  # tokens that are scored by all, beside the first and the best for each experience of the first round
 BLENDED = 8.0  # effective number of tokens in the blend: 1 over the sum of the squared weights
-ROWS_AT_ONCE = 256  # each with its prefix's keys and values: 30 MiB for models/tiny
 
 
 @dataclass(frozen=True)
@@ -37,10 +36,10 @@ def pick(losses: ExperienceLosses, rows: Tensor, candidates: Tensor, seed: int) 
     which has oddities of its own arm (docs/decisions.md). Every candidate meets the same draws of (t, noise).
     """
     few = rows[torch.linspace(0, len(rows) - 1, min(FIRST_ROUND, len(rows))).round().long()]
-    first = losses.weighted(_losses(losses, few, candidates, seed))
+    first = losses.weighted(losses(candidates, few, 1, seed))
     best = first.mean(1).argsort()[:FINALISTS]
     finalists = torch.cat([best.new_zeros(1), best, first.argmin(0)]).unique()
-    found = _losses(losses, rows, candidates[finalists], seed + 1)
+    found = losses(candidates[finalists], rows, 1, seed + 1)
     scores = losses.weighted(found).mean(1)
     blend = (blend_weights(scores)[:, None, None] * candidates[finalists]).sum(0)
     return Pick(int(finalists[scores.argmin()]), blend, float(scores[0] / scores.min()), found)
@@ -56,9 +55,3 @@ def blend_weights(scores: Tensor) -> Tensor:
         weights = torch.softmax(-above / middle, dim=0)
         low, high = (middle, high) if 1.0 / float(weights.square().sum()) < wanted else (low, middle)
     return weights
-
-
-def _losses(losses: ExperienceLosses, rows: Tensor, candidates: Tensor, seed: int) -> dict[str, Tensor]:
-    """Loss of each candidate on each row, (K, N) by task."""
-    parts = [losses(part, rows, 1, seed) for part in candidates.split(max(1, ROWS_AT_ONCE // len(rows)))]
-    return {task: torch.cat([part[task] for part in parts]) for task in parts[0]}

@@ -159,7 +159,7 @@ def _projected(
     parts = [
         projection(x).unflatten(-1, (-1, head_dim)) for projection, (x, _) in zip(projections, normed, strict=True)
     ]
-    return torch.cat(parts, dim=1).transpose(1, 2)
+    return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)).transpose(1, 2)
 
 
 def _gated_add(x: Tensor, branch: Tensor, gate: Tensor | None) -> Tensor:

@@ -115,9 +115,9 @@ def measure(policy: Policy, recipe: Recipe) -> AlignmentStats:
         token, _ = descend(policy, losses, rows, picked.token, params, arm)
         with torch.no_grad():
             after = losses(token, later, JUDGE_DRAWS, arm)
-        ratios.append(guard.shuffle_ratio(with_actions(policy, losses, [*learn, *judged], token, arm)))
-        parts = one_robot.parts_of([*learn, *judged])
-        in_parts.append((losses_everywhere(losses, token, arm), parts))
+        everything, everywhere = [*learn, *judged], losses_everywhere(losses, token, arm)
+        ratios.append(guard.shuffle_ratio(with_actions(policy, losses, everything, token, everywhere, arm)))
+        in_parts.append((everywhere, one_robot.parts_of(everything)))
         one_over_two.append(one_robot.one_over_two(picked.losses, one_robot.parts_of(learn)))
         for task, loss in after.items():
             found.setdefault(task, []).append(float(loss.mean()))
