@@ -24,6 +24,7 @@ from vla_align_ros.policy.attention import additive_mask, make_att_2d_masks, pre
 from vla_align_ros.policy.config import ModelConfigError
 from vla_align_ros.policy.experts import Stream, run
 from vla_align_ros.policy.inputs import PolicyInput
+from vla_align_ros.policy.joint import forward_joint
 from vla_align_ros.policy.pi0 import Pi0, time_embedding
 from vla_align_ros.policy.weights import WeightsError, read_tensors
 
@@ -90,7 +91,7 @@ def compute(model: Pi0, io: dict[str, Tensor]) -> dict[str, Tensor]:
     ours["suffix_att_masks"] = suffix_att.float().expand(suffix_pads.shape)
 
     streams: list[Stream] = []
-    joint_v, _, finals = model.forward_joint(inputs, x_t, time, streams_out=streams)
+    joint_v, _, finals = forward_joint(model, inputs, x_t, time, streams_out=streams)
     for name, stream, final in zip(("prefix", "suffix"), streams, finals, strict=True):
         ours |= {f"joint.{name}_resid.{layer}": residual for layer, residual in enumerate(stream.residuals)}
         ours[f"joint.{name}_final"] = final

@@ -13,6 +13,7 @@ from torch import Tensor
 from vla_align_ros.policy import experts, flow, load_policy, pi0
 from vla_align_ros.policy.config import Architecture, load_golden_architecture
 from vla_align_ros.policy.inputs import PolicyInput
+from vla_align_ros.policy.joint import forward_joint
 from vla_align_ros.policy.pi0 import Pi0
 
 CLOSE = {"atol": 2e-5, "rtol": 1e-5}
@@ -40,7 +41,7 @@ def test_one_joint_pass_equals_the_separate_ones(variant: str, with_e: bool, rea
     )
     inputs, experience, noisy, x_t = make_point(model)
     token = model.make_peft_token(3) if with_e else None
-    joint, joint_tasks, finals = model.forward_joint(inputs, x_t, TIMES, experience, noisy, token)
+    joint, joint_tasks, finals = forward_joint(model, inputs, x_t, TIMES, experience, noisy, token)
     cache = model.prefix_cache(inputs)
     torch.testing.assert_close(joint, model.denoise(cache, inputs.state, x_t, TIMES, token), **CLOSE)
     alone = model.denoise_alignment(cache, inputs.state, experience, noisy, TIMES, token)
@@ -71,7 +72,7 @@ def test_the_joint_pass_gives_e_the_same_gradient() -> None:
         total = v.pow(2).sum() + sum(valid(task, value, experience).pow(2).sum() for task, value in tasks.items())
         return torch.autograd.grad(total, model.peft_prefix_token)[0]
 
-    v, tasks, _ = model.forward_joint(inputs, x_t, TIMES, experience, noisy, token)
+    v, tasks, _ = forward_joint(model, inputs, x_t, TIMES, experience, noisy, token)
     together = gradient(v, tasks)
     cache = model.prefix_cache(inputs)
     token = model.make_peft_token(3)
@@ -149,7 +150,7 @@ def test_e_moves_nobodys_position(variant: str, rows: int, monkeypatch: pytest.M
         cache = model.prefix_cache(inputs)
         model.denoise(cache, inputs.state, x_t, TIMES, token)
         model.denoise_alignment(cache, inputs.state, experience, noisy, TIMES, token)
-        model.forward_joint(inputs, x_t, TIMES, experience, noisy, token)
+        forward_joint(model, inputs, x_t, TIMES, experience, noisy, token)
         _, action, alignment, joint = seen
         assert torch.equal(joint, torch.cat([seen[0], action, alignment], dim=1))
         return seen[0], action, alignment

@@ -15,6 +15,7 @@ from builders import TASKS, make_experience, make_inputs, make_model, make_noisy
 from torch import Tensor
 
 from vla_align_ros.policy import experts, pi0
+from vla_align_ros.policy.joint import forward_joint
 from vla_align_ros.policy.pi0 import Pi0
 
 Block = tuple[str, int, int]  # stream, start, end
@@ -90,7 +91,7 @@ def run_pass(model: Pi0, mode: str, tasks: tuple[str, ...] = TASKS, time: float 
     try:
         pi0.run = whole
         if mode == "joint":
-            model.forward_joint(inputs, x_t, times, experience, noisy, token)
+            forward_joint(model, inputs, x_t, times, experience, noisy, token)
         else:
             cache = model.prefix_cache(inputs)
             model.denoise(cache, inputs.state, x_t, times, token)

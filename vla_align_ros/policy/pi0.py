@@ -4,13 +4,14 @@
     action   [E] [state (pi0)] [H noisy actions]   -> action expert     -> v_t
     alignment                                      -> alignment expert  -> v_t of three tasks (`alignment_expert.py`)
 
-Read `experts.run` first (how tokens go through the layers), then `attention.py` (who sees whom, and from where).
+Read `experts.run` first (how tokens go through the layers), then `attention.py` (who sees whom, and from where). All of
+it in one pass, as a reference: `joint.py`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -239,10 +240,11 @@ class Pi0(nn.Module):
     def embed_alignment_suffix(
         self, state: Tensor, experience: ExperienceInput, noisy: dict[str, Tensor], peft_token: Tensor | None
     ) -> AlignmentSuffix:
-        """See `AlignmentExpert.embed`. Raises ValueError when the model has no alignment expert."""
-        return self._alignment_expert().embed(state, experience, noisy, peft_token)
+        """See `AlignmentExpert.embed`. Raises ValueError when the model has none."""
+        return self.alignment_expert().embed(state, experience, noisy, peft_token)
 
-    def _alignment_expert(self) -> AlignmentExpert:
+    def alignment_expert(self) -> AlignmentExpert:
+        """Raises ValueError when the model has none."""
         if self.alignment is None:
             raise ValueError(
                 "this model has no alignment expert: `architecture.alignment` is missing in its description"
@@ -259,7 +261,7 @@ class Pi0(nn.Module):
         peft_token: Tensor | None,
     ) -> dict[str, Tensor]:
         """v_t of each task in `noisy`: the alignment expert alone, against the cached prefix."""
-        expert = self._alignment_expert()
+        expert = self.alignment_expert()
         suffix = self.embed_alignment_suffix(state, experience, noisy, peft_token)
         mask = suffix_mask(cache.pad_masks, suffix.pad_masks, suffix.att_masks, suffix.block_diagonal_ranges)
         cond = expert.condition(time_embedding(time, expert.config.expert.width))
@@ -373,59 +375,3 @@ class Pi0(nn.Module):
                 found = self.alignment_losses(own, inputs.state, experience, draws, time[::action_draws], token)
                 parts |= {f"{task}_loss": loss.mean() for task, loss in found.items()}
         return losses.total(parts, weights), parts
-
-    def forward_joint(
-        self,
-        inputs: PolicyInput,
-        noisy_actions: Tensor,
-        time: Tensor,
-        experience: ExperienceInput | None = None,
-        noisy: Mapping[str, Tensor] | None = None,
-        peft_token: Tensor | None = None,
-        streams_out: list[Stream] | None = None,
-    ) -> tuple[Tensor, dict[str, Tensor], list[Tensor]]:
-        """VLM, action expert and (with `noisy`) alignment expert in one pass; numbers equal to the separate passes.
-
-        Returns v_t of the actions, v_t of each task, and the streams after their final norms. `streams_out` receives
-        the streams with their residuals. Only for models whose alignment prefix is the policy's own (pi0).
-        """
-        prefix_embs, prefix_pads, prefix_att = self.embed_prefix(
-            inputs.images, inputs.image_masks, inputs.tokens, inputs.token_masks
-        )
-        embs, pads, att = self.embed_suffix(inputs.state, noisy_actions, time, peft_token)
-        num_e_rows = 0 if peft_token is None else peft_token.shape[1]
-        streams = [
-            Stream(self.vlm, prefix_embs, self.vlm.modulations(None)),
-            Stream(self.action_expert, embs, self.action_expert.modulations(self.action_condition(time))),
-        ]
-        length, end = prefix_pads.shape[1], prefix_pads.shape[1] + pads.shape[1]
-        all_pads, all_att = [prefix_pads, pads], [prefix_att, att.expand(pads.shape)]
-        positions = [prefix_positions(prefix_pads), suffix_positions(prefix_pads, pads, num_e_rows)]
-        ranges = [(length, end)]
-        suffix = None
-        if experience is not None and noisy:
-            expert = self._alignment_expert()
-            suffix = self.embed_alignment_suffix(inputs.state, experience, dict(noisy), peft_token)
-            cond = expert.condition(time_embedding(time, expert.config.expert.width))
-            streams.append(Stream(expert.expert, suffix.embs, expert.expert.modulations(cond)))
-            all_pads.append(suffix.pad_masks)
-            all_att.append(suffix.att_masks.expand(suffix.pad_masks.shape))
-            positions.append(suffix_positions(prefix_pads, suffix.pad_masks, num_e_rows) + suffix.skipped)
-            ranges += [(end, end + suffix.pad_masks.shape[1])]
-            ranges += [(end + start, end + stop) for start, stop in suffix.block_diagonal_ranges]
-        visible = make_att_2d_masks(torch.cat(all_pads, 1), torch.cat(all_att, 1), ranges)
-        mask = additive_mask(visible, embs.dtype)
-        if num_e_rows:
-            rows = torch.zeros(mask.shape[-2:], dtype=mask.dtype, device=mask.device)
-            rows[length:end, length : length + num_e_rows] = 1.0
-            mask = mask + self.e_token_attention_bias * rows
-        finals, _ = run(streams, torch.cat(positions, 1), mask, keep_residuals=streams_out is not None)
-        if streams_out is not None:
-            streams_out.extend(streams)
-        v = self.action_out_proj(finals[1][:, -noisy_actions.shape[1] :])
-        tasks = (
-            {}
-            if suffix is None or experience is None
-            else self._alignment_expert().read_out(finals[2][:, suffix.read], suffix, experience)
-        )
-        return v, tasks, finals
