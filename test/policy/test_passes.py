@@ -10,7 +10,7 @@ import torch
 from builders import GOLDEN, make_experience, make_inputs, make_model, make_noisy, untame
 from torch import Tensor
 
-from vla_align_ros.policy import experts, flow, load_policy, pi0
+from vla_align_ros.policy import experts, flow, joint, load_policy, pi0
 from vla_align_ros.policy.config import Architecture, load_golden_architecture
 from vla_align_ros.policy.inputs import PolicyInput
 from vla_align_ros.policy.joint import forward_joint
@@ -41,9 +41,9 @@ def test_one_joint_pass_equals_the_separate_ones(variant: str, with_e: bool, rea
     )
     inputs, experience, noisy, x_t = make_point(model)
     token = model.make_peft_token(3) if with_e else None
-    joint, joint_tasks, finals = forward_joint(model, inputs, x_t, TIMES, experience, noisy, token)
+    actions, joint_tasks, finals = forward_joint(model, inputs, x_t, TIMES, experience, noisy, token)
     cache = model.prefix_cache(inputs)
-    torch.testing.assert_close(joint, model.denoise(cache, inputs.state, x_t, TIMES, token), **CLOSE)
+    torch.testing.assert_close(actions, model.denoise(cache, inputs.state, x_t, TIMES, token), **CLOSE)
     alone = model.denoise_alignment(cache, inputs.state, experience, noisy, TIMES, token)
     assert joint_tasks.keys() == alone.keys() == noisy.keys()
     for task, v in alone.items():
@@ -143,7 +143,8 @@ def test_e_moves_nobodys_position(variant: str, rows: int, monkeypatch: pytest.M
         seen.append(position_ids)
         return original(streams, position_ids, *rest, **named)
 
-    monkeypatch.setattr(pi0, "run", spy)
+    for module in (pi0, joint):
+        monkeypatch.setattr(module, "run", spy)
 
     def positions(token: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         seen.clear()
@@ -151,8 +152,8 @@ def test_e_moves_nobodys_position(variant: str, rows: int, monkeypatch: pytest.M
         model.denoise(cache, inputs.state, x_t, TIMES, token)
         model.denoise_alignment(cache, inputs.state, experience, noisy, TIMES, token)
         forward_joint(model, inputs, x_t, TIMES, experience, noisy, token)
-        _, action, alignment, joint = seen
-        assert torch.equal(joint, torch.cat([seen[0], action, alignment], dim=1))
+        _, action, alignment, together = seen
+        assert torch.equal(together, torch.cat([seen[0], action, alignment], dim=1))
         return seen[0], action, alignment
 
     prefix, action, alignment = positions(None)
