@@ -17,16 +17,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vla_align_ros.alignment import experience_check, guard
-from vla_align_ros.alignment.guard import Evidence
-from vla_align_ros.alignment.losses import ExperienceLosses
-from vla_align_ros.alignment.reasons import Verdict
+from vla_align_ros.alignment import experience_check
+from vla_align_ros.alignment.losses import ExperienceLosses, weights_of
 from vla_align_ros.alignment.report import AlignReport
+from vla_align_ros.alignment.step import Proposal
 from vla_align_ros.params import AlignParams, PolicyParams
 from vla_align_ros.policy import Policy, flow, load_policy
-from vla_align_ros.policy.losses import LossWeights
 from vla_align_ros.policy.policy import Device
-from vla_align_ros.policy.statistics import AlignmentStats
 from vla_align_ros.sim import task
 from vla_align_ros.sim.bench import Episodes, collect_experience, final_distances
 from vla_align_ros.sim.embodiment import Embodiments, sample_embodiments
@@ -134,46 +131,35 @@ class Attempt:
 def attempt(policy: Policy, token: Tensor, experiences: list[Experience], params: AlignParams, seed: int) -> Attempt:
     """Align from `token`. The policy's token is that of the outcome."""
     policy.swap_token(token)
-    proposals, starts = list[Tensor](), list[Tensor]()
-    judge, half_way = guard.judge, align_module.half_way
+    proposals, propose = list[Proposal](), align_module.propose
 
-    def halving(*arguments: Any) -> Tensor:
-        starts.append(half_way(*arguments))
-        return starts[-1]
+    def listening(*arguments: Any) -> Proposal:
+        proposals.append(propose(*arguments))
+        return proposals[-1]
 
-    def listening(evidence: Evidence, stats: AlignmentStats) -> Verdict:
-        proposals.append(evidence.token)
-        return judge(evidence, stats)
-
-    guard.judge, align_module.half_way = listening, halving
+    align_module.propose = listening
     try:
         report = align_module.align(policy, experiences, params, seed=seed)
     finally:
-        guard.judge, align_module.half_way = judge, half_way
+        align_module.propose = propose
     assert policy.token is not None
     if not proposals:
         learn, _ = align_module.split_by_episode(align_module.that_moved(policy, experiences))
-        enough = len(learn) >= experience_check.LEAST_TO_LEARN
-        parts = without_guard(policy, learn, params, token, seed) if enough else (token, token)
-        starts, proposals = [[part] for part in parts]
-    return Attempt(report, starts[0], proposals[0], policy.token)
+        if len(learn) < experience_check.LEAST_TO_LEARN:
+            return Attempt(report, token, token, policy.token)
+        proposals.append(without_guard(policy, learn, params, token, seed))
+    return Attempt(report, proposals[0].start, proposals[0].token, policy.token)
 
 
-def without_guard(
-    policy: Policy, learn: list[Experience], params: AlignParams, token: Tensor, seed: int
-) -> tuple[Tensor, Tensor]:
-    """The token that is picked and the one that the gradient makes of it, whatever a guard would say."""
+def without_guard(policy: Policy, learn: list[Experience], params: AlignParams, token: Tensor, seed: int) -> Proposal:
+    """What an alignment proposes from `token`, whatever a guard would say."""
     losses = losses_of(policy, learn, params)
-    rows = torch.arange(len(losses))
-    picked = align_module.first_step(policy, losses, rows, token, seed)
-    stepped, _ = align_module.descend(policy, losses, rows, picked.token, params, seed)
-    start, proposed = (align_module.half_way(policy, picked, token, found) for found in (picked.token, stepped))
-    return start, proposed
+    return align_module.propose(policy, losses, torch.arange(len(losses)), token, params, seed)
 
 
 def losses_of(policy: Policy, experiences: list[Experience], params: AlignParams) -> ExperienceLosses:
     """With the lambdas of `params`."""
-    return ExperienceLosses(policy, experiences, LossWeights(params.lambda_perc, params.lambda_dyn, params.lambda_inv))
+    return ExperienceLosses(policy, experiences, weights_of(params))
 
 
 def task_alone(params: AlignParams, task: str) -> AlignParams:

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vla_align_ros.alignment.align import first_step, split_by_episode
+from vla_align_ros.alignment.align import split_by_episode
+from vla_align_ros.alignment.step import first_step
 from vla_align_ros.policy import Policy
 from vla_align_ros.sim.bench import action_error
 from vla_align_ros.sim.embodiment import Embodiments
@@ -35,12 +36,12 @@ def one_arm(policy: Policy, arm: Embodiments, seed: int, exploration: float) -> 
     for count in COUNTS:
         everything = replace(params, align_batch_size=count)
         learn = spread(experiences, count)
-        tokens = arms.without_guard(policy, learn, everything, shipped, seed)
-        by_count[count] = dict(zip(PARTS, map(error, tokens), strict=True))
+        proposal = arms.without_guard(policy, learn, everything, shipped, seed)
+        by_count[count] = dict(zip(PARTS, map(error, (proposal.start, proposal.token)), strict=True))
     some = spread(experiences, arms.EXPERIENCES)
     alone = {}
     for task in arms.LAMBDAS:
-        alone[task] = error(arms.without_guard(policy, some, arms.task_alone(params, task), shipped, seed)[1])
+        alone[task] = error(arms.without_guard(policy, some, arms.task_alone(params, task), shipped, seed).token)
     oracle = arms.best_by_labels(policy, arm, [shipped, policy.e_0], seed)
     return {
         "error": {"before": error(shipped), "oracle": error(oracle)},

@@ -179,10 +179,10 @@ def one_arm(policy: Policy, arm: Embodiments, other_arm: Embodiments, seed: int)
 def summary(found: list[dict[str, Any]]) -> dict[str, Any]:
     """The numbers of all buffers together."""
     corrupted = [item for item in found if item["kind"] != "clean"]
-    useful = [item for item in found if item["kind"] == "clean" and item["change"] < -USE]
-    tenth = [item for item in found if item["kind"] == "one_in_ten_wrong" and item["change"] < -USE]
-    skipped = [item for item in useful if item["reason"] == Reason.ALREADY_ALIGNED.value]
-    useful = [item for item in useful if item not in skipped]
+    useful_or_skipped = [item for item in found if item["change"] < -USE]
+    asked = [item for item in useful_or_skipped if item["reason"] != Reason.ALREADY_ALIGNED.value]
+    useful, tenth = ([item for item in asked if item["kind"] == kind] for kind in ("clean", "one_in_ten_wrong"))
+    skipped = [item for item in useful_or_skipped if item not in asked and item["kind"] == "clean"]
     harmful = [item for item in corrupted if item["change"] > HARM]
     by_kind = {}
     for kind in (function.__name__ for function in (clean, *KINDS)):

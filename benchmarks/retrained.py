@@ -31,7 +31,8 @@ import torch
 import typer
 import yaml
 
-from vla_align_ros.alignment.align import first_step, split_by_episode
+from vla_align_ros.alignment.align import split_by_episode
+from vla_align_ros.alignment.step import first_step
 from vla_align_ros.policy import Policy, load_policy
 from vla_align_ros.policy.policy import Device, find_device
 from vla_align_ros.sim.bench import action_error

@@ -21,11 +21,11 @@ import typer
 from machine import write
 from torch import Tensor
 
-from vla_align_ros.alignment.align import descend, first_step, gradient, split_by_episode
-from vla_align_ros.alignment.losses import ExperienceLosses
+from vla_align_ros.alignment.align import split_by_episode
+from vla_align_ros.alignment.losses import ExperienceLosses, weights_of
+from vla_align_ros.alignment.step import descend, first_step, gradient
 from vla_align_ros.params import AlignParams
 from vla_align_ros.policy import Policy, flow
-from vla_align_ros.policy.losses import LossWeights
 from vla_align_ros.policy.pi0 import Pi0
 from vla_align_ros.policy.policy import Device
 from vla_align_ros.sim.bench import action_error
@@ -57,8 +57,8 @@ def one_arm(policy: Policy, arm: Embodiments, seed: int, episodes: int) -> dict[
     found["plain gradients alone"] = measured(plain(losses, shipped, params, seed))
     found["pick and plain gradients"] = measured(plain(losses, picked, params, seed))
     for task in arms.LAMBDAS:
-        _, token = arms.without_guard(policy, learn, arms.task_alone(params, task), shipped, seed)
-        found[f"pick and learned step by {task} alone"] = measured(token)
+        proposal = arms.without_guard(policy, learn, arms.task_alone(params, task), shipped, seed)
+        found[f"pick and learned step by {task} alone"] = measured(proposal.token)
     model = policy.model
     policy.model = all_weights(policy, learn, params, seed)
     found["all weights instead of the token"] = measured(shipped)
@@ -86,7 +86,7 @@ def plain(losses: ExperienceLosses, start: Tensor, params: AlignParams, seed: in
 def all_weights(policy: Policy, experiences: list[Experience], params: AlignParams, seed: int) -> Pi0:
     """A copy of the network, every weight trained by the alignment losses; the token stays."""
     model = copy.deepcopy(policy.model).requires_grad_(True)
-    weights = LossWeights(params.lambda_perc, params.lambda_dyn, params.lambda_inv)
+    weights = weights_of(params)
     with torch.no_grad():
         inputs, experience = policy.prepare_experiences(experiences)
     token, generator = arms.shipped_token(policy), torch.Generator(policy.device).manual_seed(seed)

@@ -33,7 +33,8 @@ class AlignParams(Params):
 
     lambda_perc: float = parameter(
         1.0,
-        "Weight of the perception loss; 0 switches the task off. The learned step fits the recommended weights.",
+        "Weight of the perception loss; 0 switches the task off, and the guard does not see camera faults then. The "
+        "learned step fits the recommended weights.",
         within=(0.0, 10.0),
         live=True,
         recommended=True,
@@ -48,7 +49,7 @@ class AlignParams(Params):
     )
     lambda_inv: float = parameter(
         1.0,
-        "Weight of the inverse-dynamics loss; 0 switches the task off.",
+        "Weight of the inverse-dynamics loss; 0 switches the task off, and the guard does not see faulty actions then.",
         within=(0.0, 10.0),
         live=True,
         recommended=True,

@@ -13,8 +13,9 @@ import torch
 
 from vla_align_ros.action.controller import Controller
 from vla_align_ros.action.limits import ChunkLimits
-from vla_align_ros.alignment.align import OnStep, align, provenance
+from vla_align_ros.alignment.align import align, provenance
 from vla_align_ros.alignment.report import AlignReport
+from vla_align_ros.alignment.step import OnStep
 from vla_align_ros.checkpoint.manifest import check_fits
 from vla_align_ros.checkpoint.store import TokenStore
 from vla_align_ros.checkpoint.version import TokenVersion

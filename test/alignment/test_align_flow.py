@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -16,7 +15,9 @@ import torch
 from builders import TASKS, make_experiences, make_observation, one_after_another, stats_of
 from torch import Tensor
 
-from vla_align_ros.alignment import AlignReport, Reason, align, guard, one_robot
+from vla_align_ros.alignment import AlignReport, Reason, align, evidence, guard, one_robot, step
+from vla_align_ros.alignment.align import split_by_episode
+from vla_align_ros.alignment.losses import ExperienceLosses, means, weights_of
 from vla_align_ros.alignment.pick import Pick
 from vla_align_ros.alignment.reasons import Verdict
 from vla_align_ros.checkpoint.manifest import StoreError
@@ -28,7 +29,6 @@ from vla_align_ros.types import Experience
 
 pytestmark = pytest.mark.slow
 
-ALIGN = importlib.import_module("vla_align_ros.alignment.align")  # the module: its name is the function's too
 PARAMS = AlignParams(
     align_learning_rate=0.3,
     align_steps=25,
@@ -85,7 +85,7 @@ class Untouched:
 def test_a_kept_alignment_improves_and_changes_only_the_token(
     policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ALIGN, "NEARLY", 0.0)  # of random weights every token fits nearly as well
+    monkeypatch.setattr(step, "NEARLY", 0.0)  # of random weights every token fits nearly as well
     untouched = Untouched(policy)
     steps: list[int] = []
     store = TokenStore(tmp_path / "store", keep=3)
@@ -122,7 +122,7 @@ def test_a_kept_alignment_improves_and_changes_only_the_token(
 def test_the_kept_token_is_in_the_store_with_its_provenance(
     policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(guard, "judge", lambda evidence, stats: _kept())
+    monkeypatch.setattr(guard, "judge", lambda *_: _kept())
     store = TokenStore(tmp_path / "store", keep=3)
     report = align(policy, FEW, QUICK, store=store)
     version = store.active()
@@ -144,7 +144,7 @@ def test_the_kept_token_is_in_the_store_with_its_provenance(
 def test_the_kept_token_is_durable_before_it_is_used(
     policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(guard, "judge", lambda evidence, stats: _kept())
+    monkeypatch.setattr(guard, "judge", lambda *_: _kept())
     untouched = Untouched(policy)
     order: list[str] = []
 
@@ -162,7 +162,7 @@ def test_the_kept_token_is_durable_before_it_is_used(
 
 
 def test_the_same_experience_and_seed_give_the_same_bits(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guard, "judge", lambda evidence, stats: _kept())
+    monkeypatch.setattr(guard, "judge", lambda *_: _kept())
     tokens, start = [], policy.token
     for seed in (0, 0, 1):
         assert start is not None
@@ -194,7 +194,7 @@ def test_only_the_newest_experiences_are_used(policy: Policy) -> None:
 
 @pytest.mark.parametrize("task", ["lambda_perc", "lambda_dyn", "lambda_inv"])
 def test_one_task_alone_is_enough_to_move_the_token(policy: Policy, task: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guard, "judge", lambda evidence, stats: _kept())
+    monkeypatch.setattr(guard, "judge", lambda *_: _kept())
     off = dict.fromkeys(("lambda_perc", "lambda_dyn", "lambda_inv"), 0.0)
     params = dataclasses.replace(QUICK, **{**off, task: 1.0})
     report = align(policy, FEW, params)
@@ -211,7 +211,7 @@ def test_the_gradient_starts_at_what_was_picked_from_running_token_and_bank(
     policy: Policy, index: int, row: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: dict[str, Any] = {}
-    descend = ALIGN.descend
+    descend = step.descend
 
     def spied_pick(losses: Any, rows: Tensor, candidates: Tensor, seed: int) -> Pick:
         given.update(candidates=candidates, rows=rows)
@@ -221,8 +221,8 @@ def test_the_gradient_starts_at_what_was_picked_from_running_token_and_bank(
         given.update(start=start)
         return descend(policy, losses, rows, start, *rest)
 
-    monkeypatch.setattr(ALIGN, "pick", spied_pick)
-    monkeypatch.setattr(ALIGN, "descend", spied_descend)
+    monkeypatch.setattr(step, "pick", spied_pick)
+    monkeypatch.setattr(step, "descend", spied_descend)
     token, e_0 = policy.token, policy.model.peft_prefix_token
     assert token is not None
     assert e_0 is not None
@@ -241,16 +241,16 @@ def test_the_running_token_alone_is_the_start_where_nothing_is_better(
     def spied_pick(losses: Any, rows: Tensor, candidates: Tensor, seed: int) -> Pick:
         return Pick(int(best), candidates.mean(0))
 
-    monkeypatch.setattr(ALIGN, "pick", spied_pick)
+    monkeypatch.setattr(step, "pick", spied_pick)
     token, rows, best = policy.token, torch.arange(16), 0
     assert token is not None
     assert policy.bank is not None
-    losses = ALIGN.ExperienceLosses(policy, FEW[:16], LossWeights())
-    assert torch.equal(ALIGN.first_step(policy, losses, rows, token, 0).token, token)
+    losses = ExperienceLosses(policy, FEW[:16], LossWeights())
+    assert torch.equal(step.first_step(policy, losses, rows, token, 0).token, token)
     best = 3
-    assert not torch.equal(ALIGN.first_step(policy, losses, rows, token, 0).token, token)
+    assert not torch.equal(step.first_step(policy, losses, rows, token, 0).token, token)
     same = policy.e_0 + policy.bank[1]  # as in a fresh install, whose token is one of the bank's
-    found = ALIGN.first_step(policy, losses, rows, same, 0)
+    found = step.first_step(policy, losses, rows, same, 0)
     assert torch.equal(found.token, same)
     assert found.index == 0
 
@@ -261,17 +261,27 @@ def test_a_running_token_that_fits_nearly_as_well_is_left_half_of_the_way(
 ) -> None:
     running, judge = policy.token, guard.judge
     assert running is not None
-    found, seen = policy.e_0 + 0.25, list[guard.Evidence]()
+    found, seen = policy.e_0 + 0.25, list[evidence.Evidence]()
 
-    def spied_judge(evidence: guard.Evidence, stats: Any) -> Verdict:
-        seen.append(evidence)
-        return judge(evidence, stats)
+    def spied_judge(shown: evidence.Evidence, stats: Any) -> Verdict:
+        seen.append(shown)
+        return judge(shown, stats)
 
-    monkeypatch.setattr(ALIGN, "pick", lambda losses, rows, candidates, seed: Pick(1, candidates[1], over_best))
-    monkeypatch.setattr(ALIGN, "descend", lambda *_: (found, []))
+    monkeypatch.setattr(step, "pick", lambda losses, rows, candidates, seed: Pick(1, candidates[1], over_best))
+    monkeypatch.setattr(step, "descend", lambda *_: (found, []))
     monkeypatch.setattr(guard, "judge", spied_judge)
-    align(policy, FEW, QUICK)
-    torch.testing.assert_close(seen[0].token, running + share * (found - running))
+    report = align(policy, FEW, QUICK)
+    (shown,) = seen
+    torch.testing.assert_close(shown.token, running + share * (found - running))
+    learn, judged = split_by_episode(FEW)
+    losses, rows = (
+        ExperienceLosses(policy, [*learn, *judged], weights_of(QUICK)),
+        torch.arange(len(judged)) + len(learn),
+    )
+    for stage, token in (("before", running), ("after", found), ("used", shown.token)):
+        expected = evidence.on_later(losses, token, rows, 1)
+        torch.testing.assert_close(getattr(shown, stage), expected, msg=stage)
+    assert report.after == means(shown.used)
 
 
 @pytest.mark.parametrize("nearly", [0.0, 1e9])
@@ -279,8 +289,8 @@ def test_the_token_comes_back_to_the_region_that_training_knows(
     policy: Policy, nearly: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     policy.stats = stats_of(token_distance_max=1.0)
-    monkeypatch.setattr(ALIGN, "NEARLY", nearly)
-    monkeypatch.setattr(guard, "judge", lambda evidence, stats: _kept())
+    monkeypatch.setattr(step, "NEARLY", nearly)
+    monkeypatch.setattr(guard, "judge", lambda *_: _kept())
     align(policy, FEW, dataclasses.replace(QUICK, align_learning_rate=1.0, align_steps=10))
     assert policy.token is not None
     assert policy.model.peft_prefix_token is not None
@@ -373,7 +383,7 @@ REFUSED: dict[str, Case] = {
 def test_the_guard_sees_all_experience_with_the_token_before_and_the_new_one(
     policy: Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    judge, everywhere, descend, start = guard.judge, ALIGN.losses_everywhere, ALIGN.descend, policy.token
+    judge, everywhere, descend, start = guard.judge, evidence.losses_everywhere, step.descend, policy.token
     whole = list[Tensor]()
 
     def spied_descend(*arguments: Any) -> Any:
@@ -381,31 +391,31 @@ def test_the_guard_sees_all_experience_with_the_token_before_and_the_new_one(
         whole.append(found[0])
         return found
 
-    seen, tokens = list[guard.Evidence](), list[Tensor]()
+    seen, tokens = list[evidence.Evidence](), list[Tensor]()
 
-    def spied_judge(evidence: guard.Evidence, stats: Any) -> Verdict:
-        seen.append(evidence)
-        return judge(evidence, stats)
+    def spied_judge(shown: evidence.Evidence, stats: Any) -> Verdict:
+        seen.append(shown)
+        return judge(shown, stats)
 
     def spied(losses: Any, token: Tensor, seed: int) -> Any:
         tokens.append(token)
         return everywhere(losses, token, seed)
 
     monkeypatch.setattr(guard, "judge", spied_judge)
-    monkeypatch.setattr(ALIGN, "losses_everywhere", spied)
-    monkeypatch.setattr(ALIGN, "descend", spied_descend)
-    monkeypatch.setattr(ALIGN, "NEARLY", 1e9)
+    monkeypatch.setattr(evidence, "losses_everywhere", spied)
+    monkeypatch.setattr(step, "descend", spied_descend)
+    monkeypatch.setattr(step, "NEARLY", 1e9)
     align(policy, FEW, QUICK)
-    (evidence,) = seen
+    (shown,) = seen
     assert start is not None
     assert torch.equal(tokens[0], start)
     assert torch.equal(tokens[1], whole[0])
-    torch.testing.assert_close(evidence.token, (start + whole[0]) / 2)
-    assert list(evidence.everywhere) == ["before", "after"]
-    counts = {len(loss) for part in evidence.everywhere.values() for loss in part.values()}
-    assert counts == {len(evidence.with_actions["shuffled"][0])}
-    assert len(evidence.parts) >= one_robot.LEAST_PARTS
-    assert max(map(max, evidence.parts)) < counts.pop()
+    torch.testing.assert_close(shown.token, (start + whole[0]) / 2)
+    assert list(shown.everywhere) == ["before", "after"]
+    counts = {len(loss) for part in shown.everywhere.values() for loss in part.values()}
+    assert counts == {len(shown.with_actions["shuffled"][0])}
+    assert len(shown.parts) >= one_robot.LEAST_PARTS
+    assert max(map(max, shown.parts)) < counts.pop()
 
 
 def run_case(policy: Policy, case: dict[str, Any], monkeypatch: pytest.MonkeyPatch, **more: Any) -> AlignReport:
@@ -421,11 +431,11 @@ def run_case(policy: Policy, case: dict[str, Any], monkeypatch: pytest.MonkeyPat
             ),
         )
     if "with_actions" in case:
-        monkeypatch.setattr(ALIGN, "with_actions", lambda *_: case["with_actions"])
+        monkeypatch.setattr(evidence, "with_actions", lambda *_: case["with_actions"])
     if "descend" in case:
-        monkeypatch.setattr(ALIGN, "NEARLY", 0.0)
+        monkeypatch.setattr(step, "NEARLY", 0.0)
         monkeypatch.setattr(
-            ALIGN, "descend", lambda policy, losses, rows, start, *_: (case["descend"](losses, rows, start), [])
+            step, "descend", lambda policy, losses, rows, start, *_: (case["descend"](losses, rows, start), [])
         )
     return align(policy, case.get("experiences", FEW), case.get("params", QUICK), **more)
 
@@ -460,7 +470,7 @@ def test_every_reason_is_reached_here() -> None:
 def test_a_token_that_cannot_be_saved_is_not_used(
     policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(guard, "judge", lambda evidence, stats: _kept())
+    monkeypatch.setattr(guard, "judge", lambda *_: _kept())
     untouched = Untouched(policy)
     (tmp_path / "store").write_text("a file where the folder should be")
     report = align(policy, FEW, QUICK, store=TokenStore(tmp_path / "store", keep=3))
@@ -474,7 +484,7 @@ def test_a_token_that_cannot_be_saved_is_not_used(
 def test_a_store_that_fails_after_writing_leaves_the_token_too(
     policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(guard, "judge", lambda evidence, stats: _kept())
+    monkeypatch.setattr(guard, "judge", lambda *_: _kept())
 
     class Failing(TokenStore):
         def save(self, token: Any, provenance: Any) -> Any:
@@ -498,7 +508,7 @@ def test_nan_at_any_time_changes_nothing(policy: Policy, monkeypatch: pytest.Mon
         return {task: loss * torch.nan for task, loss in found.items()} if calls["losses"] > before_it_fails else found
 
     monkeypatch.setattr(policy.model, "alignment_losses", failing)
-    monkeypatch.setattr(guard, "better", lambda evidence, stats: Verdict(Reason.NOT_BETTER, ""))
+    monkeypatch.setattr(guard, "better", lambda *_: Verdict(Reason.NOT_BETTER, ""))
     assert align(policy, FEW, QUICK).reason is Reason.NOT_BETTER
     for before_it_fails in range(calls["losses"]):
         calls.clear()
@@ -528,7 +538,7 @@ def test_an_exception_anywhere_changes_nothing(
     elif where == "save":
         monkeypatch.setattr(store, "save", fail)
     if where == "save":
-        monkeypatch.setattr(guard, "judge", lambda evidence, stats: _kept())
+        monkeypatch.setattr(guard, "judge", lambda *_: _kept())
     with pytest.raises(RuntimeError, match="broken on purpose"):
         align(policy, FEW, QUICK, store=store, on_step=fail if where == "on_step" else None)
     untouched.check()

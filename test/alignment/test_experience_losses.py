@@ -14,18 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vla_align_ros.alignment.align import (
-    EVERYWHERE_DRAWS,
-    ROWS_AT_ONCE,
-    descend,
-    gradient,
-    losses_everywhere,
-    neighbours,
-    split_by_episode,
-    with_actions,
-)
+from vla_align_ros.alignment.align import split_by_episode
+from vla_align_ros.alignment.evidence import EVERYWHERE_DRAWS, losses_everywhere, neighbours, with_actions
 from vla_align_ros.alignment.losses import ExperienceLosses
 from vla_align_ros.alignment.pick import BLENDED, FINALISTS, FIRST_ROUND, blend_weights, pick
+from vla_align_ros.alignment.step import ROWS_AT_ONCE, descend, gradient
 from vla_align_ros.params import AlignParams
 from vla_align_ros.policy import Policy
 from vla_align_ros.policy.losses import LossWeights
@@ -398,7 +391,9 @@ def test_what_is_judged_by_is_later_than_what_was_learned_from(count: int, data:
     cut = count - len(judged)
     dropped = [item for item in experiences[:cut] if not any(item is kept for kept in learn)]
     assert all(item.next_observation.stamp_ns > judged[0].observation.stamp_ns for item in dropped)
-    borders = [i for i in range(count // 2, count) if episodes[i] != episodes[i - 1]]
+    least = (max(1, round(count / 4)) + 1) // 2
+    assert len(judged) >= least
+    borders = [i for i in range(max(1, count // 2), count - least + 1) if episodes[i] != episodes[i - 1]]
     assert not borders or cut in borders
 
 
@@ -407,3 +402,10 @@ def test_without_a_border_the_last_quarter_judges() -> None:
     assert (len(learn), len(judged)) == (30, 10)
     learn, judged = split_by_episode(make_experiences(40, episodes=5))
     assert (len(learn), len(judged)) == (32, 8)
+
+
+def test_a_border_that_leaves_too_little_to_judge_by_is_none() -> None:
+    experiences = make_experiences(40, episodes=1)
+    experiences[-3:] = [dataclasses.replace(item, episode=1) for item in experiences[-3:]]
+    learn, judged = split_by_episode(experiences)
+    assert (len(learn), len(judged)) == (30, 10)

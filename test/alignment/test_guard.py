@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from vla_align_ros.alignment import guard
-from vla_align_ros.alignment.guard import Evidence
+from vla_align_ros.alignment.evidence import Evidence
 from vla_align_ros.alignment.reasons import Reason
 
 BOTH = ("perception", "inverse_dynamics")  # the tasks that tell robots apart
@@ -31,6 +31,7 @@ def evidence(**changes: Any) -> Evidence:
     good = Evidence(
         before,
         {task: loss - 0.2 for task, loss in before.items()},
+        {task: loss - 0.1 for task, loss in before.items()},
         {which: torch.stack([spread(1.0), spread(2.0)]) for which in ("shuffled", "next", "last")},
         {stage: {task: spread(1.0, seed=9) for task in BOTH} for stage in ("before", "after")},
         [list(range(start, start + 8)) for start in (0, 8, 16, 24)],
@@ -65,6 +66,15 @@ def test_a_loss_that_rose_is_refused_and_one_within_its_noise_is_not(task: str, 
     rise = spread(0.4, deviation=1.0, seed=9)
     assert guard.judge(evidence(**after(task, before + rise)), stats_of()).reason is reason
     assert guard.judge(evidence(**after(task, before + 0.1)), stats_of()).reason is reason
+
+
+@pytest.mark.parametrize(("task", "reason"), guard.WORSE.items())
+def test_the_token_that_is_used_must_do_no_harm_either(task: str, reason: Reason) -> None:
+    good = evidence()
+    used = {**good.used, task: good.before[task] + 0.2}
+    assert guard.judge(dataclasses.replace(good, used=used), stats_of()).reason is reason
+    used = {**good.used, task: good.before[task] * torch.nan}
+    assert guard.judge(dataclasses.replace(good, used=used), stats_of()).reason is Reason.NON_FINITE
 
 
 def test_one_of_both_losses_must_improve_beyond_its_noise() -> None:
@@ -182,7 +192,7 @@ def test_a_token_that_fits_a_part_of_the_experience_alone_is_of_two_robots(
         changes = of_two_robots(stage, *levels)
     verdict = guard.judge(evidence(**changes), stats)
     assert verdict.reason is reason
-    assert reason is Reason.KEPT or verdict.detail.startswith(f"with the token {stage} it, losses vary ")
+    assert reason is Reason.KEPT or verdict.detail.startswith(f"with the token {stage} the step, losses vary ")
 
 
 def test_a_part_fits_when_both_tasks_do() -> None:

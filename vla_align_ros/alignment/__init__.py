@@ -1,6 +1,7 @@
 """Self-alignment: updates the E-Token, and nothing else, from the robot's own experience.
 
-`align` is the transaction; `losses` measures a token on experience, `pick` finds the bank's best, `guard` judges.
+`align` is the transaction. `losses` measures a token on experience; `step` proposes another (`pick`, then gradients);
+`evidence` collects what `guard` judges it by.
 """
 
 from vla_align_ros.alignment.align import align

@@ -1,19 +1,19 @@
 """Judges an update of the E-Token. Each check is a small function of one shape and gives a reason to refuse, or None.
 
 The total loss is useless as a judge, since it falls on corrupted experience as well: every loss is judged by itself, on
-experience later than what was learned from, with the same t and noise before and after. Whether the experience is of
-one robot, and its actions fit its frames, is asked of the earlier part too. What can be asked before anything is
-computed is in `experience_check.py`.
+experience later than what was learned from, with the same t and noise before and after. Judged is the whole step, also
+where half of it is used; that half must do no harm either. Whether the experience is of one robot, and its actions fit
+its frames, is asked of the earlier part too. What can be asked before anything is computed is in `experience_check.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
+from vla_align_ros.alignment.evidence import Evidence
 from vla_align_ros.alignment.one_robot import MEASURED, parts_apart
 from vla_align_ros.alignment.reasons import Reason, Verdict
 from vla_align_ros.policy.statistics import AlignmentStats
@@ -23,28 +23,7 @@ ENOUGH = {"perception": 0.5, "dynamics": 0.05, "inverse_dynamics": 0.05}  # shar
 TOO_MUCH = 0.1  # share of itself by which dynamics or inverse dynamics may not rise
 OUT_OF_STEP = 0.1  # share of itself by which a neighbour's actions may have a lower inverse-dynamics loss
 FITS, FITTING_SHARE = 1.25, 0.25  # a part whose losses are at most so much over the usual; share of such parts
-DISTANCE_SLACK = 1.25  # a token may lie this much farther from E_0 than any bank token
 WORSE = {"dynamics": Reason.DYNAMICS_WORSE, "inverse_dynamics": Reason.INVERSE_WORSE}
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """Losses of single experiences (N,), with the running token (before) and that of the whole step (after), whether or
-    not `token`, which would be used, goes only half of the way. before, after: by task, on the later part.
-
-    About all experience: with_actions: inverse dynamics with the true and with other actions, after the step
-    (`align.with_actions`); everywhere: by stage (`before`, `after`) and task; parts: rows of each part of an episode.
-    one_over_two: what one token costs over what two do, on the earlier part (`one_robot.py`).
-    """
-
-    before: Mapping[str, Tensor]
-    after: Mapping[str, Tensor]
-    with_actions: Mapping[str, Tensor]
-    everywhere: Mapping[str, Mapping[str, Tensor]]
-    parts: Sequence[Sequence[int]]
-    one_over_two: float | None
-    token: Tensor
-    e_0: Tensor
 
 
 def within_usual(losses: Mapping[str, Tensor], stats: AlignmentStats) -> Verdict | None:
@@ -57,7 +36,7 @@ def within_usual(losses: Mapping[str, Tensor], stats: AlignmentStats) -> Verdict
 
 def judge(evidence: Evidence, stats: AlignmentStats) -> Verdict:
     """The first reason to refuse, or KEPT."""
-    for check in (finite, token_near, under_ceilings, actions_fit, one_robot, better):
+    for check in (finite, token_near, under_ceilings, actions_fit, of_one_robot, better):
         verdict = check(evidence, stats)
         if verdict is not None:
             return verdict
@@ -67,7 +46,7 @@ def judge(evidence: Evidence, stats: AlignmentStats) -> Verdict:
 
 def finite(evidence: Evidence, stats: AlignmentStats) -> Verdict | None:
     """Everything is a number."""
-    losses = (evidence.before, evidence.after, evidence.with_actions, *evidence.everywhere.values())
+    losses = (evidence.before, evidence.after, evidence.used, evidence.with_actions, *evidence.everywhere.values())
     values = [evidence.token, torch.tensor(evidence.one_over_two or 0.0)]
     values += [value for found in losses for value in found.values()]
     if all(bool(torch.isfinite(value).all()) for value in values):
@@ -76,18 +55,16 @@ def finite(evidence: Evidence, stats: AlignmentStats) -> Verdict | None:
 
 
 def token_near(evidence: Evidence, stats: AlignmentStats) -> Verdict | None:
-    """|E - E_0| within what the bank knows."""
-    distance, limit = float((evidence.token - evidence.e_0).norm()), stats.token_distance_max * DISTANCE_SLACK
-    return (
-        None
-        if distance <= limit * (1 + 1e-5)
-        else Verdict(Reason.TOKEN_TOO_FAR, f"|E - E_0| is {distance:.3f}, the limit {limit:.3f}")
-    )
+    """|E - E_0| within what the bank knows: a second lock, since `step.py` keeps to it."""
+    distance = float((evidence.token - evidence.e_0).norm())
+    if distance <= stats.radius * (1 + 1e-5):
+        return None
+    return Verdict(Reason.TOKEN_TOO_FAR, f"|E - E_0| is {distance:.3f}, the limit {stats.radius:.3f}")
 
 
-def one_robot(evidence: Evidence, stats: AlignmentStats) -> Verdict | None:
+def of_one_robot(evidence: Evidence, stats: AlignmentStats) -> Verdict | None:
     """Two tokens must not explain the experience far better than one, and one token must fit all parts about as well:
-    that of the whole way, and the one before where it fits some parts as is usual after an alignment.
+    that of the whole step, and the running one where it fits some parts as is usual after an alignment.
 
     (A token that fits nowhere may fit one place better than another.)
     """
@@ -108,8 +85,8 @@ def one_robot(evidence: Evidence, stats: AlignmentStats) -> Verdict | None:
         if apart > stats.parts_apart_max and (stage == "after" or sum(fitting) >= FITTING_SHARE * len(fitting)):
             return Verdict(
                 Reason.MIXED_EXPERIENCE,
-                f"with the token {stage} it, losses vary {apart:.3f} times as much between parts of the experience as "
-                f"within, {stats.parts_apart_max:.3f} is the limit",
+                f"with the token {stage} the step, losses vary {apart:.3f} times as much between parts of the "
+                f"experience as within, {stats.parts_apart_max:.3f} is the limit",
             )
     return None
 
@@ -156,18 +133,19 @@ def shuffle_ratio(losses: Mapping[str, Tensor]) -> float:
 
 
 def better(evidence: Evidence, stats: AlignmentStats) -> Verdict | None:
-    """Neither dynamics nor inverse dynamics rises by more than TOO_MUCH of itself, and some loss falls by more than
-    ENOUGH of itself; both beyond the noise of the paired difference. Perception does not see faulty actions: with other
-    tasks it counts only where inverse dynamics is asked and did not rise."""
-    gains = {task: _mean_and_error(loss - evidence.after[task]) for task, loss in evidence.before.items()}
-    noise = {task: Z_SCORE * error for task, (_, error) in gains.items()}
+    """Neither dynamics nor inverse dynamics rises by more than TOO_MUCH of itself, with the token that is used neither,
+    and some loss falls by more than ENOUGH of itself; both beyond the noise of the paired difference. Perception does
+    not see faulty actions: with other tasks it counts only where inverse dynamics is asked and did not rise."""
     was = {task: float(loss.mean()) for task, loss in evidence.before.items()}
-    words = ", ".join(
-        f"{task} fell by {gains[task][0]:.4f} of {was[task]:.4f} (noise {noise[task]:.4f})" for task in was
-    )
-    for task, reason in WORSE.items():
-        if task in gains and gains[task][0] < -max(noise[task], TOO_MUCH * was[task]):
-            return Verdict(reason, words)
+    for losses in (evidence.used, evidence.after):
+        gains = {task: _mean_and_error(loss - losses[task]) for task, loss in evidence.before.items()}
+        noise = {task: Z_SCORE * error for task, (_, error) in gains.items()}
+        words = ", ".join(
+            f"{task} fell by {gains[task][0]:.4f} of {was[task]:.4f} (noise {noise[task]:.4f})" for task in was
+        )
+        for task, reason in WORSE.items():
+            if task in gains and gains[task][0] < -max(noise[task], TOO_MUCH * was[task]):
+                return Verdict(reason, words)
     judges, inverse = set(gains), gains.get("inverse_dynamics")
     if judges > {"perception"} and (inverse is None or inverse[0] < 0):
         judges.remove("perception")

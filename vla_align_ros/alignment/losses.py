@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from vla_align_ros.params import AlignParams
 from vla_align_ros.policy import Policy, flow
 from vla_align_ros.policy.inputs import ExperienceInput
 from vla_align_ros.policy.losses import LossWeights
@@ -48,11 +49,6 @@ class ExperienceLosses:
     @property
     def device(self) -> torch.device:
         return self._state.device
-
-    @property
-    def actions(self) -> Tensor:
-        """Normalised commands (N, H, A)."""
-        return self._experience.actions
 
     def __call__(
         self, tokens: Tensor, rows: Tensor, draws: int, seed: int, other_actions: Tensor | None = None
@@ -114,3 +110,13 @@ def _shapes(experience: ExperienceInput) -> ExperienceInput:
             for value in (experience.actions, experience.features, experience.feature_masks, experience.dim_mask)
         )
     )
+
+
+def weights_of(params: AlignParams) -> LossWeights:
+    """The lambdas."""
+    return LossWeights(params.lambda_perc, params.lambda_dyn, params.lambda_inv)
+
+
+def means(losses: Mapping[str, Tensor]) -> dict[str, float]:
+    """The mean loss of each task."""
+    return {task: float(loss.detach().mean()) for task, loss in losses.items()}

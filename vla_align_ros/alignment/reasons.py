@@ -16,7 +16,11 @@ class Reason(Enum):
         reason._value_, reason.sentence = code, sentence
         return reason
 
-    KEPT = ("kept", "The token is better on later experience: it was kept.")
+    KEPT = (
+        "kept",
+        "The whole step is better on later experience: it was kept, or half of it where the running token fits nearly "
+        "as well.",
+    )
     ALREADY_ALIGNED = (
         "already_aligned",
         "All losses are as low as they usually are after an alignment: nothing to gain.",

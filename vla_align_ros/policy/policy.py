@@ -60,7 +60,7 @@ class Policy:
     ends with the token that it began with. Inference and alignment may run in different threads.
 
     bank: training arms' tokens (arms, n, W) as offsets from E_0. learned_step: (2, k, n * W), how a
-    gradient moves a token (`alignment/align.py: descend`).
+    gradient moves a token (`alignment/step.py: descend`).
     """
 
     def __init__(

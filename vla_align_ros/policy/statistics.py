@@ -11,6 +11,7 @@ from pydantic.dataclasses import dataclass
 from vla_align_ros.policy.alignment_expert import TASKS
 
 STATS_FILE = "alignment_stats.json"
+DISTANCE_SLACK = 1.25  # a token may lie this much farther from E_0 than any bank token
 
 
 class AlignmentStatsError(ValueError):
@@ -30,7 +31,8 @@ class AlignmentStats:
         90th percentile.
     one_over_two_max: what one token may cost over what two do (`one_robot.one_over_two`); 1 and four times what the
         90th percentile has above it.
-    motion_r2: linear R2 of joint motion from two frames' features. arms, experiences: what it was measured on.
+    motion_r2: linear R2 of joint motion from two frames' features.
+    arms, experiences: what it was measured on, an arm; recorded ones, those in which a joint was held among them.
     """
 
     format: Literal[1]
@@ -50,6 +52,11 @@ class AlignmentStats:
                 raise ValueError(f"{name} must have exactly the tasks {list(TASKS)}, got {list(limits)}")
         if self.token_distance_max < 0:
             raise ValueError(f"token_distance_max must not be negative, got {self.token_distance_max}")
+
+    @property
+    def radius(self) -> float:
+        """Largest distance of a token from E_0."""
+        return self.token_distance_max * DISTANCE_SLACK
 
 
 def load_alignment_stats(path: Path) -> AlignmentStats:

@@ -14,20 +14,13 @@ import yaml
 from safetensors.torch import save_file
 
 from vla_align_ros.alignment import guard, one_robot
-from vla_align_ros.alignment.align import (
-    JUDGE_DRAWS,
-    descend,
-    first_step,
-    losses_everywhere,
-    split_by_episode,
-    that_moved,
-    with_actions,
-)
-from vla_align_ros.alignment.losses import ExperienceLosses
+from vla_align_ros.alignment.align import split_by_episode, that_moved
+from vla_align_ros.alignment.evidence import losses_everywhere, on_later, with_actions
+from vla_align_ros.alignment.losses import ExperienceLosses, weights_of
+from vla_align_ros.alignment.step import propose
 from vla_align_ros.observation.normalise import save_norm_stats
 from vla_align_ros.params import PolicyParams
 from vla_align_ros.policy import Policy, load_policy
-from vla_align_ros.policy.losses import LossWeights
 from vla_align_ros.policy.policy import BANK_FILE
 from vla_align_ros.policy.statistics import STATS_FILE, AlignmentStats
 from vla_align_ros.policy.weights import sha256_of
@@ -108,17 +101,13 @@ def measure(policy: Policy, recipe: Recipe) -> AlignmentStats:
     ratios, in_parts, one_over_two = [], [], []
     for arm, mine in enumerate(experiences):
         learn, judged = split_by_episode(that_moved(policy, mine))
-        weights = LossWeights(params.lambda_perc, params.lambda_dyn, params.lambda_inv)
-        losses = ExperienceLosses(policy, [*learn, *judged], weights)
-        rows, later = torch.arange(len(learn)), torch.arange(len(learn), len(losses))
-        picked = first_step(policy, losses, rows, start, arm)
-        token, _ = descend(policy, losses, rows, picked.token, params, arm)
-        with torch.no_grad():
-            after = losses(token, later, JUDGE_DRAWS, arm)
-        everything, everywhere = [*learn, *judged], losses_everywhere(losses, token, arm)
-        ratios.append(guard.shuffle_ratio(with_actions(policy, losses, everything, token, everywhere, arm)))
+        losses = ExperienceLosses(policy, [*learn, *judged], weights_of(params))
+        proposal = propose(policy, losses, torch.arange(len(learn)), start, params, arm)
+        after = on_later(losses, proposal.whole, torch.arange(len(learn), len(losses)), arm)
+        everything, everywhere = [*learn, *judged], losses_everywhere(losses, proposal.whole, arm)
+        ratios.append(guard.shuffle_ratio(with_actions(policy, losses, everything, proposal.whole, everywhere, arm)))
         in_parts.append((everywhere, one_robot.parts_of(everything)))
-        one_over_two.append(one_robot.one_over_two(picked.losses, one_robot.parts_of(learn)))
+        one_over_two.append(one_robot.one_over_two(proposal.picked.losses, one_robot.parts_of(learn)))
         for task, loss in after.items():
             found.setdefault(task, []).append(float(loss.mean()))
     asked = [value for value in one_over_two if value is not None]

@@ -16,9 +16,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from vla_align_ros.alignment.align import gradient, that_moved
+from vla_align_ros.alignment.align import that_moved
 from vla_align_ros.alignment.losses import ExperienceLosses
 from vla_align_ros.alignment.pick import pick
+from vla_align_ros.alignment.step import gradient
 from vla_align_ros.policy import Policy
 from vla_align_ros.policy.losses import LossWeights
 from vla_align_ros.sim.bench import collect_experience

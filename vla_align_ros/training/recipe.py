@@ -38,7 +38,7 @@ class Recipe:
 
     samples: how many the policy sees; shard_samples are drawn at a time and seen shard_epochs times.
     bank_size: training arms, each with its own token; token_drop: share of the samples that get E_0 alone.
-    token_learning_rate: of d_i, relative to learning_rate; e_token_learning_rate: of E_0, likewise; vision likewise.
+    token_learning_rate_scale: of d_i, times learning_rate; e_token_learning_rate_scale: of E_0; vision: of its eye.
     action_draws: (t, noise) a sample for L_action. Aids that a small model needs and that stay out of L_total:
     regression_weight (the chunk, read from E before the action expert's last layer), keypoint_weight (where tip and
     target are in the images, read from the prefix's last token).
@@ -54,9 +54,9 @@ class Recipe:
     learning_rate: float = 1.5e-3
     warmup_steps: int = 150
     weight_decay: float = 0.01
-    vision_learning_rate: float = 0.3
-    token_learning_rate: float = 4.0
-    e_token_learning_rate: float = 1.0
+    vision_learning_rate_scale: float = 0.3
+    token_learning_rate_scale: float = 4.0
+    e_token_learning_rate_scale: float = 1.0
     bank_size: Annotated[int, Field(ge=2)] = 192
     unshifted_share: float = 0.05
     token_drop: float = 0.15

@@ -151,9 +151,17 @@ def make_optimizer(trainee: Trainee, aids: Aids, recipe: Recipe) -> torch.optim.
     groups = [
         {"params": [p for p in rest if p.dim() >= 2], "weight_decay": recipe.weight_decay, "scale": 1.0},
         {"params": [p for p in rest if p.dim() < 2], "weight_decay": 0.0, "scale": 1.0},
-        {"params": list(model.vision_tower.parameters()), "weight_decay": 0.0, "scale": recipe.vision_learning_rate},
-        {"params": [model.peft_prefix_token], "weight_decay": 0.0, "scale": recipe.e_token_learning_rate},
-        {"params": [trainee.bank.offsets], "weight_decay": recipe.weight_decay, "scale": recipe.token_learning_rate},
+        {
+            "params": list(model.vision_tower.parameters()),
+            "weight_decay": 0.0,
+            "scale": recipe.vision_learning_rate_scale,
+        },
+        {"params": [model.peft_prefix_token], "weight_decay": 0.0, "scale": recipe.e_token_learning_rate_scale},
+        {
+            "params": [trainee.bank.offsets],
+            "weight_decay": recipe.weight_decay,
+            "scale": recipe.token_learning_rate_scale,
+        },
     ]
     return torch.optim.AdamW(groups, recipe.learning_rate, betas=(0.9, 0.98), fused=True)
 
@@ -200,7 +208,7 @@ def train_policy(trainee: Trainee, recipe: Recipe, out: Path, log: Log, save_eve
         assert e_token is not None
         assert e_token.grad is not None
         record: dict[str, object] = {"stage": "policy", "step": step, "learning_rate": learning_rate}
-        record |= {"e_token_learning_rate": learning_rate * recipe.e_token_learning_rate}
+        record |= {"e_token_learning_rate": learning_rate * recipe.e_token_learning_rate_scale}
         record |= {
             "e_token_norm": float(e_token.detach().norm()),
             "e_token_grad_norm": float(e_token.grad.norm()),

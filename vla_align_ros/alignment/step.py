@@ -1,0 +1,143 @@
+"""What an alignment proposes: the pick, gradient steps from there, and all or half of the way to what they lead to.
+
+Whether the proposal is any good is asked by `guard.py`, from what `evidence.py` collects.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from vla_align_ros.alignment.losses import ExperienceLosses, means
+from vla_align_ros.alignment.pick import Pick, pick
+from vla_align_ros.alignment.report import StepCurve
+from vla_align_ros.params import AlignParams
+from vla_align_ros.policy import Policy
+
+NEARLY = 1.7  # times the best token's loss: a running token that has less fits nearly as well
+BACKTRACK = (1.0, 0.5)  # shares of a step that are tried in turn
+ROWS_AT_ONCE = 32  # in one backward pass: bounds the memory, whatever align_batch_size is
+
+
+class OnStep(Protocol):
+    """Called after each gradient step, from the thread that aligns."""
+
+    def __call__(self, step: int, curve: StepCurve) -> None: ...
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """Tokens (n, W). picked: what the bank's losses say. start: what the pick alone would use. whole: the whole step,
+    where the gradient leads to from `picked.token`. token: what would be used, all or half of the way to `whole`."""
+
+    picked: Pick
+    start: Tensor
+    whole: Tensor
+    token: Tensor
+    curve: tuple[StepCurve, ...]
+
+
+def propose(
+    policy: Policy,
+    losses: ExperienceLosses,
+    rows: Tensor,
+    running: Tensor,
+    params: AlignParams,
+    seed: int,
+    on_step: OnStep | None = None,
+) -> Proposal:
+    """Pick and gradient steps on `rows`, from the running token (n, W), which stays as it is. Raises FloatingPointError
+    where a gradient or a loss is not finite."""
+    picked = first_step(policy, losses, rows, running, seed)
+    whole, curve = descend(policy, losses, rows, picked.token, params, seed, on_step)
+    start, token = (half_way(policy, picked, running, found) for found in (picked.token, whole))
+    return Proposal(picked, start, whole, token, tuple(curve))
+
+
+def first_step(policy: Policy, losses: ExperienceLosses, rows: Tensor, token: Tensor, seed: int) -> Pick:
+    """The pick among the running token (index 0), E_0 (1) and the bank (from 2 on), without dynamics. Where nothing is
+    better than the running token the start is that token alone."""
+    assert policy.bank is not None
+    candidates = torch.cat([torch.stack([token, policy.e_0]), policy.e_0 + policy.bank])
+    picked = pick(losses.without_dynamics(), rows, candidates, seed + 2)
+    alone = torch.equal(candidates[picked.index], token)  # a fresh install's is in the bank, too
+    return replace(picked, index=0, token=token) if alone else picked
+
+
+def descend(
+    policy: Policy,
+    losses: ExperienceLosses,
+    rows: Tensor,
+    start: Tensor,
+    params: AlignParams,
+    seed: int,
+    on_step: OnStep | None = None,
+) -> tuple[Tensor, list[StepCurve]]:
+    """Gradient steps on a shadow copy of the token (n, W): E <- E - align_learning_rate * M g.
+
+    M = learned_step[1].T @ learned_step[0] is of the end of training (`training/learned_step.py`): the plain gradient
+    hardly points to where an arm acts better. A rate of 1 goes all the way that one gradient tells. A step after which
+    the weighted loss is higher is halved, or not taken. Raises FloatingPointError at the first gradient or loss that
+    is not finite.
+    """
+    assert policy.learned_step is not None
+    reads, moves = policy.learned_step
+    rate, shadow = params.align_learning_rate, within_radius(policy, start)
+    generator = torch.Generator().manual_seed(seed)
+    curve = []
+    for step in range(params.align_steps):
+        batch = rows[torch.randperm(len(rows), generator=generator)[: params.align_batch_size]]
+        found, mean_losses = gradient(losses, shadow, batch, params.align_draws, seed * 1009 + step + 1)
+        here = mean_loss(losses, shadow, batch, seed)
+        if not bool(torch.isfinite(found).all()) or not math.isfinite(here):
+            raise FloatingPointError(f"the gradient is not finite at step {step}")
+        direction, taken = (moves.T @ (reads @ found.flatten())).view_as(shadow), 0.0
+        for share in BACKTRACK:
+            stepped = within_radius(policy, shadow - share * rate * direction)
+            there = mean_loss(losses, stepped, batch, seed)
+            if not math.isfinite(there):
+                raise FloatingPointError(f"the loss is not finite after step {step}")
+            if there <= here:
+                shadow, taken = stepped, share * rate
+                break
+        curve.append(StepCurve(mean_losses, float(found.norm()), float(shadow.norm()), taken))
+        if on_step is not None:
+            on_step(step, curve[-1])
+    return shadow, curve
+
+
+@torch.no_grad()
+def mean_loss(losses: ExperienceLosses, token: Tensor, rows: Tensor, seed: int) -> float:
+    """The weighted loss of a token on `rows`, one draw of (t, noise) each."""
+    return float(losses.weighted(losses(token, rows, 1, seed)).mean())
+
+
+def gradient(
+    losses: ExperienceLosses, token: Tensor, rows: Tensor, draws: int, seed: int
+) -> tuple[Tensor, dict[str, float]]:
+    """Gradient (n, W) of the mean weighted loss on `rows` at a token, and the mean loss of each task, with `draws` of
+    (t, noise) for each row, by `seed`."""
+    token, slope, found = token.detach().requires_grad_(True), torch.zeros_like(token), []
+    for index, part in enumerate(rows.split(ROWS_AT_ONCE)):
+        found.append(losses(token, part, draws, seed * 1009 + index))
+        slope += torch.autograd.grad(losses.weighted(found[-1]).sum() / len(rows), token)[0]
+    return slope, means({task: torch.cat([part[task].detach() for part in found]) for task in found[0]})
+
+
+def half_way(policy: Policy, picked: Pick, running: Tensor, token: Tensor) -> Tensor:
+    """From the running token to another one: the whole step, or half of it where the running one fits nearly as well.
+    Each token has oddities of its own; between two that both fit an arm acts better than with a worse guess of the
+    two."""
+    return within_radius(policy, (running + token) / 2) if picked.first_over_best < NEARLY else token
+
+
+def within_radius(policy: Policy, token: Tensor) -> Tensor:
+    """A token (n, W), or the nearest one that is no farther from E_0 than the guard allows."""
+    assert policy.stats is not None
+    offset, radius = token - policy.e_0, policy.stats.radius
+    inside: Tensor = policy.e_0 + offset * (radius / offset.norm().clamp(min=1e-12)).clamp(max=1.0)
+    return inside
