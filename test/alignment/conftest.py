@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 sys.path.append(str(Path(__file__).parents[1] / "policy"))
 
@@ -42,3 +43,9 @@ def make_policy(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Polic
 @pytest.fixture
 def policy(make_policy: Callable[..., Policy]) -> Policy:
     return make_policy()
+
+
+@pytest.fixture
+def token(policy: Policy) -> Tensor:
+    assert policy.token is not None
+    return policy.token

@@ -13,10 +13,13 @@ import yaml
 from safetensors.torch import save_file
 from torch import Tensor
 
+from vla_align_ros.alignment.losses import ExperienceLosses
 from vla_align_ros.observation.normalise import NormStats, save_norm_stats
+from vla_align_ros.policy import Policy
 from vla_align_ros.policy.config import Architecture
 from vla_align_ros.policy.features import FeatureExtractor
 from vla_align_ros.policy.inputs import ExperienceInput, PolicyInput
+from vla_align_ros.policy.losses import LossWeights
 from vla_align_ros.policy.pi0 import Pi0
 from vla_align_ros.policy.statistics import STATS_FILE, AlignmentStats
 from vla_align_ros.training.make_tokenizer import write_tokenizer
@@ -208,6 +211,11 @@ def make_experiences(count: int, episodes: int = 4, seed: int = 0, horizon: int 
         ]
         found.append(Experience(seen[0], commands, seen[1], index * episodes // count))
     return found
+
+
+def make_losses(policy: Policy, count: int = 10, **weights: float) -> ExperienceLosses:
+    """Of made-up experience."""
+    return ExperienceLosses(policy, make_experiences(count), LossWeights(**weights))
 
 
 def one_after_another(count: int, jump_rad: float = 0.0, episodes: int = 2) -> list[Experience]:

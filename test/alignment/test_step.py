@@ -1,0 +1,105 @@
+"""Gradient steps: where they lead, when they are halved or not taken. (The proposal as a whole: test_align_flow.py.)"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from builders import make_losses
+from torch import Tensor
+
+from vla_align_ros.alignment.step import ROWS_AT_ONCE, descend, gradient
+from vla_align_ros.params import AlignParams
+from vla_align_ros.policy import Policy
+
+ROWS = torch.arange(10)
+
+
+def test_descending_brings_the_learned_losses_down(policy: Policy, token: Tensor) -> None:
+    losses = make_losses(policy, 32)
+    rows = torch.arange(32)
+    params = AlignParams(align_steps=25, align_learning_rate=0.5, align_batch_size=32)
+    shadow, curve = descend(policy, losses, rows, token, params, 0)
+    assert not shadow.requires_grad
+    assert not torch.equal(shadow, token)
+    before, after = (float(losses.weighted(losses(e, rows, 4, 99)).mean()) for e in (token, shadow))
+    assert after < before
+    rates = [step.learning_rate for step in curve]
+    assert rates[0] == 0.5
+    assert set(rates) <= {0.5, 0.25, 0.0}
+
+
+def test_a_step_that_makes_the_losses_worse_is_not_taken(policy: Policy, token: Tensor) -> None:
+    losses, params = make_losses(policy), AlignParams(align_steps=5, align_learning_rate=0.5)
+    down, _ = descend(policy, losses, ROWS, token, params, 0)
+    assert not torch.equal(down, token)
+    assert policy.learned_step is not None
+    policy.learned_step = policy.learned_step * torch.tensor([1.0, -1.0])[:, None, None]
+    stayed, curve = descend(policy, losses, ROWS, token, params, 0)
+    assert torch.equal(stayed, token)
+    assert {(step.e_token_norm, step.learning_rate) for step in curve} == {(float(token.norm()), 0.0)}
+
+
+class Bowl:
+    """A loss that is lowest where the token's mean is 1, from the start at 0 half of the learned step away."""
+
+    def __call__(self, token: Tensor, rows: Tensor, draws: int, seed: int) -> dict[str, Tensor]:
+        return {"dynamics": (token.mean() - 1.0).square().expand(len(rows))}
+
+    def weighted(self, losses: dict[str, Tensor]) -> Tensor:
+        return losses["dynamics"]
+
+
+@pytest.mark.parametrize(("goes_to", "rate"), [(1.9, 1.0), (2.1, 0.5), (3.9, 0.5), (4.1, 0.0)])
+def test_a_step_that_goes_too_far_is_halved(policy: Policy, goes_to: float, rate: float) -> None:
+    losses: Any = Bowl()
+    start = torch.zeros_like(policy.e_0)
+    slope, _ = gradient(losses, start, ROWS, 1, 0)
+    reads = slope.flatten()[None] / slope.square().sum()
+    policy.learned_step = torch.stack([reads, torch.full_like(reads, -goes_to)])
+    token, (curve,) = descend(policy, losses, ROWS, start, AlignParams(align_learning_rate=1.0, align_steps=1), 0)
+    assert curve.learning_rate == rate
+    torch.testing.assert_close(token, torch.full_like(token, rate * goes_to), atol=1e-4, rtol=0.0)
+
+
+def test_a_step_is_the_learned_one_for_the_gradient_of_the_whole_batch(policy: Policy) -> None:
+    reads, moves = torch.zeros(2, 1, policy.e_0.numel())
+    reads[0, 3] = 1.0
+    losses, params = make_losses(policy), AlignParams(align_learning_rate=0.7)
+    order = torch.randperm(len(ROWS), generator=torch.Generator().manual_seed(0))
+    slope, means = gradient(losses, policy.e_0, order, params.align_draws, 1)
+    moves[0, 5] = 0.01 * float(slope.flatten()[5] * slope.flatten()[3]) / float(slope.norm()) ** 2  # downhill
+    policy.learned_step = torch.stack([reads, moves])
+    shadow, (curve,) = descend(policy, losses, ROWS, policy.e_0, params, 0)
+    moved = (shadow - policy.e_0).flatten()
+    assert float(moved[5]) == pytest.approx(-0.7 * float(moves[0, 5]) * float(slope.flatten()[3]), rel=1e-3)
+    assert moved.count_nonzero() == 1
+    assert curve.learning_rate == 0.7
+    assert curve.losses == means
+
+
+def test_a_gradient_in_parts_is_the_gradient_of_the_whole() -> None:
+    class Squares:
+        """(sum(token) - row) squared."""
+
+        def __call__(self, token: Tensor, rows: Tensor, draws: int, seed: int) -> dict[str, Tensor]:
+            seeds.append(seed)
+            return {"dynamics": (token.sum() - rows).square()}
+
+        def weighted(self, losses: dict[str, Tensor]) -> Tensor:
+            return 3.0 * losses["dynamics"]
+
+    seeds = list[int]()
+    losses: Any = Squares()
+    rows = torch.arange(2 * ROWS_AT_ONCE + 5)
+    slope, means = gradient(losses, torch.ones(2, 3), rows, 1, 0)
+    torch.testing.assert_close(slope, torch.full((2, 3), 3.0 * 2 * (6.0 - float(rows.float().mean()))))
+    assert means["dynamics"] == pytest.approx(float((6.0 - rows).square().mean()))
+    assert len(set(seeds)) == len(seeds) == 3
+
+
+def test_descending_stops_at_the_first_gradient_that_is_not_finite(policy: Policy, token: Tensor) -> None:
+    losses = make_losses(policy)
+    with pytest.raises(FloatingPointError, match="the gradient is not finite at step 0"):
+        descend(policy, losses, ROWS, token * torch.nan, AlignParams(align_steps=5), 0)
