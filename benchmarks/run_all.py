@@ -186,7 +186,7 @@ BENCHMARKS = (
     Benchmark(
         "drift",
         "on_robot.py",
-        ("--seed", "9", "--embodiments", "8", "--rounds", "20", "--shift-after", "0"),
+        ("--seed", "16", "--embodiments", "8", "--rounds", "20", "--shift-after", "0"),
         on_robot_headline,
     ),
     Benchmark(
@@ -194,7 +194,7 @@ BENCHMARKS = (
         "on_robot.py",
         (
             "--seed",
-            "9",
+            "16",
             "--unshifted",
             "--embodiments",
             "8",
