@@ -115,7 +115,7 @@ def test_a_kept_alignment_improves_and_changes_only_the_token(
     assert report.last_stamp_ns == EXPERIENCES[-1].next_observation.stamp_ns
     assert report.exploration_fraction == 0.5
     assert report.token_version == "000001"
-    assert report.sentence().startswith("alignment kept as version 000001 (kept): after/before: ")
+    assert report.sentence().startswith("alignment kept as version 000001 (kept): whole step, after/before: ")
     assert json.loads(json.dumps(report.to_json(), allow_nan=False))["reason"] == "kept"
 
 

@@ -55,7 +55,7 @@ def with_actions(**means: float) -> dict[str, Any]:
 def test_a_clear_improvement_is_kept_with_its_numbers() -> None:
     verdict = guard.judge(evidence(), stats_of(shuffle_ratio_min=1.5))
     assert verdict.reason is Reason.KEPT
-    assert verdict.detail == "after/before: perception 0.800, dynamics 0.800, inverse_dynamics 0.800"
+    assert verdict.detail == "whole step, after/before: perception 0.800, dynamics 0.800, inverse_dynamics 0.800"
 
 
 @pytest.mark.parametrize(("task", "reason"), guard.WORSE.items())

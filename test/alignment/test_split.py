@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vla_align_ros.alignment.align import split_by_episode
+from vla_align_ros.alignment.experience_check import LEAST_TO_JUDGE
 
 
 @pytest.mark.parametrize("count", [0, 1])
@@ -39,10 +40,12 @@ def test_what_is_judged_by_is_later_than_what_was_learned_from(count: int, data:
     cut = count - len(judged)
     dropped = [item for item in experiences[:cut] if not any(item is kept for kept in learn)]
     assert all(item.next_observation.stamp_ns > judged[0].observation.stamp_ns for item in dropped)
-    least = (max(1, round(count / 4)) + 1) // 2
-    assert len(judged) >= least
-    borders = [i for i in range(max(1, count // 2), count - least + 1) if episodes[i] != episodes[i - 1]]
-    assert not borders or cut in borders
+    quarter = max(1, round(count / 4))
+    assert len(judged) >= min(quarter, LEAST_TO_JUDGE)
+    assert len(judged) >= quarter / 2
+    borders = [i for i in range(count // 2, count) if i and episodes[i] != episodes[i - 1]]
+    assert cut == count - quarter or cut in borders
+    assert cut in borders or all(count - border < max(quarter / 2, LEAST_TO_JUDGE) for border in borders)
 
 
 def test_without_a_border_the_last_quarter_judges() -> None:
@@ -52,8 +55,9 @@ def test_without_a_border_the_last_quarter_judges() -> None:
     assert (len(learn), len(judged)) == (32, 8)
 
 
-def test_a_border_that_leaves_too_little_to_judge_by_is_none() -> None:
-    experiences = make_experiences(40, episodes=1)
-    experiences[-3:] = [dataclasses.replace(item, episode=1) for item in experiences[-3:]]
+@pytest.mark.parametrize(("count", "after_border", "judging"), [(40, 3, 10), (24, 3, 6), (24, 4, 4), (40, 5, 5)])
+def test_a_border_that_leaves_too_little_to_judge_by_is_none(count: int, after_border: int, judging: int) -> None:
+    experiences = make_experiences(count, episodes=1)
+    experiences[-after_border:] = [dataclasses.replace(item, episode=1) for item in experiences[-after_border:]]
     learn, judged = split_by_episode(experiences)
-    assert (len(learn), len(judged)) == (30, 10)
+    assert (len(learn), len(judged)) == (count - judging, judging)

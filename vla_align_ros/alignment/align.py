@@ -111,14 +111,14 @@ def that_moved(policy: Policy, experiences: Sequence[Experience]) -> list[Experi
 
 
 def split_by_episode(experiences: Sequence[Experience]) -> tuple[list[Experience], list[Experience]]:
-    """An earlier part to learn from and a later one to judge by: about the last quarter, cut at an episode's border
-    where one leaves between half as much and half of all. Experiences that reach over the cut in time belong to
-    neither."""
+    """An earlier part to learn from and a later one to judge by: the last quarter, or what comes after an episode's
+    border that leaves at least half as much and at most half of all. Experiences that reach over the cut in time belong
+    to neither."""
     count = len(experiences)
     if count < 2:
         return list(experiences), []
     judging = max(1, round(count * JUDGE_SHARE))
-    wanted, least = count - judging, (judging + 1) // 2
+    wanted, least = count - judging, min(judging, max(experience_check.LEAST_TO_JUDGE, (judging + 1) // 2))
     near = range(max(1, count // 2), count - least + 1)
     borders = [i for i in near if experiences[i].episode != experiences[i - 1].episode]
     cut = min(borders, key=lambda border: abs(border - wanted), default=wanted)

@@ -2,7 +2,7 @@
 
 The total loss is useless as a judge, since it falls on corrupted experience as well: every loss is judged by itself, on
 experience later than what was learned from, with the same t and noise before and after. Judged is the whole step, also
-where half of it is used; that half must do no harm either. Whether the experience is of one robot, and its actions fit
+where half of it is used; with that half dynamics and inverse dynamics must not rise either. Whether the experience is of one robot, and its actions fit
 its frames, is asked of the earlier part too. What can be asked before anything is computed is in `experience_check.py`.
 """
 
@@ -41,7 +41,9 @@ def judge(evidence: Evidence, stats: AlignmentStats) -> Verdict:
         if verdict is not None:
             return verdict
     gains = {task: float(evidence.after[task].mean() / evidence.before[task].mean()) for task in evidence.after}
-    return Verdict(Reason.KEPT, "after/before: " + ", ".join(f"{task} {ratio:.3f}" for task, ratio in gains.items()))
+    return Verdict(
+        Reason.KEPT, "whole step, after/before: " + ", ".join(f"{task} {ratio:.3f}" for task, ratio in gains.items())
+    )
 
 
 def finite(evidence: Evidence, stats: AlignmentStats) -> Verdict | None:
@@ -127,7 +129,7 @@ def actions_fit(evidence: Evidence, stats: AlignmentStats) -> Verdict | None:
 
 
 def shuffle_ratio(losses: Mapping[str, Tensor]) -> float:
-    """Inverse-dynamics loss with shuffled actions over that with the true ones. losses: `align.with_actions`."""
+    """Inverse-dynamics loss with shuffled actions over that with the true ones. losses: `evidence.with_actions`."""
     true, shuffled = losses["shuffled"].mean(1).tolist()
     return float(shuffled / true)
 
