@@ -2,8 +2,8 @@
 
 The total loss is useless as a judge, since it falls on corrupted experience as well: every loss is judged by itself, on
 experience later than what was learned from, with the same t and noise before and after. Judged is the whole step, also
-where half of it is used; with that half dynamics and inverse dynamics must not rise either. Whether the experience is of
-one robot, and its actions fit its frames, is asked of the earlier part too. What can be asked before anything is
+where half of it is used; with that half dynamics and inverse dynamics must not rise either. Whether the experience is
+of one robot, and its actions fit its frames, is asked of the earlier part too. What can be asked before anything is
 computed is in `experience_check.py`.
 """
 
