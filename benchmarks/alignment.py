@@ -25,7 +25,7 @@ from torch import Tensor
 
 from vla_align_ros.policy import Policy
 from vla_align_ros.policy.policy import Device
-from vla_align_ros.sim.bench import action_error
+from vla_align_ros.sim.bench import action_error, fill_buffer
 from vla_align_ros.sim.embodiment import Embodiments, training_embodiments
 from vla_align_ros.zoo import find_model
 
@@ -36,7 +36,7 @@ EULER_STEPS = (1, 2, 4, 10)
 def one_arm(policy: Policy, arm: Embodiments, seed: int, episodes: int, exploration: float) -> dict[str, Any]:
     """Everything about one arm."""
     shipped, e_0 = arms.shipped_token(policy), policy.e_0
-    experiences = arms.experience_of(policy, arm, shipped, seed, exploration)
+    experiences = fill_buffer(policy, arm, shipped, seed, exploration)
     done = arms.attempt(policy, shipped, experiences, arms.recommended(policy), seed)
     oracle = arms.best_by_labels(policy, arm, [shipped, e_0, done.proposed], seed)
     tokens = dict(zip(STAGES, (e_0, shipped, done.picked, done.proposed, done.used, oracle), strict=True))

@@ -21,18 +21,17 @@ from vla_align_ros.alignment import experience_check
 from vla_align_ros.alignment.losses import ExperienceLosses, weights_of
 from vla_align_ros.alignment.report import AlignReport
 from vla_align_ros.alignment.step import Proposal
+from vla_align_ros.experience.builder import that_moved
 from vla_align_ros.params import AlignParams, PolicyParams
 from vla_align_ros.policy import Policy, flow, load_policy
 from vla_align_ros.policy.policy import Device
 from vla_align_ros.sim import task
-from vla_align_ros.sim.bench import Episodes, collect_experience, final_distances
+from vla_align_ros.sim.bench import BUFFER, Episodes, collect_experience, final_distances
 from vla_align_ros.sim.embodiment import Embodiments, sample_embodiments
 from vla_align_ros.types import Experience
 from vla_align_ros.zoo import find_model
 
 align_module = importlib.import_module("vla_align_ros.alignment.align")  # the package's `align` is the function
-EXPERIENCES, MOST_WORK = 128, 8
-PAUSE_NS = 60_000_000_000
 ERROR_SAMPLES = 256  # observations that an action error is the mean of
 TEST_SEED = 900_000  # training draws its arms from 101 on, validation from 50001
 LAMBDAS = {"perception": "lambda_perc", "dynamics": "lambda_dyn", "inverse_dynamics": "lambda_inv"}
@@ -82,40 +81,10 @@ def recommended(policy: Policy, **changes: Any) -> AlignParams:
 
 
 def work(
-    policy: Policy, arm: Embodiments, token: Tensor, seed: int, exploration_fraction: float, count: int = EXPERIENCES
+    policy: Policy, arm: Embodiments, token: Tensor, seed: int, exploration_fraction: float, count: int = BUFFER
 ) -> list[Experience]:
     """All experiences of one arm (a row) at work with `token`, those in which a joint was held among them."""
     return collect_experience(policy, arm, token[None], count, seed, exploration_fraction)[0]
-
-
-def experience_of(
-    policy: Policy, arm: Embodiments, token: Tensor, seed: int, exploration_fraction: float, count: int = EXPERIENCES
-) -> list[Experience]:
-    """Of one arm (a row) at work with `token`: the first `count` that an alignment uses, as the robot's buffer has
-    them; fewer where MOST_WORK times as many do not hold them."""
-    found = list[Experience]()
-    for turn in range(MOST_WORK * max(1, count // EXPERIENCES)):
-        made = work(policy, arm, token, seed + turn * 1_000_003, exploration_fraction)
-        found += later(align_module.that_moved(policy, made), found)
-        if len(found) >= count:
-            break
-    return found[:count]
-
-
-def later(made: list[Experience], before: list[Experience]) -> list[Experience]:
-    """Experience with stamps and episodes after those of `before`."""
-    if not before:
-        return made
-    stamp_ns, episode = before[-1].next_observation.stamp_ns + PAUSE_NS, before[-1].episode + 1
-    return [
-        replace(
-            item,
-            observation=replace(item.observation, stamp_ns=item.observation.stamp_ns + stamp_ns),
-            next_observation=replace(item.next_observation, stamp_ns=item.next_observation.stamp_ns + stamp_ns),
-            episode=item.episode + episode,
-        )
-        for item in made
-    ]
 
 
 @dataclass(frozen=True)
@@ -144,7 +113,8 @@ def attempt(policy: Policy, token: Tensor, experiences: list[Experience], params
         align_module.propose = propose
     assert policy.token is not None
     if not proposals:
-        learn, _ = align_module.split_by_episode(align_module.that_moved(policy, experiences))
+        robot = policy.config.robot
+        learn, _ = align_module.split_by_episode(that_moved(experiences, robot.action, robot.period_ns))
         if len(learn) < experience_check.LEAST_TO_LEARN:
             return Attempt(report, token, token, policy.token)
         proposals.append(without_guard(policy, learn, params, token, seed))

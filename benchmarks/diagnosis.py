@@ -17,7 +17,7 @@ from torch import Tensor
 from vla_align_ros.alignment.align import split_by_episode
 from vla_align_ros.alignment.step import first_step
 from vla_align_ros.policy import Policy
-from vla_align_ros.sim.bench import action_error
+from vla_align_ros.sim.bench import BUFFER, action_error, fill_buffer
 from vla_align_ros.sim.embodiment import Embodiments
 
 COUNTS, PARTS = (8, 16, 32, 64, 128, 256, 512, 1024), ("picked", "proposed")
@@ -27,7 +27,7 @@ GRADIENT_DRAWS = 8
 def one_arm(policy: Policy, arm: Embodiments, seed: int, exploration: float) -> dict[str, Any]:
     """Everything about one arm."""
     shipped, params = arms.shipped_token(policy), arms.recommended(policy)
-    experiences = arms.experience_of(policy, arm, shipped, seed, exploration, max(COUNTS))
+    experiences = fill_buffer(policy, arm, shipped, seed, exploration, max(COUNTS))
 
     def error(token: Tensor) -> float:
         return float(action_error(policy, arm, token[None], seed, arms.ERROR_SAMPLES)[0])
@@ -38,7 +38,7 @@ def one_arm(policy: Policy, arm: Embodiments, seed: int, exploration: float) -> 
         learn = spread(experiences, count)
         proposal = arms.without_guard(policy, learn, everything, shipped, seed)
         by_count[count] = dict(zip(PARTS, map(error, (proposal.start, proposal.token)), strict=True))
-    some = spread(experiences, arms.EXPERIENCES)
+    some = spread(experiences, BUFFER)
     alone = {}
     for task in arms.LAMBDAS:
         alone[task] = error(arms.without_guard(policy, some, arms.task_alone(params, task), shipped, seed).token)

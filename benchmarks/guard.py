@@ -22,11 +22,11 @@ import numpy as np
 import typer
 from machine import write
 
-from vla_align_ros.alignment.align import that_moved
 from vla_align_ros.alignment.reasons import Reason
+from vla_align_ros.experience.builder import that_moved
 from vla_align_ros.policy import Policy
 from vla_align_ros.policy.policy import Device
-from vla_align_ros.sim.bench import action_error
+from vla_align_ros.sim.bench import BUFFER, action_error, later
 from vla_align_ros.sim.embodiment import Embodiments
 from vla_align_ros.types import Experience, Observation, UInt8Array
 
@@ -136,12 +136,13 @@ def at_work(policy: Policy, arm: Embodiments, seed: int) -> Experiences:
     """Twice what the buffer holds, half of the time random motion; the joint is held in some of it."""
     shipped = arms.shipped_token(policy)
     first, second = (arms.work(policy, arm, shipped, seed + turn * 1_000_003, 0.5) for turn in (0, 1))
-    return first + arms.later(second, first)
+    return first + later(second, first)
 
 
 def in_buffer(policy: Policy, experiences: Experiences) -> Experiences:
     """What the robot's buffer would hold of it."""
-    return that_moved(policy, experiences)[-arms.EXPERIENCES :]
+    robot = policy.config.robot
+    return that_moved(experiences, robot.action, robot.period_ns)[-BUFFER:]
 
 
 def one_arm(policy: Policy, arm: Embodiments, other_arm: Embodiments, seed: int) -> list[dict[str, Any]]:

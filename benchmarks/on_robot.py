@@ -25,9 +25,10 @@ import numpy as np
 import typer
 from machine import write
 
-from vla_align_ros.alignment.align import that_moved
+from vla_align_ros.experience.builder import that_moved
 from vla_align_ros.policy import Policy
 from vla_align_ros.policy.policy import Device
+from vla_align_ros.sim.bench import later
 from vla_align_ros.sim.embodiment import Embodiments
 from vla_align_ros.sim.embodiment import unshifted as unshifted_arms
 from vla_align_ros.types import Experience
@@ -54,7 +55,7 @@ def one_arm(
             hit = float(arms.successes(policy, arm, token, n, seed).mean())
             rate = float(arms.successes(policy, arm, shipped, n, seed).mean())
         made = arms.work(policy, arm, token, seed * 100 + index, exploration, EXPERIENCES_A_ROUND)
-        buffer += arms.later(that_moved(policy, made), buffer)
+        buffer += later(that_moved(made, policy.config.robot.action, policy.config.robot.period_ns), buffer)
         done = arms.attempt(policy, token, buffer, arms.recommended(policy), seed + index)
         token = done.used
         reasons.append(done.report.reason.value)

@@ -28,7 +28,7 @@ from vla_align_ros.params import AlignParams
 from vla_align_ros.policy import Policy, flow
 from vla_align_ros.policy.pi0 import Pi0
 from vla_align_ros.policy.policy import Device
-from vla_align_ros.sim.bench import action_error
+from vla_align_ros.sim.bench import action_error, fill_buffer
 from vla_align_ros.sim.embodiment import Embodiments
 from vla_align_ros.types import Experience
 
@@ -39,7 +39,7 @@ WEIGHTS_STEPS, WEIGHTS_RATE, WEIGHTS_BATCH = 40, 1e-4, 32
 def one_arm(policy: Policy, arm: Embodiments, seed: int, episodes: int) -> dict[str, Any]:
     """Success and action error of one arm by row."""
     shipped, params = arms.shipped_token(policy), arms.recommended(policy)
-    experiences = arms.experience_of(policy, arm, shipped, seed, 0.5)
+    experiences = fill_buffer(policy, arm, shipped, seed, 0.5)
     learn, _ = split_by_episode(experiences)
 
     def measured(token: Tensor) -> dict[str, float]:

@@ -15,7 +15,7 @@ import torch
 from builders import TASKS, make_experiences, make_observation, one_after_another, stats_of
 from torch import Tensor
 
-from vla_align_ros.alignment import AlignReport, Reason, align, evidence, guard, one_robot, step
+from vla_align_ros.alignment import AlignReport, Reason, align, evidence, guard, step
 from vla_align_ros.alignment.align import split_by_episode
 from vla_align_ros.alignment.losses import ExperienceLosses, means, weights_of
 from vla_align_ros.alignment.pick import Pick
@@ -366,10 +366,6 @@ REFUSED: dict[str, Case] = {
         Reason.ACTIONS_OUT_OF_STEP,
         {"with_actions": {"shuffled": torch.tensor([[1.0], [2.0]]), "next": torch.tensor([[1.0], [0.8]])}},
     ),
-    "a second robot's episodes": (
-        Reason.MIXED_EXPERIENCE,
-        {"experiences": make_experiences(48, episodes=6), "stats": stats_of(parts_apart_max=-1.0)},
-    ),
     "a second robot": (
         Reason.MIXED_EXPERIENCE,
         {"experiences": make_experiences(48, episodes=6), "stats": stats_of(one_over_two_max=1.0)},
@@ -380,42 +376,36 @@ REFUSED: dict[str, Case] = {
 }
 
 
-def test_the_guard_sees_all_experience_with_the_token_before_and_the_new_one(
+def test_the_guard_asks_for_the_actions_of_all_experience_after_the_whole_step(
     policy: Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    judge, everywhere, descend, start = guard.judge, evidence.losses_everywhere, step.descend, policy.token
-    whole = list[Tensor]()
+    judge, asked, descend, start = guard.judge, evidence.with_actions, step.descend, policy.token
+    whole, seen, tokens = list[Tensor](), list[evidence.Evidence](), list[Tensor]()
 
     def spied_descend(*arguments: Any) -> Any:
         found = descend(*arguments)
         whole.append(found[0])
         return found
 
-    seen, tokens = list[evidence.Evidence](), list[Tensor]()
-
     def spied_judge(shown: evidence.Evidence, stats: Any) -> Verdict:
         seen.append(shown)
         return judge(shown, stats)
 
-    def spied(losses: Any, token: Tensor, seed: int) -> Any:
+    def spied(policy: Policy, losses: Any, experiences: Any, token: Tensor, seed: int) -> Any:
         tokens.append(token)
-        return everywhere(losses, token, seed)
+        return asked(policy, losses, experiences, token, seed)
 
     monkeypatch.setattr(guard, "judge", spied_judge)
-    monkeypatch.setattr(evidence, "losses_everywhere", spied)
+    monkeypatch.setattr(evidence, "with_actions", spied)
     monkeypatch.setattr(step, "descend", spied_descend)
     monkeypatch.setattr(step, "NEARLY", 1e9)
-    align(policy, FEW, QUICK)
+    report = align(policy, FEW, QUICK)
     (shown,) = seen
     assert start is not None
-    assert torch.equal(tokens[0], start)
-    assert torch.equal(tokens[1], whole[0])
+    assert torch.equal(tokens[0], whole[0])
     torch.testing.assert_close(shown.token, (start + whole[0]) / 2)
-    assert list(shown.everywhere) == ["before", "after"]
-    counts = {len(loss) for part in shown.everywhere.values() for loss in part.values()}
-    assert counts == {len(shown.with_actions["shuffled"][0])}
-    assert len(shown.parts) >= one_robot.LEAST_PARTS
-    assert max(map(max, shown.parts)) < counts.pop()
+    assert len(shown.with_actions["shuffled"][0]) == report.learned_from + report.judged_by
+    assert shown.one_over_two is not None
 
 
 def run_case(policy: Policy, case: dict[str, Any], monkeypatch: pytest.MonkeyPatch, **more: Any) -> AlignReport:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vla_align_ros.alignment.evidence import EVERYWHERE_DRAWS, losses_everywhere, neighbours, with_actions
+from vla_align_ros.alignment.evidence import ACTIONS_DRAWS, neighbours, with_actions
 from vla_align_ros.alignment.losses import ExperienceLosses
 from vla_align_ros.policy import Policy
 from vla_align_ros.policy.losses import LossWeights
@@ -43,7 +43,7 @@ def test_the_true_and_the_neighbours_actions_take_part_where_there_are_neighbour
 ) -> None:
     experiences = one_after_another(20)  # two episodes, horizon 5, 4 ticks apart
     losses = ExperienceLosses(policy, experiences, LossWeights())
-    found = with_actions(policy, losses, experiences, token, losses_everywhere(losses, token, 7), 7)
+    found = with_actions(policy, losses, experiences, token, 7)
     losses = losses.without_dynamics()
     rows = torch.arange(20)
     assert {which: loss.shape[1] for which, loss in found.items()} == {"shuffled": 20, "next": 18, "last": 18}
@@ -52,12 +52,12 @@ def test_the_true_and_the_neighbours_actions_take_part_where_there_are_neighbour
         ("next", rows.roll(-1), rows % 10 != 9),
         ("last", rows.roll(1), rows % 10 != 0),
     ):
-        true = losses(token, rows, EVERYWHERE_DRAWS, 7)["inverse_dynamics"]
+        true = losses(token, rows, ACTIONS_DRAWS, 7)["inverse_dynamics"]
         theirs = torch.where(has, other, rows)
-        swapped = losses(token, rows, EVERYWHERE_DRAWS, 7, other_actions=theirs)["inverse_dynamics"]
+        swapped = losses(token, rows, ACTIONS_DRAWS, 7, other_actions=theirs)["inverse_dynamics"]
         torch.testing.assert_close(found[which], torch.stack([true, swapped])[:, has])
     few = ExperienceLosses(policy, experiences[:4], LossWeights())
-    of_few = with_actions(policy, few, experiences[:4], token, losses_everywhere(few, token, 7), 7)
+    of_few = with_actions(policy, few, experiences[:4], token, 7)
     assert set(of_few) == {"shuffled"}, "three neighbours tell nothing"
     blind = ExperienceLosses(policy, experiences, LossWeights(lambda_inv=0.0))
-    assert with_actions(policy, blind, experiences, token, losses_everywhere(blind, token, 7), 7) == {}
+    assert with_actions(policy, blind, experiences, token, 7) == {}

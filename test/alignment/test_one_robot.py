@@ -1,10 +1,9 @@
-"""Whether experience is of one robot: its parts, how far their losses are apart, and one token for all against two."""
+"""Whether experience is of one robot: its parts, and one token for all against two."""
 
 from __future__ import annotations
 
 import dataclasses
 
-import numpy as np
 import pytest
 import torch
 from builders import make_experiences
@@ -12,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vla_align_ros.alignment.one_robot import one_over_two, parts_apart, parts_of
+from vla_align_ros.alignment.one_robot import one_over_two, parts_of
 from vla_align_ros.types import Experience
 
 BOTH = ("perception", "inverse_dynamics")  # the tasks that tell robots apart
@@ -32,46 +31,6 @@ def test_parts_are_of_one_episode_and_not_too_long() -> None:
     assert parts_of(of_episodes(14, 3, 10)) == [list(range(14)), list(range(17, 27))], "three tell nothing"
     assert parts_of(of_episodes(40)) == [list(range(16)), list(range(16, 32)), list(range(32, 40))]
     assert parts_of([]) == []
-
-
-def test_how_far_parts_are_apart_is_hotellings_trace_over_the_size_of_a_part() -> None:
-    generator = torch.Generator().manual_seed(0)
-    losses = {task: torch.rand(33, generator=generator, dtype=torch.float64) + 0.5 for task in BOTH}
-    usual = {"perception": 0.4, "inverse_dynamics": 1.0}
-    episodes = np.repeat([0, 1, 2], [14, 9, 10])
-    logs = np.log(np.stack([losses[task].numpy() + usual[task] / 2 for task in BOTH], 1))
-    means = np.stack([logs[episodes == number].mean(0) for number in range(3)])
-    within = logs - means[episodes]
-    between = (means - logs.mean(0)) * np.sqrt([[14], [9], [10]])
-    trace = np.trace(np.linalg.inv(within.T @ within / 30) @ (between.T @ between)) / (2 * 2)
-    parts = parts_of(of_episodes(14, 9, 10))
-    assert parts_apart(losses, parts, usual) == pytest.approx((trace - 30 / 27) / 11, rel=1e-5)
-    assert parts_apart(losses, parts[:2], usual) == 0.0, "two are too few"
-    nothing = {"perception": torch.zeros(33)}
-    assert np.isfinite(parts_apart(nothing, parts, {"perception": 0.0})), "losses that are all 0 are no failure"
-
-
-@given(st.integers(0, 10_000), st.sampled_from([4, 16, 64]))
-def test_parts_that_do_not_matter_are_not_apart_whatever_their_size_and_scale(seed: int, size: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    losses = {task: torch.rand(16 * size, generator=generator) + 0.1 for task in BOTH}
-    parts, usual = parts_of(of_episodes(*[size] * 16, stride_s=0.1)), dict.fromkeys(BOTH, 0.5)
-    apart = parts_apart(losses, parts, usual)
-    assert abs(apart) < 2.5 / size
-    seven_times = [{task: 7.0 * value for task, value in part.items()} for part in (losses, usual)]
-    assert parts_apart(seven_times[0], parts, seven_times[1]) == pytest.approx(apart, abs=1e-4)
-
-
-@given(st.integers(0, 10_000))
-def test_the_same_experiences_four_times_are_no_farther_apart(seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    logs = torch.randn(12, 16, generator=generator) + torch.randn(12, 1, generator=generator)
-    apart = []
-    for times in (1, 4):
-        losses = dict.fromkeys(BOTH[:1], logs.repeat(1, times).exp().flatten())
-        parts = parts_of(of_episodes(*[16 * times] * 12, stride_s=0.05))
-        apart.append(parts_apart(losses, parts, dict.fromkeys(BOTH, 0.0)))
-    assert abs(apart[1] - apart[0]) < 0.06 + 0.06 * abs(apart[0]), "but for degrees of freedom"
 
 
 def squares(needs: list[tuple[float, float]]) -> dict[str, Tensor]:

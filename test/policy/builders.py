@@ -155,7 +155,7 @@ def model_yaml(**changes: Any) -> dict[str, Any]:
 
 def stats_of(**changes: Any) -> AlignmentStats:
     """Statistics that refuse nothing, unless `changes` say otherwise."""
-    unlimited = AlignmentStats(1, dict.fromkeys(TASKS, 0.0), dict.fromkeys(TASKS, 1e9), 50.0, 0.0, 1e9, 1e9, 0.5, 1, 1)
+    unlimited = AlignmentStats(1, dict.fromkeys(TASKS, 0.0), dict.fromkeys(TASKS, 1e9), 50.0, 0.0, 1e9, 0.5, 1, 1)
     return dataclasses.replace(unlimited, **changes)
 
 

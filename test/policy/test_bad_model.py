@@ -435,7 +435,6 @@ def test_norm_stats_for_another_robot(folder: Path) -> None:
         ("token_distance_max", -1.0, "token_distance_max"),
         ("token_distance_max", float("inf"), "token_distance_max"),
         ("shuffle_ratio_min", "high", "shuffle_ratio_min"),
-        ("parts_apart_max", float("inf"), "parts_apart_max"),
         ("one_over_two_max", float("nan"), "one_over_two_max"),
         ("surprise", 1, "surprise"),
         ("format", 2, "format"),

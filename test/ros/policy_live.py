@@ -241,7 +241,7 @@ def lenient_model(folder: Path, control_rate_hz: float = 10.0, initial_token: in
     stats = json.loads(path.read_text())
     stats["usual"] = dict.fromkeys(stats["usual"], 0.0)
     stats["ceiling"] = dict.fromkeys(stats["ceiling"], 1e9)
-    stats["parts_apart_max"] = stats["one_over_two_max"] = 1e9  # at half its rate no token fits all that the arm does
+    stats["one_over_two_max"] = 1e9  # at half its rate no token fits all that the arm does
     path.write_text(json.dumps(stats))
     described = yaml.safe_load((model / "model.yaml").read_text())
     described["robot"]["control_rate_hz"] = control_rate_hz

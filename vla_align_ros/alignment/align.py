@@ -21,7 +21,7 @@ from vla_align_ros.alignment.report import AlignReport
 from vla_align_ros.alignment.step import OnStep, propose
 from vla_align_ros.checkpoint.manifest import Provenance, StoreError
 from vla_align_ros.checkpoint.store import TokenStore
-from vla_align_ros.experience.builder import joint_held
+from vla_align_ros.experience.builder import that_moved
 from vla_align_ros.params import AlignParams
 from vla_align_ros.policy import Policy, PolicyError
 from vla_align_ros.types import Experience
@@ -49,7 +49,8 @@ def align(
     stats, token = policy.stats, policy.token
     if stats is None or token is None or policy.align_problem:
         raise PolicyError(policy.align_problem)
-    learn, judged = split_by_episode(that_moved(policy, used))
+    robot = policy.config.robot
+    learn, judged = split_by_episode(that_moved(used, robot.action, robot.period_ns))
     report = AlignReport(
         accepted=False,
         reason=Reason.TOO_LITTLE_EXPERIENCE,
@@ -83,7 +84,7 @@ def align(
     except FloatingPointError as error:
         return ended(Verdict(Reason.NON_FINITE, str(error)), report)
     index, at_pick = proposal.picked.index, on_later(losses, proposal.start, judge_rows, seed + 1)
-    evidence = collect(policy, losses, learn, judged, before, token, proposal, seed + 1)
+    evidence = collect(policy, losses, learn, judged, before, proposal, seed + 1)
     report = replace(
         report,
         picked_row=None if index == 0 else index - 2,
@@ -102,12 +103,6 @@ def align(
         report = replace(report, token_version=version.name)
     policy.swap_token(proposal.token)
     return ended(verdict, report)
-
-
-def that_moved(policy: Policy, experiences: Sequence[Experience]) -> list[Experience]:
-    """Without those where a joint was held, which the builder leaves out; experience may come from elsewhere."""
-    robot = policy.config.robot
-    return [item for item in experiences if not joint_held(item, robot.action, robot.period_ns)]
 
 
 def split_by_episode(experiences: Sequence[Experience]) -> tuple[list[Experience], list[Experience]]:

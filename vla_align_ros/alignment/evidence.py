@@ -16,7 +16,7 @@ from vla_align_ros.alignment.step import Proposal
 from vla_align_ros.policy import Policy
 from vla_align_ros.types import Experience
 
-JUDGE_DRAWS, EVERYWHERE_DRAWS = 8, 2
+JUDGE_DRAWS, ACTIONS_DRAWS = 8, 2
 
 
 @dataclass(frozen=True)
@@ -24,17 +24,14 @@ class Evidence:
     """Losses of single experiences (N,), by task.
 
     On the later part: before, with the running token; after, with that of the whole step; used, with `token`, which may
-    have gone half of the way. On all experience: everywhere, by stage, `before` and `after`; with_actions, inverse
-    dynamics with the true and with other actions after the whole step; parts, rows of each part of an episode. On the
-    earlier part: one_over_two, what one token costs over what two do (`one_robot.py`).
+    have gone half of the way. On all experience: with_actions, inverse dynamics after the whole step, with the true
+    actions and with others. On the earlier part: one_over_two, what one token costs over what two do (`one_robot.py`).
     """
 
     before: Mapping[str, Tensor]
     after: Mapping[str, Tensor]
     used: Mapping[str, Tensor]
     with_actions: Mapping[str, Tensor]
-    everywhere: Mapping[str, Mapping[str, Tensor]]
-    parts: Sequence[Sequence[int]]
     one_over_two: float | None
     token: Tensor
     e_0: Tensor
@@ -52,35 +49,24 @@ def collect(
     learn: Sequence[Experience],
     judged: Sequence[Experience],
     before: Mapping[str, Tensor],
-    running: Tensor,
     proposal: Proposal,
     seed: int,
 ) -> Evidence:
     """Everything that the guard asks of a proposal. losses: of `learn` and `judged`, in that order. before: `on_later`
-    with the running token (n, W) and the same seed."""
+    with the running token and the same seed."""
     everything, later = [*learn, *judged], torch.arange(len(learn), len(losses))
     used = on_later(losses, proposal.token, later, seed)
     whole = torch.equal(proposal.token, proposal.whole)
     after = used if whole else on_later(losses, proposal.whole, later, seed)
-    tokens = {"before": running, "after": proposal.whole}
-    everywhere = {stage: losses_everywhere(losses, token, seed) for stage, token in tokens.items()}
     return Evidence(
         before,
         after,
         used,
-        with_actions(policy, losses, everything, proposal.whole, everywhere["after"], seed),
-        everywhere,
-        one_robot.parts_of(everything),
+        with_actions(policy, losses, everything, proposal.whole, seed),
         one_robot.one_over_two(proposal.picked.losses, one_robot.parts_of(learn)),
         proposal.token,
         policy.e_0,
     )
-
-
-@torch.no_grad()
-def losses_everywhere(losses: ExperienceLosses, token: Tensor, seed: int) -> dict[str, Tensor]:
-    """Losses of a token on all experiences, (N,) by task, without dynamics."""
-    return losses.without_dynamics()(token, torch.arange(len(losses)), EVERYWHERE_DRAWS, seed)
 
 
 @torch.no_grad()
@@ -89,21 +75,20 @@ def with_actions(
     losses: ExperienceLosses,
     experiences: Sequence[Experience],
     token: Tensor,
-    everywhere: Mapping[str, Tensor],
     seed: int,
 ) -> dict[str, Tensor]:
     """Inverse-dynamics loss (2, M) with the true actions and with those of another experience, by which: `shuffled` is
     half-way through all, `next` and `last` about half a horizon later and earlier in the same episode.
 
-    everywhere: `losses_everywhere` of the same token and seed. All experience is asked: whether actions fit frames is
-    no question of what was learned, and many tell more than the few that judge. Empty without inverse dynamics; a
-    neighbour is absent where fewer than LEAST_TO_JUDGE have one.
+    All experience is asked: whether actions fit frames is no question of what was learned, and many tell more than the
+    few that judge. Empty without inverse dynamics; a neighbour is absent where fewer than LEAST_TO_JUDGE have one.
     """
     found: dict[str, Tensor] = {}
     if losses.weights.lambda_inv == 0:
         return found
     rows = torch.arange(len(experiences))
     losses = losses.without_dynamics()
+    true = losses(token, rows, ACTIONS_DRAWS, seed)["inverse_dynamics"]
     others = {
         "shuffled": rows.roll(len(rows) // 2),
         "next": neighbours(experiences, policy.config.robot.period_ns, 1),
@@ -113,8 +98,8 @@ def with_actions(
         has = other >= 0
         if int(has.sum()) >= experience_check.LEAST_TO_JUDGE:
             swapped = torch.where(has, other, rows)
-            loss = losses(token, rows, EVERYWHERE_DRAWS, seed, other_actions=swapped)["inverse_dynamics"]
-            found[which] = torch.stack([everywhere["inverse_dynamics"], loss])[:, has]
+            loss = losses(token, rows, ACTIONS_DRAWS, seed, other_actions=swapped)["inverse_dynamics"]
+            found[which] = torch.stack([true, loss])[:, has]
     return found
 
 

@@ -2,9 +2,9 @@
 
 The total loss is useless as a judge, since it falls on corrupted experience as well: every loss is judged by itself, on
 experience later than what was learned from, with the same t and noise before and after. Judged is the whole step, also
-where half of it is used; with that half dynamics and inverse dynamics must not rise either. Whether the experience is
-of one robot, and its actions fit its frames, is asked of the earlier part too. What can be asked before anything is
-computed is in `experience_check.py`.
+where half of it is used; with that half dynamics and inverse dynamics must not rise either. Whether actions fit their
+frames is asked of all experience, and whether it is of one robot of the earlier part. What can be asked before anything
+is computed is in `experience_check.py`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from vla_align_ros.alignment.evidence import Evidence
-from vla_align_ros.alignment.one_robot import MEASURED, parts_apart
 from vla_align_ros.alignment.reasons import Reason, Verdict
 from vla_align_ros.policy.statistics import AlignmentStats
 
@@ -23,7 +22,6 @@ Z_SCORE = 1.64  # standard errors of a mean that count as noise: 95 %, one-sided
 ENOUGH = {"perception": 0.5, "dynamics": 0.05, "inverse_dynamics": 0.05}  # share of itself by which a loss must fall
 TOO_MUCH = 0.1  # share of itself by which dynamics or inverse dynamics may not rise
 OUT_OF_STEP = 0.1  # share of itself by which a neighbour's actions may have a lower inverse-dynamics loss
-FITS, FITTING_SHARE = 1.25, 0.25  # a part whose losses are at most so much over the usual; share of such parts
 WORSE = {"dynamics": Reason.DYNAMICS_WORSE, "inverse_dynamics": Reason.INVERSE_WORSE}
 
 
@@ -49,7 +47,7 @@ def judge(evidence: Evidence, stats: AlignmentStats) -> Verdict:
 
 def finite(evidence: Evidence, stats: AlignmentStats) -> Verdict | None:
     """Everything is a number."""
-    losses = (evidence.before, evidence.after, evidence.used, evidence.with_actions, *evidence.everywhere.values())
+    losses = (evidence.before, evidence.after, evidence.used, evidence.with_actions)
     values = [evidence.token, torch.tensor(evidence.one_over_two or 0.0)]
     values += [value for found in losses for value in found.values()]
     if all(bool(torch.isfinite(value).all()) for value in values):
@@ -66,32 +64,14 @@ def token_near(evidence: Evidence, stats: AlignmentStats) -> Verdict | None:
 
 
 def of_one_robot(evidence: Evidence, stats: AlignmentStats) -> Verdict | None:
-    """Two tokens must not explain the experience far better than one, and one token must fit all parts about as well:
-    that of the whole step, and the running one where it fits some parts as is usual after an alignment.
-
-    (A token that fits nowhere may fit one place better than another.)
-    """
-    if evidence.one_over_two is not None and evidence.one_over_two > stats.one_over_two_max:
-        return Verdict(
-            Reason.MIXED_EXPERIENCE,
-            f"one token for all parts of the experience costs {evidence.one_over_two:.3f} times as much as two, each "
-            f"for its own parts, {stats.one_over_two_max:.3f} is the limit",
-        )
-    for stage, losses in evidence.everywhere.items():
-        if set(losses) != MEASURED:
-            continue
-        fitting = [
-            all(float(loss[list(rows)].mean()) <= FITS * stats.usual[task] for task, loss in losses.items())
-            for rows in evidence.parts
-        ]
-        apart = parts_apart(losses, evidence.parts, stats.usual)
-        if apart > stats.parts_apart_max and (stage == "after" or sum(fitting) >= FITTING_SHARE * len(fitting)):
-            return Verdict(
-                Reason.MIXED_EXPERIENCE,
-                f"with the token {stage} the step, losses vary {apart:.3f} times as much between parts of the "
-                f"experience as within, {stats.parts_apart_max:.3f} is the limit",
-            )
-    return None
+    """Two tokens must not explain the experience far better than one."""
+    if evidence.one_over_two is None or evidence.one_over_two <= stats.one_over_two_max:
+        return None
+    return Verdict(
+        Reason.MIXED_EXPERIENCE,
+        f"one token for all parts of the experience costs {evidence.one_over_two:.3f} times as much as two, each "
+        f"for its own parts, {stats.one_over_two_max:.3f} is the limit",
+    )
 
 
 def under_ceilings(evidence: Evidence, stats: AlignmentStats) -> Verdict | None:

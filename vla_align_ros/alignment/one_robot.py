@@ -1,7 +1,7 @@
-"""Is the experience of one robot? Two statistics of its parts, which `guard.py` judges: does the running or the new
-token fit some parts far better than others, and do two of the pick's finalists explain it far better than one?
+"""Is the experience of one robot? Do two of the pick's finalists, each for its own parts of it, explain it far better
+than one?
 
-Asked of perception and inverse dynamics together, as the limits were measured: not where the pick saw others.
+Asked of perception and inverse dynamics together, as the limit was measured: not where the pick saw others.
 """
 
 from __future__ import annotations
@@ -26,29 +26,6 @@ def parts_of(experiences: Sequence[Experience]) -> list[list[int]]:
         since_ns = item.observation.stamp_ns - first_ns.setdefault(item.episode, item.observation.stamp_ns)
         parts.setdefault((item.episode, int(since_ns * 1e-9 // EPISODE_PART_S)), []).append(row)
     return [rows for rows in parts.values() if len(rows) >= LEAST_OF_PART]
-
-
-def parts_apart(losses: Mapping[str, Tensor], parts: Sequence[Sequence[int]], usual: Mapping[str, float]) -> float:
-    """Variance of the losses between parts over that within them, a mean over the tasks' directions; losses (N,) by
-    task. About 0 if parts do not matter; one robot reaches 0.1 or 0.2, since tables and poses differ. 0 with fewer than
-    LEAST_PARTS parts.
-
-    Of log(loss + half the usual one): differences matter as ratios, but not those of losses that are all low. From
-    Lawley and Hotelling's trace over its degrees of freedom, less what it is expected to be without a difference, over
-    the mean size of a part, so that the rate of the experience does not matter.
-    """
-    if len(parts) < LEAST_PARTS:
-        return 0.0
-    logs = torch.stack([(loss.double() + usual[task] / 2).clamp(min=1e-12).log() for task, loss in losses.items()], 1)
-    logs = logs.cpu()
-    groups = [logs[list(rows)] for rows in parts]
-    (count, tasks), free = torch.cat(groups).shape, sum(map(len, groups)) - len(groups)
-    overall = torch.cat(groups).mean(0)
-    within = torch.cat([group - group.mean(0) for group in groups])
-    spread = within.T @ within / free + 1e-9 * torch.eye(tasks)
-    off = torch.stack([len(group) ** 0.5 * (group.mean(0) - overall) for group in groups])
-    trace = float((off @ torch.linalg.inv(spread) * off).sum()) / ((len(groups) - 1) * tasks)
-    return (trace - free / (free - tasks - 1)) * len(groups) / count
 
 
 def one_over_two(losses: Mapping[str, Tensor], parts: Sequence[Sequence[int]]) -> float | None:

@@ -37,7 +37,7 @@ class Reason(Enum):
     )
     MIXED_EXPERIENCE = (
         "mixed_experience",
-        "No token fits all of the experience as well as some of it: the rest is another robot's, or the robot changed.",
+        "Two tokens explain the experience far better than one: a part is another robot's, or the robot changed.",
     )
     DYNAMICS_WORSE = ("dynamics_worse", "The dynamics loss rose beyond its noise and by more than 10 %.")
     INVERSE_WORSE = ("inverse_worse", "The inverse-dynamics loss rose beyond its noise and by more than 10 %.")

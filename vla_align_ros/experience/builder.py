@@ -192,5 +192,10 @@ def joint_held(item: Experience, action_kind: ActionKind, period_ns: int) -> boo
     return bool(((np.abs(goal - start) > ASKED_RAD) & (np.abs(end - start) < STILL_RAD)).any())
 
 
+def that_moved(experiences: Sequence[Experience], action_kind: ActionKind, period_ns: int) -> list[Experience]:
+    """Without those where a joint was held. Again, where the experience may not come from a builder."""
+    return [item for item in experiences if not joint_held(item, action_kind, period_ns)]
+
+
 def _ceil_div(number: int, divisor: int) -> int:
     return -(-number // divisor)

@@ -27,12 +27,10 @@ class AlignmentStats:
     token_distance_max: largest distance of a bank token from E_0 (Euclidean norm over all rows).
     shuffle_ratio_min: the inverse-dynamics loss with shuffled actions over the true one must reach this; a quarter of
         the way from 1 to the 10th percentile of the validation arms.
-    parts_apart_max: how far apart the losses of parts of the experience may be (`one_robot.parts_apart`); 1.5 times the
-        90th percentile.
-    one_over_two_max: what one token may cost over what two do (`one_robot.one_over_two`); 1 and four times what the
+    one_over_two_max: what one token may cost over what two do (`one_robot.one_over_two`); 1 and 2.5 times what the
         90th percentile has above it.
     motion_r2: linear R2 of joint motion from two frames' features.
-    arms, experiences: what it was measured on, an arm; recorded ones, those in which a joint was held among them.
+    arms, experiences: what it was measured on, and how many of each arm, those in which a joint was held not counted.
     """
 
     format: Literal[1]
@@ -40,7 +38,6 @@ class AlignmentStats:
     ceiling: dict[str, float]
     token_distance_max: float
     shuffle_ratio_min: float
-    parts_apart_max: float
     one_over_two_max: float
     motion_r2: float
     arms: int

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vla_align_ros.action.exploration import Exploration
+from vla_align_ros.experience.builder import that_moved
 from vla_align_ros.policy import Policy
 from vla_align_ros.sim import task
 from vla_align_ros.sim.arm import PERIOD_S, encoder_reading, move_chunk
@@ -20,6 +21,8 @@ from vla_align_ros.types import Experience, Observation
 
 PERIOD_NS = round(PERIOD_S * 1e9)
 SAMPLE_BATCH = 256
+BUFFER, MOST_TURNS = 128, 8  # experiences in a full buffer; at most so many times as many are recorded for it
+PAUSE_NS = 60_000_000_000
 
 
 class Episodes:
@@ -144,6 +147,36 @@ def _one_after_another(experiences: list[Experience]) -> list[Experience]:
         )
         shifted.append(Experience(before, item.commands, after, item.episode))
     return shifted
+
+
+def fill_buffer(
+    policy: Policy, arm: Embodiments, token: Tensor, seed: int, exploration_fraction: float = 0.5, count: int = BUFFER
+) -> list[Experience]:
+    """The first `count` experiences of one arm (a row) at work with `token` that a robot's buffer would hold: those in
+    which a joint was held do not count. Fewer where MOST_TURNS times as many do not hold them."""
+    robot, found = policy.config.robot, list[Experience]()
+    for turn in range(MOST_TURNS * max(1, count // BUFFER)):
+        (made,) = collect_experience(policy, arm, token[None], BUFFER, seed + turn * 1_000_003, exploration_fraction)
+        found += later(that_moved(made, robot.action, robot.period_ns), found)
+        if len(found) >= count:
+            break
+    return found[:count]
+
+
+def later(made: list[Experience], before: list[Experience]) -> list[Experience]:
+    """Experience with stamps and episodes after those of `before`."""
+    if not before:
+        return made
+    stamp_ns, episode = before[-1].next_observation.stamp_ns + PAUSE_NS, before[-1].episode + 1
+    return [
+        replace(
+            item,
+            observation=replace(item.observation, stamp_ns=item.observation.stamp_ns + stamp_ns),
+            next_observation=replace(item.next_observation, stamp_ns=item.next_observation.stamp_ns + stamp_ns),
+            episode=item.episode + episode,
+        )
+        for item in made
+    ]
 
 
 def action_error(

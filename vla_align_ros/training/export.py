@@ -13,9 +13,9 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from vla_align_ros.alignment import guard, one_robot
-from vla_align_ros.alignment.align import split_by_episode, that_moved
-from vla_align_ros.alignment.evidence import losses_everywhere, on_later, with_actions
+from vla_align_ros.alignment import experience_check, guard, one_robot
+from vla_align_ros.alignment.align import split_by_episode
+from vla_align_ros.alignment.evidence import on_later, with_actions
 from vla_align_ros.alignment.losses import ExperienceLosses, weights_of
 from vla_align_ros.alignment.step import propose
 from vla_align_ros.observation.normalise import save_norm_stats
@@ -24,7 +24,7 @@ from vla_align_ros.policy import Policy, load_policy
 from vla_align_ros.policy.policy import BANK_FILE
 from vla_align_ros.policy.statistics import STATS_FILE, AlignmentStats
 from vla_align_ros.policy.weights import sha256_of
-from vla_align_ros.sim.bench import collect_experience
+from vla_align_ros.sim.bench import BUFFER, fill_buffer
 from vla_align_ros.sim.embodiment import sample_embodiments
 from vla_align_ros.training.curves import draw_curves
 from vla_align_ros.training.learned_step import learn_step
@@ -32,10 +32,8 @@ from vla_align_ros.training.recipe import Recipe
 from vla_align_ros.training.train import Trainee
 
 VALIDATION_SEED = 50_001  # never a seed of training arms or of a reported test
-EXPERIENCES = 128
 SHUFFLE_SHARE = 0.25  # of the way from 1, where actions explain nothing, to validation's 10th percentile
-APART_FACTOR = 1.5  # of validation's 90th percentile
-ONE_OVER_TWO_FACTOR = 4.0  # of what the 90th percentile has above 1
+ONE_OVER_TWO_FACTOR = 2.5  # of what the 90th percentile has above 1
 CEILING_FACTOR = {"perception": 1.75, "dynamics": 1.25, "inverse_dynamics": 1.25}  # of validation's 90th percentile
 
 
@@ -79,7 +77,7 @@ def write_model(trainee: Trainee, description_path: Path, run: Path, folder: Pat
     (folder / "model.yaml").write_text(yaml.safe_dump(description, sort_keys=False))
     unlimited = dict.fromkeys(("perception", "dynamics", "inverse_dynamics"), 1e9)
     nothing = dict.fromkeys(unlimited, 0.0)
-    stats = AlignmentStats(1, nothing, unlimited, _farthest(trainee), 0.0, 1e9, 1e9, trainee.motion_r2, 0, 0)
+    stats = AlignmentStats(1, nothing, unlimited, _farthest(trainee), 0.0, 1e9, trainee.motion_r2, 0, 0)
     write_stats(folder, stats)
 
 
@@ -89,40 +87,43 @@ def _farthest(trainee: Trainee) -> float:
 
 
 def measure(policy: Policy, recipe: Recipe) -> AlignmentStats:
-    """Align validation arms without a guard, and take the range of their losses on later experience."""
+    """Align validation arms without a guard, and take the range of their losses on later experience.
+
+    An arm whose buffer stays too small for an alignment is left out. Raises RuntimeError if all are.
+    """
     assert policy.stats is not None
     stats = policy.stats
     arms = sample_embodiments(recipe.validation_arms, VALIDATION_SEED)
     start = policy.initial_token()
     assert start is not None
-    experiences = collect_experience(policy, arms, start.expand(len(arms), -1, -1), EXPERIENCES, VALIDATION_SEED)
     params = PolicyParams.from_mapping(asdict(policy.config.recommended)).align
     found: dict[str, list[float]] = {}
-    ratios, in_parts, one_over_two = [], [], []
-    for arm, mine in enumerate(experiences):
-        learn, judged = split_by_episode(that_moved(policy, mine))
+    ratios, one_over_two = [], []
+    for arm in range(len(arms)):
+        learn, judged = split_by_episode(fill_buffer(policy, arms[np.array([arm])], start, VALIDATION_SEED + arm))
+        if len(learn) < experience_check.LEAST_TO_LEARN or len(judged) < experience_check.LEAST_TO_JUDGE:
+            continue
         losses = ExperienceLosses(policy, [*learn, *judged], weights_of(params))
         proposal = propose(policy, losses, torch.arange(len(learn)), start, params, arm)
         after = on_later(losses, proposal.whole, torch.arange(len(learn), len(losses)), arm)
-        everything, everywhere = [*learn, *judged], losses_everywhere(losses, proposal.whole, arm)
-        ratios.append(guard.shuffle_ratio(with_actions(policy, losses, everything, proposal.whole, everywhere, arm)))
-        in_parts.append((everywhere, one_robot.parts_of(everything)))
+        actions = with_actions(policy, losses, [*learn, *judged], proposal.whole, arm)
+        ratios.append(guard.shuffle_ratio(actions))
         one_over_two.append(one_robot.one_over_two(proposal.picked.losses, one_robot.parts_of(learn)))
         for task, loss in after.items():
             found.setdefault(task, []).append(float(loss.mean()))
+    if not ratios:
+        raise RuntimeError(f"the guard's limits: none of {len(arms)} validation arms moved freely often enough")
     asked = [value for value in one_over_two if value is not None]
     usual = {task: float(np.median(values)) for task, values in found.items()}
-    apart = [one_robot.parts_apart(losses, parts, usual) for losses, parts in in_parts]
     ceiling = {task: CEILING_FACTOR[task] * float(np.quantile(values, 0.9)) for task, values in found.items()}
     return replace(
         stats,
         usual=usual,
         ceiling=ceiling,
         shuffle_ratio_min=1.0 + SHUFFLE_SHARE * (float(np.quantile(ratios, 0.1)) - 1.0),
-        parts_apart_max=APART_FACTOR * float(np.quantile(apart, 0.9)),
         one_over_two_max=1.0 + ONE_OVER_TWO_FACTOR * (float(np.quantile(asked, 0.9)) - 1.0) if asked else 1e9,
-        arms=len(arms),
-        experiences=EXPERIENCES,
+        arms=len(ratios),
+        experiences=BUFFER,
     )
 
 

@@ -16,17 +16,16 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from vla_align_ros.alignment.align import that_moved
 from vla_align_ros.alignment.losses import ExperienceLosses
 from vla_align_ros.alignment.pick import pick
 from vla_align_ros.alignment.step import gradient
 from vla_align_ros.policy import Policy
 from vla_align_ros.policy.losses import LossWeights
-from vla_align_ros.sim.bench import collect_experience
+from vla_align_ros.sim.bench import fill_buffer
 from vla_align_ros.sim.embodiment import Embodiments
 from vla_align_ros.training.progress import save_atomically
 
-EXPERIENCES, DRAWS = 128, 4
+DRAWS = 4
 DIRECTIONS, RIDGE = 8, 3.0  # chosen on validation arms
 
 
@@ -75,10 +74,9 @@ def _example(policy: Policy, arms: Embodiments, arm: int, seed: int) -> tuple[Te
     start = policy.initial_token()
     assert policy.bank is not None
     assert start is not None
-    (made,) = collect_experience(policy, arms[np.array([arm])], start[None], EXPERIENCES, seed)
     advice = policy.config.recommended
     weights = LossWeights(advice.lambda_perc, advice.lambda_dyn, advice.lambda_inv)
-    losses = ExperienceLosses(policy, that_moved(policy, made) or made, weights)
+    losses = ExperienceLosses(policy, fill_buffer(policy, arms[np.array([arm])], start, seed), weights)
     rows = torch.arange(len(losses))
     others = torch.arange(len(policy.bank)) != arm
     picked = pick(losses.without_dynamics(), rows, policy.e_0 + policy.bank[others], seed).token

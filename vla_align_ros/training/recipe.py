@@ -66,7 +66,7 @@ class Recipe:
     lambda_inv: float = 1.0
     regression_weight: float = 2.0
     keypoint_weight: float = 0.5
-    validation_arms: int = 16
+    validation_arms: int = 32
 
 
 def load_recipe(path: Path) -> Recipe:
