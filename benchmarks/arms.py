@@ -21,12 +21,12 @@ from vla_align_ros.alignment import experience_check
 from vla_align_ros.alignment.losses import ExperienceLosses, weights_of
 from vla_align_ros.alignment.report import AlignReport
 from vla_align_ros.alignment.step import Proposal
-from vla_align_ros.experience.builder import that_moved
+from vla_align_ros.experience.builder import without_held
 from vla_align_ros.params import AlignParams, PolicyParams
 from vla_align_ros.policy import Policy, flow, load_policy
 from vla_align_ros.policy.policy import Device
 from vla_align_ros.sim import task
-from vla_align_ros.sim.bench import BUFFER, Episodes, collect_experience, final_distances
+from vla_align_ros.sim.bench import EXPERIENCES, Episodes, collect_experience, final_distances
 from vla_align_ros.sim.embodiment import Embodiments, sample_embodiments
 from vla_align_ros.types import Experience
 from vla_align_ros.zoo import find_model
@@ -81,7 +81,7 @@ def recommended(policy: Policy, **changes: Any) -> AlignParams:
 
 
 def work(
-    policy: Policy, arm: Embodiments, token: Tensor, seed: int, exploration_fraction: float, count: int = BUFFER
+    policy: Policy, arm: Embodiments, token: Tensor, seed: int, exploration_fraction: float, count: int = EXPERIENCES
 ) -> list[Experience]:
     """All experiences of one arm (a row) at work with `token`, those in which a joint was held among them."""
     return collect_experience(policy, arm, token[None], count, seed, exploration_fraction)[0]
@@ -114,7 +114,7 @@ def attempt(policy: Policy, token: Tensor, experiences: list[Experience], params
     assert policy.token is not None
     if not proposals:
         robot = policy.config.robot
-        learn, _ = align_module.split_by_episode(that_moved(experiences, robot.action, robot.period_ns))
+        learn, _ = align_module.split_by_episode(without_held(experiences, robot.action, robot.period_ns))
         if len(learn) < experience_check.LEAST_TO_LEARN:
             return Attempt(report, token, token, policy.token)
         proposals.append(without_guard(policy, learn, params, token, seed))

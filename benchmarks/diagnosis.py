@@ -17,7 +17,7 @@ from torch import Tensor
 from vla_align_ros.alignment.align import split_by_episode
 from vla_align_ros.alignment.step import first_step
 from vla_align_ros.policy import Policy
-from vla_align_ros.sim.bench import BUFFER, action_error, fill_buffer
+from vla_align_ros.sim.bench import EXPERIENCES, action_error, fill_buffer
 from vla_align_ros.sim.embodiment import Embodiments
 
 COUNTS, PARTS = (8, 16, 32, 64, 128, 256, 512, 1024), ("picked", "proposed")
@@ -38,7 +38,7 @@ def one_arm(policy: Policy, arm: Embodiments, seed: int, exploration: float) -> 
         learn = spread(experiences, count)
         proposal = arms.without_guard(policy, learn, everything, shipped, seed)
         by_count[count] = dict(zip(PARTS, map(error, (proposal.start, proposal.token)), strict=True))
-    some = spread(experiences, BUFFER)
+    some = spread(experiences, EXPERIENCES)
     alone = {}
     for task in arms.LAMBDAS:
         alone[task] = error(arms.without_guard(policy, some, arms.task_alone(params, task), shipped, seed).token)

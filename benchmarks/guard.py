@@ -23,10 +23,10 @@ import typer
 from machine import write
 
 from vla_align_ros.alignment.reasons import Reason
-from vla_align_ros.experience.builder import that_moved
+from vla_align_ros.experience.builder import without_held
 from vla_align_ros.policy import Policy
 from vla_align_ros.policy.policy import Device
-from vla_align_ros.sim.bench import BUFFER, action_error, later
+from vla_align_ros.sim.bench import EXPERIENCES, action_error, later
 from vla_align_ros.sim.embodiment import Embodiments
 from vla_align_ros.types import Experience, Observation, UInt8Array
 
@@ -142,7 +142,7 @@ def at_work(policy: Policy, arm: Embodiments, seed: int) -> Experiences:
 def in_buffer(policy: Policy, experiences: Experiences) -> Experiences:
     """What the robot's buffer would hold of it."""
     robot = policy.config.robot
-    return that_moved(experiences, robot.action, robot.period_ns)[-BUFFER:]
+    return without_held(experiences, robot.action, robot.period_ns)[-EXPERIENCES:]
 
 
 def one_arm(policy: Policy, arm: Embodiments, other_arm: Embodiments, seed: int) -> list[dict[str, Any]]:

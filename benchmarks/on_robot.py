@@ -25,7 +25,7 @@ import numpy as np
 import typer
 from machine import write
 
-from vla_align_ros.experience.builder import that_moved
+from vla_align_ros.experience.builder import without_held
 from vla_align_ros.policy import Policy
 from vla_align_ros.policy.policy import Device
 from vla_align_ros.sim.bench import later
@@ -55,7 +55,7 @@ def one_arm(
             hit = float(arms.successes(policy, arm, token, n, seed).mean())
             rate = float(arms.successes(policy, arm, shipped, n, seed).mean())
         made = arms.work(policy, arm, token, seed * 100 + index, exploration, EXPERIENCES_A_ROUND)
-        buffer += later(that_moved(made, policy.config.robot.action, policy.config.robot.period_ns), buffer)
+        buffer += later(without_held(made, policy.config.robot.action, policy.config.robot.period_ns), buffer)
         done = arms.attempt(policy, token, buffer, arms.recommended(policy), seed + index)
         token = done.used
         reasons.append(done.report.reason.value)

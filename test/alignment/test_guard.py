@@ -150,6 +150,7 @@ def test_the_actions_of_no_neighbour_may_fit_far_better(neighbour: str) -> None:
 def test_two_tokens_that_explain_far_more_than_one_are_two_robots() -> None:
     stats = stats_of(one_over_two_max=1.2)
     assert guard.judge(evidence(one_over_two=1.19), stats).reason is Reason.KEPT
+    assert guard.judge(evidence(one_over_two=None), stats).reason is Reason.KEPT, "too few parts to ask"
     verdict = guard.judge(evidence(one_over_two=1.21), stats)
     assert verdict.reason is Reason.MIXED_EXPERIENCE
     assert verdict.detail.startswith("one token for all parts of the experience costs 1.210 times as much as two")
@@ -196,6 +197,7 @@ def test_nothing_but_numbers_is_kept(where: str, bad: float) -> None:
         poisoned = value.clone()
         poisoned[0, 0] = bad
     assert guard.judge(evidence(**{where: poisoned}), stats_of()).reason is Reason.NON_FINITE
+    assert guard.judge(evidence(one_over_two=bad), stats_of()).reason is Reason.NON_FINITE
 
 
 def test_a_single_experience_proves_nothing() -> None:

@@ -21,6 +21,7 @@ def test_a_buffer_is_filled_with_experience_that_counts_however_often_the_arm_is
     assert sum(joint_held(item, robot.action, robot.period_ns) for item in recorded) > 10
     assert len(buffer) == 128
     assert not any(joint_held(item, robot.action, robot.period_ns) for item in buffer)
+    assert len({item.commands.tobytes() for item in buffer}) == 128, "each turn is another one"
     starts_ns = [item.observation.stamp_ns for item in buffer]
     assert (np.diff(starts_ns) > 0).all()
     assert (np.diff([item.episode for item in buffer]) >= 0).all()

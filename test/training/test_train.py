@@ -1,6 +1,7 @@
 """A training run: resumable to the bit, and its product loads, acts and aligns."""
 
 import dataclasses
+import importlib
 import json
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from vla_align_ros.sim.bench import final_distances
 from vla_align_ros.sim.embodiment import unshifted
 from vla_align_ros.training import learned_step
 from vla_align_ros.training.export import export
+from vla_align_ros.training.learned_step import TrainingError
 from vla_align_ros.training.recipe import Recipe, RecipeError, VisionRecipe, load_recipe
 from vla_align_ros.training.train import train
 
@@ -108,7 +110,7 @@ def test_a_step_is_learned_from_the_arms_that_a_cut_off_run_has_left(
         lambda line: seen.append(line.get("step") if line["stage"] == "examples" else None),
     )
     assert [step for step in seen if step is not None] == [3, 4]
-    next(run.glob("examples_*")).unlink()
+    assert not list(run.glob("examples_*")), "a later export may have other code"
     candidates = list[Tensor]()
 
     def spied(losses: object, rows: Tensor, tokens: Tensor, seed: int) -> Pick:
@@ -122,6 +124,22 @@ def test_a_step_is_learned_from_the_arms_that_a_cut_off_run_has_left(
         assert torch.equal(tokens, own[torch.arange(len(own)) != arm]), "an arm's own token would be no example"
     cut_off, whole = (load_file(tmp_path / name / "token_bank.safetensors") for name in ("cut", "whole"))
     assert torch.equal(cut_off["learned_step"], whole["learned_step"])
+
+
+def test_arms_that_never_move_freely_end_an_export_with_a_sentence(
+    small: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, target = tmp_path / "run", tmp_path / "target"
+    trainee = train(RECIPE, small, run, lambda line: None, CPU)
+    measuring = importlib.import_module("vla_align_ros.training.export")
+    monkeypatch.setattr(measuring, "fill_buffer", lambda *arguments: [])
+    with pytest.raises(TrainingError, match="none of 1 validation arms moved freely often enough"):
+        export(trainee, small, RECIPE, run, target, lambda line: None)
+    monkeypatch.setattr(learned_step, "fill_buffer", lambda *arguments: [])
+    next(run.glob("examples_*")).unlink()
+    with pytest.raises(TrainingError, match="training arm 0 never moves freely"):
+        export(trainee, small, RECIPE, run, target, lambda line: None)
+    assert not target.exists()
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from vla_align_ros.alignment.report import AlignReport
 from vla_align_ros.alignment.step import OnStep, propose
 from vla_align_ros.checkpoint.manifest import Provenance, StoreError
 from vla_align_ros.checkpoint.store import TokenStore
-from vla_align_ros.experience.builder import that_moved
+from vla_align_ros.experience.builder import without_held
 from vla_align_ros.params import AlignParams
 from vla_align_ros.policy import Policy, PolicyError
 from vla_align_ros.types import Experience
@@ -50,7 +50,7 @@ def align(
     if stats is None or token is None or policy.align_problem:
         raise PolicyError(policy.align_problem)
     robot = policy.config.robot
-    learn, judged = split_by_episode(that_moved(used, robot.action, robot.period_ns))
+    learn, judged = split_by_episode(without_held(used, robot.action, robot.period_ns))
     report = AlignReport(
         accepted=False,
         reason=Reason.TOO_LITTLE_EXPERIENCE,

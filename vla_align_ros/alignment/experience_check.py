@@ -52,8 +52,13 @@ def check_request(
     )
 
 
+def enough(learn: int, judged: int) -> bool:
+    """Whether so many experiences to learn from and to judge by are enough for an alignment."""
+    return learn >= LEAST_TO_LEARN and judged >= LEAST_TO_JUDGE
+
+
 def _too_little(count: int, learn: int, judged: int) -> Verdict | None:
-    if learn >= LEAST_TO_LEARN and judged >= LEAST_TO_JUDGE:
+    if enough(learn, judged):
         return None
     found = f"{learn} to learn from and {judged} to judge by, {LEAST_TO_LEARN} and {LEAST_TO_JUDGE} are needed"
     left_out = f"{count - learn - judged} of {count} left out: a joint was held, or they reach over the cut in time"

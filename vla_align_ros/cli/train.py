@@ -31,6 +31,7 @@ def train(
     from vla_align_ros.policy.config import ModelConfigError
     from vla_align_ros.policy.policy import find_device
     from vla_align_ros.training.export import export as write_model
+    from vla_align_ros.training.learned_step import TrainingError
     from vla_align_ros.training.recipe import RecipeError, load_recipe
     from vla_align_ros.training.train import train as run_training
 
@@ -75,6 +76,6 @@ def train(
             trainee = run_training(config, recipe, run, log, target)
             if export is not None:
                 write_model(trainee, recipe, config, run, export, log)
-        except ModelConfigError as error:
+        except (ModelConfigError, TrainingError) as error:
             typer.echo(str(error), err=True)
             raise typer.Exit(2) from None

@@ -192,8 +192,8 @@ def joint_held(item: Experience, action_kind: ActionKind, period_ns: int) -> boo
     return bool(((np.abs(goal - start) > ASKED_RAD) & (np.abs(end - start) < STILL_RAD)).any())
 
 
-def that_moved(experiences: Sequence[Experience], action_kind: ActionKind, period_ns: int) -> list[Experience]:
-    """Without those where a joint was held. Again, where the experience may not come from a builder."""
+def without_held(experiences: Sequence[Experience], action_kind: ActionKind, period_ns: int) -> list[Experience]:
+    """Those in which no joint was held: a builder has left out the others, experience from elsewhere may have them."""
     return [item for item in experiences if not joint_held(item, action_kind, period_ns)]
 
 

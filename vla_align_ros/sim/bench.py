@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vla_align_ros.action.exploration import Exploration
-from vla_align_ros.experience.builder import that_moved
+from vla_align_ros.experience.builder import without_held
 from vla_align_ros.policy import Policy
 from vla_align_ros.sim import task
 from vla_align_ros.sim.arm import PERIOD_S, encoder_reading, move_chunk
@@ -21,7 +21,7 @@ from vla_align_ros.types import Experience, Observation
 
 PERIOD_NS = round(PERIOD_S * 1e9)
 SAMPLE_BATCH = 256
-BUFFER, MOST_TURNS = 128, 8  # experiences in a full buffer; at most so many times as many are recorded for it
+EXPERIENCES, MOST_TURNS = 128, 8  # that an alignment uses; at most so many times as many are recorded for them
 PAUSE_NS = 60_000_000_000
 
 
@@ -150,14 +150,20 @@ def _one_after_another(experiences: list[Experience]) -> list[Experience]:
 
 
 def fill_buffer(
-    policy: Policy, arm: Embodiments, token: Tensor, seed: int, exploration_fraction: float = 0.5, count: int = BUFFER
+    policy: Policy,
+    arm: Embodiments,
+    token: Tensor,
+    seed: int,
+    exploration_fraction: float = 0.5,
+    count: int = EXPERIENCES,
 ) -> list[Experience]:
     """The first `count` experiences of one arm (a row) at work with `token` that a robot's buffer would hold: those in
-    which a joint was held do not count. Fewer where MOST_TURNS times as many do not hold them."""
+    which a joint was held do not count. Fewer where MOST_TURNS times as many recorded ones do not hold them."""
     robot, found = policy.config.robot, list[Experience]()
-    for turn in range(MOST_TURNS * max(1, count // BUFFER)):
-        (made,) = collect_experience(policy, arm, token[None], BUFFER, seed + turn * 1_000_003, exploration_fraction)
-        found += later(that_moved(made, robot.action, robot.period_ns), found)
+    for turn in range(MOST_TURNS * -(-count // EXPERIENCES)):
+        seed_of_turn = seed + turn * 1_000_003
+        (made,) = collect_experience(policy, arm, token[None], EXPERIENCES, seed_of_turn, exploration_fraction)
+        found += later(without_held(made, robot.action, robot.period_ns), found)
         if len(found) >= count:
             break
     return found[:count]

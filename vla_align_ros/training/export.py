@@ -24,10 +24,10 @@ from vla_align_ros.policy import Policy, load_policy
 from vla_align_ros.policy.policy import BANK_FILE
 from vla_align_ros.policy.statistics import STATS_FILE, AlignmentStats
 from vla_align_ros.policy.weights import sha256_of
-from vla_align_ros.sim.bench import BUFFER, fill_buffer
+from vla_align_ros.sim.bench import EXPERIENCES, fill_buffer
 from vla_align_ros.sim.embodiment import sample_embodiments
 from vla_align_ros.training.curves import draw_curves
-from vla_align_ros.training.learned_step import learn_step
+from vla_align_ros.training.learned_step import TrainingError, learn_step
 from vla_align_ros.training.recipe import Recipe
 from vla_align_ros.training.train import Trainee
 
@@ -55,6 +55,7 @@ def export(
     learned_step = learn_step(load_policy(folder, device), trainee.arms, recipe.seed, examples, log)
     _save({"offsets": trainee.bank.offsets.detach(), "learned_step": learned_step}, folder / BANK_FILE)
     write_stats(folder, measure(load_policy(folder, device), recipe))
+    examples.unlink()  # of this code and model; the next export makes its own
     shutil.copytree(folder, target, dirs_exist_ok=True)
 
 
@@ -89,7 +90,7 @@ def _farthest(trainee: Trainee) -> float:
 def measure(policy: Policy, recipe: Recipe) -> AlignmentStats:
     """Align validation arms without a guard, and take the range of their losses on later experience.
 
-    An arm whose buffer stays too small for an alignment is left out. Raises RuntimeError if all are.
+    An arm whose buffer stays too small for an alignment is left out. Raises TrainingError if all are.
     """
     assert policy.stats is not None
     stats = policy.stats
@@ -101,19 +102,20 @@ def measure(policy: Policy, recipe: Recipe) -> AlignmentStats:
     ratios, one_over_two = [], []
     for arm in range(len(arms)):
         learn, judged = split_by_episode(fill_buffer(policy, arms[np.array([arm])], start, VALIDATION_SEED + arm))
-        if len(learn) < experience_check.LEAST_TO_LEARN or len(judged) < experience_check.LEAST_TO_JUDGE:
+        if not experience_check.enough(len(learn), len(judged)):
             continue
         losses = ExperienceLosses(policy, [*learn, *judged], weights_of(params))
         proposal = propose(policy, losses, torch.arange(len(learn)), start, params, arm)
         after = on_later(losses, proposal.whole, torch.arange(len(learn), len(losses)), arm)
         actions = with_actions(policy, losses, [*learn, *judged], proposal.whole, arm)
         ratios.append(guard.shuffle_ratio(actions))
-        one_over_two.append(one_robot.one_over_two(proposal.picked.losses, one_robot.parts_of(learn)))
+        asked = one_robot.one_over_two(proposal.picked.losses, one_robot.parts_of(learn))
+        one_over_two += [] if asked is None else [asked]
         for task, loss in after.items():
             found.setdefault(task, []).append(float(loss.mean()))
     if not ratios:
-        raise RuntimeError(f"the guard's limits: none of {len(arms)} validation arms moved freely often enough")
-    asked = [value for value in one_over_two if value is not None]
+        raise TrainingError(f"the guard's limits: none of {len(arms)} validation arms moved freely often enough")
+    two_tokens = float(np.quantile(one_over_two, 0.9)) if one_over_two else 1e9
     usual = {task: float(np.median(values)) for task, values in found.items()}
     ceiling = {task: CEILING_FACTOR[task] * float(np.quantile(values, 0.9)) for task, values in found.items()}
     return replace(
@@ -121,9 +123,9 @@ def measure(policy: Policy, recipe: Recipe) -> AlignmentStats:
         usual=usual,
         ceiling=ceiling,
         shuffle_ratio_min=1.0 + SHUFFLE_SHARE * (float(np.quantile(ratios, 0.1)) - 1.0),
-        one_over_two_max=1.0 + ONE_OVER_TWO_FACTOR * (float(np.quantile(asked, 0.9)) - 1.0) if asked else 1e9,
+        one_over_two_max=1.0 + ONE_OVER_TWO_FACTOR * (two_tokens - 1.0),
         arms=len(ratios),
-        experiences=BUFFER,
+        experiences=EXPERIENCES,
     )
 
 

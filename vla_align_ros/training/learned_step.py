@@ -29,12 +29,17 @@ DRAWS = 4
 DIRECTIONS, RIDGE = 8, 3.0  # chosen on validation arms
 
 
+class TrainingError(RuntimeError):
+    """What was trained is of no use for what comes next."""
+
+
 def learn_step(
     policy: Policy, arms: Embodiments, seed: int, examples: Path, log: Callable[[dict[str, object]], None]
 ) -> Tensor:
     """(2, k, n * W): one gradient g of all experience moves a token by -step[1].T @ step[0] @ g.
 
-    arms: the bank's, in its order. examples: a file that belongs to this model; a second call goes on from it.
+    arms: the bank's, in its order. examples: a file that belongs to this model; a second call goes on from it. Raises
+    TrainingError where an arm is always at its stops.
     """
     assert policy.bank is not None
     gradients, missing = _load(examples)
@@ -76,7 +81,10 @@ def _example(policy: Policy, arms: Embodiments, arm: int, seed: int) -> tuple[Te
     assert start is not None
     advice = policy.config.recommended
     weights = LossWeights(advice.lambda_perc, advice.lambda_dyn, advice.lambda_inv)
-    losses = ExperienceLosses(policy, fill_buffer(policy, arms[np.array([arm])], start, seed), weights)
+    experiences = fill_buffer(policy, arms[np.array([arm])], start, seed)
+    if not experiences:
+        raise TrainingError(f"training arm {arm} never moves freely with this policy: no step to learn from it")
+    losses = ExperienceLosses(policy, experiences, weights)
     rows = torch.arange(len(losses))
     others = torch.arange(len(policy.bank)) != arm
     picked = pick(losses.without_dynamics(), rows, policy.e_0 + policy.bank[others], seed).token
