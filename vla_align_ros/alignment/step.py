@@ -18,7 +18,7 @@ from vla_align_ros.alignment.report import StepCurve
 from vla_align_ros.params import AlignParams
 from vla_align_ros.policy import Policy
 
-NEARLY = 1.7  # times the best token's loss: a running token that has less fits nearly as well
+NEARLY = 1.3  # times the best token's loss: a running token that has less fits nearly as well
 BACKTRACK = (1.0, 0.5)  # shares of a step that are tried in turn
 ROWS_AT_ONCE = 32  # in one backward pass: bounds the memory, whatever align_batch_size is
 
