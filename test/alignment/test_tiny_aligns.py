@@ -121,7 +121,7 @@ def test_a_second_robots_experience_is_refused(
     one_stream = [theirs if rng.random() < 0.5 else mine for mine, theirs in pairs]
     episodes = [theirs if mine.episode % 2 else mine for mine, theirs in pairs]
     assert aligned(policy, shipped, one_stream)[1].reason is Reason.JOINTS_JUMP
-    assert not aligned(policy, shipped, episodes)[1].accepted
+    assert aligned(policy, shipped, episodes)[1].reason is Reason.MIXED_EXPERIENCE
 
 
 def test_alignments_leave_the_arm_that_fits_already_as_good_as_it_was(policy: Policy, shipped: Tensor) -> None:
