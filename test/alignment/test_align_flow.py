@@ -255,7 +255,7 @@ def test_the_running_token_alone_is_the_start_where_nothing_is_better(
     assert found.index == 0
 
 
-@pytest.mark.parametrize(("over_best", "share"), [(1.6, 0.5), (1.8, 1.0)])
+@pytest.mark.parametrize(("over_best", "share"), [(1.25, 0.5), (1.35, 1.0)])
 def test_a_running_token_that_fits_nearly_as_well_is_left_half_of_the_way(
     policy: Policy, over_best: float, share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,7 +9,8 @@ import torch
 from builders import make_losses
 from torch import Tensor
 
-from vla_align_ros.alignment.step import ROWS_AT_ONCE, descend, gradient
+from vla_align_ros.alignment import step
+from vla_align_ros.alignment.step import ROWS_AT_ONCE, descend, gradient, propose
 from vla_align_ros.params import AlignParams
 from vla_align_ros.policy import Policy
 
@@ -25,7 +26,7 @@ def test_descending_brings_the_learned_losses_down(policy: Policy, token: Tensor
     assert not torch.equal(shadow, token)
     before, after = (float(losses.weighted(losses(e, rows, 4, 99)).mean()) for e in (token, shadow))
     assert after < before
-    rates = [step.learning_rate for step in curve]
+    rates = [taken.learning_rate for taken in curve]
     assert rates[0] == 0.5
     assert set(rates) <= {0.5, 0.25, 0.0}
 
@@ -38,7 +39,7 @@ def test_a_step_that_makes_the_losses_worse_is_not_taken(policy: Policy, token: 
     policy.learned_step = policy.learned_step * torch.tensor([1.0, -1.0])[:, None, None]
     stayed, curve = descend(policy, losses, ROWS, token, params, 0)
     assert torch.equal(stayed, token)
-    assert {(step.e_token_norm, step.learning_rate) for step in curve} == {(float(token.norm()), 0.0)}
+    assert {(taken.e_token_norm, taken.learning_rate) for taken in curve} == {(float(token.norm()), 0.0)}
 
 
 class Bowl:
@@ -97,6 +98,21 @@ def test_a_gradient_in_parts_is_the_gradient_of_the_whole() -> None:
     torch.testing.assert_close(slope, torch.full((2, 3), 3.0 * 2 * (6.0 - float(rows.float().mean()))))
     assert means["dynamics"] == pytest.approx(float((6.0 - rows).square().mean()))
     assert len(set(seeds)) == len(seeds) == 3
+
+
+def test_the_whole_step_explains_the_experience_beside_the_finalists_with_the_same_draws(
+    policy: Policy, token: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert policy.bank is not None
+    bank = policy.e_0 + policy.bank
+    candidates = torch.cat([token[None], policy.e_0[None], bank])  # so few are all finalists
+    monkeypatch.setattr(step, "descend", lambda *arguments: (bank[2], []))
+    proposal = propose(policy, make_losses(policy), ROWS, token, AlignParams(), 0)
+    assert set(proposal.explained) == {"perception", "inverse_dynamics"}
+    for found in proposal.explained.values():
+        assert found.shape == (len(candidates) + 1, len(ROWS))
+        torch.testing.assert_close(found[-1], found[2 + 2])
+        assert not torch.equal(found[-1], found[2])
 
 
 def test_descending_stops_at_the_first_gradient_that_is_not_finite(policy: Policy, token: Tensor) -> None:

@@ -63,7 +63,7 @@ def collect(
         after,
         used,
         with_actions(policy, losses, everything, proposal.whole, seed),
-        one_robot.one_over_two(proposal.picked.losses, one_robot.parts_of(learn)),
+        one_robot.one_over_two(proposal.explained, one_robot.parts_of(learn)),
         proposal.token,
         policy.e_0,
     )

@@ -1,7 +1,7 @@
-"""Is the experience of one robot? Do two of the pick's finalists, each for its own parts of it, explain it far better
-than one?
+"""Is the experience of one robot? Do two tokens, each for its own parts of it, explain it far better than one?
 
-Asked of perception and inverse dynamics together, as the limit was measured: not where the pick saw others.
+Asked are the pick's finalists and the token that the alignment came to, which fits a robot between those of the bank.
+They are asked of perception and inverse dynamics together, as the limit was measured: not where the pick saw others.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ def parts_of(experiences: Sequence[Experience]) -> list[list[int]]:
 
 def one_over_two(losses: Mapping[str, Tensor], parts: Sequence[Sequence[int]]) -> float | None:
     """What the one token that explains all parts best costs, over what the best two do where each part has the better
-    of them. losses: of each token on each experience, (F, N) by task (`pick.Pick`).
+    of them. losses: of each token on each experience, (F, N) by task (`step.Proposal.explained`).
 
-    1 where one is enough, one robot reaches 1.1, two that differ much 1.4. None with fewer than LEAST_PARTS parts, or
-    other tasks.
+    1 where one is enough; one robot reaches 1.1, two that differ 1.4 and more. None with fewer than LEAST_PARTS parts,
+    or other tasks.
     """
     if len(parts) < LEAST_PARTS or set(losses) != MEASURED:
         return None

@@ -6,6 +6,7 @@ Whether the proposal is any good is asked by `guard.py`, from what `evidence.py`
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -32,13 +33,15 @@ class OnStep(Protocol):
 @dataclass(frozen=True)
 class Proposal:
     """Tokens (n, W). picked: what the bank's losses say. start: what the pick alone would use. whole: the whole step,
-    where the gradient leads to from `picked.token`. token: what would be used, all or half of the way to `whole`."""
+    where the gradient leads to from `picked.token`. token: what would be used, all or half of the way to `whole`.
+    explained: losses of the pick's finalists and, last, of `whole`, (F + 1, N) by task, all with the same draws."""
 
     picked: Pick
     start: Tensor
     whole: Tensor
     token: Tensor
     curve: tuple[StepCurve, ...]
+    explained: Mapping[str, Tensor]
 
 
 def propose(
@@ -55,7 +58,10 @@ def propose(
     picked = first_step(policy, losses, rows, running, seed)
     whole, curve = descend(policy, losses, rows, picked.token, params, seed, on_step)
     start, token = (half_way(policy, picked, running, found) for found in (picked.token, whole))
-    return Proposal(picked, start, whole, token, tuple(curve))
+    with torch.no_grad():
+        by_whole = losses.without_dynamics()(whole, rows, 1, picked.draws_seed)
+    explained = {task: torch.cat([found, by_whole[task][None]]) for task, found in picked.losses.items()}
+    return Proposal(picked, start, whole, token, tuple(curve), explained)
 
 
 def first_step(policy: Policy, losses: ExperienceLosses, rows: Tensor, token: Tensor, seed: int) -> Pick:

@@ -27,7 +27,7 @@ class AlignmentStats:
     token_distance_max: largest distance of a bank token from E_0 (Euclidean norm over all rows).
     shuffle_ratio_min: the inverse-dynamics loss with shuffled actions over the true one must reach this; a quarter of
         the way from 1 to the 10th percentile of the validation arms.
-    one_over_two_max: what one token may cost over what two do (`one_robot.one_over_two`); 1 and twice what the
+    one_over_two_max: what one token may cost over what two do (`one_robot.one_over_two`); 1 and three times what the
         90th percentile has above it.
     motion_r2: linear R2 of joint motion from two frames' features.
     arms, experiences: what it was measured on, and at most how many of each arm, those without a held joint.

@@ -33,7 +33,7 @@ from vla_align_ros.training.train import Trainee
 
 VALIDATION_SEED = 50_001  # never a seed of training arms or of a reported test
 SHUFFLE_SHARE = 0.25  # of the way from 1, where actions explain nothing, to validation's 10th percentile
-ONE_OVER_TWO_FACTOR = 2.0  # of what the 90th percentile has above 1
+ONE_OVER_TWO_FACTOR = 3.0  # of what the 90th percentile has above 1
 CEILING_FACTOR = {"perception": 1.75, "dynamics": 1.25, "inverse_dynamics": 1.25}  # of validation's 90th percentile
 
 
@@ -109,7 +109,7 @@ def measure(policy: Policy, recipe: Recipe) -> AlignmentStats:
         after = on_later(losses, proposal.whole, torch.arange(len(learn), len(losses)), arm)
         actions = with_actions(policy, losses, [*learn, *judged], proposal.whole, arm)
         ratios.append(guard.shuffle_ratio(actions))
-        asked = one_robot.one_over_two(proposal.picked.losses, one_robot.parts_of(learn))
+        asked = one_robot.one_over_two(proposal.explained, one_robot.parts_of(learn))
         one_over_two += [] if asked is None else [asked]
         for task, loss in after.items():
             found.setdefault(task, []).append(float(loss.mean()))
