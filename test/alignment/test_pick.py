@@ -52,12 +52,6 @@ def test_about_eight_tokens_count_or_half_of_fewer(hundredths: list[int]) -> Non
     assert weights[scores.argmin()] == weights.max()
 
 
-def test_the_first_candidate_is_compared_with_the_best() -> None:
-    candidates = torch.tensor([0.75, *[0.9] * 20, 0.5, 0.3])[:, None, None].expand(-1, 2, 3)
-    found = pick(FakeLosses(), torch.arange(50), candidates, 0)  # type: ignore[arg-type]
-    assert found.first_over_best == pytest.approx(0.5 / 0.05, rel=1e-2)
-
-
 def test_only_the_finalists_are_looked_at_closely() -> None:
     losses = FakeLosses()
     found = pick(losses, torch.arange(50), torch.randn(60, 2, 3), 0)  # type: ignore[arg-type]

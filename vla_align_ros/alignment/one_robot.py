@@ -32,8 +32,8 @@ def one_over_two(losses: Mapping[str, Tensor], parts: Sequence[Sequence[int]]) -
     """What the one token that explains all parts best costs, over what the best two do where each part has the better
     of them. losses: of each token on each experience, (F, N) by task (`step.Proposal.explained`).
 
-    1 where one is enough; one robot reaches 1.1, two that differ 1.4 and more. None with fewer than LEAST_PARTS parts,
-    or other tasks.
+    1 where one is enough; one robot reached 1.08, most pairs that differ 1.14 and more (docs/decisions.md). None with
+    fewer than LEAST_PARTS parts, or other tasks.
     """
     if len(parts) < LEAST_PARTS or set(losses) != MEASURED:
         return None

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -18,15 +17,13 @@ BLENDED = 8.0  # effective number of tokens in the blend: 1 over the sum of the 
 
 @dataclass(frozen=True)
 class Pick:
-    """index: of the best candidate. token: (n, W), the start for gradient steps. first_over_best: weighted loss of the
-    first candidate over that of the best. losses: of each finalist on each experience, (F, N) by task, with one draw of
-    (t, noise) each by `draws_seed`."""
+    """index: of the best candidate. token: (n, W), the start for gradient steps. losses: of each finalist on each
+    experience, (F, N) by task, with one draw of (t, noise) each by `draws_seed`."""
 
     index: int
     token: Tensor
-    first_over_best: float = math.inf
-    losses: Mapping[str, Tensor] = field(default_factory=dict)
-    draws_seed: int = 0
+    losses: Mapping[str, Tensor]
+    draws_seed: int
 
 
 @torch.no_grad()
@@ -44,7 +41,7 @@ def pick(losses: ExperienceLosses, rows: Tensor, candidates: Tensor, seed: int) 
     found = losses(candidates[finalists], rows, 1, seed + 1)
     scores = losses.weighted(found).mean(1)
     blend = (blend_weights(scores)[:, None, None] * candidates[finalists]).sum(0)
-    return Pick(int(finalists[scores.argmin()]), blend, float(scores[0] / scores.min()), found, seed + 1)
+    return Pick(int(finalists[scores.argmin()]), blend, found, seed + 1)
 
 
 def blend_weights(scores: Tensor) -> Tensor:

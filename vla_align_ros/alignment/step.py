@@ -6,7 +6,7 @@ Whether the proposal is any good is asked by `guard.py`, from what `evidence.py`
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -19,7 +19,7 @@ from vla_align_ros.alignment.report import StepCurve
 from vla_align_ros.params import AlignParams
 from vla_align_ros.policy import Policy
 
-NEARLY = 1.3  # times the best token's loss: a running token that has less fits nearly as well
+NEARLY = 1.1  # times the whole way's inverse-dynamics loss: half of the way that has no more explains nearly as well
 BACKTRACK = (1.0, 0.5)  # shares of a step that are tried in turn
 ROWS_AT_ONCE = 32  # in one backward pass: bounds the memory, whatever align_batch_size is
 
@@ -57,9 +57,14 @@ def propose(
     where a gradient or a loss is not finite."""
     picked = first_step(policy, losses, rows, running, seed)
     whole, curve = descend(policy, losses, rows, picked.token, params, seed, on_step)
-    start, token = (half_way(policy, picked, running, found) for found in (picked.token, whole))
-    with torch.no_grad():
-        by_whole = losses.without_dynamics()(whole, rows, 1, picked.draws_seed)
+
+    @torch.no_grad()
+    def explain(token: Tensor) -> Mapping[str, Tensor]:
+        return losses.without_dynamics()(token, rows, 1, picked.draws_seed)
+
+    by_whole = explain(whole)
+    start = half_way(policy, explain, running, picked.token, explain(picked.token))
+    token = half_way(policy, explain, running, whole, by_whole)
     explained = {task: torch.cat([found, by_whole[task][None]]) for task, found in picked.losses.items()}
     return Proposal(picked, start, whole, token, tuple(curve), explained)
 
@@ -134,11 +139,21 @@ def gradient(
     return slope, means({task: torch.cat([part[task].detach() for part in found]) for task in found[0]})
 
 
-def half_way(policy: Policy, picked: Pick, running: Tensor, token: Tensor) -> Tensor:
-    """From the running token to another one: the whole step, or half of it where the running one fits nearly as well.
-    Each token has oddities of its own; between two that both fit an arm acts better than with a worse guess of the
-    two."""
-    return within_radius(policy, (running + token) / 2) if picked.first_over_best < NEARLY else token
+def half_way(
+    policy: Policy,
+    explain: Callable[[Tensor], Mapping[str, Tensor]],
+    running: Tensor,
+    token: Tensor,
+    by_token: Mapping[str, Tensor],
+) -> Tensor:
+    """From the running token to another one: half of the way where that explains inverse dynamics nearly as well, or the
+    whole way. Each token has oddities of its own; between two that both fit an arm acts better than with a worse guess
+    of the two. by_token: what `explain` says of `token`."""
+    half = within_radius(policy, (running + token) / 2)
+    if "inverse_dynamics" not in by_token:
+        return token
+    by_half, by_whole = (float(found["inverse_dynamics"].mean()) for found in (explain(half), by_token))
+    return half if by_half <= NEARLY * by_whole else token
 
 
 def within_radius(policy: Policy, token: Tensor) -> Tensor:
