@@ -146,9 +146,9 @@ def half_way(
     token: Tensor,
     by_token: Mapping[str, Tensor],
 ) -> Tensor:
-    """From the running token to another one: half of the way where that explains inverse dynamics nearly as well, or the
-    whole way. Each token has oddities of its own; between two that both fit an arm acts better than with a worse guess
-    of the two. by_token: what `explain` says of `token`."""
+    """From the running token to another one: half of the way where that explains inverse dynamics nearly as well, or
+    the whole way. Each token has oddities of its own; between two that both fit an arm acts better than with a worse
+    guess of the two. by_token: what `explain` says of `token`."""
     half = within_radius(policy, (running + token) / 2)
     if "inverse_dynamics" not in by_token:
         return token
