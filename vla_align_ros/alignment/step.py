@@ -149,9 +149,9 @@ def half_way(
     """From the running token to another one: half of the way where that explains inverse dynamics nearly as well, or
     the whole way. Each token has oddities of its own; between two that both fit an arm acts better than with a worse
     guess of the two. by_token: what `explain` says of `token`."""
-    half = within_radius(policy, (running + token) / 2)
     if "inverse_dynamics" not in by_token:
         return token
+    half = within_radius(policy, (running + token) / 2)
     by_half, by_whole = (float(found["inverse_dynamics"].mean()) for found in (explain(half), by_token))
     return half if by_half <= NEARLY * by_whole else token
 
