@@ -6,7 +6,7 @@ Whether the proposal is any good is asked by `guard.py`, from what `evidence.py`
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -19,7 +19,7 @@ from vla_align_ros.alignment.report import StepCurve
 from vla_align_ros.params import AlignParams
 from vla_align_ros.policy import Policy
 
-NEARLY = 1.1  # times the whole way's inverse-dynamics loss: half of the way that has no more explains nearly as well
+NEARLY = 1.5  # times the whole way's inverse-dynamics loss: a running token that has no more fits nearly
 BACKTRACK = (1.0, 0.5)  # shares of a step that are tried in turn
 ROWS_AT_ONCE = 32  # in one backward pass: bounds the memory, whatever align_batch_size is
 
@@ -32,9 +32,10 @@ class OnStep(Protocol):
 
 @dataclass(frozen=True)
 class Proposal:
-    """Tokens (n, W). picked: what the bank's losses say. start: what the pick alone would use. whole: the whole step,
-    where the gradient leads to from `picked.token`. token: what would be used, all or half of the way to `whole`.
-    explained: losses of the pick's finalists and, last, of `whole`, (F + 1, N) by task, all with the same draws."""
+    """Tokens (n, W). picked: what the bank's losses say. start: what would be used without the gradient, all or half of
+    the way to `picked.token`. whole: the whole step, where the gradient leads to from there. token: what would be used,
+    as much of the way to `whole`. explained: losses of the pick's finalists, the running token first, and, last, of
+    `whole`, (F + 1, N) by task, all with the same draws."""
 
     picked: Pick
     start: Tensor
@@ -57,16 +58,24 @@ def propose(
     where a gradient or a loss is not finite."""
     picked = first_step(policy, losses, rows, running, seed)
     whole, curve = descend(policy, losses, rows, picked.token, params, seed, on_step)
-
-    @torch.no_grad()
-    def explain(token: Tensor) -> Mapping[str, Tensor]:
-        return losses.without_dynamics()(token, rows, 1, picked.draws_seed)
-
-    by_whole = explain(whole)
-    start = half_way(policy, explain, running, picked.token, explain(picked.token))
-    token = half_way(policy, explain, running, whole, by_whole)
+    with torch.no_grad():
+        by_whole = losses.without_dynamics()(whole, rows, 1, picked.draws_seed)
     explained = {task: torch.cat([found, by_whole[task][None]]) for task, found in picked.losses.items()}
+    half = nearly_fits(explained)
+    start, token = (within_radius(policy, (running + to) / 2) if half else to for to in (picked.token, whole))
     return Proposal(picked, start, whole, token, tuple(curve), explained)
+
+
+def nearly_fits(explained: Mapping[str, Tensor]) -> bool:
+    """Whether the running token (the first row) explains inverse dynamics nearly as well as the whole step (the last).
+
+    Then half of the way is enough: each token has oddities of its own, and between two that both fit an arm acts
+    better than with a worse guess of the two. Between one that fits and one that does not it acts badly, however well
+    the point between explains the experience (docs/decisions.md)."""
+    if "inverse_dynamics" not in explained:
+        return False
+    each = explained["inverse_dynamics"].mean(1)
+    return bool(each[0] <= NEARLY * each[-1])
 
 
 def first_step(policy: Policy, losses: ExperienceLosses, rows: Tensor, token: Tensor, seed: int) -> Pick:
@@ -137,23 +146,6 @@ def gradient(
         found.append(losses(token, part, draws, seed * 1009 + index))
         slope += torch.autograd.grad(losses.weighted(found[-1]).sum() / len(rows), token)[0]
     return slope, means({task: torch.cat([part[task].detach() for part in found]) for task in found[0]})
-
-
-def half_way(
-    policy: Policy,
-    explain: Callable[[Tensor], Mapping[str, Tensor]],
-    running: Tensor,
-    token: Tensor,
-    by_token: Mapping[str, Tensor],
-) -> Tensor:
-    """From the running token to another one: half of the way where that explains inverse dynamics nearly as well, or
-    the whole way. Each token has oddities of its own; between two that both fit an arm acts better than with a worse
-    guess of the two. by_token: what `explain` says of `token`."""
-    if "inverse_dynamics" not in by_token:
-        return token
-    half = within_radius(policy, (running + token) / 2)
-    by_half, by_whole = (float(found["inverse_dynamics"].mean()) for found in (explain(half), by_token))
-    return half if by_half <= NEARLY * by_whole else token
 
 
 def within_radius(policy: Policy, token: Tensor) -> Tensor:
