@@ -76,7 +76,8 @@ def measure_demo(folder: Path) -> dict[str, Any]:
             "policy_process_peak_mib": peak_mib,
         }
         if numbers_file.exists():
-            found["numbers"] = json.loads(numbers_file.read_text())
+            numbers = json.loads(numbers_file.read_text())
+            found["numbers"] = {name: value for name, value in numbers.items() if not name.endswith("_path")}
     return found
 
 
