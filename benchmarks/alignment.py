@@ -95,6 +95,7 @@ def summary(found: list[dict[str, Any]]) -> dict[str, Any]:
             **{stage: arms.interval(success[stage]) for stage in STAGES},
             "gain": arms.interval(after - before),
             "gain_of_gradient_over_pick": arms.interval(success["proposed"] - success["picked"]),
+            "gain_of_labels_over_pick": arms.interval(success["oracle"] - success["picked"]),
             "share_of_gap": float((after - before).mean() / (success["oracle"] - before).mean()),
         },
         "action_error": {
