@@ -269,8 +269,8 @@ def test_live_parameters_act_and_curves_are_published(node, parameters, shared_r
         assert np.isfinite(curve.data)
     curves["lr"].wait(lambda _: len(curves["lr"].messages) == 4)
     rates = {message.data for message in curves["lr"].messages}
-    assert max(rates) in (0.001, 0.0005)
-    assert rates <= {0.001, 0.0005, 0.0}, "a step may be halved or not taken, not all of them"
+    assert max(rates) > 0.0, "a step may be taken in part or not at all, not all of them"
+    assert rates <= {0.001, 0.0005, 0.00025, 0.0}
     assert not curves["loss/dynamics"].messages, "lambda 0 switches a task off"
 
 

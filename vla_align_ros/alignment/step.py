@@ -5,7 +5,6 @@ Whether the proposal is any good is asked by `guard.py`, from what `evidence.py`
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -20,7 +19,7 @@ from vla_align_ros.params import AlignParams
 from vla_align_ros.policy import Policy
 
 NEARLY = 1.5  # times the whole way's inverse-dynamics loss: a running token that has no more fits nearly
-BACKTRACK = (1.0, 0.5)  # shares of a step that are tried in turn
+SHARES = (0.0, 0.25, 0.5, 1.0)  # of a step, of which the one with the lowest loss is taken
 ROWS_AT_ONCE = 32  # in one backward pass: bounds the memory, whatever align_batch_size is
 
 
@@ -100,9 +99,9 @@ def descend(
     """Gradient steps on a shadow copy of the token (n, W): E <- E - align_learning_rate * M g.
 
     M = learned_step[1].T @ learned_step[0] is of the end of training (`training/learned_step.py`): the plain gradient
-    hardly points to where an arm acts better. A rate of 1 goes all the way that one gradient tells. A step after which
-    the weighted loss is higher is halved, or not taken. Raises FloatingPointError at the first gradient or loss that
-    is not finite.
+    hardly points to where an arm acts better. A rate of 1 goes all the way that one gradient tells; of that way the
+    share is taken that has the lowest weighted loss, which may be none. Raises FloatingPointError at the first gradient
+    or loss that is not finite.
     """
     assert policy.learned_step is not None
     reads, moves = policy.learned_step
@@ -112,28 +111,18 @@ def descend(
     for step in range(params.align_steps):
         batch = rows[torch.randperm(len(rows), generator=generator)[: params.align_batch_size]]
         found, mean_losses = gradient(losses, shadow, batch, params.align_draws, seed * 1009 + step + 1)
-        here = mean_loss(losses, shadow, batch, seed)
-        if not bool(torch.isfinite(found).all()) or not math.isfinite(here):
-            raise FloatingPointError(f"the gradient is not finite at step {step}")
-        direction, taken = (moves.T @ (reads @ found.flatten())).view_as(shadow), 0.0
-        for share in BACKTRACK:
-            stepped = within_radius(policy, shadow - share * rate * direction)
-            there = mean_loss(losses, stepped, batch, seed)
-            if not math.isfinite(there):
-                raise FloatingPointError(f"the loss is not finite after step {step}")
-            if there <= here:
-                shadow, taken = stepped, share * rate
-                break
+        direction = (moves.T @ (reads @ found.flatten())).view_as(shadow)
+        tried = [within_radius(policy, shadow - share * rate * direction) for share in SHARES]
+        with torch.no_grad():
+            costs = losses.weighted(losses(torch.stack(tried), batch, 1, seed)).mean(1)
+        if not bool(torch.isfinite(found).all()) or not bool(torch.isfinite(costs).all()):
+            raise FloatingPointError(f"the gradient or a loss is not finite at step {step}")
+        best = int(costs.argmin())
+        shadow, taken = tried[best], SHARES[best] * rate
         curve.append(StepCurve(mean_losses, float(found.norm()), float(shadow.norm()), taken))
         if on_step is not None:
             on_step(step, curve[-1])
     return shadow, curve
-
-
-@torch.no_grad()
-def mean_loss(losses: ExperienceLosses, token: Tensor, rows: Tensor, seed: int) -> float:
-    """The weighted loss of a token on `rows`, one draw of (t, noise) each."""
-    return float(losses.weighted(losses(token, rows, 1, seed)).mean())
 
 
 def gradient(
