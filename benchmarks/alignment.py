@@ -3,8 +3,8 @@
     python benchmarks/alignment.py --seed 1 --embodiments 48 --json alignment.json
 
 `before` is the better, on the mean, of E_0 and the token that a fresh install loads; alignment starts from the latter.
-`picked` stops after the gradient-free first step, `proposed` is without the guard, `after` what runs when `align()` has
-answered (the old token, where it was refused), `oracle` the best token by the expert's labels.
+Without a guard are `picked`, which is without the gradient, too, and `proposed`; `after` is what runs when `align()`
+has answered (the old token, where it was refused), `oracle` the best token by the expert's labels.
 """
 
 from __future__ import annotations

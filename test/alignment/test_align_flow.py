@@ -40,7 +40,6 @@ PARAMS = AlignParams(
 )
 QUICK = dataclasses.replace(PARAMS, align_steps=3, align_batch_size=4, align_draws=1)
 EXPERIENCES = make_experiences(96)
-DRAWS_SEED = 987_654  # of what tells how well the whole step explains
 FEW = make_experiences(32)  # for what needs no significance
 
 
@@ -86,7 +85,7 @@ class Untouched:
 def test_a_kept_alignment_improves_and_changes_only_the_token(
     policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(step, "NEARLY", 0.0)  # of random weights every token fits nearly as well
+    monkeypatch.setattr(step, "ALIKE", 0.0)  # of random weights every token acts alike
     untouched = Untouched(policy)
     steps: list[int] = []
     store = TokenStore(tmp_path / "store", keep=3)
@@ -256,32 +255,30 @@ def test_the_running_token_alone_is_the_start_where_nothing_is_better(
     assert found.index == 0
 
 
-@pytest.mark.parametrize(("running_costs", "share"), [(1.49, 0.5), (1.51, 1.0)])
-def test_half_of_the_way_is_gone_from_a_token_that_fits_nearly(
-    policy: Policy, running_costs: float, share: float, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("apart", "share"), [(0.49, 0.5), (0.51, 1.0)])
+def test_half_of_the_way_is_gone_where_the_policy_would_do_much_the_same(
+    policy: Policy, apart: float, share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    running, judge, call = policy.token, guard.judge, ExperienceLosses.__call__
+    running, judge = policy.token, guard.judge
     assert running is not None
-    found, seen = policy.e_0 + 0.25, list[evidence.Evidence]()
+    found, seen, asked = policy.e_0 + 0.25, list[evidence.Evidence](), list[Tensor]()
 
     def spied_judge(shown: evidence.Evidence, stats: Any) -> Verdict:
         seen.append(shown)
         return judge(shown, stats)
 
-    def costs(losses: Any, token: Tensor, rows: Tensor, draws: int, seed: int, **more: Any) -> dict[str, Tensor]:
-        of_rows = call(losses, token, rows, draws, seed, **more)
-        return {task: torch.ones_like(loss) for task, loss in of_rows.items()} if seed == DRAWS_SEED else of_rows
+    def acts(losses: Any, tokens: Tensor, rows: Tensor, seed: int) -> Tensor:
+        asked.append(tokens)
+        after = torch.tensor([2.0, -2.0]).expand(len(rows), 8, 2)
+        return torch.stack([after * (1.0 + apart**0.5), after])
 
-    def made_pick(losses: Any, rows: Tensor, candidates: Tensor, seed: int) -> Pick:
-        each = torch.tensor([running_costs, 0.9])[:, None].expand(2, len(rows))
-        return Pick(1, policy.e_0, {"perception": each, "inverse_dynamics": each}, DRAWS_SEED)
-
-    monkeypatch.setattr(step, "pick", made_pick)
+    monkeypatch.setattr(step, "pick", lambda *_: Pick(1, policy.e_0, {}, 0))
     monkeypatch.setattr(step, "descend", lambda *_: (found, []))
     monkeypatch.setattr(guard, "judge", spied_judge)
-    monkeypatch.setattr(ExperienceLosses, "__call__", costs)
+    monkeypatch.setattr(ExperienceLosses, "acts", acts)
     report = align(policy, FEW, QUICK)
     monkeypatch.undo()
+    assert torch.equal(asked[0], torch.stack([running, found]))
     (shown,) = seen
     torch.testing.assert_close(shown.token, running + share * (found - running))
     learn, judged = split_by_episode(FEW)
@@ -297,12 +294,12 @@ def test_half_of_the_way_is_gone_from_a_token_that_fits_nearly(
     assert report.picked == pytest.approx(means(at_start), rel=1e-5), "without the gradient as much of the way"
 
 
-@pytest.mark.parametrize("nearly", [0.0, 1e9])
+@pytest.mark.parametrize("alike", [0.0, 1e9])
 def test_the_token_comes_back_to_the_region_that_training_knows(
-    policy: Policy, nearly: float, monkeypatch: pytest.MonkeyPatch
+    policy: Policy, alike: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     policy.stats = stats_of(token_distance_max=1.0)
-    monkeypatch.setattr(step, "NEARLY", nearly)
+    monkeypatch.setattr(step, "ALIKE", alike)
     monkeypatch.setattr(guard, "judge", lambda *_: _kept())
     align(policy, FEW, dataclasses.replace(QUICK, align_learning_rate=1.0, align_steps=10))
     assert policy.token is not None
@@ -411,7 +408,7 @@ def test_the_guard_asks_for_the_actions_of_all_experience_after_the_whole_step(
     monkeypatch.setattr(guard, "judge", spied_judge)
     monkeypatch.setattr(evidence, "with_actions", spied)
     monkeypatch.setattr(step, "descend", spied_descend)
-    monkeypatch.setattr(step, "NEARLY", 1e9)
+    monkeypatch.setattr(step, "ALIKE", 1e9)
     report = align(policy, FEW, QUICK)
     (shown,) = seen
     assert start is not None
@@ -436,7 +433,7 @@ def run_case(policy: Policy, case: dict[str, Any], monkeypatch: pytest.MonkeyPat
     if "with_actions" in case:
         monkeypatch.setattr(evidence, "with_actions", lambda *_: case["with_actions"])
     if "descend" in case:
-        monkeypatch.setattr(step, "NEARLY", 0.0)
+        monkeypatch.setattr(step, "ALIKE", 0.0)
         monkeypatch.setattr(
             step, "descend", lambda policy, losses, rows, start, *_: (case["descend"](losses, rows, start), [])
         )

@@ -58,11 +58,3 @@ def test_only_the_finalists_are_looked_at_closely() -> None:
     assert losses.looked[FIRST_ROUND] == 60
     assert FINALISTS <= losses.looked[50] <= FINALISTS + FIRST_ROUND + 1
     assert found.losses["dynamics"].shape == (losses.looked[50], 50)
-
-
-def test_the_first_candidates_losses_come_first_whatever_it_is_worth() -> None:
-    candidates = torch.tensor([0.99, *[0.25] * 30])[:, None, None].expand(-1, 2, 3)
-    found = pick(FakeLosses(), torch.arange(50), candidates, 0)  # type: ignore[arg-type]
-    each = found.losses["dynamics"].mean(1)
-    assert float(each[0]) == pytest.approx(0.74, abs=1e-3)
-    assert bool((each[1:] < 0.01).all())

@@ -117,7 +117,14 @@ def test_the_whole_step_explains_the_experience_beside_the_finalists_with_the_sa
         assert not torch.equal(found[-1], found[2])
 
 
-def test_descending_stops_at_the_first_gradient_that_is_not_finite(policy: Policy, token: Tensor) -> None:
-    losses = make_losses(policy)
-    with pytest.raises(FloatingPointError, match="the gradient or a loss is not finite at step 0"):
-        descend(policy, losses, ROWS, token * torch.nan, AlignParams(align_steps=5), 0)
+def test_descending_stops_at_the_first_loss_that_is_not_finite(policy: Policy, token: Tensor) -> None:
+    with pytest.raises(FloatingPointError, match="a loss or gradient is not finite at step 0"):
+        descend(policy, make_losses(policy), ROWS, token * torch.nan, AlignParams(align_steps=5), 0)
+
+
+def test_descending_stops_at_a_gradient_that_is_not_finite(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    slope = torch.zeros_like(policy.e_0)
+    slope[0, 0] = torch.inf
+    monkeypatch.setattr(step, "gradient", lambda *_: (slope, {}))
+    with pytest.raises(FloatingPointError, match="a loss or gradient is not finite at step 0"):
+        descend(policy, make_losses(policy), ROWS, policy.e_0, AlignParams(align_steps=5), 0)

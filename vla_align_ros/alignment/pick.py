@@ -17,8 +17,8 @@ BLENDED = 8.0  # effective number of tokens in the blend: 1 over the sum of the 
 
 @dataclass(frozen=True)
 class Pick:
-    """index: of the best candidate. token: (n, W), the start for gradient steps. losses: of each finalist, candidate 0
-    first, on each experience, (F, N) by task, with one draw of (t, noise) each by `draws_seed`."""
+    """index: of the best candidate. token: (n, W), the start for gradient steps. losses: of each finalist on each
+    experience, (F, N) by task, with one draw of (t, noise) each by `draws_seed`."""
 
     index: int
     token: Tensor

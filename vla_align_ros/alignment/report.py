@@ -11,8 +11,8 @@ from vla_align_ros.alignment.reasons import Reason
 
 @dataclass(frozen=True)
 class StepCurve:
-    """One gradient step: mean loss of each task before it, |gradient|, |E| after it and the learning rate that it was
-    taken with, 0 where it would have made the loss higher."""
+    """One gradient step: mean loss of each task before it, |gradient|, |E| after it and the learning rate times the
+    share of the step that was taken, 0 where none lowers the loss."""
 
     losses: dict[str, float]
     grad_norm: float
@@ -22,8 +22,8 @@ class StepCurve:
 
 @dataclass(frozen=True)
 class AlignReport:
-    """One attempt. Losses are means on the later, held-out experience, by task, for the running token (`before`), what
-    the pick alone would have made (`picked`) and the result (`after`); empty where the attempt ended earlier.
+    """One attempt. Losses are means on the later, held-out experience, by task, for the running token (`before`), the
+    result without the gradient (`picked`) and the result (`after`); empty where the attempt ended earlier.
 
     detail: the guard's words about the whole step, where the result goes only half of the way, too.
     picked_row: row of the token bank with the lowest loss, which counts most in the blend that the gradient started

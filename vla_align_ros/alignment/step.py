@@ -18,8 +18,8 @@ from vla_align_ros.alignment.report import StepCurve
 from vla_align_ros.params import AlignParams
 from vla_align_ros.policy import Policy
 
-NEARLY = 1.5  # times the whole way's inverse-dynamics loss: a running token that has no more fits nearly
-SHARES = (0.0, 0.25, 0.5, 1.0)  # of a step, of which the one with the lowest loss is taken
+ALIKE = 0.5  # mean squared difference of two tokens' actions over their mean square: a reversed joint makes 2 or more
+STEP_SHARES = (0.0, 0.25, 0.5, 1.0)  # of which the one with the lowest loss is taken
 ROWS_AT_ONCE = 32  # in one backward pass: bounds the memory, whatever align_batch_size is
 
 
@@ -31,10 +31,10 @@ class OnStep(Protocol):
 
 @dataclass(frozen=True)
 class Proposal:
-    """Tokens (n, W). picked: what the bank's losses say. start: what would be used without the gradient, all or half of
-    the way to `picked.token`. whole: the whole step, where the gradient leads to from there. token: what would be used,
-    as much of the way to `whole`. explained: losses of the pick's finalists, the running token first, and, last, of
-    `whole`, (F + 1, N) by task, all with the same draws."""
+    """Tokens (n, W). picked: what the bank's losses say. whole: the whole step, where the gradient leads to from
+    `picked.token`. token: what would be used, all or half of the way to `whole`. start: as much of the way to
+    `picked.token`, so that it differs from `token` by the gradient alone. explained: losses of the pick's finalists
+    and, last, of `whole`, (F + 1, N) by task, all with the same draws."""
 
     picked: Pick
     start: Tensor
@@ -54,27 +54,26 @@ def propose(
     on_step: OnStep | None = None,
 ) -> Proposal:
     """Pick and gradient steps on `rows`, from the running token (n, W), which stays as it is. Raises FloatingPointError
-    where a gradient or a loss is not finite."""
+    where a loss is not finite."""
     picked = first_step(policy, losses, rows, running, seed)
     whole, curve = descend(policy, losses, rows, picked.token, params, seed, on_step)
     with torch.no_grad():
         by_whole = losses.without_dynamics()(whole, rows, 1, picked.draws_seed)
     explained = {task: torch.cat([found, by_whole[task][None]]) for task, found in picked.losses.items()}
-    half = nearly_fits(explained)
-    start, token = (within_radius(policy, (running + to) / 2) if half else to for to in (picked.token, whole))
+    start, token = picked.token, whole
+    if act_alike(losses, running, whole, rows, picked.draws_seed):
+        start, token = (within_radius(policy, (running + end) / 2) for end in (start, token))
     return Proposal(picked, start, whole, token, tuple(curve), explained)
 
 
-def nearly_fits(explained: Mapping[str, Tensor]) -> bool:
-    """Whether the running token (the first row) explains inverse dynamics nearly as well as the whole step (the last).
+def act_alike(losses: ExperienceLosses, running: Tensor, whole: Tensor, rows: Tensor, seed: int) -> bool:
+    """Whether the policy would do much the same with the running token as after the whole step.
 
     Then half of the way is enough: each token has oddities of its own, and between two that both fit an arm acts
     better than with a worse guess of the two. Between one that fits and one that does not it acts badly, however well
     the point between explains the experience (docs/decisions.md)."""
-    if "inverse_dynamics" not in explained:
-        return False
-    each = explained["inverse_dynamics"].mean(1)
-    return bool(each[0] <= NEARLY * each[-1])
+    by_running, by_whole = losses.acts(torch.stack([running, whole]), rows, seed)
+    return bool((by_running - by_whole).square().mean() <= ALIKE * by_whole.square().mean())
 
 
 def first_step(policy: Policy, losses: ExperienceLosses, rows: Tensor, token: Tensor, seed: int) -> Pick:
@@ -100,8 +99,8 @@ def descend(
 
     M = learned_step[1].T @ learned_step[0] is of the end of training (`training/learned_step.py`): the plain gradient
     hardly points to where an arm acts better. A rate of 1 goes all the way that one gradient tells; of that way the
-    share is taken that has the lowest weighted loss, which may be none. Raises FloatingPointError at the first gradient
-    or loss that is not finite.
+    share is taken that has the lowest weighted loss by one further draw of (t, noise) a row, which may be none. Raises
+    FloatingPointError at the first loss that is not finite, as it is after a gradient that is not.
     """
     assert policy.learned_step is not None
     reads, moves = policy.learned_step
@@ -112,13 +111,13 @@ def descend(
         batch = rows[torch.randperm(len(rows), generator=generator)[: params.align_batch_size]]
         found, mean_losses = gradient(losses, shadow, batch, params.align_draws, seed * 1009 + step + 1)
         direction = (moves.T @ (reads @ found.flatten())).view_as(shadow)
-        tried = [within_radius(policy, shadow - share * rate * direction) for share in SHARES]
+        tried = [shadow, *(within_radius(policy, shadow - share * rate * direction) for share in STEP_SHARES[1:])]
         with torch.no_grad():
             costs = losses.weighted(losses(torch.stack(tried), batch, 1, seed)).mean(1)
-        if not bool(torch.isfinite(found).all()) or not bool(torch.isfinite(costs).all()):
-            raise FloatingPointError(f"the gradient or a loss is not finite at step {step}")
+        if not bool(torch.isfinite(costs).all()):
+            raise FloatingPointError(f"a loss or gradient is not finite at step {step}")
         best = int(costs.argmin())
-        shadow, taken = tried[best], SHARES[best] * rate
+        shadow, taken = tried[best], STEP_SHARES[best] * rate
         curve.append(StepCurve(mean_losses, float(found.norm()), float(shadow.norm()), taken))
         if on_step is not None:
             on_step(step, curve[-1])
