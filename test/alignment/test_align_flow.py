@@ -108,7 +108,8 @@ def test_a_kept_alignment_improves_and_changes_only_the_token(
     assert set(report.before) == set(report.picked) == set(report.after) == set(TASKS)
     assert steps == list(range(len(report.curve)))
     assert len(steps) == 25
-    assert report.curve[-1].losses["inverse_dynamics"] < report.curve[0].losses["inverse_dynamics"]
+    inverse = [step.losses["inverse_dynamics"] for step in report.curve]
+    assert np.mean(inverse[-5:]) < np.mean(inverse[:5]), "of random batches"
     assert all(step.grad_norm > 0 and step.e_token_norm > 0 for step in report.curve)
     assert (report.learned_from, report.judged_by, report.episodes) == (72, 24, 4)
     assert report.first_stamp_ns == EXPERIENCES[0].observation.stamp_ns
@@ -255,7 +256,7 @@ def test_the_running_token_alone_is_the_start_where_nothing_is_better(
     assert found.index == 0
 
 
-@pytest.mark.parametrize(("apart", "share"), [(0.49, 0.5), (0.51, 1.0)])
+@pytest.mark.parametrize(("apart", "share"), [(0.29, 0.5), (0.31, 1.0)])
 def test_half_of_the_way_is_gone_where_the_policy_would_do_much_the_same(
     policy: Policy, apart: float, share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -278,7 +279,7 @@ def test_half_of_the_way_is_gone_where_the_policy_would_do_much_the_same(
     monkeypatch.setattr(ExperienceLosses, "acts", acts)
     report = align(policy, FEW, QUICK)
     monkeypatch.undo()
-    assert torch.equal(asked[0], torch.stack([running, found]))
+    assert torch.equal(asked[0], torch.stack([running, policy.e_0])), "what was picked"
     (shown,) = seen
     torch.testing.assert_close(shown.token, running + share * (found - running))
     learn, judged = split_by_episode(FEW)

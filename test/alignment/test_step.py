@@ -10,7 +10,7 @@ from builders import make_losses
 from torch import Tensor
 
 from vla_align_ros.alignment import step
-from vla_align_ros.alignment.step import ROWS_AT_ONCE, descend, gradient, propose
+from vla_align_ros.alignment.step import ROWS_AT_ONCE, descend, gradient, propose, without_doubted
 from vla_align_ros.params import AlignParams
 from vla_align_ros.policy import Policy
 
@@ -100,6 +100,42 @@ def test_a_gradient_in_parts_is_the_gradient_of_the_whole() -> None:
     torch.testing.assert_close(slope, torch.full((2, 3), 3.0 * 2 * (6.0 - float(rows.float().mean()))))
     assert means["dynamics"] == pytest.approx(float((6.0 - rows).square().mean()))
     assert len(set(seeds)) == len(seeds) == 3
+
+
+def test_the_gradient_leaves_out_the_tenth_whose_commands_are_explained_worst(
+    policy: Policy, token: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong, used = {3, 17}, list[Tensor]()
+
+    class Losses:
+        def __call__(self, token: Tensor, rows: Tensor, draws: int, seed: int) -> dict[str, Tensor]:
+            each = torch.tensor([9.0 if int(row) in wrong else 1.0 for row in rows])
+            return {"perception": torch.arange(len(rows), 0.0, -1.0), "inverse_dynamics": each}
+
+        def without_dynamics(self) -> Losses:
+            return self
+
+    losses: Any = Losses()
+    rows = torch.arange(1, 21)
+    kept = without_doubted(losses, token, rows, 4, 0)
+    assert kept.tolist() == [row for row in rows.tolist() if row not in wrong]
+    assert without_doubted(losses, token, rows[:9], 4, 0).tolist() == rows[:9].tolist(), "a tenth of nine is none"
+
+    def spied(policy: Policy, losses: Any, rows: Tensor, *arguments: Any) -> Any:
+        used.append(rows)
+        return token, []
+
+    monkeypatch.setattr(step, "descend", spied)
+    monkeypatch.setattr(step, "without_doubted", lambda losses, token, rows, draws, seed: rows[2:])
+    for alike in (True, False):
+        monkeypatch.setattr(step, "act_alike", lambda *_, alike=alike: alike)
+        propose(policy, make_losses(policy), ROWS, token, AlignParams(), 0)
+    assert [rows.tolist() for rows in used] == [ROWS[2:].tolist(), ROWS.tolist()], "only where the running one fits"
+
+
+def test_without_inverse_dynamics_nothing_is_doubted(policy: Policy, token: Tensor) -> None:
+    losses = make_losses(policy, lambda_inv=0.0)
+    assert torch.equal(without_doubted(losses, token, ROWS, 1, 0), ROWS)
 
 
 def test_the_whole_step_explains_the_experience_beside_the_finalists_with_the_same_draws(

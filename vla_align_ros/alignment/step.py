@@ -18,7 +18,8 @@ from vla_align_ros.alignment.report import StepCurve
 from vla_align_ros.params import AlignParams
 from vla_align_ros.policy import Policy
 
-ALIKE = 0.5  # mean squared difference of two tokens' actions over their mean square: a reversed joint makes 2 or more
+ALIKE = 0.3  # mean squared difference of two tokens' actions over their mean square: a reversed joint makes 2 or more
+DOUBTED = 0.1  # share of the experience that the gradient leaves out where the running token fits nearly
 STEP_SHARES = (0.0, 0.25, 0.5, 1.0)  # of which the one with the lowest loss is taken
 ROWS_AT_ONCE = 32  # in one backward pass: bounds the memory, whatever align_batch_size is
 
@@ -31,9 +32,9 @@ class OnStep(Protocol):
 
 @dataclass(frozen=True)
 class Proposal:
-    """Tokens (n, W). picked: what the bank's losses say. whole: the whole step, where the gradient leads to from
-    `picked.token`. token: what would be used, all or half of the way to `whole`. start: as much of the way to
-    `picked.token`, so that it differs from `token` by the gradient alone. explained: losses of the pick's finalists
+    """Tokens (n, W). picked: what the bank's losses say. start: what would be used without the gradient, all or half of
+    the way to `picked.token`. whole: the whole step, where the gradient leads to from there. token: what would be used,
+    as much of the way to `whole`. explained: losses of the pick's finalists
     and, last, of `whole`, (F + 1, N) by task, all with the same draws."""
 
     picked: Pick
@@ -56,24 +57,38 @@ def propose(
     """Pick and gradient steps on `rows`, from the running token (n, W), which stays as it is. Raises FloatingPointError
     where a loss is not finite."""
     picked = first_step(policy, losses, rows, running, seed)
-    whole, curve = descend(policy, losses, rows, picked.token, params, seed, on_step)
+    fits_nearly = act_alike(losses, running, picked.token, rows, picked.draws_seed)
+    trusted = without_doubted(losses, picked.token, rows, params.align_draws, seed + 4) if fits_nearly else rows
+    whole, curve = descend(policy, losses, trusted, picked.token, params, seed, on_step)
     with torch.no_grad():
         by_whole = losses.without_dynamics()(whole, rows, 1, picked.draws_seed)
     explained = {task: torch.cat([found, by_whole[task][None]]) for task, found in picked.losses.items()}
     start, token = picked.token, whole
-    if act_alike(losses, running, whole, rows, picked.draws_seed):
+    if fits_nearly:
         start, token = (within_radius(policy, (running + end) / 2) for end in (start, token))
     return Proposal(picked, start, whole, token, tuple(curve), explained)
 
 
-def act_alike(losses: ExperienceLosses, running: Tensor, whole: Tensor, rows: Tensor, seed: int) -> bool:
-    """Whether the policy would do much the same with the running token as after the whole step.
+def act_alike(losses: ExperienceLosses, running: Tensor, picked: Tensor, rows: Tensor, seed: int) -> bool:
+    """Whether the policy would do much the same with the running token as with the picked one: the running one fits
+    nearly, and there is more to lose than to gain.
 
     Then half of the way is enough: each token has oddities of its own, and between two that both fit an arm acts
     better than with a worse guess of the two. Between one that fits and one that does not it acts badly, however well
     the point between explains the experience (docs/decisions.md)."""
-    by_running, by_whole = losses.acts(torch.stack([running, whole]), rows, seed)
-    return bool((by_running - by_whole).square().mean() <= ALIKE * by_whole.square().mean())
+    by_running, by_picked = losses.acts(torch.stack([running, picked]), rows, seed)
+    return bool((by_running - by_picked).square().mean() <= ALIKE * by_picked.square().mean())
+
+
+@torch.no_grad()
+def without_doubted(losses: ExperienceLosses, token: Tensor, rows: Tensor, draws: int, seed: int) -> Tensor:
+    """`rows` without the tenth of which the token (n, W) explains the commands worst. Where it fits nearly these are
+    the wrong ones, if any, as after a lost or late chunk; where it does not they are what tells where to go."""
+    each = losses.without_dynamics()(token, rows, draws, seed).get("inverse_dynamics")
+    if each is None:
+        return rows
+    trusted = each.argsort()[: len(rows) - int(DOUBTED * len(rows))]
+    return rows[trusted.sort().values]
 
 
 def first_step(policy: Policy, losses: ExperienceLosses, rows: Tensor, token: Tensor, seed: int) -> Pick:
