@@ -34,8 +34,8 @@ class OnStep(Protocol):
 class Proposal:
     """Tokens (n, W). picked: what the bank's losses say. start: what would be used without the gradient, all or half of
     the way to `picked.token`. whole: the whole step, where the gradient leads to from there. token: what would be used,
-    as much of the way to `whole`. explained: losses of the pick's finalists
-    and, last, of `whole`, (F + 1, N) by task, all with the same draws."""
+    as much of the way to `whole`. explained: losses of the pick's finalists and, last, of `whole`, (F + 1, N) by task,
+    all with the same draws."""
 
     picked: Pick
     start: Tensor
