@@ -165,14 +165,14 @@ BENCHMARKS = (
     Benchmark("training", "training.py", (), training_headline),
     Benchmark("project", "project.py", (), project_headline),
     Benchmark("late_chunks", "late_chunks.py", (), late_headline),
-    Benchmark("alignment", "alignment.py", ("--seed", "27", "--training-arms", "24"), alignment_headline),
+    Benchmark("alignment", "alignment.py", ("--seed", "34", "--training-arms", "24"), alignment_headline),
     Benchmark("alignment_seed_11", "alignment.py", ("--seed", "11", "--training-arms", "24"), alignment_headline),
     Benchmark("alignment_seed_12", "alignment.py", ("--seed", "12"), alignment_headline),
     Benchmark("alignment_seed_13", "alignment.py", ("--seed", "13", "--training-arms", "24"), alignment_headline),
     Benchmark(
         "alignment_beyond_range",
         "alignment.py",
-        ("--seed", "29", "--embodiments", "48", "--scale", "1.25"),
+        ("--seed", "36", "--embodiments", "48", "--scale", "1.25"),
         alignment_headline,
     ),
     Benchmark(
@@ -182,12 +182,12 @@ BENCHMARKS = (
         alignment_headline,
     ),
     Benchmark("diagnosis", "alignment.py", ("--diagnosis", "--seed", "9", "--embodiments", "8"), diagnosis_headline),
-    Benchmark("guard", "guard.py", ("--seed", "31"), guard_headline),
+    Benchmark("guard", "guard.py", ("--seed", "35"), guard_headline),
     Benchmark("on_robot", "on_robot.py", ("--seed", "21", "--embodiments", "12"), on_robot_headline),
     Benchmark(
         "drift",
         "on_robot.py",
-        ("--seed", "16", "--embodiments", "8", "--rounds", "20", "--shift-after", "0"),
+        ("--seed", "37", "--embodiments", "8", "--rounds", "20", "--shift-after", "0"),
         on_robot_headline,
     ),
     Benchmark(
@@ -195,7 +195,7 @@ BENCHMARKS = (
         "on_robot.py",
         (
             "--seed",
-            "16",
+            "37",
             "--unshifted",
             "--embodiments",
             "8",

@@ -16,7 +16,7 @@ from vla_align_ros.alignment.step import Proposal
 from vla_align_ros.policy import Policy
 from vla_align_ros.types import Experience
 
-JUDGE_DRAWS, ACTIONS_DRAWS = 8, 2
+JUDGE_DRAWS, ACTIONS_DRAWS = 4, 1
 
 
 @dataclass(frozen=True)
