@@ -10,7 +10,7 @@ from builders import make_losses
 from torch import Tensor
 
 from vla_align_ros.alignment import step
-from vla_align_ros.alignment.step import ROWS_AT_ONCE, descend, gradient, propose, without_doubted
+from vla_align_ros.alignment.step import NEAR_SHARE, ROWS_AT_ONCE, descend, gradient, propose, without_doubted
 from vla_align_ros.params import AlignParams
 from vla_align_ros.policy import Policy
 
@@ -131,6 +131,19 @@ def test_the_gradient_leaves_out_the_tenth_whose_commands_are_explained_worst(
         monkeypatch.setattr(step, "act_alike", lambda *_, alike=alike: alike)
         propose(policy, make_losses(policy), ROWS, token, AlignParams(), 0)
     assert [rows.tolist() for rows in used] == [ROWS[2:].tolist(), ROWS.tolist()], "only where the running one fits"
+
+
+def test_a_part_of_the_way_is_gone_where_the_running_token_fits_nearly_and_all_of_it_elsewhere(
+    policy: Policy, token: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = policy.e_0 + 0.1
+    monkeypatch.setattr(step, "descend", lambda *_: (whole, []))
+    for alike, share in ((True, NEAR_SHARE), (False, 1.0)):
+        monkeypatch.setattr(step, "act_alike", lambda *_, alike=alike: alike)
+        found = propose(policy, make_losses(policy), ROWS, token, AlignParams(), 0)
+        assert torch.equal(found.whole, whole)
+        torch.testing.assert_close(found.token, token + share * (whole - token))
+        torch.testing.assert_close(found.start, token + share * (found.picked.token - token))
 
 
 def test_without_inverse_dynamics_nothing_is_doubted(policy: Policy, token: Tensor) -> None:

@@ -18,8 +18,8 @@ class Reason(Enum):
 
     KEPT = (
         "kept",
-        "The whole step is better on later experience: it was kept, or half of it where the running token fits nearly "
-        "as well.",
+        "The whole step is better on later experience: it was kept, or a quarter of it where the running token fits "
+        "nearly as well.",
     )
     ALREADY_ALIGNED = (
         "already_aligned",

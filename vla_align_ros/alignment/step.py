@@ -1,4 +1,4 @@
-"""What an alignment proposes: the pick, gradient steps from there, and all or half of the way to what they lead to.
+"""What an alignment proposes: the pick, gradient steps from there, and how much of the way to what they lead to.
 
 Whether the proposal is any good is asked by `guard.py`, from what `evidence.py` collects.
 """
@@ -19,6 +19,7 @@ from vla_align_ros.params import AlignParams
 from vla_align_ros.policy import Policy
 
 ALIKE = 0.3  # mean squared difference of two tokens' actions over their mean square: a reversed joint makes 2 or more
+NEAR_SHARE = 0.25  # of the way that is gone where the running token fits nearly
 DOUBTED = 0.1  # share of the experience that the gradient leaves out where the running token fits nearly
 STEP_SHARES = (0.0, 0.25, 0.5, 1.0)  # of which the one with the lowest loss is taken
 ROWS_AT_ONCE = 32  # in one backward pass: bounds the memory, whatever align_batch_size is
@@ -32,10 +33,10 @@ class OnStep(Protocol):
 
 @dataclass(frozen=True)
 class Proposal:
-    """Tokens (n, W). picked: what the bank's losses say. start: what would be used without the gradient, all or half of
-    the way to `picked.token`. whole: the whole step, where the gradient leads to from there. token: what would be used,
-    as much of the way to `whole`. explained: losses of the pick's finalists and, last, of `whole`, (F + 1, N) by task,
-    all with the same draws."""
+    """Tokens (n, W). picked: what the bank's losses say. start: what would be used without the gradient, all or
+    NEAR_SHARE of the way to `picked.token`. whole: the whole step, where the gradient leads to from there. token: what
+    would be used, as much of the way to `whole`. explained: losses of the pick's finalists and, last, of `whole`,
+    (F + 1, N) by task, all with the same draws."""
 
     picked: Pick
     start: Tensor
@@ -65,7 +66,7 @@ def propose(
     explained = {task: torch.cat([found, by_whole[task][None]]) for task, found in picked.losses.items()}
     start, token = picked.token, whole
     if fits_nearly:
-        start, token = (within_radius(policy, (running + end) / 2) for end in (start, token))
+        start, token = (within_radius(policy, torch.lerp(running, end, NEAR_SHARE)) for end in (start, token))
     return Proposal(picked, start, whole, token, tuple(curve), explained)
 
 
@@ -73,9 +74,9 @@ def act_alike(losses: ExperienceLosses, running: Tensor, picked: Tensor, rows: T
     """Whether the policy would do much the same with the running token as with the picked one: the running one fits
     nearly, and there is more to lose than to gain.
 
-    Then half of the way is enough: each token has oddities of its own, and between two that both fit an arm acts
-    better than with a worse guess of the two. Between one that fits and one that does not it acts badly, however well
-    the point between explains the experience (docs/decisions.md)."""
+    Then NEAR_SHARE of the way is enough, and the next alignment goes on from there: each token has oddities of its own,
+    and not far from the one that it has an arm acts no worse, whatever the losses did not see. Between one that fits
+    and one that does not it acts badly, however well the point between explains the experience (docs/decisions.md)."""
     by_running, by_picked = losses.acts(torch.stack([running, picked]), rows, seed)
     return bool((by_running - by_picked).square().mean() <= ALIKE * by_picked.square().mean())
 
