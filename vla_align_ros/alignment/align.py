@@ -1,7 +1,7 @@
 """`align()`: one guarded update of the E-Token from experience. Everything else in the network stays frozen.
 
-leave out where a joint was held -> split by time -> skip if usual -> propose (`step.py`) -> collect (`evidence.py`) ->
-judge (`guard.py`) -> save -> use
+leave out where a joint was held or strayed -> split by time -> skip if usual -> propose (`step.py`) ->
+collect (`evidence.py`) -> judge (`guard.py`) -> save -> use
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from itertools import compress
 from typing import Any, Literal
 
 import torch
@@ -50,7 +51,9 @@ def align(
     if stats is None or token is None or policy.align_problem:
         raise PolicyError(policy.align_problem)
     robot = policy.config.robot
-    learn, judged = split_by_episode(without_held(used, robot.action, robot.period_ns))
+    free = without_held(used, robot.action, robot.period_ns)
+    follows = experience_check.following(free, robot.action, robot.period_ns)
+    learn, judged = split_by_episode(list(compress(free, follows)))
     report = AlignReport(
         accepted=False,
         reason=Reason.TOO_LITTLE_EXPERIENCE,
@@ -69,7 +72,7 @@ def align(
         seconds = time.monotonic() - started
         return replace(report, accepted=kept, reason=verdict.reason, detail=verdict.detail, duration_s=seconds)
 
-    refused = experience_check.check_request(policy, used, learn, judged, params)
+    refused = experience_check.check_request(policy, used, learn, judged, follows, params)
     if refused is not None:
         return ended(refused, report)
     losses = ExperienceLosses(policy, [*learn, *judged], weights_of(params))

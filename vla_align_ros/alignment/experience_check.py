@@ -6,10 +6,11 @@ import itertools
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
-from vla_align_ros.action.trajectory import positions_of
+from vla_align_ros.action.trajectory import ActionKind, positions_of
 from vla_align_ros.alignment.reasons import Reason, Verdict
-from vla_align_ros.experience.builder import STILL_RAD
+from vla_align_ros.experience.builder import ASKED_RAD, STILL_RAD
 from vla_align_ros.params import AlignParams
 from vla_align_ros.policy import Policy
 from vla_align_ros.policy.config import RobotConfig
@@ -20,6 +21,11 @@ LEAST_TO_LEARN, LEAST_TO_JUDGE = 8, 4
 FROZEN_SHARE = 0.5  # a camera over the hand may show the very same pixels now and then, where nothing is in its view
 JUMP_RAD, JUMP_FACTOR = 0.3, 2.0  # a joint jumps that goes farther than twice what was asked and this
 JUMP_SHARE, LEAST_JUMPS = 0.1, 3  # a bump or two are no second robot
+FOLLOW_RAD, FOLLOW_FACTOR = (
+    0.15,
+    0.2,
+)  # a joint follows that ends no farther from where it should than this, and a fifth
+LEAST_FOLLOWED, STRAY_SHARE = 8, 0.2  # experiences to say what a joint does by; those that may not follow
 
 
 def check_request(
@@ -27,10 +33,11 @@ def check_request(
     experiences: Sequence[Experience],
     learn: Sequence[Experience],
     judged: Sequence[Experience],
+    follows: NDArray[np.bool_],
     params: AlignParams,
 ) -> Verdict | None:
-    """A task to learn by, and experience that fits the model, is finite, is of a robot that moved, and leaves enough to
-    learn from and to judge by."""
+    """A task to learn by, and experience that fits the model, is finite, is of one robot that moved, and leaves enough
+    to learn from and to judge by. follows: what `following` says."""
     if params.lambda_perc == params.lambda_dyn == params.lambda_inv == 0:
         return Verdict(Reason.NO_TASK, "lambda_perc, lambda_dyn and lambda_inv are all 0")
     malformed = next(filter(None, (_misfit(policy, item) for item in experiences)), None)
@@ -47,6 +54,7 @@ def check_request(
         )
     return (
         _jumping(policy.config.robot, experiences)
+        or _straying(follows)
         or _frozen(experiences)
         or _too_little(len(experiences), len(learn), len(judged))
     )
@@ -61,7 +69,7 @@ def _too_little(count: int, learn: int, judged: int) -> Verdict | None:
     if enough(learn, judged):
         return None
     found = f"{learn} to learn from and {judged} to judge by, {LEAST_TO_LEARN} and {LEAST_TO_JUDGE} are needed"
-    left_out = f"{count - learn - judged} of {count} left out: a joint was held, or they reach over the cut in time"
+    left_out = f"{count - learn - judged} of {count} left out: held or stray joints, or they reach over the cut in time"
     return Verdict(Reason.TOO_LITTLE_EXPERIENCE, f"{found} ({left_out})")
 
 
@@ -94,6 +102,40 @@ def _jumping(robot: RobotConfig, experiences: Sequence[Experience]) -> Verdict |
         return None
     limit = f"more than {JUMP_FACTOR:g} times what was asked and {JUMP_RAD} rad"
     return Verdict(Reason.JOINTS_JUMP, f"{limit}, in {jumps} of {pairs} steps from one experience to the next")
+
+
+def following(experiences: Sequence[Experience], action_kind: ActionKind, period_ns: int) -> NDArray[np.bool_]:
+    """Whether every joint went as far as it mostly goes for what was asked of it, of each experience (N,).
+
+    How far is the median of moved / asked, which a reversed motor or another gear changes. Not asked of a joint that
+    starts or ends at its farthest, where it may have met a stop. Needs neither pictures nor a model, and sees commands
+    of another time or robot. True for all where an experience has another shape or is not finite.
+    """
+    follows = np.ones(len(experiences), bool)
+    ends = [(item.observation.state, item.next_observation.state) for item in experiences]
+    shapes = {joints.shape for pair in ends for joints in pair} | {item.commands.shape[1:] for item in experiences}
+    if len(shapes) != 1 or not np.isfinite(ends).all():
+        return follows  # the alignment says what is wrong
+    start, end = np.array(ends, np.float64).swapaxes(0, 1)
+    period_s = period_ns * 1e-9
+    goals = [positions_of(item.commands, item.observation.state, action_kind, period_s)[-1] for item in experiences]
+    asked, moved = np.array(goals) - start, end - start
+    low, high = np.array(ends).min((0, 1)) + STILL_RAD, np.array(ends).max((0, 1)) - STILL_RAD
+    free = ((low <= start) & (start <= high) & (low <= end) & (end <= high)).T
+    for joint, is_free in enumerate(free):
+        clear = is_free & (np.abs(asked[:, joint]) > ASKED_RAD)
+        if clear.sum() >= LEAST_FOLLOWED:
+            should = np.median(moved[clear, joint] / asked[clear, joint]) * asked[:, joint]
+            off = np.abs(moved[:, joint] - should)
+            follows &= ~is_free | (off <= FOLLOW_RAD + FOLLOW_FACTOR * np.abs(should))
+    return follows
+
+
+def _straying(follows: NDArray[np.bool_]) -> Verdict | None:
+    stray = int((~follows).sum())
+    if stray <= STRAY_SHARE * len(follows):
+        return None
+    return Verdict(Reason.JOINTS_DO_NOT_FOLLOW, f"in {stray} of {len(follows)} experiences, {STRAY_SHARE:.0%} may")
 
 
 def _misfit(policy: Policy, item: Experience) -> str | None:

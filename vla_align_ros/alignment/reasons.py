@@ -35,6 +35,11 @@ class Reason(Enum):
         "joints_jump",
         "Joint states jump farther than the commands between them ask: two robots, or two publishers, in one stream.",
     )
+    JOINTS_DO_NOT_FOLLOW = (
+        "joints_do_not_follow",
+        "More than a fifth of the experiences have a joint that does not go as far for its command as in the others: "
+        "commands that are late or not this robot's, two robots, or a joint that is blocked.",
+    )
     MIXED_EXPERIENCE = (
         "mixed_experience",
         "Two tokens explain the experience far better than one: a part is another robot's, or the robot changed.",

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -101,7 +102,9 @@ def measure(policy: Policy, recipe: Recipe) -> AlignmentStats:
     found: dict[str, list[float]] = {}
     ratios, one_over_two = [], []
     for arm in range(len(arms)):
-        learn, judged = split_by_episode(fill_buffer(policy, arms[np.array([arm])], start, VALIDATION_SEED + arm))
+        made = fill_buffer(policy, arms[np.array([arm])], start, VALIDATION_SEED + arm)
+        follows = experience_check.following(made, policy.config.robot.action, policy.config.robot.period_ns)
+        learn, judged = split_by_episode(list(compress(made, follows)))
         if not experience_check.enough(len(learn), len(judged)):
             continue
         losses = ExperienceLosses(policy, [*learn, *judged], weights_of(params))
