@@ -128,6 +128,7 @@ def test_what_is_malformed_is_left_for_the_alignment_to_name() -> None:
     for item in (
         dataclasses.replace(right[0], observation=nan),
         dataclasses.replace(right[0], commands=right[0].commands[:, :1]),
+        dataclasses.replace(right[0], commands=right[0].commands[:0]),
     ):
         assert following([item, *right], *ROBOT).all()
     assert following([], *ROBOT).shape == (0,)

@@ -114,7 +114,7 @@ def following(experiences: Sequence[Experience], action_kind: ActionKind, period
     follows = np.ones(len(experiences), bool)
     ends = [(item.observation.state, item.next_observation.state) for item in experiences]
     shapes = {joints.shape for pair in ends for joints in pair} | {item.commands.shape[1:] for item in experiences}
-    if len(shapes) != 1 or not np.isfinite(ends).all():
+    if len(shapes) != 1 or not all(len(item.commands) for item in experiences) or not np.isfinite(ends).all():
         return follows  # the alignment says what is wrong
     start, end = np.array(ends, np.float64).swapaxes(0, 1)
     period_s = period_ns * 1e-9

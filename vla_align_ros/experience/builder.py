@@ -186,7 +186,8 @@ def joint_held(item: Experience, action_kind: ActionKind, period_ns: int) -> boo
     """Whether a joint stood still that was asked to go far, as at its stop: commands that do nothing say nothing about
     the robot, and would look like actions that do not fit the frames."""
     start, end = item.observation.state, item.next_observation.state
-    if not start.shape == end.shape == item.commands.shape[1:] or not np.isfinite([start, end]).all():
+    shapes = {start.shape, end.shape, item.commands.shape[1:]}
+    if len(shapes) != 1 or len(item.commands) == 0 or not np.isfinite([start, end]).all():
         return False  # the alignment says what is wrong
     goal = positions_of(item.commands, start, action_kind, period_ns * 1e-9)[-1]
     return bool(((np.abs(goal - start) > ASKED_RAD) & (np.abs(end - start) < STILL_RAD)).any())
