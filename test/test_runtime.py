@@ -159,7 +159,7 @@ def test_messages_become_trajectories_and_experience(running: Runtime) -> None:
 def test_alignment_gets_the_buffer_and_the_running_version_follows_only_a_kept_token(
     running: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    refused = AlignReport(False, Reason.STOOD_STILL, "", 0, 0, 0, 0, 0, 0.5, 0.0)
+    refused = AlignReport(False, Reason.STOOD_STILL, "", 0, 0, 0, 0, 0, 0, 0.5, 0.0)
     given: dict[str, object] = {}
 
     def fake(policy: Policy, experiences: tuple[object, ...], params: AlignParams, **rest: object) -> AlignReport:

@@ -256,8 +256,8 @@ def test_the_running_token_alone_is_the_start_where_nothing_is_better(
     assert found.index == 0
 
 
-@pytest.mark.parametrize(("apart", "share"), [(0.29, 0.5), (0.31, 1.0)])
-def test_half_of_the_way_is_gone_where_the_policy_would_do_much_the_same(
+@pytest.mark.parametrize(("apart", "share"), [(0.29, step.NEAR_SHARE), (0.31, 1.0)])
+def test_a_part_of_the_way_is_gone_where_the_policy_would_do_much_the_same(
     policy: Policy, apart: float, share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     running, judge = policy.token, guard.judge
@@ -325,6 +325,19 @@ def _frozen() -> list[Experience]:
     ]
 
 
+def test_experience_in_which_a_joint_strays_is_neither_learned_from_nor_judged_by(policy: Policy) -> None:
+    early = {index: dataclasses.replace(FEW[index], commands=FEW[index].commands + 2.0) for index in (3, 8, 12)}
+    seen = [early.get(index, item) for index, item in enumerate(FEW)]
+    whole, report = align(policy, FEW, QUICK), align(policy, seen, QUICK)
+    assert whole.left_out == 0
+    assert report.left_out == 3
+    assert report.learned_from + report.judged_by == whole.learned_from + whole.judged_by - 3
+
+
+def _of_another_time() -> list[Experience]:
+    return [dataclasses.replace(item, commands=FEW[index - 7].commands) for index, item in enumerate(FEW)]
+
+
 def _standing_still() -> list[Experience]:
     return [
         dataclasses.replace(
@@ -381,6 +394,7 @@ REFUSED: dict[str, Case] = {
         Reason.MIXED_EXPERIENCE,
         {"experiences": make_experiences(48, episodes=6), "stats": stats_of(one_over_two_max=1.0)},
     ),
+    "commands of another time": (Reason.JOINTS_DO_NOT_FOLLOW, {"experiences": _of_another_time()}),
     "two robots at once": (Reason.JOINTS_JUMP, {"experiences": one_after_another(16, jump_rad=3.0)}),
     "far": (Reason.TOKEN_TOO_FAR, {"descend": lambda losses, rows, start: start + 1e3}),
     "NaN token": (Reason.NON_FINITE, {"descend": lambda losses, rows, start: start * torch.nan}),
@@ -414,7 +428,7 @@ def test_the_guard_asks_for_the_actions_of_all_experience_after_the_whole_step(
     (shown,) = seen
     assert start is not None
     assert torch.equal(tokens[0], whole[0])
-    torch.testing.assert_close(shown.token, (start + whole[0]) / 2)
+    torch.testing.assert_close(shown.token, torch.lerp(start, whole[0], step.NEAR_SHARE))
     assert len(shown.with_actions["shuffled"][0]) == report.learned_from + report.judged_by
     assert shown.one_over_two is not None
 

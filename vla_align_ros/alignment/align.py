@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from itertools import compress
 from typing import Any, Literal
 
 import torch
@@ -51,15 +50,17 @@ def align(
     if stats is None or token is None or policy.align_problem:
         raise PolicyError(policy.align_problem)
     robot = policy.config.robot
-    free = without_held(used, robot.action, robot.period_ns)
-    follows = experience_check.following(free, robot.action, robot.period_ns)
-    learn, judged = split_by_episode(list(compress(free, follows)))
+    moved = without_held(used, robot.action, robot.period_ns)
+    strays = experience_check.straying(moved, robot.action, robot.period_ns)
+    usable = [item for item, stray in zip(moved, strays, strict=True) if not stray.any()]
+    learn, judged = split_by_episode(usable)
     report = AlignReport(
         accepted=False,
         reason=Reason.TOO_LITTLE_EXPERIENCE,
         detail="",
         learned_from=len(learn),
         judged_by=len(judged),
+        left_out=len(used) - len(usable),
         episodes=len({item.episode for item in used}),
         first_stamp_ns=used[0].observation.stamp_ns if used else 0,
         last_stamp_ns=used[-1].next_observation.stamp_ns if used else 0,
@@ -72,7 +73,7 @@ def align(
         seconds = time.monotonic() - started
         return replace(report, accepted=kept, reason=verdict.reason, detail=verdict.detail, duration_s=seconds)
 
-    refused = experience_check.check_request(policy, used, learn, judged, follows, params)
+    refused = experience_check.check_request(policy, used, learn, judged, strays, params)
     if refused is not None:
         return ended(refused, report)
     losses = ExperienceLosses(policy, [*learn, *judged], weights_of(params))

@@ -21,11 +21,10 @@ LEAST_TO_LEARN, LEAST_TO_JUDGE = 8, 4
 FROZEN_SHARE = 0.5  # a camera over the hand may show the very same pixels now and then, where nothing is in its view
 JUMP_RAD, JUMP_FACTOR = 0.3, 2.0  # a joint jumps that goes farther than twice what was asked and this
 JUMP_SHARE, LEAST_JUMPS = 0.1, 3  # a bump or two are no second robot
-FOLLOW_RAD, FOLLOW_FACTOR = (
-    0.15,
-    0.2,
-)  # a joint follows that ends no farther from where it should than this, and a fifth
-LEAST_FOLLOWED, STRAY_SHARE = 8, 0.2  # experiences to say what a joint does by; those that may not follow
+FOLLOW_RAD, FOLLOW_FACTOR = 0.15, 0.2  # a joint strays that ends farther from where it should than this and a fifth
+STOP_SHARE = 0.02  # of all positions of a joint, which lie beyond what counts as its farthest
+LEAST_CLEAR = 8  # experiences in which a joint was asked to go far, to say how far it goes
+STRAY_SHARE, LEAST_STRAYS = 0.15, 3  # of the experiences, in which a joint may stray
 
 
 def check_request(
@@ -33,11 +32,11 @@ def check_request(
     experiences: Sequence[Experience],
     learn: Sequence[Experience],
     judged: Sequence[Experience],
-    follows: NDArray[np.bool_],
+    strays: NDArray[np.bool_],
     params: AlignParams,
 ) -> Verdict | None:
     """A task to learn by, and experience that fits the model, is finite, is of one robot that moved, and leaves enough
-    to learn from and to judge by. follows: what `following` says."""
+    to learn from and to judge by. strays: what `straying` says of those in which no joint was held."""
     if params.lambda_perc == params.lambda_dyn == params.lambda_inv == 0:
         return Verdict(Reason.NO_TASK, "lambda_perc, lambda_dyn and lambda_inv are all 0")
     malformed = next(filter(None, (_misfit(policy, item) for item in experiences)), None)
@@ -54,7 +53,7 @@ def check_request(
         )
     return (
         _jumping(policy.config.robot, experiences)
-        or _straying(follows)
+        or _straying(policy.config.robot.joint_names, strays)
         or _frozen(experiences)
         or _too_little(len(experiences), len(learn), len(judged))
     )
@@ -104,38 +103,47 @@ def _jumping(robot: RobotConfig, experiences: Sequence[Experience]) -> Verdict |
     return Verdict(Reason.JOINTS_JUMP, f"{limit}, in {jumps} of {pairs} steps from one experience to the next")
 
 
-def following(experiences: Sequence[Experience], action_kind: ActionKind, period_ns: int) -> NDArray[np.bool_]:
-    """Whether every joint went as far as it mostly goes for what was asked of it, of each experience (N,).
+def straying(experiences: Sequence[Experience], action_kind: ActionKind, period_ns: int) -> NDArray[np.bool_]:
+    """Which joints did not go as far as they mostly go for what was asked of them, of each experience (N, A).
 
     How far is the median of moved / asked, which a reversed motor or another gear changes. Not asked of a joint that
-    starts or ends at its farthest, where it may have met a stop. Needs neither pictures nor a model, and sees commands
-    of another time or robot. True for all where an experience has another shape or is not finite.
+    starts or ends at its farthest, where it may have met a stop, nor of a joint that is seldom sent far. Needs neither
+    pictures nor a model, and sees commands of another time or robot. (N, 0) where nothing can be said: of `position`
+    actions, which do not ask for a distance, and where an experience has another shape or a state is not finite.
     """
-    follows = np.ones(len(experiences), bool)
+    unknown = np.zeros((len(experiences), 0), bool)
+    if not experiences or action_kind == "position":
+        return unknown
     ends = [(item.observation.state, item.next_observation.state) for item in experiences]
     shapes = {joints.shape for pair in ends for joints in pair} | {item.commands.shape[1:] for item in experiences}
-    if len(shapes) != 1 or not all(len(item.commands) for item in experiences) or not np.isfinite(ends).all():
-        return follows  # the alignment says what is wrong
+    if shapes != {(ends[0][0].size,)} or not all(len(e.commands) for e in experiences) or not np.isfinite(ends).all():
+        return unknown  # the alignment says what is wrong
     start, end = np.array(ends, np.float64).swapaxes(0, 1)
     period_s = period_ns * 1e-9
     goals = [positions_of(item.commands, item.observation.state, action_kind, period_s)[-1] for item in experiences]
     asked, moved = np.array(goals) - start, end - start
-    low, high = np.array(ends).min((0, 1)) + STILL_RAD, np.array(ends).max((0, 1)) - STILL_RAD
-    free = ((low <= start) & (start <= high) & (low <= end) & (end <= high)).T
-    for joint, is_free in enumerate(free):
-        clear = is_free & (np.abs(asked[:, joint]) > ASKED_RAD)
-        if clear.sum() >= LEAST_FOLLOWED:
-            should = np.median(moved[clear, joint] / asked[clear, joint]) * asked[:, joint]
-            off = np.abs(moved[:, joint] - should)
-            follows &= ~is_free | (off <= FOLLOW_RAD + FOLLOW_FACTOR * np.abs(should))
-    return follows
+    low, high = np.quantile(ends, (STOP_SHARE, 1 - STOP_SHARE), axis=(0, 1))
+    inside = (low + STILL_RAD <= start) & (start <= high - STILL_RAD)
+    inside &= (low + STILL_RAD <= end) & (end <= high - STILL_RAD)
+    clear = inside & (np.abs(asked) > ASKED_RAD)
+    strays = np.zeros(start.shape, bool)
+    for joint in np.flatnonzero(clear.sum(0) >= LEAST_CLEAR):
+        which = clear[:, joint], joint
+        should = np.median(moved[which] / asked[which]) * asked[:, joint]
+        off = np.abs(moved[:, joint] - should)
+        strays[:, joint] = inside[:, joint] & (off > FOLLOW_RAD + FOLLOW_FACTOR * np.abs(should))
+    return strays
 
 
-def _straying(follows: NDArray[np.bool_]) -> Verdict | None:
-    stray = int((~follows).sum())
-    if stray <= STRAY_SHARE * len(follows):
-        return None
-    return Verdict(Reason.JOINTS_DO_NOT_FOLLOW, f"in {stray} of {len(follows)} experiences, {STRAY_SHARE:.0%} may")
+def _straying(joint_names: Sequence[str], strays: NDArray[np.bool_]) -> Verdict | None:
+    """A joint that strays too often, in all experience or in the newest quarter: what is left out must be the odd one,
+    not the robot of now."""
+    for part, rows in (("", strays), ("the newest ", strays[len(strays) - len(strays) // 4 :])):
+        counts = rows.sum(0)
+        if counts.size and counts.max() > max(LEAST_STRAYS, STRAY_SHARE * len(rows)):
+            which = f"joint {joint_names[counts.argmax()]!r}, in {counts.max()} of {part}{len(rows)} experiences"
+            return Verdict(Reason.JOINTS_DO_NOT_FOLLOW, f"{which}; {STRAY_SHARE:.0%} may")
+    return None
 
 
 def _misfit(policy: Policy, item: Experience) -> str | None:

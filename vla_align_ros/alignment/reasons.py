@@ -37,8 +37,8 @@ class Reason(Enum):
     )
     JOINTS_DO_NOT_FOLLOW = (
         "joints_do_not_follow",
-        "More than a fifth of the experiences have a joint that does not go as far for its command as in the others: "
-        "commands that are late or not this robot's, two robots, or a joint that is blocked.",
+        "In too many experiences a joint does not go as far for its command as in the others: commands that are late "
+        "or not this robot's, two robots, a robot that changed, or a joint that is blocked.",
     )
     MIXED_EXPERIENCE = (
         "mixed_experience",

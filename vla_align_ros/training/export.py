@@ -6,7 +6,6 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -103,8 +102,8 @@ def measure(policy: Policy, recipe: Recipe) -> AlignmentStats:
     ratios, one_over_two = [], []
     for arm in range(len(arms)):
         made = fill_buffer(policy, arms[np.array([arm])], start, VALIDATION_SEED + arm)
-        follows = experience_check.following(made, policy.config.robot.action, policy.config.robot.period_ns)
-        learn, judged = split_by_episode(list(compress(made, follows)))
+        strays = experience_check.straying(made, policy.config.robot.action, policy.config.robot.period_ns)
+        learn, judged = split_by_episode([item for item, stray in zip(made, strays, strict=True) if not stray.any()])
         if not experience_check.enough(len(learn), len(judged)):
             continue
         losses = ExperienceLosses(policy, [*learn, *judged], weights_of(params))
