@@ -75,8 +75,9 @@ def act_alike(losses: ExperienceLosses, running: Tensor, picked: Tensor, rows: T
     nearly, and there is more to lose than to gain.
 
     Then NEAR_SHARE of the way is enough, and the next alignment goes on from there: each token has oddities of its own,
-    and not far from the one that it has an arm acts hardly worse, whatever the losses did not see. Between one that fits
-    and one that does not it acts badly, however well the point between explains the experience (docs/decisions.md)."""
+    and not far from the one that it has an arm acts hardly worse, whatever the losses did not see. Between one that
+    fits and one that does not it acts badly, however well the point between explains the experience
+    (docs/decisions.md)."""
     by_running, by_picked = losses.acts(torch.stack([running, picked]), rows, seed)
     return bool((by_running - by_picked).square().mean() <= ALIKE * by_picked.square().mean())
 

@@ -30,7 +30,8 @@ class AlignmentStats:
     one_over_two_max: what one token may cost over what two do (`one_robot.one_over_two`); 1 and three times what the
         90th percentile has above it.
     motion_r2: linear R2 of joint motion from two frames' features.
-    arms, experiences: what it was measured on, and at most how many of each arm, those in which no joint was held or strayed.
+    arms, experiences: what it was measured on, and at most how many of each arm, those in which no joint was held or
+        strayed.
     """
 
     format: Literal[1]
