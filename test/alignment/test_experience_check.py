@@ -86,6 +86,18 @@ def test_joints_follow_whatever_their_gain_and_what_meets_a_stop_is_not_asked(
     assert not straying(moved_by(gain, seed=seed, stop_rad=0.9 if stop else 9.0), *ROBOT).any()
 
 
+@pytest.mark.parametrize(("gain", "allowed_rad"), [(1.4, 0.21), (-1.4, 0.21), (1.0, 0.15), (0.5, 0.15)])
+@pytest.mark.parametrize("past", [False, True])
+def test_a_larger_gain_may_miss_by_more(gain: float, allowed_rad: float, past: bool) -> None:
+    moved = moved_by([gain, 1.0])
+    index = next(i for i, item in enumerate(moved) if abs(item.next_observation.state[0]) < 0.5)
+    item, asked = moved[index], 0.1 * float(moved[index].commands[:, 0].sum())
+    miss = np.array([allowed_rad + 0.2 * abs(gain * asked) + (0.01 if past else -0.01), 0.0], np.float32)
+    ended = dataclasses.replace(item.next_observation, state=item.next_observation.state + miss)
+    moved[index] = dataclasses.replace(item, next_observation=ended)
+    assert np.argwhere(straying(moved, *ROBOT)).tolist() == ([[index, 0]] if past else [])
+
+
 def with_others_commands(experiences: list[Experience], count: int, last_first: bool = False) -> list[Experience]:
     """`count` of them with commands that would have led the first joint elsewhere, from the start on or the end."""
     found, changed = list(experiences), 0

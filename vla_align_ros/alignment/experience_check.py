@@ -21,7 +21,8 @@ LEAST_TO_LEARN, LEAST_TO_JUDGE = 8, 4
 FROZEN_SHARE = 0.5  # a camera over the hand may show the very same pixels now and then, where nothing is in its view
 JUMP_RAD, JUMP_FACTOR = 0.3, 2.0  # a joint jumps that goes farther than twice what was asked and this
 JUMP_SHARE, LEAST_JUMPS = 0.1, 3  # a bump or two are no second robot
-FOLLOW_RAD, FOLLOW_FACTOR = 0.15, 0.2  # a joint strays that ends farther from where it should than this and a fifth
+# A joint strays that ends farther from where it should than this and a fifth. Gears that go farther miss by more.
+FOLLOW_RAD, FOLLOW_FACTOR = 0.15, 0.2
 STOP_SHARE = 0.02  # of all positions of a joint, which lie beyond what counts as its farthest
 LEAST_CLEAR = 8  # experiences in which a joint was asked to go far, to say how far it goes
 STRAY_SHARE, LEAST_STRAYS = 0.15, 3  # of the experiences, in which a joint may stray
@@ -129,9 +130,11 @@ def straying(experiences: Sequence[Experience], action_kind: ActionKind, period_
     strays = np.zeros(start.shape, bool)
     for joint in np.flatnonzero(clear.sum(0) >= LEAST_CLEAR):
         which = clear[:, joint], joint
-        should = np.median(moved[which] / asked[which]) * asked[:, joint]
+        gain = np.median(moved[which] / asked[which])
+        should = gain * asked[:, joint]
         off = np.abs(moved[:, joint] - should)
-        strays[:, joint] = inside[:, joint] & (off > FOLLOW_RAD + FOLLOW_FACTOR * np.abs(should))
+        allowed = FOLLOW_RAD * max(1.0, abs(gain)) + FOLLOW_FACTOR * np.abs(should)
+        strays[:, joint] = inside[:, joint] & (off > allowed)
     return strays
 
 
