@@ -17,11 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vla_align_ros.alignment import experience_check
 from vla_align_ros.alignment.losses import ExperienceLosses, weights_of
 from vla_align_ros.alignment.report import AlignReport
+from vla_align_ros.alignment.split import LEAST_TO_LEARN, split
 from vla_align_ros.alignment.step import Proposal
-from vla_align_ros.experience.builder import without_held
 from vla_align_ros.params import AlignParams, PolicyParams
 from vla_align_ros.policy import Policy, flow, load_policy
 from vla_align_ros.policy.policy import Device
@@ -113,9 +112,8 @@ def attempt(policy: Policy, token: Tensor, experiences: list[Experience], params
         align_module.propose = propose
     assert policy.token is not None
     if not proposals:
-        robot = policy.config.robot
-        learn, _ = align_module.split_by_episode(without_held(experiences, robot.action, robot.period_ns))
-        if len(learn) < experience_check.LEAST_TO_LEARN:
+        learn = split(experiences, policy.config.robot).learn
+        if len(learn) < LEAST_TO_LEARN:
             return Attempt(report, token, token, policy.token)
         proposals.append(without_guard(policy, learn, params, token, seed))
     return Attempt(report, proposals[0].start, proposals[0].token, policy.token)

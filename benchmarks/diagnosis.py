@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vla_align_ros.alignment.align import split_by_episode
+from vla_align_ros.alignment.split import split
 from vla_align_ros.alignment.step import first_step
 from vla_align_ros.policy import Policy
 from vla_align_ros.sim.bench import EXPERIENCES, action_error, fill_buffer
@@ -60,7 +60,7 @@ def cosines(policy: Policy, arm: Embodiments, experiences: list[Any], shipped: T
     """Of each task's gradient with that of the labels, at the shipped token and at the picked one: plain, along the
     bank's directions (in standard deviations), and of what the learned step makes of it, along the same."""
     params = arms.recommended(policy)
-    learn, _ = split_by_episode(experiences)
+    learn = split(experiences, policy.config.robot).learn
     losses = arms.losses_of(policy, learn, params)
     rows, labels = torch.arange(len(learn)), arms.label_loss(policy, arm, seed)
     picked = first_step(policy, losses, rows, shipped, seed).token

@@ -31,7 +31,7 @@ import torch
 import typer
 import yaml
 
-from vla_align_ros.alignment.align import split_by_episode
+from vla_align_ros.alignment.split import split
 from vla_align_ros.alignment.step import first_step
 from vla_align_ros.policy import Policy, load_policy
 from vla_align_ros.policy.policy import Device, find_device
@@ -123,7 +123,7 @@ def _say(name: str, line: dict[str, object]) -> None:
 def one_arm(policy: Policy, arm: Any, seed: int, episodes: int) -> dict[str, dict[str, float]]:
     """Success and action error of one arm with each token."""
     shipped, params = arms.shipped_token(policy), arms.recommended(policy)
-    learn, _ = split_by_episode(fill_buffer(policy, arm, shipped, seed, 0.5))
+    learn = split(fill_buffer(policy, arm, shipped, seed, 0.5), policy.config.robot).learn
     losses = arms.losses_of(policy, learn, params)
     picked = first_step(policy, losses, torch.arange(len(losses)), shipped, seed).token
     stepped = side_by_side.plain(losses, picked, params, seed)

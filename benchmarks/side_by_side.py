@@ -21,8 +21,8 @@ import typer
 from machine import write
 from torch import Tensor
 
-from vla_align_ros.alignment.align import split_by_episode
 from vla_align_ros.alignment.losses import ExperienceLosses, weights_of
+from vla_align_ros.alignment.split import split
 from vla_align_ros.alignment.step import descend, first_step, gradient
 from vla_align_ros.params import AlignParams
 from vla_align_ros.policy import Policy, flow
@@ -40,7 +40,7 @@ def one_arm(policy: Policy, arm: Embodiments, seed: int, episodes: int) -> dict[
     """Success and action error of one arm by row."""
     shipped, params = arms.shipped_token(policy), arms.recommended(policy)
     experiences = fill_buffer(policy, arm, shipped, seed, 0.5)
-    learn, _ = split_by_episode(experiences)
+    learn = split(experiences, policy.config.robot).learn
 
     def measured(token: Tensor) -> dict[str, float]:
         return {

@@ -16,10 +16,10 @@ from builders import TASKS, make_experiences, make_observation, one_after_anothe
 from torch import Tensor
 
 from vla_align_ros.alignment import AlignReport, Reason, align, evidence, guard, step
-from vla_align_ros.alignment.align import split_by_episode
 from vla_align_ros.alignment.losses import ExperienceLosses, means, weights_of
 from vla_align_ros.alignment.pick import Pick
 from vla_align_ros.alignment.reasons import Verdict
+from vla_align_ros.alignment.split import split_by_episode
 from vla_align_ros.checkpoint.manifest import StoreError
 from vla_align_ros.checkpoint.store import TokenStore
 from vla_align_ros.params import AlignParams

@@ -1,4 +1,4 @@
-"""How experience is split in time: what is learned from and what judges."""
+"""Which experience is left out, and how the rest is split in time: what is learned from and what judges."""
 
 from __future__ import annotations
 
@@ -7,11 +7,34 @@ import dataclasses
 import numpy as np
 import pytest
 from builders import make_experiences
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vla_align_ros.alignment.align import split_by_episode
-from vla_align_ros.alignment.experience_check import LEAST_TO_JUDGE
+from vla_align_ros.action.trajectory import ActionKind, positions_of
+from vla_align_ros.alignment.experience_check import check_request
+from vla_align_ros.alignment.reasons import Reason
+from vla_align_ros.alignment.split import LEAST_TO_JUDGE, Split, split_by_episode, straying
+from vla_align_ros.params import AlignParams
+from vla_align_ros.policy import Policy
+from vla_align_ros.types import Experience
+
+ROBOT: tuple[ActionKind, int] = ("velocity", 100_000_000)
+
+
+def moved_by(gain: list[float], count: int = 40, seed: int = 0, stop_rad: float = 9.0) -> list[Experience]:
+    """Of a robot whose joints go `gain` times as far as asked, or backwards, and no farther than `stop_rad`."""
+    found = []
+    for item in make_experiences(count, seed=seed):
+        start = np.clip(item.observation.state, None, stop_rad)
+        end = np.clip(start + np.float32(0.1 * np.array(gain)) * item.commands.sum(0), None, stop_rad)
+        found.append(
+            dataclasses.replace(
+                item,
+                observation=dataclasses.replace(item.observation, state=start),
+                next_observation=dataclasses.replace(item.next_observation, state=end.astype(np.float32)),
+            )
+        )
+    return found
 
 
 @pytest.mark.parametrize("count", [0, 1])
@@ -61,3 +84,105 @@ def test_a_border_that_leaves_too_little_to_judge_by_is_none(count: int, after_b
     experiences[-after_border:] = [dataclasses.replace(item, episode=1) for item in experiences[-after_border:]]
     learn, judged = split_by_episode(experiences)
     assert (len(learn), len(judged)) == (count - judging, judging)
+
+
+@settings(max_examples=10)
+@given(
+    st.lists(st.sampled_from([-1.4, -0.6, 0.6, 1.0, 1.4]), min_size=2, max_size=2), st.integers(0, 1000), st.booleans()
+)
+def test_joints_follow_whatever_their_gain_and_what_meets_a_stop_is_not_asked(
+    gain: list[float], seed: int, stop: bool
+) -> None:
+    assert not straying(moved_by(gain, seed=seed, stop_rad=0.9 if stop else 9.0), *ROBOT).any()
+
+
+@pytest.mark.parametrize(("gain", "allowed_rad"), [(1.4, 0.21), (-1.4, 0.21), (1.0, 0.15), (0.5, 0.15)])
+@pytest.mark.parametrize("past", [False, True])
+def test_a_larger_gain_may_miss_by_more(gain: float, allowed_rad: float, past: bool) -> None:
+    moved = moved_by([gain, 1.0])
+    index = next(i for i, item in enumerate(moved) if abs(item.next_observation.state[0]) < 0.5)
+    item, asked = moved[index], 0.1 * float(moved[index].commands[:, 0].sum())
+    miss = np.array([allowed_rad + 0.2 * abs(gain * asked) + (0.01 if past else -0.01), 0.0], np.float32)
+    ended = dataclasses.replace(item.next_observation, state=item.next_observation.state + miss)
+    moved[index] = dataclasses.replace(item, next_observation=ended)
+    assert np.argwhere(straying(moved, *ROBOT)).tolist() == ([[index, 0]] if past else [])
+
+
+def with_others_commands(experiences: list[Experience], count: int, last_first: bool = False) -> list[Experience]:
+    """`count` of them with commands that would have led the first joint elsewhere, from the start on or the end."""
+    found, changed = list(experiences), 0
+    for index in reversed(range(len(found))) if last_first else range(len(found)):
+        item, near = found[index], abs(found[index].next_observation.state[0]) < 1.0  # not at its farthest
+        if near and changed < count:
+            far = 1.6 * np.sign(item.commands[:, 0].sum() + 1e-6)
+            commands = item.commands + np.array([far, 0.0], np.float32)
+            found[index] = dataclasses.replace(item, commands=commands)
+            changed += 1
+    assert changed == count
+    return found
+
+
+@pytest.mark.parametrize(
+    ("count", "last_first", "detail"),
+    [
+        (6, False, None),
+        (7, False, "joint 'shoulder', in 7 of 40 experiences; 15% may"),
+        (3, True, None),
+        (4, True, "joint 'shoulder', in 4 of the newest 10 experiences; 15% may"),
+    ],
+)
+def test_commands_of_another_time_are_left_out_and_many_of_them_refused(
+    policy: Policy, count: int, last_first: bool, detail: str | None
+) -> None:
+    right = moved_by([1.0, -0.7])
+    mixed = with_others_commands(right, count, last_first)
+    strays = straying(mixed, *ROBOT)
+    assert [bool(row.any()) for row in strays] == [a is not b for a, b in zip(mixed, right, strict=True)]
+    verdict = check_request(policy, mixed, Split(mixed[:20], mixed[20:], strays, 0), AlignParams())
+    if detail is None:
+        assert verdict is None
+    else:
+        assert verdict is not None
+        assert verdict.reason is Reason.JOINTS_DO_NOT_FOLLOW
+        assert verdict.detail == detail
+
+
+def test_another_robots_joint_strays_from_what_the_first_ones_do() -> None:
+    theirs = moved_by([1.0, -1.0], 12, seed=1)
+    strays = straying([*moved_by([1.0, 1.0], 28), *theirs], *ROBOT)
+    assert not strays[:28].any()
+    assert not strays[:, 0].any()
+    far = np.array([abs(0.1 * float(item.commands[:, 1].sum())) > 0.2 for item in theirs])
+    assert far.sum() >= 6
+    assert (far & strays[28:, 1]).sum() >= far.sum() - 2, "all but what ends farthest, where a stop could be"
+
+
+@pytest.mark.parametrize("kind", ["velocity", "delta_position", "position"])
+def test_what_the_commands_mean_is_the_models(kind: ActionKind) -> None:
+    def meant(item: Experience) -> Experience:
+        goals = positions_of(item.commands, item.observation.state, "velocity", 0.1)
+        start = 0.0 if kind == "position" else item.observation.state
+        return item if kind == "velocity" else dataclasses.replace(item, commands=(goals - start).astype(np.float32))
+
+    wrong = [meant(item) for item in with_others_commands(moved_by([1.0, -0.7]), 5)]
+    strays = straying(wrong, kind, 100_000_000)
+    if kind == "position":
+        assert strays.shape == (40, 0), "a goal is no distance"
+    else:
+        assert strays.any(1).sum() == 5
+
+
+def test_what_is_malformed_is_left_for_the_alignment_to_name() -> None:
+    right = with_others_commands(moved_by([1.0, 1.0]), 5)
+    seen, commands = right[0].observation, right[0].commands
+    assert straying(right, *ROBOT).any()
+    for item in (
+        dataclasses.replace(right[0], observation=dataclasses.replace(seen, state=np.full(2, np.nan, np.float32))),
+        dataclasses.replace(right[0], observation=dataclasses.replace(seen, state=np.zeros(7, np.float32))),
+        dataclasses.replace(right[0], commands=commands[:, :1]),
+        dataclasses.replace(right[0], commands=commands[:0]),
+    ):
+        assert straying([*right, item], *ROBOT).shape == (41, 0)
+    flat = [dataclasses.replace(item, commands=item.commands[:, None]) for item in right]
+    assert straying(flat, *ROBOT).shape == (40, 0)
+    assert straying([], *ROBOT).shape == (0, 0)

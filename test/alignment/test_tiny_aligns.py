@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vla_align_ros.action.trajectory import ActionKind
-from vla_align_ros.alignment import AlignReport, align, experience_check
+from vla_align_ros.alignment import AlignReport, align, split
 from vla_align_ros.alignment.reasons import Reason
 from vla_align_ros.params import PolicyParams
 from vla_align_ros.policy import Policy, load_policy
@@ -119,7 +119,7 @@ def test_actions_or_frames_one_chunk_late_are_refused(
         if last.episode == item.episode
     ]
     assert aligned(policy, shipped, late_actions)[1].reason is Reason.JOINTS_DO_NOT_FOLLOW
-    monkeypatch.setattr(experience_check, "straying", no_joint_strays)
+    monkeypatch.setattr(split, "straying", no_joint_strays)
     reasons = {aligned(policy, shipped, wrong)[1].reason for wrong in (late_actions, stale_frames)}
     assert reasons <= {Reason.ACTIONS_OUT_OF_STEP, Reason.OVER_CEILING}
 
@@ -132,7 +132,7 @@ def test_a_second_robots_experience_is_refused(
     episodes = [theirs if mine.episode % 2 else mine for mine, theirs in pairs]
     assert aligned(policy, shipped, one_stream)[1].reason is Reason.JOINTS_JUMP
     assert aligned(policy, shipped, episodes)[1].reason is Reason.JOINTS_DO_NOT_FOLLOW
-    monkeypatch.setattr(experience_check, "straying", no_joint_strays)
+    monkeypatch.setattr(split, "straying", no_joint_strays)
     assert aligned(policy, shipped, episodes)[1].reason is Reason.MIXED_EXPERIENCE
 
 

@@ -1,6 +1,6 @@
 """`align()`: one guarded update of the E-Token from experience. Everything else in the network stays frozen.
 
-leave out where a joint was held or strayed -> split by time -> skip if usual -> propose (`step.py`) ->
+leave out and split by time (`split.py`) -> check (`experience_check.py`) -> skip if usual -> propose (`step.py`) ->
 collect (`evidence.py`) -> judge (`guard.py`) -> save -> use
 """
 
@@ -18,15 +18,13 @@ from vla_align_ros.alignment.evidence import collect, on_later
 from vla_align_ros.alignment.losses import ExperienceLosses, means, weights_of
 from vla_align_ros.alignment.reasons import Reason, Verdict
 from vla_align_ros.alignment.report import AlignReport
+from vla_align_ros.alignment.split import split
 from vla_align_ros.alignment.step import OnStep, propose
 from vla_align_ros.checkpoint.manifest import Provenance, StoreError
 from vla_align_ros.checkpoint.store import TokenStore
-from vla_align_ros.experience.builder import without_held
 from vla_align_ros.params import AlignParams
 from vla_align_ros.policy import Policy, PolicyError
 from vla_align_ros.types import Experience
-
-JUDGE_SHARE = 0.25
 
 
 def align(
@@ -49,18 +47,15 @@ def align(
     stats, token = policy.stats, policy.token
     if stats is None or token is None or policy.align_problem:
         raise PolicyError(policy.align_problem)
-    robot = policy.config.robot
-    moved = without_held(used, robot.action, robot.period_ns)
-    strays = experience_check.straying(moved, robot.action, robot.period_ns)
-    usable = [item for item, stray in zip(moved, strays, strict=True) if not stray.any()]
-    learn, judged = split_by_episode(usable)
+    parts = split(used, policy.config.robot)
+    learn, judged = parts.learn, parts.judged
     report = AlignReport(
         accepted=False,
         reason=Reason.TOO_LITTLE_EXPERIENCE,
         detail="",
         learned_from=len(learn),
         judged_by=len(judged),
-        left_out=len(used) - len(usable),
+        left_out=parts.left_out,
         episodes=len({item.episode for item in used}),
         first_stamp_ns=used[0].observation.stamp_ns if used else 0,
         last_stamp_ns=used[-1].next_observation.stamp_ns if used else 0,
@@ -73,7 +68,7 @@ def align(
         seconds = time.monotonic() - started
         return replace(report, accepted=kept, reason=verdict.reason, detail=verdict.detail, duration_s=seconds)
 
-    refused = experience_check.check_request(policy, used, learn, judged, strays, params)
+    refused = experience_check.check_request(policy, used, parts, params)
     if refused is not None:
         return ended(refused, report)
     losses = ExperienceLosses(policy, [*learn, *judged], weights_of(params))
@@ -107,23 +102,6 @@ def align(
         report = replace(report, token_version=version.name)
     policy.swap_token(proposal.token)
     return ended(verdict, report)
-
-
-def split_by_episode(experiences: Sequence[Experience]) -> tuple[list[Experience], list[Experience]]:
-    """An earlier part to learn from and a later one to judge by: the last quarter, or what comes after an episode's
-    border that leaves at least half as much and at most half of all. Experiences that reach over the cut in time belong
-    to neither."""
-    count = len(experiences)
-    if count < 2:
-        return list(experiences), []
-    judging = max(1, round(count * JUDGE_SHARE))
-    wanted, least = count - judging, min(judging, max(experience_check.LEAST_TO_JUDGE, (judging + 1) // 2))
-    near = range(max(1, count // 2), count - least + 1)
-    borders = [i for i in near if experiences[i].episode != experiences[i - 1].episode]
-    cut = min(borders, key=lambda border: abs(border - wanted), default=wanted)
-    judged = list(experiences[cut:])
-    learn = [item for item in experiences[:cut] if item.next_observation.stamp_ns <= judged[0].observation.stamp_ns]
-    return learn, judged
 
 
 def provenance(

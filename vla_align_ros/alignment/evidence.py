@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vla_align_ros.alignment import experience_check, one_robot
+from vla_align_ros.alignment import one_robot
 from vla_align_ros.alignment.losses import ExperienceLosses
+from vla_align_ros.alignment.split import LEAST_TO_JUDGE
 from vla_align_ros.alignment.step import Proposal
 from vla_align_ros.policy import Policy
 from vla_align_ros.types import Experience
@@ -97,7 +98,7 @@ def with_actions(
     }
     for which, other in others.items():
         has = other >= 0
-        if int(has.sum()) >= experience_check.LEAST_TO_JUDGE:
+        if int(has.sum()) >= LEAST_TO_JUDGE:
             swapped = torch.where(has, other, rows)
             loss = losses(token, rows, ACTIONS_DRAWS, seed, other_actions=swapped)["inverse_dynamics"]
             found[which] = torch.stack([true, loss])[:, has]

@@ -8,36 +8,30 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_align_ros.action.trajectory import ActionKind, positions_of
+from vla_align_ros.action.trajectory import positions_of
 from vla_align_ros.alignment.reasons import Reason, Verdict
-from vla_align_ros.experience.builder import ASKED_RAD, STILL_RAD
+from vla_align_ros.alignment.split import LEAST_TO_JUDGE, LEAST_TO_LEARN, Split
+from vla_align_ros.experience.builder import STILL_RAD
 from vla_align_ros.params import AlignParams
 from vla_align_ros.policy import Policy
 from vla_align_ros.policy.config import RobotConfig
 from vla_align_ros.policy.tokenizer import PromptError
 from vla_align_ros.types import Experience
 
-LEAST_TO_LEARN, LEAST_TO_JUDGE = 8, 4
 FROZEN_SHARE = 0.5  # a camera over the hand may show the very same pixels now and then, where nothing is in its view
 JUMP_RAD, JUMP_FACTOR = 0.3, 2.0  # a joint jumps that goes farther than twice what was asked and this
 JUMP_SHARE, LEAST_JUMPS = 0.1, 3  # a bump or two are no second robot
-# A joint strays that ends farther from where it should than this and a fifth. Gears that go farther miss by more.
-FOLLOW_RAD, FOLLOW_FACTOR = 0.15, 0.2
-STOP_SHARE = 0.02  # of all positions of a joint, which lie beyond what counts as its farthest
-LEAST_CLEAR = 8  # experiences in which a joint was asked to go far, to say how far it goes
 STRAY_SHARE, LEAST_STRAYS = 0.15, 3  # of the experiences, in which a joint may stray
 
 
 def check_request(
     policy: Policy,
     experiences: Sequence[Experience],
-    learn: Sequence[Experience],
-    judged: Sequence[Experience],
-    strays: NDArray[np.bool_],
+    split: Split,
     params: AlignParams,
 ) -> Verdict | None:
     """A task to learn by, and experience that fits the model, is finite, is of one robot that moved, and leaves enough
-    to learn from and to judge by. strays: what `straying` says of those in which no joint was held."""
+    to learn from and to judge by."""
     if params.lambda_perc == params.lambda_dyn == params.lambda_inv == 0:
         return Verdict(Reason.NO_TASK, "lambda_perc, lambda_dyn and lambda_inv are all 0")
     malformed = next(filter(None, (_misfit(policy, item) for item in experiences)), None)
@@ -54,20 +48,16 @@ def check_request(
         )
     return (
         _jumping(policy.config.robot, experiences)
-        or _straying(policy.config.robot.joint_names, strays)
+        or _straying(policy.config.robot.joint_names, split.strays)
         or _frozen(experiences)
-        or _too_little(len(experiences), len(learn), len(judged))
+        or _too_little(len(experiences), split)
     )
 
 
-def enough(learn: int, judged: int) -> bool:
-    """Whether so many experiences to learn from and to judge by are enough for an alignment."""
-    return learn >= LEAST_TO_LEARN and judged >= LEAST_TO_JUDGE
-
-
-def _too_little(count: int, learn: int, judged: int) -> Verdict | None:
-    if enough(learn, judged):
+def _too_little(count: int, split: Split) -> Verdict | None:
+    if split.enough:
         return None
+    learn, judged = len(split.learn), len(split.judged)
     found = f"{learn} to learn from and {judged} to judge by, {LEAST_TO_LEARN} and {LEAST_TO_JUDGE} are needed"
     left_out = f"{count - learn - judged} of {count} left out: held or stray joints, or they reach over the cut in time"
     return Verdict(Reason.TOO_LITTLE_EXPERIENCE, f"{found} ({left_out})")
@@ -102,40 +92,6 @@ def _jumping(robot: RobotConfig, experiences: Sequence[Experience]) -> Verdict |
         return None
     limit = f"more than {JUMP_FACTOR:g} times what was asked and {JUMP_RAD} rad"
     return Verdict(Reason.JOINTS_JUMP, f"{limit}, in {jumps} of {pairs} steps from one experience to the next")
-
-
-def straying(experiences: Sequence[Experience], action_kind: ActionKind, period_ns: int) -> NDArray[np.bool_]:
-    """Which joints did not go as far as they mostly go for what was asked of them, of each experience (N, A).
-
-    How far is the median of moved / asked, which a reversed motor or another gear changes. Not asked of a joint that
-    starts or ends at its farthest, where it may have met a stop, nor of a joint that is seldom sent far. Needs neither
-    pictures nor a model, and sees commands of another time or robot. (N, 0) where nothing can be said: of `position`
-    actions, which do not ask for a distance, and where an experience has another shape or a state is not finite.
-    """
-    unknown = np.zeros((len(experiences), 0), bool)
-    if not experiences or action_kind == "position":
-        return unknown
-    ends = [(item.observation.state, item.next_observation.state) for item in experiences]
-    shapes = {joints.shape for pair in ends for joints in pair} | {item.commands.shape[1:] for item in experiences}
-    if shapes != {(ends[0][0].size,)} or not all(len(e.commands) for e in experiences) or not np.isfinite(ends).all():
-        return unknown  # the alignment says what is wrong
-    start, end = np.array(ends, np.float64).swapaxes(0, 1)
-    period_s = period_ns * 1e-9
-    goals = [positions_of(item.commands, item.observation.state, action_kind, period_s)[-1] for item in experiences]
-    asked, moved = np.array(goals) - start, end - start
-    low, high = np.quantile(ends, (STOP_SHARE, 1 - STOP_SHARE), axis=(0, 1))
-    inside = (low + STILL_RAD <= start) & (start <= high - STILL_RAD)
-    inside &= (low + STILL_RAD <= end) & (end <= high - STILL_RAD)
-    clear = inside & (np.abs(asked) > ASKED_RAD)
-    strays = np.zeros(start.shape, bool)
-    for joint in np.flatnonzero(clear.sum(0) >= LEAST_CLEAR):
-        which = clear[:, joint], joint
-        gain = np.median(moved[which] / asked[which])
-        should = gain * asked[:, joint]
-        off = np.abs(moved[:, joint] - should)
-        allowed = FOLLOW_RAD * max(1.0, abs(gain)) + FOLLOW_FACTOR * np.abs(should)
-        strays[:, joint] = inside[:, joint] & (off > allowed)
-    return strays
 
 
 def _straying(joint_names: Sequence[str], strays: NDArray[np.bool_]) -> Verdict | None:

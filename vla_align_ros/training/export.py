@@ -13,10 +13,10 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from vla_align_ros.alignment import experience_check, guard, one_robot
-from vla_align_ros.alignment.align import split_by_episode
+from vla_align_ros.alignment import guard, one_robot
 from vla_align_ros.alignment.evidence import on_later, with_actions
 from vla_align_ros.alignment.losses import ExperienceLosses, weights_of
+from vla_align_ros.alignment.split import split
 from vla_align_ros.alignment.step import propose
 from vla_align_ros.observation.normalise import save_norm_stats
 from vla_align_ros.params import PolicyParams
@@ -102,10 +102,10 @@ def measure(policy: Policy, recipe: Recipe) -> AlignmentStats:
     ratios, one_over_two = [], []
     for arm in range(len(arms)):
         made = fill_buffer(policy, arms[np.array([arm])], start, VALIDATION_SEED + arm)
-        strays = experience_check.straying(made, policy.config.robot.action, policy.config.robot.period_ns)
-        learn, judged = split_by_episode([item for item, stray in zip(made, strays, strict=True) if not stray.any()])
-        if not experience_check.enough(len(learn), len(judged)):
+        parts = split(made, policy.config.robot)
+        if not parts.enough:
             continue
+        learn, judged = parts.learn, parts.judged
         losses = ExperienceLosses(policy, [*learn, *judged], weights_of(params))
         proposal = propose(policy, losses, torch.arange(len(learn)), start, params, arm)
         after = on_later(losses, proposal.whole, torch.arange(len(learn), len(losses)), arm)

@@ -1,0 +1,96 @@
+"""Which experience is learned from, which judges, and which is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vla_align_ros.action.trajectory import ActionKind, positions_of
+from vla_align_ros.experience.builder import ASKED_RAD, STILL_RAD, without_held
+from vla_align_ros.policy.config import RobotConfig
+from vla_align_ros.types import Experience
+
+LEAST_TO_LEARN, LEAST_TO_JUDGE = 8, 4
+JUDGE_SHARE = 0.25
+# A joint strays that ends farther from where it should than this and a fifth. Gears that go farther miss by more.
+FOLLOW_RAD, FOLLOW_FACTOR = 0.15, 0.2
+STOP_SHARE = 0.02  # of all positions of a joint, which lie beyond what counts as its farthest
+LEAST_CLEAR = 8  # experiences in which a joint was asked to go far, to say how far it goes
+
+
+@dataclass(frozen=True)
+class Split:
+    """learn, judged: an earlier part and a later one. left_out: how many are in neither, since a joint was held or
+    strayed. strays: what `straying` says of those in which none was held, (N, A)."""
+
+    learn: Sequence[Experience]
+    judged: Sequence[Experience]
+    strays: NDArray[np.bool_]
+    left_out: int
+
+    @property
+    def enough(self) -> bool:
+        """Whether there is enough to learn from and to judge by."""
+        return len(self.learn) >= LEAST_TO_LEARN and len(self.judged) >= LEAST_TO_JUDGE
+
+
+def split(experiences: Sequence[Experience], robot: RobotConfig) -> Split:
+    """Of experiences in order of time."""
+    moved = without_held(experiences, robot.action, robot.period_ns)
+    strays = straying(moved, robot.action, robot.period_ns)
+    usable = [item for item, stray in zip(moved, strays, strict=True) if not stray.any()]
+    return Split(*split_by_episode(usable), strays, len(experiences) - len(usable))
+
+
+def split_by_episode(experiences: Sequence[Experience]) -> tuple[list[Experience], list[Experience]]:
+    """An earlier part to learn from and a later one to judge by: the last quarter, or what comes after an episode's
+    border that leaves at least half as much and at most half of all. Experiences that reach over the cut in time belong
+    to neither."""
+    count = len(experiences)
+    if count < 2:
+        return list(experiences), []
+    judging = max(1, round(count * JUDGE_SHARE))
+    wanted, least = count - judging, min(judging, max(LEAST_TO_JUDGE, (judging + 1) // 2))
+    near = range(max(1, count // 2), count - least + 1)
+    borders = [i for i in near if experiences[i].episode != experiences[i - 1].episode]
+    cut = min(borders, key=lambda border: abs(border - wanted), default=wanted)
+    judged = list(experiences[cut:])
+    learn = [item for item in experiences[:cut] if item.next_observation.stamp_ns <= judged[0].observation.stamp_ns]
+    return learn, judged
+
+
+def straying(experiences: Sequence[Experience], action_kind: ActionKind, period_ns: int) -> NDArray[np.bool_]:
+    """Which joints did not go as far as they mostly go for what was asked of them, of each experience (N, A).
+
+    How far is the median of moved / asked, which a reversed motor or another gear changes. Not asked of a joint that
+    starts or ends at its farthest, where it may have met a stop, nor of a joint that is seldom sent far. Needs neither
+    pictures nor a model, and sees commands of another time or robot. (N, 0) where nothing can be said: of `position`
+    actions, which do not ask for a distance, and where an experience has another shape or a state is not finite.
+    """
+    unknown = np.zeros((len(experiences), 0), bool)
+    if not experiences or action_kind == "position":
+        return unknown
+    ends = [(item.observation.state, item.next_observation.state) for item in experiences]
+    shapes = {joints.shape for pair in ends for joints in pair} | {item.commands.shape[1:] for item in experiences}
+    if shapes != {(ends[0][0].size,)} or not all(len(e.commands) for e in experiences) or not np.isfinite(ends).all():
+        return unknown  # the alignment says what is wrong
+    start, end = np.array(ends, np.float64).swapaxes(0, 1)
+    period_s = period_ns * 1e-9
+    goals = [positions_of(item.commands, item.observation.state, action_kind, period_s)[-1] for item in experiences]
+    asked, moved = np.array(goals) - start, end - start
+    low, high = np.quantile(ends, (STOP_SHARE, 1 - STOP_SHARE), axis=(0, 1))
+    inside = (low + STILL_RAD <= start) & (start <= high - STILL_RAD)
+    inside &= (low + STILL_RAD <= end) & (end <= high - STILL_RAD)
+    clear = inside & (np.abs(asked) > ASKED_RAD)
+    strays = np.zeros(start.shape, bool)
+    for joint in np.flatnonzero(clear.sum(0) >= LEAST_CLEAR):
+        which = clear[:, joint], joint
+        gain = np.median(moved[which] / asked[which])
+        should = gain * asked[:, joint]
+        off = np.abs(moved[:, joint] - should)
+        allowed = FOLLOW_RAD * max(1.0, abs(gain)) + FOLLOW_FACTOR * np.abs(should)
+        strays[:, joint] = inside[:, joint] & (off > allowed)
+    return strays
