@@ -22,9 +22,10 @@ ROBOT: tuple[ActionKind, int] = ("velocity", 100_000_000)
 
 
 def moved_by(gain: list[float], count: int = 40, seed: int = 0, stop_rad: float = 9.0) -> list[Experience]:
-    """Of a robot whose joints go `gain` times as far as asked, or backwards, and no farther than `stop_rad`."""
+    """One episode of a robot whose joints go `gain` times as far as asked, or backwards, and no farther than
+    `stop_rad`."""
     found = []
-    for item in make_experiences(count, seed=seed):
+    for item in make_experiences(count, episodes=1, seed=seed):
         start = np.clip(item.observation.state, None, stop_rad)
         end = np.clip(start + np.float32(0.1 * np.array(gain)) * item.commands.sum(0), None, stop_rad)
         found.append(
@@ -106,6 +107,29 @@ def test_a_larger_gain_may_miss_by_more(gain: float, allowed_rad: float, past: b
     ended = dataclasses.replace(item.next_observation, state=item.next_observation.state + miss)
     moved[index] = dataclasses.replace(item, next_observation=ended)
     assert np.argwhere(straying(moved, *ROBOT)).tolist() == ([[index, 0]] if past else [])
+
+
+@settings(max_examples=20)
+@given(st.sampled_from([0.6, -0.8, 1.3]), st.sampled_from([0.7, 0.8, 0.9, 1.1, 1.2, 1.4]), st.integers(0, 1000))
+def test_a_joint_strays_in_an_episode_in_most_of_which_it_goes_another_distance(
+    gain: float, factor: float, seed: int
+) -> None:
+    def robots(gain: float) -> list[Experience]:
+        return [dataclasses.replace(item, episode=i // 16) for i, item in enumerate(moved_by([gain, 1.0], 64, seed))]
+
+    mine, theirs = robots(gain), robots(gain * factor)
+    mixed = [*mine[:32], *theirs[32:48], *mine[48:]]
+    strays = straying(mixed, *ROBOT)
+    assert not strays[:, 1].any()
+    assert strays[32:48, 0].all() == (abs(factor - 1.0) > 0.15), "all of it, whatever was asked"
+    if abs(factor - 1.0) < 0.15:
+        assert not strays.any()
+    at_rest = [
+        dataclasses.replace(item, commands=0 * item.commands, next_observation=item.observation)
+        for item in theirs[32:45]
+    ]
+    few = straying([*mine[:32], *at_rest, *theirs[45:48], *mine[48:]], *ROBOT)
+    assert not few[32:45].any(), "three experiences say nothing about their episode"
 
 
 def with_others_commands(experiences: list[Experience], count: int, last_first: bool = False) -> list[Experience]:

@@ -17,6 +17,8 @@ LEAST_TO_LEARN, LEAST_TO_JUDGE = 8, 4
 JUDGE_SHARE = 0.25
 # A joint strays that ends farther from where it should than this and a fifth. Gears that go farther miss by more.
 FOLLOW_RAD, FOLLOW_FACTOR = 0.15, 0.2
+# It strays in an episode in most of which it goes farther than it mostly goes, or less far, by more than this share.
+EPISODE_FACTOR, LEAST_OF_EPISODE = 0.15, 4
 STOP_SHARE = 0.02  # of all positions of a joint, which lie beyond what counts as its farthest
 LEAST_CLEAR = 8  # experiences in which a joint was asked to go far, to say how far it goes
 
@@ -63,7 +65,8 @@ def split_by_episode(experiences: Sequence[Experience]) -> tuple[list[Experience
 
 
 def straying(experiences: Sequence[Experience], action_kind: ActionKind, period_ns: int) -> NDArray[np.bool_]:
-    """Which joints did not go as far as they mostly go for what was asked of them, of each experience (N, A).
+    """Which joints did not go as far as they mostly go for what was asked of them, of each experience (N, A), in that
+    one or in most of its episode.
 
     How far is the median of moved / asked, which a reversed motor or another gear changes. Not asked of a joint that
     starts or ends at its farthest, where it may have met a stop, nor of a joint that is seldom sent far. Needs neither
@@ -86,11 +89,18 @@ def straying(experiences: Sequence[Experience], action_kind: ActionKind, period_
     inside &= (low + STILL_RAD <= end) & (end <= high - STILL_RAD)
     clear = inside & (np.abs(asked) > ASKED_RAD)
     strays = np.zeros(start.shape, bool)
+    episodes = np.array([item.episode for item in experiences])
     for joint in np.flatnonzero(clear.sum(0) >= LEAST_CLEAR):
-        which = clear[:, joint], joint
-        gain = np.median(moved[which] / asked[which])
+        which = clear[:, joint]
+        gains = moved[which, joint] / asked[which, joint]
+        gain = np.median(gains)
         should = gain * asked[:, joint]
         off = np.abs(moved[:, joint] - should)
         allowed = FOLLOW_RAD * max(1.0, abs(gain)) + FOLLOW_FACTOR * np.abs(should)
         strays[:, joint] = inside[:, joint] & (off > allowed)
+        for episode in np.unique(episodes):
+            here = gains[episodes[which] == episode]
+            if len(here) >= LEAST_OF_EPISODE:
+                low, high = np.quantile(here - gain, (0.25, 0.75))
+                strays[episodes == episode, joint] |= max(low, -high) > EPISODE_FACTOR * abs(gain)
     return strays
