@@ -165,14 +165,14 @@ BENCHMARKS = (
     Benchmark("training", "training.py", (), training_headline),
     Benchmark("project", "project.py", (), project_headline),
     Benchmark("late_chunks", "late_chunks.py", (), late_headline),
-    Benchmark("alignment", "alignment.py", ("--seed", "34", "--training-arms", "24"), alignment_headline),
+    Benchmark("alignment", "alignment.py", ("--seed", "47", "--training-arms", "24"), alignment_headline),
     Benchmark("alignment_seed_11", "alignment.py", ("--seed", "11", "--training-arms", "24"), alignment_headline),
     Benchmark("alignment_seed_12", "alignment.py", ("--seed", "12"), alignment_headline),
     Benchmark("alignment_seed_13", "alignment.py", ("--seed", "13", "--training-arms", "24"), alignment_headline),
     Benchmark(
         "alignment_beyond_range",
         "alignment.py",
-        ("--seed", "44", "--embodiments", "48", "--scale", "1.25"),
+        ("--seed", "49", "--embodiments", "48", "--scale", "1.25"),
         alignment_headline,
     ),
     Benchmark(
@@ -182,7 +182,7 @@ BENCHMARKS = (
         alignment_headline,
     ),
     Benchmark("diagnosis", "alignment.py", ("--diagnosis", "--seed", "9", "--embodiments", "8"), diagnosis_headline),
-    Benchmark("guard", "guard.py", ("--seed", "45"), guard_headline),
+    Benchmark("guard", "guard.py", ("--seed", "46"), guard_headline),
     Benchmark("on_robot", "on_robot.py", ("--seed", "21", "--embodiments", "12"), on_robot_headline),
     Benchmark(
         "drift",
