@@ -19,8 +19,9 @@ from torch import Tensor
 
 from vla_align_ros.alignment.losses import ExperienceLosses, weights_of
 from vla_align_ros.alignment.report import AlignReport
-from vla_align_ros.alignment.split import LEAST_TO_LEARN, split
+from vla_align_ros.alignment.split import LEAST_TO_LEARN, split_by_episode
 from vla_align_ros.alignment.step import Proposal
+from vla_align_ros.experience.builder import without_held
 from vla_align_ros.params import AlignParams, PolicyParams
 from vla_align_ros.policy import Policy, flow, load_policy
 from vla_align_ros.policy.policy import Device
@@ -112,7 +113,8 @@ def attempt(policy: Policy, token: Tensor, experiences: list[Experience], params
         align_module.propose = propose
     assert policy.token is not None
     if not proposals:
-        learn = split(experiences, policy.config.robot).learn
+        robot = policy.config.robot
+        learn, _ = split_by_episode(without_held(experiences, robot.action, robot.period_ns))
         if len(learn) < LEAST_TO_LEARN:
             return Attempt(report, token, token, policy.token)
         proposals.append(without_guard(policy, learn, params, token, seed))

@@ -2,35 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 import torch
-from builders import make_experiences
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vla_align_ros.alignment.one_robot import one_over_two, parts_of
-from vla_align_ros.types import Experience
+from vla_align_ros.alignment.one_robot import one_over_two
 
 BOTH = ("perception", "inverse_dynamics")  # the tasks that tell robots apart
-
-
-def of_episodes(*counts: int, stride_s: float = 0.4) -> list[Experience]:
-    """`counts` experiences of one episode after the other."""
-    one, found = make_experiences(1)[0], list[Experience]()
-    for episode, count in enumerate(counts):
-        for _ in range(count):
-            seen = dataclasses.replace(one.observation, stamp_ns=round(len(found) * stride_s * 1e9))
-            found.append(dataclasses.replace(one, observation=seen, episode=episode))
-    return found
-
-
-def test_parts_are_of_one_episode_and_not_too_long() -> None:
-    assert parts_of(of_episodes(14, 3, 10)) == [list(range(14)), list(range(17, 27))], "three tell nothing"
-    assert parts_of(of_episodes(40)) == [list(range(16)), list(range(16, 32)), list(range(32, 40))]
-    assert parts_of([]) == []
 
 
 def squares(needs: list[tuple[float, float]]) -> dict[str, Tensor]:

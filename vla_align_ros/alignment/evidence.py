@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vla_align_ros.alignment import one_robot
 from vla_align_ros.alignment.losses import ExperienceLosses
-from vla_align_ros.alignment.split import LEAST_TO_JUDGE
+from vla_align_ros.alignment.split import LEAST_TO_JUDGE, parts_of
 from vla_align_ros.alignment.step import Proposal
 from vla_align_ros.policy import Policy
 from vla_align_ros.types import Experience
@@ -65,7 +65,7 @@ def collect(
         after,
         used,
         with_actions(policy, losses, everything, proposal.whole, seed),
-        one_robot.one_over_two(proposal.explained, one_robot.parts_of(learn)),
+        one_robot.one_over_two(proposal.explained, parts_of(learn)),
         proposal.token,
         policy.e_0,
     )

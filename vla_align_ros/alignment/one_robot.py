@@ -11,21 +11,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from vla_align_ros.types import Experience
-
-EPISODE_PART_S = 6.4  # of one episode, looked at together
-LEAST_OF_PART, LEAST_PARTS = 4, 3  # experiences of a part that counts; such parts, to compare
+LEAST_PARTS = 3  # to compare
 MEASURED = {"perception", "inverse_dynamics"}
 PERCEPTION_WEIGHT = 0.5  # beside inverse dynamics
-
-
-def parts_of(experiences: Sequence[Experience]) -> list[list[int]]:
-    """Rows of each part of an episode: EPISODE_PART_S long, with LEAST_OF_PART experiences or more."""
-    first_ns, parts = dict[int, int](), dict[tuple[int, int], list[int]]()
-    for row, item in enumerate(experiences):
-        since_ns = item.observation.stamp_ns - first_ns.setdefault(item.episode, item.observation.stamp_ns)
-        parts.setdefault((item.episode, int(since_ns * 1e-9 // EPISODE_PART_S)), []).append(row)
-    return [rows for rows in parts.values() if len(rows) >= LEAST_OF_PART]
 
 
 def one_over_two(losses: Mapping[str, Tensor], parts: Sequence[Sequence[int]]) -> float | None:

@@ -15,10 +15,11 @@ from vla_align_ros.types import Experience
 
 LEAST_TO_LEARN, LEAST_TO_JUDGE = 8, 4
 JUDGE_SHARE = 0.25
+EPISODE_PART_S, LEAST_OF_PART = 6.4, 4  # of one episode, looked at together; experiences of a part that counts
 # A joint strays that ends farther from where it should than this and a fifth. Gears that go farther miss by more.
 FOLLOW_RAD, FOLLOW_FACTOR = 0.15, 0.2
-# It strays in an episode in most of which it goes farther than it mostly goes, or less far, by more than this share.
-EPISODE_FACTOR, LEAST_OF_EPISODE = 0.15, 4
+# So does all of a part in three quarters of which it goes too far, or not far enough, by a third of that.
+PART_MISS, PART_SHARE = 1 / 3, 0.75
 STOP_SHARE = 0.02  # of all positions of a joint, which lie beyond what counts as its farthest
 LEAST_CLEAR = 8  # experiences in which a joint was asked to go far, to say how far it goes
 
@@ -64,14 +65,24 @@ def split_by_episode(experiences: Sequence[Experience]) -> tuple[list[Experience
     return learn, judged
 
 
+def parts_of(experiences: Sequence[Experience]) -> list[list[int]]:
+    """Rows of each part of an episode: EPISODE_PART_S long, with LEAST_OF_PART experiences or more."""
+    first_ns, parts = dict[int, int](), dict[tuple[int, int], list[int]]()
+    for row, item in enumerate(experiences):
+        since_ns = item.observation.stamp_ns - first_ns.setdefault(item.episode, item.observation.stamp_ns)
+        parts.setdefault((item.episode, int(since_ns * 1e-9 // EPISODE_PART_S)), []).append(row)
+    return [rows for rows in parts.values() if len(rows) >= LEAST_OF_PART]
+
+
 def straying(experiences: Sequence[Experience], action_kind: ActionKind, period_ns: int) -> NDArray[np.bool_]:
-    """Which joints did not go as far as they mostly go for what was asked of them, of each experience (N, A), in that
-    one or in most of its episode.
+    """Which joints did not go as far as they mostly go for what was asked of them, of each experience (N, A).
 
     How far is the median of moved / asked, which a reversed motor or another gear changes. Not asked of a joint that
-    starts or ends at its farthest, where it may have met a stop, nor of a joint that is seldom sent far. Needs neither
-    pictures nor a model, and sees commands of another time or robot. (N, 0) where nothing can be said: of `position`
-    actions, which do not ask for a distance, and where an experience has another shape or a state is not finite.
+    starts or ends at its farthest, where it may have met a stop, nor of a joint that is seldom sent far. In all of a
+    part of an episode it strays where it goes another distance in most of what says so clearly, for which less is
+    enough: that is another robot. Needs neither pictures nor a model, and sees commands of another time or robot.
+    (N, 0) where nothing can be said: of `position` actions, which do not ask for a distance, and where an experience
+    has another shape or a state is not finite.
     """
     unknown = np.zeros((len(experiences), 0), bool)
     if not experiences or action_kind == "position":
@@ -88,19 +99,17 @@ def straying(experiences: Sequence[Experience], action_kind: ActionKind, period_
     inside = (low + STILL_RAD <= start) & (start <= high - STILL_RAD)
     inside &= (low + STILL_RAD <= end) & (end <= high - STILL_RAD)
     clear = inside & (np.abs(asked) > ASKED_RAD)
-    strays = np.zeros(start.shape, bool)
-    episodes = np.array([item.episode for item in experiences])
+    strays, parts = np.zeros(start.shape, bool), [np.array(rows) for rows in parts_of(experiences)]
     for joint in np.flatnonzero(clear.sum(0) >= LEAST_CLEAR):
         which = clear[:, joint]
-        gains = moved[which, joint] / asked[which, joint]
-        gain = np.median(gains)
+        gain = np.median(moved[which, joint] / asked[which, joint])
         should = gain * asked[:, joint]
-        off = np.abs(moved[:, joint] - should)
-        allowed = FOLLOW_RAD * max(1.0, abs(gain)) + FOLLOW_FACTOR * np.abs(should)
-        strays[:, joint] = inside[:, joint] & (off > allowed)
-        for episode in np.unique(episodes):
-            here = gains[episodes[which] == episode]
-            if len(here) >= LEAST_OF_EPISODE:
-                low, high = np.quantile(here - gain, (0.25, 0.75))
-                strays[episodes == episode, joint] |= max(low, -high) > EPISODE_FACTOR * abs(gain)
+        missed = (moved[:, joint] - should) / (FOLLOW_RAD * max(1.0, abs(gain)) + FOLLOW_FACTOR * np.abs(should))
+        strays[:, joint] = inside[:, joint] & (np.abs(missed) > 1.0)
+        too_far = missed * np.sign(should)
+        for rows in parts:
+            told = too_far[rows[which[rows]]]
+            if len(told) >= max(LEAST_OF_PART, len(rows) / 4):
+                agree = max((told > PART_MISS).mean(), (told < -PART_MISS).mean())
+                strays[rows, joint] |= agree >= PART_SHARE
     return strays

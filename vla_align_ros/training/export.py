@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from vla_align_ros.alignment import guard, one_robot
 from vla_align_ros.alignment.evidence import on_later, with_actions
 from vla_align_ros.alignment.losses import ExperienceLosses, weights_of
-from vla_align_ros.alignment.split import split
+from vla_align_ros.alignment.split import parts_of, split
 from vla_align_ros.alignment.step import propose
 from vla_align_ros.observation.normalise import save_norm_stats
 from vla_align_ros.params import PolicyParams
@@ -111,7 +111,7 @@ def measure(policy: Policy, recipe: Recipe) -> AlignmentStats:
         after = on_later(losses, proposal.whole, torch.arange(len(learn), len(losses)), arm)
         actions = with_actions(policy, losses, [*learn, *judged], proposal.whole, arm)
         ratios.append(guard.shuffle_ratio(actions))
-        asked = one_robot.one_over_two(proposal.explained, one_robot.parts_of(learn))
+        asked = one_robot.one_over_two(proposal.explained, parts_of(learn))
         one_over_two += [] if asked is None else [asked]
         for task, loss in after.items():
             found.setdefault(task, []).append(float(loss.mean()))
