@@ -26,7 +26,7 @@ class AlignReport:
     result without the gradient (`picked`) and the result (`after`); empty where the attempt ended earlier.
 
     detail: the guard's words about the whole step, where the result goes only a quarter of the way, too.
-    left_out: experiences in which a joint was held, or did not do what its commands mostly make it do.
+    left_out: experiences in which a joint was held or strayed (`split.straying`).
     picked_row: row of the token bank with the lowest loss, which counts most in the blend that the gradient started
     from; None for the running token, -1 for E_0.
     exploration_fraction: share of random motion that was set while the experience was made.
