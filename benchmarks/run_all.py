@@ -182,7 +182,7 @@ BENCHMARKS = (
         alignment_headline,
     ),
     Benchmark("diagnosis", "alignment.py", ("--diagnosis", "--seed", "9", "--embodiments", "8"), diagnosis_headline),
-    Benchmark("guard", "guard.py", ("--seed", "51"), guard_headline),
+    Benchmark("guard", "guard.py", ("--seed", "52"), guard_headline),
     Benchmark("on_robot", "on_robot.py", ("--seed", "21", "--embodiments", "12"), on_robot_headline),
     Benchmark(
         "drift",

@@ -215,18 +215,20 @@ def with_others_commands(experiences: list[Experience], count: int, last_first: 
 
 
 @pytest.mark.parametrize(
-    ("count", "last_first", "detail"),
+    ("of", "count", "last_first", "detail"),
     [
-        (6, False, None),
-        (7, False, "joint 'shoulder', in 7 of 40 experiences; 15% may"),
-        (3, True, None),
-        (4, True, "joint 'shoulder', in 4 of the newest 10 experiences; 15% may"),
+        (40, 6, False, None),
+        (40, 7, False, "joint 'shoulder', in 7 of 40 experiences; 15% may"),
+        (40, 3, True, None),
+        (40, 4, True, "joint 'shoulder', in 4 of the newest 10 experiences; 20% may"),
+        (80, 4, True, None),
+        (80, 5, True, "joint 'shoulder', in 5 of the newest 20 experiences; 20% may"),
     ],
 )
 def test_commands_of_another_time_are_left_out_and_many_of_them_refused(
-    policy: Policy, count: int, last_first: bool, detail: str | None
+    policy: Policy, of: int, count: int, last_first: bool, detail: str | None
 ) -> None:
-    right = moved_by([1.0, -0.7])
+    right = moved_by([1.0, -0.7], of)
     mixed = with_others_commands(right, count, last_first)
     strays = straying(mixed, *ROBOT)
     assert [bool(row.any()) for row in strays] == [a is not b for a, b in zip(mixed, right, strict=True)]

@@ -21,7 +21,7 @@ from vla_align_ros.types import Experience
 FROZEN_SHARE = 0.5  # a camera over the hand may show the very same pixels now and then, where nothing is in its view
 JUMP_RAD, JUMP_FACTOR = 0.3, 2.0  # a joint jumps that goes farther than twice what was asked and this
 JUMP_SHARE, LEAST_JUMPS = 0.1, 3  # a bump or two are no second robot
-STRAY_SHARE, LEAST_STRAYS = 0.15, 3  # of the experiences, in which a joint may stray
+STRAY_SHARE, NEWEST_STRAY_SHARE, LEAST_STRAYS = 0.15, 0.2, 3  # of all and of the newest quarter, in which a joint may
 
 
 def check_request(
@@ -97,11 +97,12 @@ def _jumping(robot: RobotConfig, experiences: Sequence[Experience]) -> Verdict |
 def _straying(joint_names: Sequence[str], strays: NDArray[np.bool_]) -> Verdict | None:
     """A joint that strays too often, in all experience or in the newest quarter: what is left out must be the odd one,
     not the robot of now."""
-    for part, rows in (("", strays), ("the newest ", strays[len(strays) - len(strays) // 4 :])):
+    newest = strays[len(strays) - len(strays) // 4 :]
+    for part, rows, share in (("", strays, STRAY_SHARE), ("the newest ", newest, NEWEST_STRAY_SHARE)):
         counts = rows.sum(0)
-        if counts.size and counts.max() > max(LEAST_STRAYS, STRAY_SHARE * len(rows)):
+        if counts.size and counts.max() > max(LEAST_STRAYS, share * len(rows)):
             which = f"joint {joint_names[counts.argmax()]!r}, in {counts.max()} of {part}{len(rows)} experiences"
-            return Verdict(Reason.JOINTS_DO_NOT_FOLLOW, f"{which}; {STRAY_SHARE:.0%} may")
+            return Verdict(Reason.JOINTS_DO_NOT_FOLLOW, f"{which}; {share:.0%} may")
     return None
 
 
