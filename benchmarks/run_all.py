@@ -166,9 +166,8 @@ BENCHMARKS = (
     Benchmark("project", "project.py", (), project_headline),
     Benchmark("late_chunks", "late_chunks.py", (), late_headline),
     Benchmark("alignment", "alignment.py", ("--seed", "47", "--training-arms", "24"), alignment_headline),
-    Benchmark("alignment_seed_11", "alignment.py", ("--seed", "11", "--training-arms", "24"), alignment_headline),
-    Benchmark("alignment_seed_12", "alignment.py", ("--seed", "12"), alignment_headline),
     Benchmark("alignment_seed_13", "alignment.py", ("--seed", "13", "--training-arms", "24"), alignment_headline),
+    Benchmark("alignment_seed_34", "alignment.py", ("--seed", "34", "--training-arms", "24"), alignment_headline),
     Benchmark(
         "alignment_beyond_range",
         "alignment.py",
