@@ -19,7 +19,7 @@ from vla_align_ros.params import AlignParams
 from vla_align_ros.policy import Policy
 
 ALIKE = 0.3  # mean squared difference of two tokens' actions over their mean square: a reversed joint makes 2 or more
-NEAR_SHARE = 0.25  # of the way that is gone where the running token fits nearly
+NEAR_SHARE = 0.125  # of the way that is gone where the running token fits nearly
 DOUBTED = 0.1  # share of the experience that the gradient leaves out where the running token fits nearly
 STEP_SHARES = (0.0, 0.25, 0.5, 1.0)  # of which the one with the lowest loss is taken
 ROWS_AT_ONCE = 32  # in one backward pass: bounds the memory, whatever align_batch_size is
