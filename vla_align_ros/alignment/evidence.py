@@ -25,7 +25,7 @@ class Evidence:
     """Losses of single experiences (N,), by task.
 
     On the later part: before, with the running token; after, with that of the whole step; used, with `token`, which may
-    have gone a quarter of the way. On all experience: with_actions, inverse dynamics after the whole step, with the
+    have gone a part of the way. On all experience: with_actions, inverse dynamics after the whole step, with the
     true actions and with others. On the earlier part: one_over_two, what one token costs over what two do
     (`one_robot.py`).
     """

@@ -2,7 +2,7 @@
 
 The total loss is useless as a judge, since it falls on corrupted experience as well: every loss is judged by itself, on
 experience later than what was learned from, with the same t and noise before and after. Judged is the whole step, also
-where a quarter of it is used; with that quarter dynamics and inverse dynamics must not rise either. Whether actions fit
+where a part of it is used; with that part dynamics and inverse dynamics must not rise either. Whether actions fit
 their frames is asked of all experience, and whether it is of one robot of the earlier part. What can be asked before
 anything is computed is in `experience_check.py`.
 """

@@ -18,7 +18,7 @@ class Reason(Enum):
 
     KEPT = (
         "kept",
-        "The whole step is better on later experience: it was kept, or a quarter of it where the running token fits "
+        "The whole step is better on later experience: it was kept, or a part of it where the running token fits "
         "nearly as well.",
     )
     ALREADY_ALIGNED = (

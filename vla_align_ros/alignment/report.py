@@ -25,7 +25,7 @@ class AlignReport:
     """One attempt. Losses are means on the later, held-out experience, by task, for the running token (`before`), the
     result without the gradient (`picked`) and the result (`after`); empty where the attempt ended earlier.
 
-    detail: the guard's words about the whole step, where the result goes only a quarter of the way, too.
+    detail: the guard's words about the whole step, where the result goes only a part of the way, too.
     left_out: experiences in which a joint was held or strayed (`split.straying`).
     picked_row: row of the token bank with the lowest loss, which counts most in the blend that the gradient started
     from; None for the running token, -1 for E_0.
