@@ -166,8 +166,8 @@ BENCHMARKS = (
     Benchmark("project", "project.py", (), project_headline),
     Benchmark("late_chunks", "late_chunks.py", (), late_headline),
     Benchmark("alignment", "alignment.py", ("--seed", "48", "--training-arms", "24"), alignment_headline),
-    Benchmark("alignment_seed_13", "alignment.py", ("--seed", "13", "--training-arms", "24"), alignment_headline),
     Benchmark("alignment_seed_34", "alignment.py", ("--seed", "34", "--training-arms", "24"), alignment_headline),
+    Benchmark("alignment_seed_47", "alignment.py", ("--seed", "47", "--training-arms", "24"), alignment_headline),
     Benchmark(
         "alignment_beyond_range",
         "alignment.py",
