@@ -1,4 +1,4 @@
-"""Whether experience is of one robot: its parts, and one token for all against two."""
+"""Whether experience is of one robot: one token for all of it against two."""
 
 from __future__ import annotations
 
