@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 from builders import make_experiences
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from vla_align_ros.action.trajectory import ActionKind, positions_of
@@ -133,13 +133,23 @@ def in_parts(gain: float, seed: int) -> list[Experience]:
     ]
 
 
+def clear_in_third_part(experiences: list[Experience]) -> list[int]:
+    """Those of rows 32 to 47 in which the first joint was asked to go far and met no stop."""
+    ends = np.array([[item.observation.state[0], item.next_observation.state[0]] for item in experiences])
+    low, high = np.quantile(ends, (0.02, 0.98))
+    inside = ((low + 0.02 < ends) & (ends < high - 0.02)).all(1)
+    return [i for i in range(32, 48) if inside[i] and abs(0.1 * experiences[i].commands[:, 0].sum()) > 0.2]
+
+
 @settings(max_examples=30)
 @given(st.sampled_from([0.6, -0.8, 1.3]), st.sampled_from([0.5, 0.9, 1.1, 1.5]), st.integers(0, 1000))
 def test_a_joint_strays_in_all_of_a_part_in_most_of_which_it_goes_another_distance(
     gain: float, factor: float, seed: int
 ) -> None:
     mine, theirs = in_parts(gain, seed), in_parts(gain * factor, seed)
-    strays = straying([*mine[:32], *theirs[32:48], *mine[48:]], *ROBOT)
+    mixed = [*mine[:32], *theirs[32:48], *mine[48:]]
+    assume(len(clear_in_third_part(mixed)) >= 4)
+    strays = straying(mixed, *ROBOT)
     assert strays[32:48, 0].all() == (factor in {0.5, 1.5}), "whatever was asked"
     assert not strays[:32].any()
     assert not strays[48:].any()
@@ -150,11 +160,8 @@ def test_a_joint_strays_in_all_of_a_part_in_most_of_which_it_goes_another_distan
 @given(st.sampled_from([0.6, -0.8, 1.3]), st.sampled_from([0.5, 1.5]), st.integers(0, 1000))
 def test_less_than_three_quarters_of_a_part_say_nothing_about_the_rest(gain: float, factor: float, seed: int) -> None:
     mine, theirs = in_parts(gain, seed), in_parts(gain * factor, seed)
-    ends = np.abs([[item.observation.state[0], item.next_observation.state[0]] for item in mine]).max(1)
-    asked = np.abs([0.1 * item.commands[:, 0].sum() for item in mine])
-    told = np.flatnonzero((asked > 0.25) & (ends < 0.8 * ends.max()))  # clearly, and meets no stop
-    part = told[(told >= 32) & (told < 48)]
     mixed = list(mine)
+    part = clear_in_third_part(mine)
     for i in part[: len(part) // 2]:
         mixed[i] = theirs[i]
     strays = straying(mixed, *ROBOT)
