@@ -21,7 +21,8 @@ from vla_align_ros.types import Experience
 FROZEN_SHARE = 0.5  # a camera over the hand may show the very same pixels now and then, where nothing is in its view
 JUMP_RAD, JUMP_FACTOR = 0.3, 2.0  # a joint jumps that goes farther than twice what was asked and this
 JUMP_SHARE, LEAST_JUMPS = 0.1, 3  # a bump or two are no second robot
-STRAY_SHARE, NEWEST_STRAY_SHARE, LEAST_STRAYS = 0.15, 0.2, 3  # of all and of the newest quarter, in which a joint may
+# Of all experiences and of the newest quarter, in which a joint may stray; three may in any case.
+STRAY_SHARE, NEWEST_STRAY_SHARE, LEAST_STRAYS = 0.15, 0.2, 3
 
 
 def check_request(

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-LEAST_PARTS = 3  # to compare
+LEAST_PARTS = 3  # that are compared
 MEASURED = {"perception", "inverse_dynamics"}
 PERCEPTION_WEIGHT = 0.5  # beside inverse dynamics
 
