@@ -121,13 +121,15 @@ def attempt(policy: Policy, token: Tensor, experiences: list[Experience], params
     return Attempt(report, proposals[0].start, proposals[0].token, policy.token)
 
 
-def without_guard(policy: Policy, learn: list[Experience], params: AlignParams, token: Tensor, seed: int) -> Proposal:
+def without_guard(
+    policy: Policy, learn: Sequence[Experience], params: AlignParams, token: Tensor, seed: int
+) -> Proposal:
     """What an alignment proposes from `token`, whatever a guard would say."""
     losses = losses_of(policy, learn, params)
     return align_module.propose(policy, losses, torch.arange(len(losses)), token, params, seed)
 
 
-def losses_of(policy: Policy, experiences: list[Experience], params: AlignParams) -> ExperienceLosses:
+def losses_of(policy: Policy, experiences: Sequence[Experience], params: AlignParams) -> ExperienceLosses:
     """With the lambdas of `params`."""
     return ExperienceLosses(policy, experiences, weights_of(params))
 

@@ -1,6 +1,7 @@
 """What parts of the model are worth: the same recipe with one part changed each, trained briefly.
 
     python benchmarks/retrained.py --json retrained.json
+    python benchmarks/retrained.py --samples 512000 --only "self-supervised features" --json retrained_whole.json
 
 A row is a model of its own: success and action error of the same unseen arms with the better of E_0 and the unshifted
 arm's token (before), after the pick, after plain gradients from there (`side_by_side.plain`; a learned step would take
@@ -33,9 +34,10 @@ import yaml
 
 from vla_align_ros.alignment.split import split
 from vla_align_ros.alignment.step import first_step
-from vla_align_ros.policy import Policy, load_policy
+from vla_align_ros.policy import load_policy
 from vla_align_ros.policy.policy import Device, find_device
 from vla_align_ros.sim.bench import action_error, fill_buffer
+from vla_align_ros.sim.embodiment import Embodiments
 from vla_align_ros.training.export import write_model
 from vla_align_ros.training.recipe import Recipe, load_recipe
 from vla_align_ros.training.train import prepare, train
@@ -85,10 +87,8 @@ VARIANTS = {
 }
 
 
-def one_variant(
-    name: str, run: Path, samples: int, seed: int, embodiments: int, episodes: int, device: torch.device
-) -> dict[str, Any]:
-    """Train a variant in `run` and measure it."""
+def trained(name: str, run: Path, samples: int, device: torch.device) -> tuple[Path, float]:
+    """Train a variant in a folder of its own in `run`. Its model's folder, and the motion R2 of its features."""
     torch.set_num_threads(1)
     variant, recipe = VARIANTS[name], load_recipe(RECIPE)
     recipe = replace(recipe, samples=samples, vision=replace(recipe.vision, **variant.vision), **variant.recipe)
@@ -106,12 +106,7 @@ def one_variant(
     if recipe.token_drop == 1.0:
         torch.nn.init.zeros_(trainee.bank.offsets)
     write_model(trainee, path, out, out / "export")
-    policy = load_policy(out / "export", device)
-    unseen = arms.unseen_arms(embodiments, seed)
-    found = [one_arm(policy, unseen[np.array([i])], seed * 1000 + i, episodes) for i in range(embodiments)]
-    result = {"motion_r2": trainee.motion_r2, **summary(found)}
-    print(f"{name}: {json.dumps(result)}", flush=True)
-    return result
+    return out / "export", trainee.motion_r2
 
 
 def _say(name: str, line: dict[str, object]) -> None:
@@ -120,8 +115,10 @@ def _say(name: str, line: dict[str, object]) -> None:
         print(f"{name}: {line}", flush=True)
 
 
-def one_arm(policy: Policy, arm: Any, seed: int, episodes: int) -> dict[str, dict[str, float]]:
-    """Success and action error of one arm with each token."""
+def one_arm(model: Path, arm: Embodiments, seed: int, episodes: int) -> dict[str, dict[str, float]]:
+    """Success and action error of one arm with each token, on the CPU."""
+    torch.set_num_threads(1)
+    policy = load_policy(model, "cpu")
     shipped, params = arms.shipped_token(policy), arms.recommended(policy)
     learn = split(fill_buffer(policy, arm, shipped, seed, 0.5), policy.config.robot).learn
     losses = arms.losses_of(policy, learn, params)
@@ -169,19 +166,28 @@ def main(
     embodiments: Annotated[int, typer.Option(help="How many arms.")] = 8,
     episodes: Annotated[int, typer.Option(help="Of each arm and token.")] = 50,
     jobs: Annotated[int, typer.Option(help="Processes of one thread each.")] = os.cpu_count() or 1,
-    device: Annotated[Device, typer.Option(help="Of the networks.")] = "cpu",
+    device: Annotated[Device, typer.Option(help="Of the trainings.")] = "cpu",
+    only: Annotated[list[str] | None, typer.Option(metavar="ROW", help="These rows alone; repeat it.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the numbers here.")] = None,
 ) -> None:
     """Train the variants and measure them."""
-    where = find_device(device)
+    unknown = sorted(set(only or ()) - set(VARIANTS))
+    if unknown:
+        raise typer.BadParameter(f"no row {', '.join(unknown)}; there are {'; '.join(VARIANTS)}")
+    names, where = [name for name in VARIANTS if not only or name in only], find_device(device)
     make_eyes(load_recipe(RECIPE), run, where)
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, context) as pool:
-        futures = {
-            name: pool.submit(one_variant, name, run, samples, seed + 300, embodiments, episodes, where)
-            for name in VARIANTS
-        }
-        result = {name: future.result() for name, future in futures.items()}
+    unseen = arms.unseen_arms(embodiments, seed + 300)
+    rows, result = range(embodiments), {}
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+        trainings = {name: pool.submit(trained, name, run, samples, where) for name in names}
+        measured = {}
+        for name, training in trainings.items():
+            model, motion_r2 = training.result()
+            seeds = [(seed + 300) * 1000 + row for row in rows]
+            found = [pool.submit(one_arm, model, unseen[np.array([row])], seeds[row], episodes) for row in rows]
+            measured[name] = (motion_r2, found)
+        for name, (motion_r2, found) in measured.items():
+            result[name] = {"motion_r2": motion_r2, **summary([future.result() for future in found])}
     print(json.dumps(result, indent=2))
     machine.write(json_file, result)
 

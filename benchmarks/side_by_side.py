@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -83,7 +83,7 @@ def plain(losses: ExperienceLosses, start: Tensor, params: AlignParams, seed: in
     return token
 
 
-def all_weights(policy: Policy, experiences: list[Experience], params: AlignParams, seed: int) -> Pi0:
+def all_weights(policy: Policy, experiences: Sequence[Experience], params: AlignParams, seed: int) -> Pi0:
     """A copy of the network, every weight trained by the alignment losses; the token stays."""
     model = copy.deepcopy(policy.model).requires_grad_(True)
     weights = weights_of(params)
