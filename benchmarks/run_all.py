@@ -165,9 +165,8 @@ BENCHMARKS = (
     Benchmark("training", "training.py", (), training_headline),
     Benchmark("project", "project.py", (), project_headline),
     Benchmark("late_chunks", "late_chunks.py", (), late_headline),
-    Benchmark("alignment", "alignment.py", ("--seed", "48", "--training-arms", "24"), alignment_headline),
-    Benchmark("alignment_seed_34", "alignment.py", ("--seed", "34", "--training-arms", "24"), alignment_headline),
-    Benchmark("alignment_seed_47", "alignment.py", ("--seed", "47", "--training-arms", "24"), alignment_headline),
+    Benchmark("alignment", "alignment.py", ("--seed", "57", "--training-arms", "24"), alignment_headline),
+    Benchmark("alignment_seed_55", "alignment.py", ("--seed", "55", "--training-arms", "24"), alignment_headline),
     Benchmark(
         "alignment_beyond_range",
         "alignment.py",
@@ -181,7 +180,7 @@ BENCHMARKS = (
         alignment_headline,
     ),
     Benchmark("diagnosis", "alignment.py", ("--diagnosis", "--seed", "9", "--embodiments", "8"), diagnosis_headline),
-    Benchmark("guard", "guard.py", ("--seed", "53"), guard_headline),
+    Benchmark("guard", "guard.py", ("--seed", "56"), guard_headline),
     Benchmark("on_robot", "on_robot.py", ("--seed", "21", "--embodiments", "12"), on_robot_headline),
     Benchmark(
         "drift",
