@@ -181,6 +181,8 @@ BENCHMARKS = (
     ),
     Benchmark("diagnosis", "alignment.py", ("--diagnosis", "--seed", "9", "--embodiments", "8"), diagnosis_headline),
     Benchmark("guard", "guard.py", ("--seed", "56"), guard_headline),
+    Benchmark("guard_seed_54", "guard.py", ("--seed", "54"), guard_headline),
+    Benchmark("guard_seed_53", "guard.py", ("--seed", "53"), guard_headline),
     Benchmark("on_robot", "on_robot.py", ("--seed", "21", "--embodiments", "12"), on_robot_headline),
     Benchmark(
         "drift",
