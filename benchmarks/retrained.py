@@ -1,15 +1,16 @@
-"""What parts of the model are worth: the same recipe with one part changed each, trained briefly.
+"""What parts of the model are worth: the same recipe with one part changed each, by default trained briefly.
 
     python benchmarks/retrained.py --json retrained.json
-    python benchmarks/retrained.py --samples 512000 --only "self-supervised features" --json retrained_whole.json
+    python benchmarks/retrained.py --samples 512000 --only "self-supervised features" --json whole.json
 
 A row is a model of its own: success and action error of the same unseen arms with the better of E_0 and the unshifted
 arm's token (before), after the pick, after plain gradients from there (`side_by_side.plain`; a learned step would take
-longer than the training), and with the best token by labels. Rows compare with `as shipped`, trained as briefly.
+longer than the training), and with the best token by labels. Rows compare with `as shipped`, trained as long. Measured
+on the CPU.
 
-20 minutes of an idle core a row, more with self-supervised features, whose eye also gets more frames and steps than the
-label-pretrained one. A run can be cut and goes on where it stopped: with the same settings only, in a folder of their
-own. `one global E` has no offsets: its bank is E_0 many times.
+20 minutes of an idle core a row of 100,000 samples, more with self-supervised features, whose eye also gets more frames
+and steps than the label-pretrained one. A run can be cut and goes on where it stopped: with the same settings only, in
+a folder of their own. `one global E` has no offsets: its bank is E_0 many times.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ VARIANTS = {
 }
 
 
-def trained(name: str, run: Path, samples: int, device: torch.device) -> tuple[Path, float]:
+def train_variant(name: str, run: Path, samples: int, device: torch.device) -> tuple[Path, float]:
     """Train a variant in a folder of its own in `run`. Its model's folder, and the motion R2 of its features."""
     torch.set_num_threads(1)
     variant, recipe = VARIANTS[name], load_recipe(RECIPE)
@@ -177,17 +178,18 @@ def main(
     names, where = [name for name in VARIANTS if not only or name in only], find_device(device)
     make_eyes(load_recipe(RECIPE), run, where)
     unseen = arms.unseen_arms(embodiments, seed + 300)
-    rows, result = range(embodiments), {}
+    seeds = [(seed + 300) * 1000 + number for number in range(embodiments)]
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
-        trainings = {name: pool.submit(trained, name, run, samples, where) for name in names}
+        trainings = {name: pool.submit(train_variant, name, run, samples, where) for name in names}
         measured = {}
         for name, training in trainings.items():
             model, motion_r2 = training.result()
-            seeds = [(seed + 300) * 1000 + row for row in rows]
-            found = [pool.submit(one_arm, model, unseen[np.array([row])], seeds[row], episodes) for row in rows]
+            found = [pool.submit(one_arm, model, unseen[np.array([i])], seeds[i], episodes) for i in range(embodiments)]
             measured[name] = (motion_r2, found)
-        for name, (motion_r2, found) in measured.items():
-            result[name] = {"motion_r2": motion_r2, **summary([future.result() for future in found])}
+        result = {
+            name: {"motion_r2": motion_r2, **summary([future.result() for future in found])}
+            for name, (motion_r2, found) in measured.items()
+        }
     print(json.dumps(result, indent=2))
     machine.write(json_file, result)
 

@@ -166,7 +166,6 @@ BENCHMARKS = (
     Benchmark("project", "project.py", (), project_headline),
     Benchmark("late_chunks", "late_chunks.py", (), late_headline),
     Benchmark("alignment", "alignment.py", ("--seed", "57", "--training-arms", "24"), alignment_headline),
-    Benchmark("alignment_seed_55", "alignment.py", ("--seed", "55", "--training-arms", "24"), alignment_headline),
     Benchmark(
         "alignment_beyond_range",
         "alignment.py",
@@ -176,13 +175,11 @@ BENCHMARKS = (
     Benchmark(
         "alignment_own_policy_only",
         "alignment.py",
-        ("--seed", "20", "--embodiments", "24", "--exploration", "0"),
+        ("--seed", "22", "--embodiments", "24", "--exploration", "0"),
         alignment_headline,
     ),
     Benchmark("diagnosis", "alignment.py", ("--diagnosis", "--seed", "9", "--embodiments", "8"), diagnosis_headline),
     Benchmark("guard", "guard.py", ("--seed", "56"), guard_headline),
-    Benchmark("guard_seed_54", "guard.py", ("--seed", "54"), guard_headline),
-    Benchmark("guard_seed_53", "guard.py", ("--seed", "53"), guard_headline),
     Benchmark("on_robot", "on_robot.py", ("--seed", "21", "--embodiments", "12"), on_robot_headline),
     Benchmark(
         "drift",

@@ -388,7 +388,7 @@ REFUSED: dict[str, Case] = {
     "actions": (Reason.ACTIONS_DO_NOT_FIT, {"stats": stats_of(shuffle_ratio_min=1e9)}),
     "late actions": (
         Reason.ACTIONS_OUT_OF_STEP,
-        {"with_actions": {"shuffled": torch.tensor([[1.0], [2.0]]), "next": torch.tensor([[1.0], [0.8]])}},
+        {"with_actions": {"shuffled": torch.tensor([[1.0], [2.0]]), "next": torch.tensor([[1.0], [0.7]])}},
     ),
     "a second robot": (
         Reason.MIXED_EXPERIENCE,

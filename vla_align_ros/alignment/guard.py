@@ -21,7 +21,7 @@ from vla_align_ros.policy.statistics import AlignmentStats
 Z_SCORE = 1.64  # standard errors of a mean that count as noise: 95 %, one-sided
 ENOUGH = {"perception": 0.5, "dynamics": 0.05, "inverse_dynamics": 0.05}  # share of itself by which a loss must fall
 TOO_MUCH = 0.1  # share of itself by which dynamics or inverse dynamics may not rise
-OUT_OF_STEP = 0.1  # share of itself by which a neighbour's actions may have a lower inverse-dynamics loss
+OUT_OF_STEP = {"next": 0.2, "last": 0.1}  # share of itself by which a neighbour's actions may lower the loss
 WORSE = {"dynamics": Reason.DYNAMICS_WORSE, "inverse_dynamics": Reason.INVERSE_WORSE}
 
 
@@ -97,11 +97,11 @@ def actions_fit(evidence: Evidence, stats: AlignmentStats) -> Verdict | None:
             f"inverse-dynamics loss with shuffled actions over that with the true ones is {ratio:.3f}, "
             f"at least {stats.shuffle_ratio_min:.3f} is needed",
         )
-    for neighbour in ("next", "last"):
+    for neighbour, share in OUT_OF_STEP.items():
         if neighbour not in evidence.with_actions:
             continue
         true, other = evidence.with_actions[neighbour].mean(1).tolist()
-        if other < (1 - OUT_OF_STEP) * true:
+        if other < (1 - share) * true:
             return Verdict(
                 Reason.ACTIONS_OUT_OF_STEP,
                 f"inverse-dynamics loss is {true:.4f}, with the {neighbour} experience's actions {other:.4f}",

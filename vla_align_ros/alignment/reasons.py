@@ -55,7 +55,8 @@ class Reason(Enum):
     ACTIONS_DO_NOT_FIT = ("actions_do_not_fit", "The actions explain the frames no better than shuffled ones.")
     ACTIONS_OUT_OF_STEP = (
         "actions_out_of_step",
-        "The actions sent just before or after explain the frames 10 % better: commands or frames come late.",
+        "The actions sent just before explain the frames 10 % better, or those just after 20 %: frames or commands "
+        "come late.",
     )
     TOKEN_TOO_FAR = ("token_too_far", "The token left the region that training knows.")
     NOT_DURABLE = ("not_durable", "The token could not be written to the store; it was not used.")

@@ -22,12 +22,12 @@ class AlignmentStatsError(ValueError):
 class AlignmentStats:
     """Measured on validation arms, after an alignment without a guard; losses by task name, on later experience.
 
-    usual: largest loss at which nothing is to be gained (the median). ceiling: somewhat above the 90th percentile
+    usual: largest loss at which nothing is to be gained (the median). ceiling: 1.25 to 2.5 times the 90th percentile
         (`training/export.py` has the factors).
     token_distance_max: largest distance of a bank token from E_0 (Euclidean norm over all rows).
     shuffle_ratio_min: the inverse-dynamics loss with shuffled actions over the true one must reach this; a quarter of
         the way from 1 to the 10th percentile of the validation arms.
-    one_over_two_max: what one token may cost over what two do (`one_robot.one_over_two`); 1 and three times what the
+    one_over_two_max: what one token may cost over what two do (`one_robot.one_over_two`); 1 and five times what the
         90th percentile has above it.
     motion_r2: linear R2 of joint motion from two frames' features.
     arms, experiences: what it was measured on, and at most how many of each arm, those in which no joint was held or
