@@ -97,6 +97,7 @@ def summary(found: list[dict[str, Any]]) -> dict[str, Any]:
             "gain_of_gradient_over_pick": arms.interval(success["proposed"] - success["picked"]),
             "gain_of_labels_over_pick": arms.interval(success["oracle"] - success["picked"]),
             "share_of_gap": float((after - before).mean() / (success["oracle"] - before).mean()),
+            "each_arm": {stage: success[stage].tolist() for stage in STAGES},
         },
         "action_error": {
             "before": arms.interval(errors[first]),

@@ -169,7 +169,7 @@ BENCHMARKS = (
     Benchmark(
         "alignment_beyond_range",
         "alignment.py",
-        ("--seed", "49", "--embodiments", "48", "--scale", "1.25"),
+        ("--seed", "51", "--embodiments", "48", "--scale", "1.25"),
         alignment_headline,
     ),
     Benchmark(
@@ -179,7 +179,7 @@ BENCHMARKS = (
         alignment_headline,
     ),
     Benchmark("diagnosis", "alignment.py", ("--diagnosis", "--seed", "9", "--embodiments", "8"), diagnosis_headline),
-    Benchmark("guard", "guard.py", ("--seed", "56"), guard_headline),
+    Benchmark("guard", "guard.py", ("--seed", "58"), guard_headline),
     Benchmark("on_robot", "on_robot.py", ("--seed", "21", "--embodiments", "12"), on_robot_headline),
     Benchmark(
         "drift",

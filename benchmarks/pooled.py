@@ -1,0 +1,45 @@
+"""The arms of several results of `alignment.py` as one: success and paired gains, with intervals over all arms.
+
+    python benchmarks/pooled.py benchmarks/results/alignment_beyond_range.json other.json
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import arms
+import numpy as np
+import typer
+from machine import write
+
+
+def pooled(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """The numbers of all arms together. results: what `alignment.py --json` writes."""
+    each = [result["numbers"]["success"]["each_arm"] for result in results]
+    success = {stage: np.array([rate for arm in each for rate in arm[stage]]) for stage in each[0]}
+    return {
+        "commands": [result["about"]["command"] for result in results],
+        "commits": [result["about"]["commit"] for result in results],
+        "arms": len(success["picked"]),
+        "success": {
+            **{stage: arms.interval(rates) for stage, rates in success.items()},
+            "gain_of_gradient_over_pick": arms.interval(success["proposed"] - success["picked"]),
+            "gain_of_labels_over_pick": arms.interval(success["oracle"] - success["picked"]),
+        },
+    }
+
+
+def main(
+    files: Annotated[list[Path], typer.Argument(help="Results of alignment.py.")],
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the numbers here.")] = None,
+) -> None:
+    """Put the arms of several results together."""
+    result = pooled([json.loads(file.read_text()) for file in files])
+    print(json.dumps(result, indent=2))
+    write(json_file, result)
+
+
+if __name__ == "__main__":
+    typer.run(main)
