@@ -1,6 +1,8 @@
 """The arms of several results of `alignment.py` as one: success and paired gains, with intervals over all arms.
 
     python benchmarks/pooled.py benchmarks/results/alignment_beyond_range.json other.json
+
+For differences so small that the arms of one result say little; seeds must differ, or arms count twice.
 """
 
 from __future__ import annotations
