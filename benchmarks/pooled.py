@@ -2,7 +2,7 @@
 
     python benchmarks/pooled.py benchmarks/results/alignment_beyond_range.json other.json
 
-For differences so small that the arms of one result say little; seeds must differ, or arms count twice.
+For differences so small that the arms of one result say little.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from machine import write
 def pooled(results: list[dict[str, Any]]) -> dict[str, Any]:
     """The numbers of all arms together. results: what `alignment.py --json` writes."""
     each = [result["numbers"]["success"]["each_arm"] for result in results]
+    if len({str(arm) for arm in each}) < len(each):
+        raise typer.BadParameter("two of these results have the same arms")
     success = {stage: np.array([rate for arm in each for rate in arm[stage]]) for stage in each[0]}
     return {
         "commands": [result["about"]["command"] for result in results],
@@ -38,7 +40,11 @@ def main(
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the numbers here.")] = None,
 ) -> None:
     """Put the arms of several results together."""
-    result = pooled([json.loads(file.read_text()) for file in files])
+    results = [json.loads(file.read_text()) for file in files]
+    for file, result in zip(files, results, strict=True):
+        if "each_arm" not in result["numbers"].get("success", {}):
+            raise typer.BadParameter(f"{file} has no success.each_arm: make it again with alignment.py")
+    result = pooled(results)
     print(json.dumps(result, indent=2))
     write(json_file, result)
 
