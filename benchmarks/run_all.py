@@ -1,4 +1,4 @@
-"""The benchmarks whose numbers the documents quote, into benchmarks/results/: what `make bench` runs, one after the other.
+"""The benchmarks whose numbers the documents quote, into benchmarks/results/: what `make bench` runs, in turn.
 
     python benchmarks/run_all.py
     python benchmarks/run_all.py --only golden --only training
