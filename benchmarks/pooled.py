@@ -17,12 +17,22 @@ import typer
 from machine import write
 
 
+def of_intervals(parts: list[dict[str, float]], arms_of_each: list[int]) -> dict[str, float]:
+    """Mean over all arms, and its 95 % interval, from the means of the results and the widths of their intervals, as if
+    each were normal: of the action error no result says each arm's."""
+    shares = np.array(arms_of_each) / sum(arms_of_each)
+    mean = float(shares @ [part["mean"] for part in parts])
+    half = float(np.hypot.reduce(shares * [(part["high"] - part["low"]) / 2 for part in parts]))
+    return {"mean": mean, "low": mean - half, "high": mean + half}
+
+
 def pooled(results: list[dict[str, Any]]) -> dict[str, Any]:
     """The numbers of all arms together. results: what `alignment.py --json` writes."""
     each = [result["numbers"]["success"]["each_arm"] for result in results]
     if len({str(arm) for arm in each}) < len(each):
         raise typer.BadParameter("two of these results have the same arms")
     success = {stage: np.array([rate for arm in each for rate in arm[stage]]) for stage in each[0]}
+    errors = [result["numbers"]["action_error"]["gain_of_gradient_over_pick"] for result in results]
     return {
         "commands": [result["about"]["command"] for result in results],
         "commits": [result["about"]["commit"] for result in results],
@@ -32,6 +42,7 @@ def pooled(results: list[dict[str, Any]]) -> dict[str, Any]:
             "gain_of_gradient_over_pick": arms.interval(success["proposed"] - success["picked"]),
             "gain_of_labels_over_pick": arms.interval(success["oracle"] - success["picked"]),
         },
+        "action_error": {"gain_of_gradient_over_pick": of_intervals(errors, [len(arm["picked"]) for arm in each])},
     }
 
 
