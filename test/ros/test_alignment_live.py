@@ -28,7 +28,7 @@ def node(shared_ros, tmp_path_factory):
 
 def begin_alignment(node) -> tuple[Listener, int]:
     """Where the answer of an alignment comes that has made its first gradient step, and how many calls that took: what
-    the arm just did may be refused before that, as where it met its stops. Then from new experience."""
+    the arm just did may be refused before that (`joints_do_not_follow`). Then from new experience."""
     steps, answers = len(node.learning_rates.messages), Listener("align")
 
     def stepped() -> bool:
