@@ -37,7 +37,7 @@ def one_arm(policy: Policy, arm: Embodiments, seed: int, episodes: int, explorat
     """Everything about one arm."""
     shipped, e_0 = arms.shipped_token(policy), policy.e_0
     experiences = fill_buffer(policy, arm, shipped, seed, exploration)
-    done = arms.attempt(policy, shipped, experiences, arms.recommended(policy), seed)
+    done = arms.aligned(policy, shipped, experiences, arms.recommended(policy), seed)
     oracle = arms.best_by_labels(policy, arm, [shipped, e_0, done.proposed], seed)
     tokens = dict(zip(STAGES, (e_0, shipped, done.picked, done.proposed, done.used, oracle), strict=True))
     return {

@@ -5,7 +5,6 @@ Before is the token that a fresh install loads. Arms of `unseen_arms` were never
 
 from __future__ import annotations
 
-import importlib
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -17,10 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vla_align_ros.alignment import attempt
 from vla_align_ros.alignment.losses import ExperienceLosses, weights_of
 from vla_align_ros.alignment.report import AlignReport
 from vla_align_ros.alignment.split import LEAST_TO_LEARN, split_by_episode
-from vla_align_ros.alignment.step import Proposal
+from vla_align_ros.alignment.step import Proposal, propose
 from vla_align_ros.experience.builder import without_held
 from vla_align_ros.params import AlignParams, PolicyParams
 from vla_align_ros.policy import Policy, flow, load_policy
@@ -31,7 +31,6 @@ from vla_align_ros.sim.embodiment import Embodiments, sample_embodiments
 from vla_align_ros.types import Experience
 from vla_align_ros.zoo import find_model
 
-align_module = importlib.import_module("vla_align_ros.alignment.align")  # the package's `align` is the function
 ERROR_SAMPLES = 256  # observations that an action error is the mean of
 TEST_SEED = 900_000  # training draws its arms from 101 on, validation from 50001
 LAMBDAS = {"perception": "lambda_perc", "dynamics": "lambda_dyn", "inverse_dynamics": "lambda_inv"}
@@ -88,8 +87,9 @@ def work(
 
 
 @dataclass(frozen=True)
-class Attempt:
-    """One alignment: its report, the token where it started from, and what it would have used without a guard."""
+class Alignment:
+    """One attempt: its report, the token without the gradient, what it would have used without a guard, and what was
+    used."""
 
     report: AlignReport
     picked: Tensor
@@ -97,28 +97,17 @@ class Attempt:
     used: Tensor
 
 
-def attempt(policy: Policy, token: Tensor, experiences: list[Experience], params: AlignParams, seed: int) -> Attempt:
-    """Align from `token`. The policy's token is that of the outcome."""
-    policy.swap_token(token)
-    proposals, propose = list[Proposal](), align_module.propose
-
-    def listening(*arguments: Any) -> Proposal:
-        proposals.append(propose(*arguments))
-        return proposals[-1]
-
-    align_module.propose = listening
-    try:
-        report = align_module.align(policy, experiences, params, seed=seed)
-    finally:
-        align_module.propose = propose
-    assert policy.token is not None
-    if not proposals:
+def aligned(policy: Policy, token: Tensor, experiences: list[Experience], params: AlignParams, seed: int) -> Alignment:
+    """Attempt an alignment from `token`; where it ended early, what it would have proposed all the same."""
+    found = attempt(policy, token, experiences, params, seed=seed)
+    used, proposal = token if found.token is None else found.token, found.proposal
+    if proposal is None:
         robot = policy.config.robot
         learn, _ = split_by_episode(without_held(experiences, robot.action, robot.period_ns))
         if len(learn) < LEAST_TO_LEARN:
-            return Attempt(report, token, token, policy.token)
-        proposals.append(without_guard(policy, learn, params, token, seed))
-    return Attempt(report, proposals[0].start, proposals[0].token, policy.token)
+            return Alignment(found.report, token, token, used)
+        proposal = without_guard(policy, learn, params, token, seed)
+    return Alignment(found.report, proposal.start, proposal.token, used)
 
 
 def without_guard(
@@ -126,7 +115,7 @@ def without_guard(
 ) -> Proposal:
     """What an alignment proposes from `token`, whatever a guard would say."""
     losses = losses_of(policy, learn, params)
-    return align_module.propose(policy, losses, torch.arange(len(losses)), token, params, seed)
+    return propose(policy, losses, torch.arange(len(losses)), token, params, seed)
 
 
 def losses_of(policy: Policy, experiences: Sequence[Experience], params: AlignParams) -> ExperienceLosses:

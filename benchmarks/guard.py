@@ -149,7 +149,7 @@ def one_arm(policy: Policy, arm: Embodiments, other_arm: Embodiments, seed: int)
     """Clean and corrupted attempts of one arm."""
     shipped, params = arms.shipped_token(policy), arms.recommended(policy)
     mine, theirs = (at_work(policy, which, seed) for which in (arm, other_arm))
-    aligned = arms.attempt(policy, shipped, in_buffer(policy, mine), params, seed).proposed
+    aligned = arms.aligned(policy, shipped, in_buffer(policy, mine), params, seed).proposed
 
     def error(token: Any) -> float:
         return float(action_error(policy, arm, token[None], seed + 7, HELD_OUT)[0])
@@ -161,7 +161,7 @@ def one_arm(policy: Policy, arm: Embodiments, other_arm: Embodiments, seed: int)
         start = "fresh" if corrupt is clean or (index + seed) % 2 else "aligned"
         rng = np.random.default_rng([seed, index])
         corrupted = in_buffer(policy, corrupt(mine, theirs, rng))
-        done = arms.attempt(policy, starts[start], corrupted, params, seed)
+        done = arms.aligned(policy, starts[start], corrupted, params, seed)
         change = error(done.proposed) / before[start] - 1.0
         report = done.report
         found.append(

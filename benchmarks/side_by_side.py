@@ -63,7 +63,7 @@ def one_arm(policy: Policy, arm: Embodiments, seed: int, episodes: int) -> dict[
     policy.model = all_weights(policy, learn, params, seed)
     found["all weights instead of the token"] = measured(shipped)
     policy.model = model
-    done = arms.attempt(policy, shipped, experiences, params, seed)
+    done = arms.aligned(policy, shipped, experiences, params, seed)
     found["pick and learned step, guard off"] = measured(done.proposed)
     found["align()"] = measured(done.used)
     found["best token by labels"] = measured(

@@ -15,10 +15,11 @@ import torch
 from builders import TASKS, make_experiences, make_observation, one_after_another, stats_of
 from torch import Tensor
 
-from vla_align_ros.alignment import AlignReport, Reason, align, evidence, guard, step
+from vla_align_ros.alignment import AlignReport, Reason, align, attempt, commit, evidence, guard, step
 from vla_align_ros.alignment.losses import ExperienceLosses, means, weights_of
 from vla_align_ros.alignment.pick import Pick
 from vla_align_ros.alignment.reasons import Verdict
+from vla_align_ros.alignment.rules import RULES, Rules
 from vla_align_ros.alignment.split import split_by_episode
 from vla_align_ros.checkpoint.manifest import StoreError
 from vla_align_ros.checkpoint.store import TokenStore
@@ -40,6 +41,7 @@ PARAMS = AlignParams(
 )
 QUICK = dataclasses.replace(PARAMS, align_steps=3, align_batch_size=4, align_draws=1)
 EXPERIENCES = make_experiences(96)
+ALL_THE_WAY = Rules(alike=0.0)  # of random weights every token acts alike
 FEW = make_experiences(32)  # for what needs no significance
 
 
@@ -82,10 +84,7 @@ class Untouched:
 # --- kept ---
 
 
-def test_a_kept_alignment_improves_and_changes_only_the_token(
-    policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(step, "ALIKE", 0.0)  # of random weights every token acts alike
+def test_a_kept_alignment_improves_and_changes_only_the_token(policy: Policy, tmp_path: Path) -> None:
     untouched = Untouched(policy)
     steps: list[int] = []
     store = TokenStore(tmp_path / "store", keep=3)
@@ -93,6 +92,7 @@ def test_a_kept_alignment_improves_and_changes_only_the_token(
         policy,
         EXPERIENCES,
         PARAMS,
+        rules=ALL_THE_WAY,
         store=store,
         exploration_fraction=0.5,
         on_step=lambda step, curve: steps.append(step),
@@ -214,7 +214,7 @@ def test_the_gradient_starts_at_what_was_picked_from_running_token_and_bank(
     given: dict[str, Any] = {}
     descend = step.descend
 
-    def spied_pick(losses: Any, rows: Tensor, candidates: Tensor, seed: int) -> Pick:
+    def spied_pick(losses: Any, rows: Tensor, candidates: Tensor, seed: int, blended: float) -> Pick:
         given.update(candidates=candidates, rows=rows)
         return Pick(index, candidates[index], {}, 0)
 
@@ -239,7 +239,7 @@ def test_the_gradient_starts_at_what_was_picked_from_running_token_and_bank(
 def test_the_running_token_alone_is_the_start_where_nothing_is_better(
     policy: Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def spied_pick(losses: Any, rows: Tensor, candidates: Tensor, seed: int) -> Pick:
+    def spied_pick(losses: Any, rows: Tensor, candidates: Tensor, seed: int, blended: float) -> Pick:
         return Pick(int(best), candidates.mean(0), {}, 0)
 
     monkeypatch.setattr(step, "pick", spied_pick)
@@ -256,7 +256,7 @@ def test_the_running_token_alone_is_the_start_where_nothing_is_better(
     assert found.index == 0
 
 
-@pytest.mark.parametrize(("apart", "share"), [(0.29, step.NEAR_SHARE), (0.31, 1.0)])
+@pytest.mark.parametrize(("apart", "share"), [(0.29, RULES.near_share), (0.31, 1.0)])
 def test_a_part_of_the_way_is_gone_where_the_policy_would_do_much_the_same(
     policy: Policy, apart: float, share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -300,9 +300,9 @@ def test_the_token_comes_back_to_the_region_that_training_knows(
     policy: Policy, alike: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     policy.stats = stats_of(token_distance_max=1.0)
-    monkeypatch.setattr(step, "ALIKE", alike)
     monkeypatch.setattr(guard, "judge", lambda *_: _kept())
-    align(policy, FEW, dataclasses.replace(QUICK, align_learning_rate=1.0, align_steps=10))
+    params = dataclasses.replace(QUICK, align_learning_rate=1.0, align_steps=10)
+    align(policy, FEW, params, rules=Rules(alike=alike))
     assert policy.token is not None
     assert policy.model.peft_prefix_token is not None
     assert 1.2 < float((policy.token - policy.model.peft_prefix_token).norm()) <= 1.25 * (1 + 1e-5)
@@ -423,12 +423,11 @@ def test_the_guard_asks_for_the_actions_of_all_experience_after_the_whole_step(
     monkeypatch.setattr(guard, "judge", spied_judge)
     monkeypatch.setattr(evidence, "with_actions", spied)
     monkeypatch.setattr(step, "descend", spied_descend)
-    monkeypatch.setattr(step, "ALIKE", 1e9)
-    report = align(policy, FEW, QUICK)
+    report = align(policy, FEW, QUICK, rules=Rules(alike=1e9))
     (shown,) = seen
     assert start is not None
     assert torch.equal(tokens[0], whole[0])
-    torch.testing.assert_close(shown.token, torch.lerp(start, whole[0], step.NEAR_SHARE))
+    torch.testing.assert_close(shown.token, torch.lerp(start, whole[0], RULES.near_share))
     assert len(shown.with_actions["shuffled"][0]) == report.learned_from + report.judged_by
     assert shown.one_over_two is not None
 
@@ -448,11 +447,27 @@ def run_case(policy: Policy, case: dict[str, Any], monkeypatch: pytest.MonkeyPat
     if "with_actions" in case:
         monkeypatch.setattr(evidence, "with_actions", lambda *_: case["with_actions"])
     if "descend" in case:
-        monkeypatch.setattr(step, "ALIKE", 0.0)
+        more["rules"] = ALL_THE_WAY
         monkeypatch.setattr(
             step, "descend", lambda policy, losses, rows, start, *_: (case["descend"](losses, rows, start), [])
         )
     return align(policy, case.get("experiences", FEW), case.get("params", QUICK), **more)
+
+
+def test_an_attempt_changes_nothing_and_its_commit_is_the_alignment(policy: Policy) -> None:
+    untouched, running = Untouched(policy), policy.token
+    assert running is not None
+    found, again = (attempt(policy, running, EXPERIENCES, PARAMS, rules=ALL_THE_WAY) for _ in range(2))
+    untouched.check()
+    assert torch.equal(policy.token, running)
+    assert found.token is not None
+    assert torch.equal(found.token, again.token)
+    assert commit(policy, found, PARAMS, None).accepted
+    assert torch.equal(policy.token, found.token)
+    after = policy.token.clone()
+    refused = dataclasses.replace(found, token=None)
+    commit(policy, refused, PARAMS, None)
+    assert torch.equal(policy.token, after)
 
 
 @pytest.mark.parametrize("name", REFUSED)

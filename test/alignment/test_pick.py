@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vla_align_ros.alignment.pick import BLENDED, FINALISTS, FIRST_ROUND, blend_weights, pick
+from vla_align_ros.alignment.pick import FINALISTS, FIRST_ROUND, blend_weights, pick
+from vla_align_ros.alignment.rules import RULES
 
 
 class FakeLosses:
@@ -48,7 +49,7 @@ def test_about_eight_tokens_count_or_half_of_fewer(hundredths: list[int]) -> Non
     scores = torch.tensor(hundredths) / 100
     weights = blend_weights(scores)
     assert float(weights.sum()) == pytest.approx(1.0, abs=1e-4)
-    assert 1.0 / float(weights.square().sum()) == pytest.approx(min(BLENDED, len(scores) / 2), rel=0.05)
+    assert 1.0 / float(weights.square().sum()) == pytest.approx(min(RULES.blended, len(scores) / 2), rel=0.05)
     assert weights[scores.argmin()] == weights.max()
 
 

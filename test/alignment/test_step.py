@@ -10,7 +10,8 @@ from builders import make_losses
 from torch import Tensor
 
 from vla_align_ros.alignment import step
-from vla_align_ros.alignment.step import NEAR_SHARE, ROWS_AT_ONCE, descend, gradient, propose, without_doubted
+from vla_align_ros.alignment.rules import RULES
+from vla_align_ros.alignment.step import ROWS_AT_ONCE, descend, gradient, propose, without_doubted
 from vla_align_ros.params import AlignParams
 from vla_align_ros.policy import Policy
 
@@ -126,9 +127,9 @@ def test_the_gradient_leaves_out_the_tenth_whose_commands_are_explained_worst(
         return token, []
 
     monkeypatch.setattr(step, "descend", spied)
-    monkeypatch.setattr(step, "without_doubted", lambda losses, token, rows, draws, seed: rows[2:])
+    monkeypatch.setattr(step, "without_doubted", lambda losses, token, rows, draws, seed, share: rows[2:])
     for alike in (True, False):
-        monkeypatch.setattr(step, "act_alike", lambda *_, alike=alike: alike)
+        monkeypatch.setattr(step, "apart", lambda *_, alike=alike: 0.0 if alike else 2.0)
         propose(policy, make_losses(policy), ROWS, token, AlignParams(), 0)
     assert [rows.tolist() for rows in used] == [ROWS[2:].tolist(), ROWS.tolist()], "only where the running one fits"
 
@@ -138,8 +139,8 @@ def test_a_part_of_the_way_is_gone_where_the_running_token_fits_nearly_and_all_o
 ) -> None:
     whole = policy.e_0 + 0.1
     monkeypatch.setattr(step, "descend", lambda *_: (whole, []))
-    for alike, share in ((True, NEAR_SHARE), (False, 1.0)):
-        monkeypatch.setattr(step, "act_alike", lambda *_, alike=alike: alike)
+    for alike, share in ((True, RULES.near_share), (False, 1.0)):
+        monkeypatch.setattr(step, "apart", lambda *_, alike=alike: 0.0 if alike else 2.0)
         found = propose(policy, make_losses(policy), ROWS, token, AlignParams(), 0)
         assert torch.equal(found.whole, whole)
         torch.testing.assert_close(found.token, token + share * (whole - token))

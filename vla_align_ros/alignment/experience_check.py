@@ -6,7 +6,6 @@ import itertools
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vla_align_ros.action.trajectory import positions_of
 from vla_align_ros.alignment.reasons import Reason, Verdict
@@ -14,7 +13,6 @@ from vla_align_ros.alignment.split import LEAST_TO_JUDGE, LEAST_TO_LEARN, Split
 from vla_align_ros.experience.builder import STILL_RAD
 from vla_align_ros.params import AlignParams
 from vla_align_ros.policy import Policy
-from vla_align_ros.policy.config import RobotConfig
 from vla_align_ros.policy.tokenizer import PromptError
 from vla_align_ros.types import Experience
 
@@ -33,39 +31,55 @@ def check_request(
 ) -> Verdict | None:
     """A task to learn by, and experience that fits the model, is finite, is of one robot that moved, and leaves enough
     to learn from and to judge by."""
+    for check in CHECKS:
+        verdict = check(policy, experiences, split, params)
+        if verdict is not None:
+            return verdict
+    return None
+
+
+def a_task(policy: Policy, experiences: Sequence[Experience], split: Split, params: AlignParams) -> Verdict | None:
+    """A task to learn by."""
     if params.lambda_perc == params.lambda_dyn == params.lambda_inv == 0:
         return Verdict(Reason.NO_TASK, "lambda_perc, lambda_dyn and lambda_inv are all 0")
+    return None
+
+
+def well_formed(policy: Policy, experiences: Sequence[Experience], split: Split, params: AlignParams) -> Verdict | None:
+    """Everything fits the model and is a number."""
     malformed = next(filter(None, (_misfit(policy, item) for item in experiences)), None)
     if malformed is not None:
         return Verdict(Reason.MALFORMED, malformed)
     numbers = [np.concatenate([e.commands.ravel(), e.observation.state, e.next_observation.state]) for e in experiences]
     if not all(np.isfinite(row).all() for row in numbers):
         return Verdict(Reason.NON_FINITE, "a command or joint state is NaN or infinite")
+    return None
+
+
+def moving(policy: Policy, experiences: Sequence[Experience], split: Split, params: AlignParams) -> Verdict | None:
+    """A joint that moved."""
     moved = [float(np.abs(e.next_observation.state - e.observation.state).max()) for e in experiences]
-    if moved and max(moved) < STILL_RAD:
-        return Verdict(
-            Reason.STOOD_STILL,
-            f"no joint moved more than {max(moved):.4f} rad in any experience, {STILL_RAD} is the least",
-        )
-    return (
-        _jumping(policy.config.robot, experiences)
-        or _straying(policy.config.robot.joint_names, split.strays)
-        or _frozen(experiences)
-        or _too_little(len(experiences), split)
+    if not moved or max(moved) >= STILL_RAD:
+        return None
+    return Verdict(
+        Reason.STOOD_STILL,
+        f"no joint moved more than {max(moved):.4f} rad in any experience, {STILL_RAD} is the least",
     )
 
 
-def _too_little(count: int, split: Split) -> Verdict | None:
+def enough(policy: Policy, experiences: Sequence[Experience], split: Split, params: AlignParams) -> Verdict | None:
+    """Enough to learn from and to judge by."""
     if split.enough:
         return None
     learn, judged = len(split.learn), len(split.judged)
     found = f"{learn} to learn from and {judged} to judge by, {LEAST_TO_LEARN} and {LEAST_TO_JUDGE} are needed"
-    left_out = f"{count - learn - judged} of {count} left out: held or stray joints, or they reach over the cut in time"
+    rest = len(experiences) - learn - judged
+    left_out = f"{rest} of {len(experiences)} left out: held or stray joints, or they reach over the cut in time"
     return Verdict(Reason.TOO_LITTLE_EXPERIENCE, f"{found} ({left_out})")
 
 
-def _frozen(experiences: Sequence[Experience]) -> Verdict | None:
-    """A camera that shows the same pixels before and after, in more than half of the experiences that moved."""
+def seeing(policy: Policy, experiences: Sequence[Experience], split: Split, params: AlignParams) -> Verdict | None:
+    """No camera that shows the same pixels before and after, in more than half of the experiences that moved."""
     moving = [e for e in experiences if float(np.abs(e.next_observation.state - e.observation.state).max()) > STILL_RAD]
     for camera in moving[0].observation.images if moving else ():
         both = [(e.observation.images.get(camera), e.next_observation.images.get(camera)) for e in moving]
@@ -77,9 +91,9 @@ def _frozen(experiences: Sequence[Experience]) -> Verdict | None:
     return None
 
 
-def _jumping(robot: RobotConfig, experiences: Sequence[Experience]) -> Verdict | None:
-    """Joints that moved, from one experience to the next of its episode, much farther than the commands between."""
-    pairs, jumps = 0, 0
+def steady(policy: Policy, experiences: Sequence[Experience], split: Split, params: AlignParams) -> Verdict | None:
+    """No joints that moved, from one experience to the next of its episode, much farther than the commands between."""
+    robot, pairs, jumps = policy.config.robot, 0, 0
     for first, second in itertools.pairwise(experiences):
         ticks = (second.observation.stamp_ns - first.observation.stamp_ns) // robot.period_ns
         if first.episode != second.episode or not 0 < ticks <= len(first.commands):
@@ -95,9 +109,10 @@ def _jumping(robot: RobotConfig, experiences: Sequence[Experience]) -> Verdict |
     return Verdict(Reason.JOINTS_JUMP, f"{limit}, in {jumps} of {pairs} steps from one experience to the next")
 
 
-def _straying(joint_names: Sequence[str], strays: NDArray[np.bool_]) -> Verdict | None:
-    """A joint that strays too often, in all experience or in the newest quarter: what is left out must be the odd one,
+def following(policy: Policy, experiences: Sequence[Experience], split: Split, params: AlignParams) -> Verdict | None:
+    """No joint that strays too often, in all experience or in the newest quarter: what is left out must be the odd one,
     not the robot of now."""
+    joint_names, strays = policy.config.robot.joint_names, split.strays
     newest = strays[len(strays) - len(strays) // 4 :]
     for part, rows, share in (("", strays, STRAY_SHARE), ("the newest ", newest, NEWEST_STRAY_SHARE)):
         counts = rows.sum(0)
@@ -105,6 +120,9 @@ def _straying(joint_names: Sequence[str], strays: NDArray[np.bool_]) -> Verdict 
             which = f"joint {joint_names[counts.argmax()]!r}, in {counts.max()} of {part}{len(rows)} experiences"
             return Verdict(Reason.JOINTS_DO_NOT_FOLLOW, f"{which}; {share:.0%} may")
     return None
+
+
+CHECKS = (a_task, well_formed, moving, steady, following, seeing, enough)
 
 
 def _misfit(policy: Policy, item: Experience) -> str | None:

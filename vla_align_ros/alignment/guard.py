@@ -35,7 +35,7 @@ def within_usual(losses: Mapping[str, Tensor], stats: AlignmentStats) -> Verdict
 
 def judge(evidence: Evidence, stats: AlignmentStats) -> Verdict:
     """The first reason to refuse, or KEPT."""
-    for check in (finite, token_near, under_ceilings, actions_fit, of_one_robot, better):
+    for check in CHECKS:
         verdict = check(evidence, stats)
         if verdict is not None:
             return verdict
@@ -135,6 +135,9 @@ def better(evidence: Evidence, stats: AlignmentStats) -> Verdict | None:
     if not any(gains[task][0] > max(noise[task], ENOUGH[task] * was[task]) for task in judges):
         return Verdict(Reason.NOT_BETTER, words)
     return None
+
+
+CHECKS = (finite, token_near, under_ceilings, actions_fit, of_one_robot, better)
 
 
 def _mean_and_error(values: Tensor) -> tuple[float, float]:
