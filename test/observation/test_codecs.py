@@ -136,7 +136,7 @@ PIXELS = np.zeros(4 * 6 * 3, np.uint8)
         (image_message(PIXELS[:-1], 6, 4), MessageReason.WRONG_SIZE),
         (image_message(np.zeros(4 * 6 * 3 + 1), 6, 4), MessageReason.WRONG_SIZE),
         (image_message(PIXELS, 6, 4, step=17), MessageReason.WRONG_STEP),
-        (image_message(PIXELS, 6, 4, "bayer_rggb8"), MessageReason.WRONG_ENCODING),
+        (image_message(PIXELS, 6, 4, "nv21"), MessageReason.WRONG_ENCODING),
         (image_message(np.zeros(0), 6, 4), MessageReason.EMPTY_DATA),
         (image_message(np.zeros(0), 0, 0), MessageReason.EMPTY_DATA),
         (image_message(PIXELS, 6, 4, header=header_of(0, 0)), MessageReason.BAD_STAMP),
@@ -154,7 +154,7 @@ def test_a_bad_image_is_refused_with_its_reason(raw: bytes, reason: MessageReaso
 
 def png_that_claims(width: int, height: int) -> bytes:
     header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    chunks = [header, b"IDAT" + zlib.compress(bytes(1000))]
+    chunks = [header, b"IDAT" + zlib.compress(bytes(1000)), b"IEND"]
     framed = (struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in chunks)
     return b"\x89PNG\r\n\x1a\n" + b"".join(framed)
 
@@ -163,7 +163,8 @@ def png_that_claims(width: int, height: int) -> bytes:
     ("data", "reason"),
     [
         (b"", MessageReason.EMPTY_DATA),
-        (b"\xff\xd8\xff no jpeg", MessageReason.UNDECODABLE),
+        (b"\xff\xd8\xff no jpeg", MessageReason.TORN_IMAGE),
+        (b"no jpeg", MessageReason.UNDECODABLE),
         (png_that_claims(40_000, 40_000), MessageReason.UNDECODABLE),  # OpenCV raises for this one
     ],
 )

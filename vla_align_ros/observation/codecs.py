@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from typing import Final, TypeVar
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from rosbags.serde import SerdeError
@@ -19,6 +17,9 @@ from rosbags.typesys import Stores, get_typestore
 from rosbags.typesys.stores import ros2_jazzy as ros
 
 from vla_align_ros.action.trajectory import Trajectory, TrajectoryError
+from vla_align_ros.observation.images import decompressed, to_rgb
+from vla_align_ros.observation.reasons import MessageReason as MessageReason
+from vla_align_ros.observation.reasons import MessageRefused as MessageRefused
 from vla_align_ros.types import Float32Array, UInt8Array
 
 TYPESTORE: Final = get_typestore(Stores.ROS2_JAZZY)
@@ -31,42 +32,6 @@ JOINT_TRAJECTORY: Final = "trajectory_msgs/msg/JointTrajectory"
 RawMessage = bytes | bytearray | memoryview
 Message = TypeVar("Message")
 _NS: Final = 1_000_000_000
-
-_CHANNELS: Final = {"rgb8": 3, "bgr8": 3, "mono8": 1, "rgba8": 4, "bgra8": 4}
-_TO_RGB: Final = {  # rgb8 needs none
-    "bgr8": cv2.COLOR_BGR2RGB,
-    "mono8": cv2.COLOR_GRAY2RGB,
-    "rgba8": cv2.COLOR_RGBA2RGB,
-    "bgra8": cv2.COLOR_BGRA2RGB,
-}
-
-
-class MessageReason(Enum):
-    """Why a message was not read."""
-
-    MALFORMED = "malformed"  # The bytes are not one whole CDR message of the expected type.
-    WRONG_TYPE = "wrong_type"  # The topic's message type is none that this reader knows.
-    BAD_STAMP = "bad_stamp"  # header.stamp is zero, negative or has 1e9 nanoseconds or more.
-    EMPTY_DATA = "empty_data"  # An image without pixels.
-    WRONG_ENCODING = "wrong_encoding"  # An image encoding that is not supported.
-    WRONG_STEP = "wrong_step"  # An image whose rows are shorter than its width.
-    WRONG_SIZE = "wrong_size"  # An image with more or fewer bytes than step * height.
-    UNDECODABLE = "undecodable"  # A compressed image that is no JPEG or PNG.
-    MISSING_JOINT = "missing_joint"  # A joint of the model is not in the message.
-    UNKNOWN_JOINT = "unknown_joint"  # A trajectory moves a joint that the model does not have.
-    DUPLICATE_JOINT = "duplicate_joint"  # A joint of the model is in the message twice.
-    EMPTY_POSITION = "empty_position"  # A joint state without positions.
-    LENGTH_MISMATCH = "length_mismatch"  # Names and numbers differ in length.
-    NON_FINITE = "non_finite"  # NaN or infinity for a joint of the model.
-    BAD_TRAJECTORY = "bad_trajectory"  # A trajectory whose times or velocities make no motion that ends.
-
-
-class MessageRefused(ValueError):
-    """A message cannot be used. `reason` is for counters and diagnostics, the text for people."""
-
-    def __init__(self, reason: MessageReason, text: str) -> None:
-        super().__init__(f"{reason.value}: {text}")
-        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -86,17 +51,18 @@ class StampedJoints:
 
 
 def decode_image(raw: RawMessage, msgtype: str) -> StampedImage:
-    """A `sensor_msgs/msg/Image` (rgb8, bgr8, mono8, rgba8, bgra8; rows may be padded) or `CompressedImage` (JPEG, PNG).
+    """A `sensor_msgs/msg/Image` (`images.ENCODINGS`; rows may be padded) or `CompressedImage` (JPEG, PNG).
 
     Raises MessageRefused: malformed, wrong_type, bad_stamp, empty_data, wrong_encoding, wrong_step, wrong_size,
-    undecodable.
+    torn_image, undecodable.
     """
     if msgtype == IMAGE:
         message = _deserialise(raw, ros.sensor_msgs__msg__Image)
-        return StampedImage(_stamp_ns(message.header), _pixels(message))
+        image = to_rgb(message.data, message.width, message.height, message.step, message.encoding)
+        return StampedImage(_stamp_ns(message.header), image)
     if msgtype == COMPRESSED_IMAGE:
         compressed = _deserialise(raw, ros.sensor_msgs__msg__CompressedImage)
-        return StampedImage(_stamp_ns(compressed.header), _decompressed(compressed))
+        return StampedImage(_stamp_ns(compressed.header), decompressed(compressed.data, compressed.format))
     raise MessageRefused(
         MessageReason.WRONG_TYPE, f"a camera topic must be {IMAGE} or {COMPRESSED_IMAGE}, got {msgtype}"
     )
@@ -224,39 +190,6 @@ def _stamp_ns(header: ros.std_msgs__msg__Header) -> int:
         text = f"header.stamp is {sec} s {nanosec} ns: the publisher must set it to the time of the measurement"
         raise MessageRefused(MessageReason.BAD_STAMP, text)
     return sec * _NS + nanosec
-
-
-def _pixels(message: ros.sensor_msgs__msg__Image) -> UInt8Array:
-    width, height, step, encoding = message.width, message.height, message.step, message.encoding
-    if encoding not in _CHANNELS:
-        raise MessageRefused(MessageReason.WRONG_ENCODING, f"{encoding!r}, supported are {sorted(_CHANNELS)}")
-    if width == 0 or height == 0 or len(message.data) == 0:
-        raise MessageRefused(
-            MessageReason.EMPTY_DATA, f"an image of {width} x {height} pixels with {len(message.data)} bytes"
-        )
-    row_bytes = width * _CHANNELS[encoding]
-    if step < row_bytes:
-        raise MessageRefused(
-            MessageReason.WRONG_STEP, f"{width} pixels of {encoding} need a step of {row_bytes}, got {step}"
-        )
-    if len(message.data) != step * height:
-        text = f"{height} rows of step {step} are {step * height} bytes, got {len(message.data)}"
-        raise MessageRefused(MessageReason.WRONG_SIZE, text)
-    pixels = message.data.reshape(height, step)[:, :row_bytes].reshape(height, width, _CHANNELS[encoding])
-    return pixels if encoding == "rgb8" else np.asarray(cv2.cvtColor(pixels, _TO_RGB[encoding]), np.uint8)
-
-
-def _decompressed(message: ros.sensor_msgs__msg__CompressedImage) -> UInt8Array:
-    if len(message.data) == 0:
-        raise MessageRefused(MessageReason.EMPTY_DATA, f"a compressed image (format {message.format!r}) with no bytes")
-    try:
-        pixels = cv2.imdecode(message.data, cv2.IMREAD_COLOR)
-    except cv2.error:
-        pixels = None
-    if pixels is None:
-        text = f"{len(message.data)} bytes of format {message.format!r} are no JPEG or PNG"
-        raise MessageRefused(MessageReason.UNDECODABLE, text)
-    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8)
 
 
 def _columns(names: Sequence[str], joint_names: Sequence[str]) -> list[int]:

@@ -1,0 +1,34 @@
+"""Every reason for which a message is not read."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class MessageReason(Enum):
+    """Why a message was not read."""
+
+    MALFORMED = "malformed"  # The bytes are not one whole CDR message of the expected type.
+    WRONG_TYPE = "wrong_type"  # The topic's message type is none that this reader knows.
+    BAD_STAMP = "bad_stamp"  # header.stamp is zero, negative or has 1e9 nanoseconds or more.
+    EMPTY_DATA = "empty_data"  # An image without pixels.
+    WRONG_ENCODING = "wrong_encoding"  # An image encoding, depth or order of colours that is not supported.
+    WRONG_STEP = "wrong_step"  # An image whose rows are shorter than its width.
+    WRONG_SIZE = "wrong_size"  # An image with more or fewer bytes than step * height.
+    TORN_IMAGE = "torn_image"  # A JPEG or PNG of which a part is missing.
+    UNDECODABLE = "undecodable"  # A compressed image that is no JPEG or PNG.
+    MISSING_JOINT = "missing_joint"  # A joint of the model is not in the message.
+    UNKNOWN_JOINT = "unknown_joint"  # A trajectory moves a joint that the model does not have.
+    DUPLICATE_JOINT = "duplicate_joint"  # A joint of the model is in the message twice.
+    EMPTY_POSITION = "empty_position"  # A joint state without positions.
+    LENGTH_MISMATCH = "length_mismatch"  # Names and numbers differ in length.
+    NON_FINITE = "non_finite"  # NaN or infinity for a joint of the model.
+    BAD_TRAJECTORY = "bad_trajectory"  # A trajectory whose times or velocities make no motion that ends.
+
+
+class MessageRefused(ValueError):
+    """A message cannot be used. `reason` is for counters and diagnostics, the text for people."""
+
+    def __init__(self, reason: MessageReason, text: str) -> None:
+        super().__init__(f"{reason.value}: {text}")
+        self.reason = reason
