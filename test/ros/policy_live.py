@@ -100,14 +100,16 @@ class Feed:
 class PolicyProcess:
     """The process with both nodes, and what it says."""
 
-    def __init__(self, ros: Ros, folder: Path, **params: Any) -> None:
+    def __init__(self, ros: Ros, folder: Path, *ros_args: str, **params: Any) -> None:
         self.ros, self.store = ros, folder / "store"
         self.chunks = ros.listen(f"{POLICY}/action_chunk", JointTrajectory, RELIABLE)
         self.diagnostics = ros.listen("/diagnostics", DiagnosticArray, RELIABLE)
         self.announced = ros.listen(f"{MANAGER}/active", String, LATCHED)
         self.reports = ros.listen(f"{POLICY}/align/report", String, LATCHED)
         self.learning_rates = ros.listen(f"{POLICY}/align/lr", Float64, RELIABLE)
-        self.process: NodeProcess = ros.run_node(MODULE, {"model": "tiny", "store": str(self.store), **params})
+        self.process: NodeProcess = ros.run_node(
+            MODULE, {"model": "tiny", "store": str(self.store), **params}, *ros_args
+        )
 
     # --- lifecycle ---
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import Enum
 
 import numpy as np
@@ -31,8 +31,13 @@ class Health:
         self.problem = ""
 
 
-def build(name: str, runtime: Runtime, health: Health, active: bool) -> DiagnosticArray:
-    """All statuses of one policy. The stamp is left to the publisher."""
+def build(
+    name: str, runtime: Runtime, health: Health, active: bool, deaf: Sequence[str], waiting: str
+) -> DiagnosticArray:
+    """All statuses of one policy. The stamp is left to the publisher.
+
+    deaf: why messages do not arrive, a sentence each. waiting: why periodic alignment cannot begin.
+    """
     controller, assembler, builder = runtime.controller, runtime.assembler, runtime.builder
     latencies = np.array(health.latencies_ms or [0.0])
     inference = {
@@ -45,13 +50,16 @@ def build(name: str, runtime: Runtime, health: Health, active: bool) -> Diagnost
     level = WARN if active and health.problem else OK
     message = health.problem or ("running" if active else "inactive")
     experience = {"buffer": len(runtime.buffer), "total": runtime.buffer.total_added, **_counts(builder.skipped)}
-    alignment = {**health.aligns, "token_version": runtime.version_name}
+    alignment = {**health.aligns, "last": health.last_align, "token_version": runtime.version_name}
+    aligned = runtime.policy.align_problem or waiting or health.last_align
     return DiagnosticArray(
         status=[
             _status(name, "inference", level, message, inference | _counts(controller.refused)),
-            _status(name, "observation", level, message, _counts(assembler.refused)),
+            _status(
+                name, "observation", WARN if deaf else level, "; ".join([message, *deaf]), _counts(assembler.refused)
+            ),
             _status(name, "experience", OK, f"{len(runtime.buffer)} experiences", experience),
-            _status(name, "alignment", OK, runtime.policy.align_problem or health.last_align, alignment),
+            _status(name, "alignment", WARN if waiting else OK, aligned, alignment),
         ]
     )
 

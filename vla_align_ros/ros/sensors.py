@@ -5,20 +5,26 @@ Messages are deserialised by rosbags, not rclpy: eight times faster, and the ver
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Mapping
 
+from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from rclpy.subscription import Subscription
 from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import String
 
-from vla_align_ros.observation.assemble import ObservationAssembler, ObservationRefused
-from vla_align_ros.observation.codecs import MessageRefused
+from vla_align_ros.observation.assemble import ObservationAssembler
+from vla_align_ros.observation.codecs import COMPRESSED_IMAGE, IMAGE, JOINT_STATE, STRING
+from vla_align_ros.ros.inputs import WARN_EVERY_S as WARN_EVERY_S
+from vla_align_ros.ros.inputs import Input
 
 SENSOR_QOS = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
 LATCHED_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-WARN_EVERY_S = 5.0
+# What was said before we listened, and what a publisher with the default QoS (`ros2 topic pub`) says.
+PROMPT_QOS = (LATCHED_QOS, QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE))
+CAMERA_TYPES = {IMAGE: Image, COMPRESSED_IMAGE: CompressedImage}
+LOOK_EVERY_S = 1.0  # at the publishers of each topic
 
 
 class SensorNode(Node):
@@ -27,36 +33,44 @@ class SensorNode(Node):
     def __init__(self, policy_name: str) -> None:
         super().__init__(f"{policy_name}_sensors")
         self._policy_name = policy_name
-        self._own_subscriptions: list[Subscription] = []
+        self._inputs: list[Input] = []
+        self._lock = threading.Lock()  # lifecycle transitions come from another thread
+        self.create_timer(LOOK_EVERY_S, self._look, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    @property
+    def problems(self) -> list[str]:
+        """Why messages do not arrive, a sentence each: nobody publishes, another type, a QoS that does not fit."""
+        return [item.problem for item in list(self._inputs) if item.problem]
 
     def connect(self, assembler: ObservationAssembler, camera_topics: Mapping[str, str]) -> None:
-        """Subscribe cameras (CompressedImage where the topic ends in /compressed), joints and prompt; feed
-        `assembler`.
-        """
-        for camera, topic in camera_topics.items():
-            kind = CompressedImage if topic.endswith("/compressed") else Image
-            msgtype = f"sensor_msgs/msg/{kind.__name__}"
-            self._listen(kind, topic, SENSOR_QOS, lambda raw, c=camera, m=msgtype: assembler.push_image(c, raw, m))
-        self._listen(JointState, "joint_states", SENSOR_QOS, assembler.push_joints)
-        prompt_topic = f"{self._policy_name}/prompt"
-        self._listen(
-            String,
-            prompt_topic,
-            LATCHED_QOS,
-            lambda raw: assembler.push_prompt(raw, self.get_clock().now().nanoseconds),
-        )
+        """Subscribe cameras (Image or CompressedImage, as they are published), joints and prompt; feed `assembler`."""
+
+        def push_joints(raw: bytes, msgtype: str, sent_ns: int) -> None:
+            assembler.push_joints(raw)
+
+        def push_prompt(raw: bytes, msgtype: str, sent_ns: int) -> None:
+            assembler.push_prompt(raw, self.get_clock().now().nanoseconds)
+
+        with self._lock:
+            for camera, topic in camera_topics.items():
+
+                def push_image(raw: bytes, msgtype: str, sent_ns: int, camera: str = camera) -> None:
+                    assembler.push_image(camera, raw, msgtype)
+
+                self._inputs.append(Input(self, f"camera {camera}", topic, CAMERA_TYPES, [SENSOR_QOS], push_image))
+            joints = {JOINT_STATE: JointState}
+            self._inputs.append(Input(self, "joints", "joint_states", joints, [SENSOR_QOS], push_joints))
+            prompt = f"{self._policy_name}/prompt"
+            self._inputs.append(Input(self, "prompt", prompt, {STRING: String}, PROMPT_QOS, push_prompt, False))
 
     def disconnect(self) -> None:
         """Drop all subscriptions."""
-        for subscription in self._own_subscriptions:
-            self.destroy_subscription(subscription)
-        self._own_subscriptions.clear()
+        with self._lock:
+            for item in self._inputs:
+                item.close()
+            self._inputs.clear()
 
-    def _listen(self, kind: type, topic: str, qos: QoSProfile, push: Callable[[bytes], None]) -> None:
-        def receive(raw: bytes) -> None:
-            try:
-                push(raw)
-            except (MessageRefused, ObservationRefused) as refused:
-                self.get_logger().warning(f"{topic}: {refused}", throttle_duration_sec=WARN_EVERY_S)
-
-        self._own_subscriptions.append(self.create_subscription(kind, topic, receive, qos, raw=True))
+    def _look(self) -> None:
+        with self._lock:
+            for item in self._inputs:
+                item.check()

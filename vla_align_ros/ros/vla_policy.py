@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -21,7 +22,9 @@ from trajectory_msgs.msg import JointTrajectory
 
 from vla_align_ros.action.limits import ChunkRefused
 from vla_align_ros.action.trajectory import Trajectory
+from vla_align_ros.alignment.reasons import Reason
 from vla_align_ros.alignment.report import AlignReport, StepCurve
+from vla_align_ros.alignment.waiting import AlignmentWait, left_out_sentence
 from vla_align_ros.checkpoint.manifest import StoreError
 from vla_align_ros.observation.assemble import ObservationRefused
 from vla_align_ros.observation.codecs import encode_trajectory
@@ -37,6 +40,7 @@ from vla_align_ros.zoo import find_model
 
 NAME = "vla_policy"
 CONTROL_POLL_S = 0.01  # how often a new control tick is looked for
+SAY_WAITING_EVERY_S = 60.0
 STOP_TIMEOUT_S = 1.0  # an alignment stops after a gradient step; a process that ends does not wait longer for it
 CURVES = (
     "align/loss/perception",
@@ -66,6 +70,7 @@ class VlaPolicy(SafeLifecycleNode):
         self._health = Health()
         self._last_align_ns = 0
         self._total_at_align = 0
+        self._wait = AlignmentWait(time.monotonic(), {})
         self._wire = threading.Lock()  # no chunk may go out behind the hold
         self._chunks = self.create_lifecycle_publisher(JointTrajectory, "~/action_chunk", qos_profile_system_default)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
@@ -173,10 +178,26 @@ class VlaPolicy(SafeLifecycleNode):
         if due and runtime.buffer.total_added - self._total_at_align >= params.align_min_experiences:
             worker.submit(lambda: self._align(runtime))
 
+    def _wait_from_now(self, runtime: Runtime) -> None:
+        self._wait = AlignmentWait(time.monotonic(), runtime.builder.skipped)
+
+    def _why_waiting(self, runtime: Runtime, worker: Worker) -> str:
+        """Why periodic alignment cannot begin; empty when it can, is off or runs."""
+        if not self.active or worker.busy or runtime.policy.align_problem:
+            self._wait_from_now(runtime)
+        robot, params = runtime.policy.config.robot, self._settings.values
+        pace_s = params.experience_stride_ticks * robot.period_ns * 1e-9
+        new = runtime.buffer.total_added - self._total_at_align
+        why = self._wait.problem(time.monotonic(), new, runtime.builder.skipped, params.align, pace_s)
+        if why:
+            self.get_logger().warning(why, throttle_duration_sec=SAY_WAITING_EVERY_S)
+        return why
+
     def _align(self, runtime: Runtime) -> AlignReport:
         """In the alignment thread."""
         self._last_align_ns = self.get_clock().now().nanoseconds
         self._total_at_align = runtime.buffer.total_added
+        self._wait_from_now(runtime)
         self._health.aligns["attempted"] += 1
         report = runtime.align(
             self._align_params(),
@@ -209,8 +230,10 @@ class VlaPolicy(SafeLifecycleNode):
 
         def job() -> None:
             try:
-                report = self._align(runtime)
-                done.set_result((report.accepted, report.sentence()))
+                report, sentence = self._align(runtime), ""
+                if report.reason is Reason.TOO_LITTLE_EXPERIENCE:
+                    sentence = f"; {left_out_sentence(runtime.builder.skipped)}"
+                done.set_result((report.accepted, report.sentence() + sentence))
             except Exception as error:
                 done.set_result((False, f"alignment failed, the token stays as it was: {error}"))
                 raise
@@ -259,10 +282,17 @@ class VlaPolicy(SafeLifecycleNode):
 
     def _report_health(self) -> None:
         runtime, worker = self._runtime, self._alignment
-        if runtime is None:
+        if runtime is None or worker is None:
             message = build_unconfigured(self.get_name(), self.state_label)
         else:
-            message = build(self.get_name(), runtime, self._health, self.active)
+            message = build(
+                self.get_name(),
+                runtime,
+                self._health,
+                self.active,
+                self._sensors.problems,
+                self._why_waiting(runtime, worker),
+            )
         message.header.stamp = self.get_clock().now().to_msg()
         self._diagnostics.publish(message)
         if self.active and runtime is not None and worker is not None:
