@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from vla_align_ros.foreign import what_is_file
 from vla_align_ros.policy.config import MODEL_FILE, ModelConfigError
 
 PACKAGE = "vla_align_ros"
@@ -26,6 +27,9 @@ def find_model(name: str) -> Path:
     path = Path(name).expanduser()
     if path.is_dir():
         return path
+    if path.is_file():
+        said = "; ".join(filter(None, [what_is_file(path), f"give the folder that holds {MODEL_FILE}"]))
+        raise ModelConfigError(f"{path} is a file, not a model folder: {said}")
     for folder in zoo_folders():
         if (folder / name / MODEL_FILE).is_file():
             return folder / name

@@ -3,6 +3,7 @@
 import builtins
 import importlib.metadata
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -123,6 +124,37 @@ def test_model_that_does_not_load_fails_with_its_reason(tmp_path):
     check = doctor.check_model(str(tmp_path / "none"))
     assert check.status == "fail"
     assert "none" in check.found
+
+
+def with_stats(folder: Path, **fields: list[float]) -> str:
+    """tiny with other statistics of the state."""
+    model = shutil.copytree(REPOSITORY / "models" / "tiny", folder / "tiny")
+    stats = json.loads((model / "norm_stats.json").read_text())
+    stats["norm_stats"]["state"].update(fields)
+    (model / "norm_stats.json").write_text(json.dumps(stats))
+    return str(model)
+
+
+def test_statistics_that_would_be_divided_by_fail_by_joint(tmp_path):
+    check = doctor.check_model(with_stats(tmp_path, std=[1.0, 0.0]))
+    assert check.status == "fail"
+    assert "state: std is 0 (or next to it) for joint 'elbow'" in check.found
+
+
+@pytest.mark.slow
+def test_statistics_without_spread_that_are_not_used_warn_by_joint(tmp_path):
+    check = doctor.check_model(with_stats(tmp_path, q01=[0.5, -1.0], q99=[0.5, 1.0]))
+    assert check.status == "warn"
+    assert "state: q01 and q99 are equal (or nearly) for joint 'shoulder'" in check.found
+
+
+def test_opencv_from_elsewhere_than_pip_counts(monkeypatch):
+    def missing(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "requires", lambda _: ["opencv-python-headless>=4.6", "vla_align_none"])
+    monkeypatch.setattr(importlib.metadata, "version", missing)
+    assert [check.status for check in doctor.check_packages()] == ["ok", "fail"]
 
 
 def test_store_that_is_not_there_yet_is_ok_and_stays_so(tmp_path):

@@ -120,6 +120,20 @@ def test_a_damaged_file(folder: Path, name: str, damage: str) -> None:
     assert name in refusal(folder, FILES[name])
 
 
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n", "a Git LFS pointer"),
+        (b"<!doctype html>\n<html lang='en'>not found</html>", "a web page under the file's name"),
+        (bytes(4096), "begins with zeros"),
+    ],
+)
+def test_a_file_that_was_never_fetched(folder: Path, name: str, content: bytes, named: str) -> None:
+    (folder / name).write_bytes(content)
+    assert named in refusal(folder, FILES[name])
+
+
 @pytest.mark.parametrize("name", ["model.pt", "pytorch_model.bin", "model.ckpt", "model.pkl", "model.pth"])
 def test_a_pickle_is_never_opened(folder: Path, name: str) -> None:
     (folder / "model.safetensors").unlink()
@@ -244,7 +258,7 @@ def test_openpis_weights_with_a_stray_tensor(tmp_path: Path) -> None:
 def test_a_golden_description_that_is_none(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "config.json").write_bytes(content)
     shutil.copyfile(GOLDEN / "pi0" / "model.safetensors", tmp_path / "model.safetensors")
-    assert "not a golden config.json" in refusal(tmp_path, ModelConfigError)
+    assert "no model.yaml is here" in refusal(tmp_path, ModelConfigError)
 
 
 # --- model.yaml ---
@@ -418,12 +432,71 @@ def test_a_tokenizer_that_does_not_fit(folder: Path) -> None:
     assert "['<bos>'] are missing" in refusal(folder, ModelConfigError)
 
 
-def test_norm_stats_for_another_robot(folder: Path) -> None:
+def edit_stats(folder: Path, name: str, **fields: Any) -> None:
     raw = json.loads((folder / "norm_stats.json").read_text())
-    for key in raw["norm_stats"]["state"]:
-        raw["norm_stats"]["state"][key] = [0.0, 0.5, 1.0]
+    raw["norm_stats"][name].update(fields)
     (folder / "norm_stats.json").write_text(json.dumps(raw))
-    assert "state has 3 numbers, the robot has 2 joints" in refusal(folder, ModelConfigError)
+
+
+def test_norm_stats_for_another_robot(folder: Path) -> None:
+    for name in ("state", "actions"):
+        edit_stats(folder, name, **{key: [0.0, 0.5, 1.0] for key in ("mean", "std", "q01", "q99")})
+    said = refusal(folder, NormStatsError)
+    assert "state has 3 numbers, the robot has 2 joints ['shoulder', 'elbow']: one each, in order" in said
+
+
+def test_padded_norm_stats(folder: Path) -> None:
+    for padding in (0.0, 1.0):
+        padded = {"mean": [0.1, 0.2] + [0.0] * 30, "std": [1.0, 1.0] + [padding] * 30, "q01": None, "q99": None}
+        edit_stats(folder, "actions", **padded)
+        said = refusal(folder, NormStatsError)
+        assert "actions has 32 numbers, the robot has 2 joints" in said
+        assert "the last 30 are padding: leave them out" in said
+
+
+@pytest.mark.parametrize("mode", ["zscore", "quantiles"])
+@pytest.mark.parametrize("name", ["state", "actions"])
+@pytest.mark.parametrize(
+    ("field", "value", "used_by"),
+    [("std", [1.0, 0.0], "zscore"), ("std", [1.0, 1e-9], "zscore"), ("q99", [2.0, -2.0], "quantiles")],
+)
+def test_a_joint_without_spread(
+    folder: Path, mode: str, name: str, field: str, value: list[float], used_by: str
+) -> None:
+    edit_yaml(folder, "normalisation", mode)
+    edit_stats(folder, name, **{field: value})
+    what = {"std": "std is 0", "q99": "q01 and q99 are equal"}[field]
+    if mode == used_by:
+        said = refusal(folder, NormStatsError)
+        assert "take the statistics from data in which it moves" in said
+    else:
+        (said,) = load_policy(folder, "cpu").remarks
+        assert f"`normalisation: {mode}` does not use" in said
+    assert "norm_stats.json" in said
+    assert f"{name}: {what}" in said
+    assert "for joint 'elbow'" in said
+    assert "shoulder" not in said
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"std": [1.0, None]}, "state.std: finite numbers are needed, got None for joint 'elbow'"),
+        ({"mean": [float("nan"), 0.0]}, "state.mean: finite numbers are needed, got nan for joint 'shoulder'"),
+        ({"std": None}, "state.std"),
+        ({"mean": [[0.0, 0.0]] * 5}, "one number per dimension, got 5 x 2 (a step each?)"),
+        ({"q01": None, "q99": None}, "state has no q01 and q99, which `normalisation: quantiles` needs"),
+    ],
+)
+def test_norm_stats_that_are_no_numbers(folder: Path, fields: dict[str, Any], named: str) -> None:
+    edit_yaml(folder, "normalisation", "quantiles")
+    edit_stats(folder, "state", **fields)
+    assert named in refusal(folder, NormStatsError)
+
+
+def test_features_that_would_be_divided_by_zero(folder: Path) -> None:
+    edit_weights(folder, "features.safetensors", lambda tensors: tensors["scale"][1:2].zero_())
+    assert "`scale` whitens the features and must be above 0" in refusal(folder, WeightsError)
 
 
 @pytest.mark.parametrize(

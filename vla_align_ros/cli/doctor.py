@@ -20,6 +20,7 @@ from rich.markup import escape
 from rich.table import Table
 
 PACKAGE = "vla_align_ros"
+OPENCV = "opencv-python-headless"
 PROFILE_VARIABLE = "FASTRTPS_DEFAULT_PROFILES_FILE"
 PROFILE_ADVICE = f"export {PROFILE_VARIABLE}=<share folder of {PACKAGE}>/config/fastdds_profile.xml"
 FRAME_BYTES = 640 * 480 * 3  # a camera frame that shared memory must hold
@@ -85,12 +86,26 @@ def check_packages() -> list[Check]:
 def _check_package(requirement: Requirement) -> Check:
     todo = f"pip install '{requirement.name}{requirement.specifier}'"
     try:
-        version = importlib.metadata.version(requirement.name)
+        version = _version(requirement.name)
     except importlib.metadata.PackageNotFoundError:
         return Check(requirement.name, "fail", "not installed", todo)
     if requirement.specifier.contains(version, prereleases=True):
         return Check(requirement.name, "ok", version)
     return Check(requirement.name, "fail", f"{version}, supported is {requirement.specifier}", todo)
+
+
+def _version(name: str) -> str:
+    """Of an installed package; of OpenCV whichever of its packages brought it (apt's has no metadata for pip)."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        if name != OPENCV:
+            raise
+        try:
+            import cv2
+        except ImportError:
+            raise importlib.metadata.PackageNotFoundError(name) from None
+        return str(cv2.__version__)
 
 
 def check_device() -> Check:
@@ -147,14 +162,15 @@ def check_model(model: str) -> Check:
         policy = load_policy(find_model(model))
     except Exception as error:  # noqa: BLE001 - whatever is wrong with it, the doctor says so
         return Check("model", "fail", f"{model}: {error}", "see the model's README.md, or name another folder")
+    found, todo = model, "take the statistics from data in which all joints move" if policy.remarks else ""
     if policy.features is None:
-        return Check("model", "ok", f"{model}, {policy.align_problem}")
-    r2 = motion_r2(policy.features, policy.model.architecture.vision.image_size, seed=0)
-    found = f"{model}, linear R2 of joint motion from its features on the bench's frames {r2:.2f}"
-    if r2 < MOTION_R2_AIM:
-        todo = f"alignment learns little from features that hardly see the robot move: aim for {MOTION_R2_AIM}"
-        return Check("model", "warn", found, todo)
-    return Check("model", "ok", found)
+        found = f"{found}, {policy.align_problem}"
+    else:
+        r2 = motion_r2(policy.features, policy.model.architecture.vision.image_size, seed=0)
+        found = f"{found}, linear R2 of joint motion from its features on the bench's frames {r2:.2f}"
+        if r2 < MOTION_R2_AIM:
+            todo = f"alignment learns little from features that hardly see the robot move: aim for {MOTION_R2_AIM}"
+    return Check("model", "warn" if todo else "ok", "; ".join([found, *policy.remarks]), todo)
 
 
 def check_store(store: Path) -> Check:

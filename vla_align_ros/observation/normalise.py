@@ -9,7 +9,7 @@ Nothing is clipped. Source: openpi `transforms.Normalize` and `Unnormalize`.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
@@ -17,6 +17,7 @@ from typing import Any, Final, Literal, TypeVar
 import numpy as np
 import torch
 
+from vla_align_ros.foreign import what_is_file
 from vla_align_ros.types import Float32Array
 
 EPS: Final = 1e-6
@@ -57,16 +58,17 @@ class NormStats:
             raise NormStatsError(f"q01 must not exceed q99, got {self.q01.tolist()} and {self.q99.tolist()}")
 
 
-def load_norm_stats(path: Path) -> dict[str, NormStats]:
+def load_norm_stats(path: Path, joint_names: Sequence[str] = ()) -> dict[str, NormStats]:
     """Read `{"norm_stats": {"state": {mean, std, q01, q99}, "actions": {...}}}`; returns the two under these names.
 
-    Raises NormStatsError: no such file, not JSON, a missing part, wrong lengths, NaN.
+    joint_names: what the dimensions are called in errors. Raises NormStatsError: no such file, not JSON, a missing
+    part, wrong lengths, NaN or null.
     """
     try:
         parts = json.loads(path.read_text(encoding="utf-8"))["norm_stats"]
-        return {name: _parse(path, name, parts[name]) for name in ("state", "actions")}
+        return {name: _parse(path, name, parts[name], joint_names) for name in ("state", "actions")}
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise NormStatsError(f"{path}: cannot be read as JSON: {error}") from None
+        raise NormStatsError(f"{path}: cannot be read as JSON: {what_is_file(path) or error}") from None
     except (KeyError, TypeError) as error:
         text = "expected norm_stats with state and actions, each with mean and std"
         raise NormStatsError(f"{path}: {text}, got {error!r}") from None
@@ -83,18 +85,74 @@ def _listed(values: Float32Array | None) -> list[float] | None:
     return None if values is None else [float(value) for value in values]
 
 
-def _parse(path: Path, name: str, raw: Mapping[str, Any]) -> NormStats:
+def _parse(path: Path, name: str, raw: Mapping[str, Any], joint_names: Sequence[str]) -> NormStats:
     def numbers(field: str) -> Float32Array:
+        where, given = f"{path}: {name}.{field}", raw[field]
         try:
-            return np.asarray(raw[field], np.float32)
-        except ValueError as error:
-            raise NormStatsError(f"{path}: {name}.{field} is no list of numbers: {error}") from None
+            values = np.asarray(given, np.float32)
+        except (ValueError, TypeError) as error:
+            raise NormStatsError(f"{where} is no list of numbers, or one of them is null: {error}") from None
+        if values.ndim == 2:
+            text = f"one number per dimension, got {values.shape[0]} x {values.shape[1]} (a step each?)"
+            raise NormStatsError(f"{where}: {text}: take the statistics over all steps together")
+        if values.ndim == 1 and len(bad := np.flatnonzero(~np.isfinite(values))):
+            which = ", ".join(f"{given[index]} for {_name(int(index), joint_names)}" for index in bad)
+            raise NormStatsError(f"{where}: finite numbers are needed, got {which}")
+        return values
 
     quantiles = {field: numbers(field) for field in ("q01", "q99") if raw.get(field) is not None}
     try:
         return NormStats(numbers("mean"), numbers("std"), **quantiles)
     except NormStatsError as error:
-        raise NormStatsError(f"{path}: {name}.{error}") from None
+        said = str(error)
+        raise NormStatsError(said if said.startswith(str(path)) else f"{path}: {name}.{said}") from None
+
+
+def check_norm_stats(
+    stats: Mapping[str, NormStats], path: Path, joint_names: Sequence[str], mode: NormMode
+) -> tuple[str, ...]:
+    """Do the statistics, from `path`, fit a robot and a normalisation? Returns what is odd about them, a sentence each.
+
+    Raises NormStatsError: another number of joints, no quantiles where `mode` needs them, and a joint without spread,
+    as the normalisation would divide by it: what the network sees of that joint would be noise times a million.
+    """
+    remarks = []
+    for name, part in stats.items():
+        count = len(part.mean)
+        if count != len(joint_names):
+            text = f"{path}: {name} has {count} numbers, the robot has {len(joint_names)} joints {list(joint_names)}"
+            rest = slice(len(joint_names), count)
+            padded = count > len(joint_names) and not part.mean[rest].any() and set(part.std[rest]) <= {0.0, 1.0}
+            todo = (
+                f"the last {count - len(joint_names)} are padding: leave them out" if padded else "one each, in order"
+            )
+            raise NormStatsError(f"{text}: {todo}")
+        if mode == "quantiles" and part.q01 is None:
+            raise NormStatsError(f"{path}: {name} has no q01 and q99, which `normalisation: quantiles` needs")
+        for used, what in (("zscore", "std is 0 (or next to it)"), ("quantiles", "q01 and q99 are equal (or nearly)")):
+            flat = [_name(index, joint_names) for index in _without_spread(part, used)]
+            found = f"{path}: {name}: {what} for {', '.join(flat)}"
+            if flat and used == mode:
+                todo = "take the statistics from data in which it moves, or leave it out of robot.joints"
+                raise NormStatsError(f"{found}, and `normalisation: {mode}` divides by that: {todo}")
+            if flat:
+                remarks.append(f"{found}, which `normalisation: {mode}` does not use")
+    return tuple(remarks)
+
+
+def _without_spread(stats: NormStats, mode: str) -> list[int]:
+    """Dimensions in which EPS is at least half of what is divided by."""
+    if mode == "zscore":
+        spread = stats.std
+    elif stats.q01 is not None and stats.q99 is not None:
+        spread = stats.q99 - stats.q01
+    else:
+        return []
+    return [int(index) for index in np.flatnonzero(spread <= EPS)]
+
+
+def _name(index: int, joint_names: Sequence[str]) -> str:
+    return f"joint {joint_names[index]!r}" if index < len(joint_names) else f"number {index}"
 
 
 class Normaliser:

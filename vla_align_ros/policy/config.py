@@ -15,6 +15,8 @@ import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from vla_align_ros.foreign import what_is_file
+
 MODEL_FILE = "model.yaml"
 FORMAT = 1
 
@@ -264,7 +266,7 @@ def _validated(adapter: TypeAdapter[Any], raw: Any, origin: Path) -> Any:
             f"{'.'.join(map(str, item['loc'])) or 'file'}: {item['msg']} (got {item['input']!r:.80})"
             for item in error.errors()
         ]
-        raise ModelConfigError(f"{origin}: " + "; ".join(lines)) from None
+        raise ModelConfigError(f"{origin}: {what_is_file(origin) or '; '.join(lines)}") from None
 
 
 def load_model_config(folder: Path) -> ModelConfig:
@@ -277,9 +279,18 @@ def load_model_description(path: Path) -> ModelConfig:
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError, *_YAML_LEAKS) as error:
-        raise ModelConfigError(f"{path}: cannot be read as YAML: {error}") from None
+        raise ModelConfigError(f"{path}: cannot be read as YAML: {what_is_file(path) or error}") from None
     config: ModelConfig = _validated(TypeAdapter(ModelConfig), raw, path)
     return config
+
+
+def has_golden_config(folder: Path) -> bool:
+    """Whether a folder holds a golden `config.json`, and not another project's."""
+    try:
+        raw = json.loads((folder / "config.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(raw, dict) and {"pi05", "vlm", "expert"} <= raw.keys()
 
 
 def load_golden_architecture(folder: Path) -> Architecture:

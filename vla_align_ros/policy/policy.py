@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vla_align_ros.observation.normalise import Normaliser, load_norm_stats
+from vla_align_ros.foreign import what_is_file, what_is_folder
+from vla_align_ros.observation.normalise import Normaliser, check_norm_stats, load_norm_stats
 from vla_align_ros.observation.resize import letterbox
 from vla_align_ros.policy import weights
 from vla_align_ros.policy.config import (
@@ -23,6 +24,7 @@ from vla_align_ros.policy.config import (
     Architecture,
     ModelConfig,
     ModelConfigError,
+    has_golden_config,
     load_golden_architecture,
     load_model_config,
 )
@@ -51,6 +53,7 @@ class Robot:
     actions: Normaliser
     tokenizer: PromptTokenizer
     norm_stats_sha256: str
+    remarks: tuple[str, ...]
 
 
 class Policy:
@@ -107,6 +110,11 @@ class Policy:
         if self.features is None or self.model.alignment is None or self.stats is None:
             return "this model has no alignment expert: it can act, but not align"
         return ""
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What is odd about the folder and does no harm, a sentence each."""
+        return () if self._robot is None else self._robot.remarks
 
     def initial_token(self) -> Tensor | None:
         """The token that a fresh install starts with: the bank's row `initial_token`, else E_0; None without an E."""
@@ -236,11 +244,12 @@ def load_policy(folder: str | Path, device: Device | torch.device = "auto") -> P
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise ModelConfigError(
-            f"{folder}: no such model folder; give a folder that holds {MODEL_FILE}, as models/tiny does"
-        )
+        known = what_is_file(folder) or f"give a folder that holds {MODEL_FILE}, as models/tiny does"
+        raise ModelConfigError(f"{folder}: no such model folder; {known}")
     target = device if isinstance(device, torch.device) else find_device(device)
-    if not (folder / MODEL_FILE).exists() and (folder / "config.json").exists():
+    if not (folder / MODEL_FILE).exists():
+        if not has_golden_config(folder):
+            raise ModelConfigError(f"{folder}: {what_is_folder(folder)}")
         path = folder / "model.safetensors"
         model = _model(load_golden_architecture(folder), weights.read_tensors(path), path, target)
         return Policy(model, None, None, None, None, None, weights.sha256_of(path), target)
@@ -274,12 +283,8 @@ def _model(architecture: Architecture, tensors: dict[str, Tensor], path: Path, d
 
 def _robot(folder: Path, config: ModelConfig) -> Robot:
     stats_path = folder / "norm_stats.json"
-    stats = load_norm_stats(stats_path)
-    for name, part in stats.items():
-        if len(part.mean) != config.state_dim:
-            raise ModelConfigError(
-                f"{stats_path}: {name} has {len(part.mean)} numbers, the robot has {config.state_dim} joints"
-            )
+    stats = load_norm_stats(stats_path, config.robot.joint_names)
+    remarks = check_norm_stats(stats, stats_path, config.robot.joint_names, config.normalisation)
     architecture = config.architecture
     return Robot(
         config,
@@ -287,6 +292,7 @@ def _robot(folder: Path, config: ModelConfig) -> Robot:
         Normaliser(stats["actions"], config.normalisation),
         PromptTokenizer(folder, architecture.variant, architecture.max_token_len, architecture.vocab_size),
         weights.sha256_of(stats_path),
+        remarks,
     )
 
 
@@ -299,6 +305,10 @@ def _alignment_parts(
     features = FeatureExtractor(architecture.alignment.features)
     path = folder / "features.safetensors"
     weights.load_into(features, weights.read_tensors(path), path)
+    if not bool((features.scale > 0).all()):
+        raise weights.WeightsError(
+            f"{path}: `scale` whitens the features and must be above 0, got {features.scale.min()}"
+        )
     bank_path = folder / BANK_FILE
     tensors = weights.read_tensors(bank_path)
     n, width = architecture.peft_num_tokens, architecture.action_expert.width

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from vla_align_ros.foreign import what_is_file
 from vla_align_ros.policy.alignment_expert import TASKS
 
 STATS_FILE = "alignment_stats.json"
@@ -64,5 +65,5 @@ def load_alignment_stats(path: Path) -> AlignmentStats:
     except OSError as error:
         raise AlignmentStatsError(f"{path}: cannot be read ({error}); a model needs it to align") from None
     except ValidationError as error:
-        raise AlignmentStatsError(f"{path}: {error}") from None
+        raise AlignmentStatsError(f"{path}: {what_is_file(path) or error}") from None
     return stats

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
+from vla_align_ros.foreign import what_is_file
 from vla_align_ros.policy.config import ModelConfigError
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -78,7 +79,8 @@ def _read_tokenizer(path: Path, vocab_size: int | None) -> Tokenizer:
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # noqa: BLE001 (tokenizers raises nothing narrower)
-        raise ModelConfigError(f"{path}: not a tokenizers file ({error}); copy or download it again") from None
+        known = what_is_file(path) or "copy or download it again"
+        raise ModelConfigError(f"{path}: not a tokenizers file ({error}); {known}") from None
     missing = [token for token in SPECIAL_TOKENS.values() if tokenizer.token_to_id(token) is None]
     if missing:
         raise ModelConfigError(f"{path}: the tokens {missing} are missing")

@@ -15,7 +15,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-PICKLES = ("*.pt", "*.pth", "*.bin", "*.ckpt", "*.pkl")
+from vla_align_ros.foreign import missing_weights, what_is_file
+
 _OPENPI = "paligemma_with_expert."
 _OPENPI_RULES = (
     (r"^paligemma_with_expert\.paligemma\.lm_head\.", "embed_tokens."),
@@ -36,18 +37,14 @@ class WeightsError(ValueError):
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a safetensors file. Raises WeightsError for a missing, truncated or foreign file."""
     if not path.is_file():
-        pickles = sorted(file.name for pattern in PICKLES for file in path.parent.glob(pattern))
-        hint = (
-            f"; {', '.join(pickles)} is a pickle, which can run code and is never loaded: convert it to safetensors"
-            if pickles
-            else ""
-        )
-        raise WeightsError(f"{path}: no such file, expected the weights as safetensors{hint}")
+        instead = missing_weights(path.parent)
+        raise WeightsError(f"{path}: no such file, expected the weights as safetensors{instead}")
     try:
         with safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
     except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{path}: not a whole safetensors file ({error}); copy or download it again") from None
+        known = what_is_file(path) or "copy or download it again"
+        raise WeightsError(f"{path}: not a whole safetensors file ({error}); {known}") from None
 
 
 def sha256_of(path: Path) -> str:

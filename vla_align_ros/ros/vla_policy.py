@@ -105,8 +105,8 @@ class VlaPolicy(SafeLifecycleNode):
             f"model {policy.config.name} on {policy.device}, "
             f"token version {runtime.version_name} from {runtime.store.root}"
         )
-        if policy.align_problem:
-            self.get_logger().warning(policy.align_problem)
+        for remark in filter(None, (*policy.remarks, policy.align_problem)):
+            self.get_logger().warning(remark)
 
     def deactivate(self) -> None:
         """Publish one hold at the measured position."""
