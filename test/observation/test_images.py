@@ -13,7 +13,7 @@ from rosbags.typesys.stores import ros2_jazzy as ros
 
 from vla_align_ros.observation.codecs import COMPRESSED_IMAGE, IMAGE, TYPESTORE, decode_image
 from vla_align_ros.observation.images import ENCODINGS, decompressed, to_rgb
-from vla_align_ros.observation.reasons import MessageReason, MessageRefused
+from vla_align_ros.observation.refusal import MessageReason, MessageRefused
 
 SCENE = cv2.resize(np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8), (64, 48))  # RGB
 MOSAICS = {  # encoding -> colour (an index into RGB) of the first two pixels of the first two rows

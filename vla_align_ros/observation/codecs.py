@@ -18,8 +18,8 @@ from rosbags.typesys.stores import ros2_jazzy as ros
 
 from vla_align_ros.action.trajectory import Trajectory, TrajectoryError
 from vla_align_ros.observation.images import decompressed, to_rgb
-from vla_align_ros.observation.reasons import MessageReason as MessageReason
-from vla_align_ros.observation.reasons import MessageRefused as MessageRefused
+from vla_align_ros.observation.refusal import MessageReason as MessageReason
+from vla_align_ros.observation.refusal import MessageRefused as MessageRefused
 from vla_align_ros.types import Float32Array, UInt8Array
 
 TYPESTORE: Final = get_typestore(Stores.ROS2_JAZZY)

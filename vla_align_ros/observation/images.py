@@ -15,7 +15,7 @@ from typing import Final
 import cv2
 import numpy as np
 
-from vla_align_ros.observation.reasons import MessageReason, MessageRefused
+from vla_align_ros.observation.refusal import MessageReason, MessageRefused
 from vla_align_ros.types import UInt8Array
 
 ENCODINGS: Final[dict[str, tuple[int, int | None]]] = {  # name -> bytes a pixel, OpenCV's conversion to RGB

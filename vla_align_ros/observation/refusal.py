@@ -1,4 +1,4 @@
-"""Every reason for which a message is not read."""
+"""Why a message is not read: the code, and the exception that carries it."""
 
 from __future__ import annotations
 
