@@ -143,7 +143,7 @@ def test_messages_become_trajectories_and_experience(running: Runtime) -> None:
             published = running.controller.make(tick_ns, 2, 0.0)
             raw = encode_trajectory(published.trajectory)
             robot.receive(raw)
-            running.builder.push_chunk(raw)
+            running.builder.push_command(raw, now_ns)
             running.controller.sent(published, now_ns)
             chunks += 1
     assert chunks == 8, "every four ticks"

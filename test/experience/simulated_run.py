@@ -71,7 +71,7 @@ def feed(assembler: ObservationAssembler, builder: ExperienceBuilder, sent: Sent
         elif sent.topic == TOPICS.prompt:
             assembler.push_prompt(sent.raw, t_ns)
         else:
-            builder.push_chunk(sent.raw)
+            builder.push_command(sent.raw, t_ns)
 
 
 def chunk_message(tick: int, first: float, horizon: int = 8) -> Sent:

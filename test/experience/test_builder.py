@@ -101,7 +101,8 @@ def test_the_latest_word_replaces_what_was_sent_for_its_time() -> None:
     for sent in [Sent(TOPICS.prompt, T0, encode_string("red")), *sensor_messages(0, 1500)]:
         feed(assembler, builder, sent, sent.stamp_ns)
     for tick, first in ((0, 100), (6, 200), (3, 300), (3, 400)):
-        builder.push_chunk(chunk_message(tick, first).raw)
+        chunk = chunk_message(tick, first)
+        builder.push_command(chunk.raw, chunk.stamp_ns)
     made = builder.advance(T0 + 1450 * MS)
     assert [item.commands[:, 0].tolist() for item in made[1:4]] == [
         [102, 400, 401, 402],
@@ -194,7 +195,7 @@ def test_a_joint_that_was_asked_to_go_far_and_stood_still_was_held(action: Actio
 def test_a_bad_chunk_is_refused_counted_and_leaves_the_others() -> None:
     _, builder = new_pipeline()
     with pytest.raises(MessageRefused):
-        builder.push_chunk(b"\x00\x01\x00\x00")
+        builder.push_command(b"\x00\x01\x00\x00", T0)
     assert builder.skipped == {MessageReason.MALFORMED: 1}
 
 
@@ -205,7 +206,8 @@ def test_a_clock_that_falls_back_starts_again() -> None:
         assembler.push_prompt("red", T0 + offset_ms * MS)
         for sent in sensor_messages(offset_ms, offset_ms + 1500, seed=offset_ms + 99_999):
             feed(assembler, builder, sent, sent.stamp_ns)
-        builder.push_chunk(chunk_message(offset_ms // 100, 1).raw)
+        chunk = chunk_message(offset_ms // 100, 1)
+        builder.push_command(chunk.raw, chunk.stamp_ns)
         return builder.advance(T0 + (offset_ms + 1450) * MS)
 
     before, after = live(0), live(-20_000)

@@ -1,12 +1,10 @@
-"""Which command is due at a tick: the newest chunk that has started answers, by stamps alone.
-
-No timer and no cursor: the same chunks and the same tick always give the same command, so a bag replays exactly.
-"""
+"""Which of the policy's own commands is due at a tick, and for how long there will be one."""
 
 from __future__ import annotations
 
 import threading
 
+from vla_align_ros.action.timeline import Timeline
 from vla_align_ros.types import ActionChunk, Float32Array
 
 HELD_CHUNKS = 8  # the running one, those stamped ahead of now, and the last few for a tick that is asked late
@@ -15,9 +13,8 @@ HELD_CHUNKS = 8  # the running one, those stamped ahead of now, and the last few
 class ChunkQueue:
     """Holds the last HELD_CHUNKS accepted chunks; thread-safe.
 
-    The command at t is row floor((t - stamp) / period) of the chunk with the largest stamp <= t, and none after its
-    last row. A chunk holds as many rows as it was put with: H for the policy's own view, H + R for a robot that also
-    executes the ramp (rows from `trajectory.commands_of`).
+    The command at t is row floor((t - stamp) / period) of the chunk that is in force at t (`Timeline`, by stamps), and
+    none after its last row.
 
     ran_dry: how often the commands ended (counted once each time, by `command_at`, not once a tick).
     """
@@ -27,20 +24,17 @@ class ChunkQueue:
             raise ValueError(f"period_ns must be above 0, got {period_ns}")
         self.period_ns = period_ns
         self.ran_dry = 0
-        self._chunks: list[ActionChunk] = []  # by rising stamp
+        self._chunks = Timeline[ActionChunk]()
         self._had_command = False
         self._lock = threading.Lock()
 
     def put(self, chunk: ActionChunk) -> None:
-        """Add a chunk. It replaces every held chunk that does not start before it: the latest word wins, and after a
-        clock that jumped back nothing from the old time comes to life again. ValueError: another period than the
-        queue's.
-        """
+        """Add a chunk: the latest word wins. ValueError: another period than the queue's."""
         if chunk.period_ns != self.period_ns:
             raise ValueError(f"the queue runs at a period of {self.period_ns} ns, the chunk at {chunk.period_ns} ns")
         with self._lock:
-            earlier = [held for held in self._chunks if held.stamp_ns < chunk.stamp_ns]
-            self._chunks = [*earlier, chunk][-HELD_CHUNKS:]
+            self._chunks.put(chunk.stamp_ns, chunk)
+            self._chunks.keep_newest(HELD_CHUNKS)
 
     def command_at(self, t_ns: int) -> Float32Array | None:
         """The command (A,) float32 for the tick `t_ns`, or None when no chunk covers it."""
@@ -62,12 +56,12 @@ class ChunkQueue:
     def clear(self) -> None:
         """Forget every chunk (deactivation, a stop). An intended end: `ran_dry` does not count it."""
         with self._lock:
-            self._chunks = []
+            self._chunks = Timeline[ActionChunk]()
             self._had_command = False
 
     def _row(self, t_ns: int) -> Float32Array | None:
-        active = next((chunk for chunk in reversed(self._chunks) if chunk.stamp_ns <= t_ns), None)
-        if active is None:
+        chunk = self._chunks.at(t_ns)
+        if chunk is None:
             return None
-        row = (t_ns - active.stamp_ns) // self.period_ns
-        return active.actions[row] if row < len(active.actions) else None
+        row = (t_ns - chunk.stamp_ns) // self.period_ns
+        return chunk.actions[row] if row < len(chunk.actions) else None

@@ -1,4 +1,4 @@
-"""Action chunk -> joint trajectory on the wire, and back to the commands in it.
+"""Action chunk -> joint trajectory on the wire, and what any joint trajectory says.
 
 A chunk starts at the position x_{-1} (its measured `state`) and has H actions for the intervals i = 0 .. H-1, interval
 i being [stamp + i*p, stamp + (i+1)*p) with period p. Point i sits at the *end* of its interval, time_from_start =
@@ -13,15 +13,15 @@ i being [stamp + i*p, stamp + (i+1)*p) with period p. Point i sits at the *end* 
 Behind them R ramp points slow down linearly, v_{H-1+j} = v_{H-1} * (1 - j/R) for j = 1 .. R, so that the last velocity
 is exactly 0: joint_trajectory_controller demands that, and a robot whose next chunk does not come stops by itself.
 
-All points satisfy x_i = x_{i-1} + v_i * p, so the start can be recovered from the wire, x_{-1} = x_0 - v_0 * p; that
-is what makes `delta_position` invertible (`commands_of`). Neighbour: `limits.py` judges a chunk by this trajectory,
-ramp included.
+All points satisfy x_i = x_{i-1} + v_i * p (`Trajectory.is_steps`), so the start can be recovered from the wire,
+x_{-1} = x_0 - v_0 * p. Neighbours: `limits.py` judges a chunk by this trajectory, ramp included; `running.py` reads this
+and every other trajectory by its times.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, field
+from typing import Final, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -32,6 +32,10 @@ ActionKind = Literal["velocity", "position", "delta_position"]
 Float64Array = NDArray[np.float64]
 Int64Array = NDArray[np.int64]
 
+NOT_SAID: Final[Float64Array] = np.empty((0, 0))
+STANDS_RAD_S: Final = 1.2e-7  # joint_trajectory_controller takes a slower last point as standing
+SAME_RAD: Final = 1e-6  # positions that were float32 on their way differ by less
+
 
 class TrajectoryError(ValueError):
     """A trajectory (or what one should be made of) that joint_trajectory_controller would refuse or, worse, follow."""
@@ -39,19 +43,21 @@ class TrajectoryError(ValueError):
 
 @dataclass(frozen=True)
 class Trajectory:
-    """What a `trajectory_msgs/JointTrajectory` says, checked at construction (TrajectoryError).
+    """What a `trajectory_msgs/JointTrajectory` says, ours or another's, checked at construction (TrajectoryError).
 
-    stamp_ns: header stamp, the tick of the observation that it answers.
+    stamp_ns: header stamp; of ours the tick of the observation that it answers. 0 means as soon as it arrives.
     joint_names: (A,) the model's joint order, each name once.
-    times_ns: (P,) int64 time_from_start of each point, above 0 and strictly increasing.
-    positions: (P, A) float64 rad. velocities: (P, A) float64 rad/s, the last row exactly 0. All finite.
+    times_ns: (P,) int64 time_from_start of each point, at least 0, strictly increasing, the last one above 0.
+    positions: (P, A) float64 rad. velocities: (P, A) float64 rad/s, the last row 0. accelerations: (P, A) float64
+        rad/s^2. All finite. Velocities, or accelerations, may be NOT_SAID; these are never said without those.
     """
 
     stamp_ns: int
     joint_names: tuple[str, ...]
     times_ns: Int64Array
     positions: Float64Array
-    velocities: Float64Array
+    velocities: Float64Array = field(default_factory=lambda: NOT_SAID)
+    accelerations: Float64Array = field(default_factory=lambda: NOT_SAID)
 
     def __post_init__(self) -> None:
         points, joints = len(self.times_ns), len(self.joint_names)
@@ -59,21 +65,34 @@ class Trajectory:
             raise TrajectoryError(f"times_ns must be (P,) with at least one point, got {self.times_ns.shape}")
         if joints == 0 or len(set(self.joint_names)) != joints:
             raise TrajectoryError(f"joint_names must name every joint once, got {list(self.joint_names)}")
-        for name, array in (("positions", self.positions), ("velocities", self.velocities)):
-            if array.shape != (points, joints):
+        for name in ("positions", "velocities", "accelerations"):
+            array: Float64Array = getattr(self, name)
+            if array.shape != (points, joints) and (name == "positions" or array.size):
                 raise TrajectoryError(f"{name} must be (points, joints) = ({points}, {joints}), got {array.shape}")
             if not np.isfinite(array).all():
                 raise TrajectoryError(f"{name} must be finite, got {array.tolist()}")
-        if self.times_ns[0] <= 0 or (np.diff(self.times_ns) <= 0).any():
-            raise TrajectoryError(f"times_ns must be above 0 and strictly increasing, got {self.times_ns.tolist()}")
-        if (self.velocities[-1] != 0).any():
+        if self.times_ns[0] < 0 or self.times_ns[-1] == 0 or (np.diff(self.times_ns) <= 0).any():
+            text = "times_ns must be at least 0 and strictly increasing, the last one above 0"
+            raise TrajectoryError(f"{text}, got {self.times_ns.tolist()}")
+        if self.accelerations.size and not self.velocities.size:
+            raise TrajectoryError("accelerations without velocities say no motion")
+        if self.velocities.size and (np.abs(self.velocities[-1]) > STANDS_RAD_S).any():
             raise TrajectoryError(f"the last point must have velocity 0, got {self.velocities[-1].tolist()}")
 
-    @property
-    def start_rad(self) -> Float64Array:
-        """(A,) the position before the first point, x_0 - v_0 * p: the measured state that the chunk started from."""
-        start: Float64Array = self.positions[0] - self.velocities[0] * (self.times_ns[0] * 1e-9)
-        return start
+    def start_ns(self, arrival_ns: int) -> int:
+        """When it starts, for a message that came at `arrival_ns`."""
+        return self.stamp_ns or arrival_ns
+
+    def is_steps(self, period_ns: int) -> bool:
+        """Whether it is written as a chunk is: equal steps of at most `period_ns`, the first one included, each with the
+        constant velocity of the point at its end. The step before the first point is known then, too."""
+        step_ns = int(self.times_ns[0])
+        if len(self.times_ns) < 2 or not 0 < step_ns <= period_ns or not self.velocities.size or self.accelerations.size:
+            return False
+        steps_ns, moved = np.diff(self.times_ns), np.diff(self.positions, axis=0)
+        follows = np.isclose(moved, self.velocities[1:] * (steps_ns[:, None] * 1e-9), rtol=SAME_RAD, atol=SAME_RAD)
+        # without a first velocity this is also how somebody writes "go there and stay"
+        return bool((abs(steps_ns - step_ns) <= step_ns // 1000).all() and follows.all() and self.velocities[0].any())
 
 
 def to_trajectory(
@@ -108,27 +127,6 @@ def hold_trajectory(position: ArrayLike, stamp_ns: int, period_ns: int, joint_na
     """Stop and stay: one point at the measured `position` (A,) in rad, one period after `stamp_ns`, velocity 0."""
     positions = np.array(position, np.float64)[None]
     return Trajectory(stamp_ns, joint_names, np.array([period_ns], np.int64), positions, np.zeros_like(positions))
-
-
-def commands_of(trajectory: Trajectory, action_kind: ActionKind, origin_rad: ArrayLike | None = None) -> Float32Array:
-    """The command of every point, ramp included, as the model's kind of action: (P, A) float32; inverse of
-    `to_trajectory`.
-
-    origin_rad: (A,) the position that `delta_position` counts from; by default where the trajectory starts. An
-    experience whose commands come from several chunks passes the state of its own observation. The other two kinds
-    ignore it.
-    """
-    if action_kind == "velocity":
-        commands = trajectory.velocities
-    elif action_kind == "position":
-        commands = trajectory.positions
-    elif action_kind == "delta_position":
-        commands = trajectory.positions - (
-            trajectory.start_rad if origin_rad is None else np.asarray(origin_rad, np.float64)
-        )
-    else:
-        raise TrajectoryError(_unknown_kind(action_kind))
-    return commands.astype(np.float32)
 
 
 def positions_of(actions: ArrayLike, start_rad: ArrayLike, action_kind: ActionKind, period_s: float) -> Float64Array:

@@ -50,8 +50,8 @@ def _observed(policy: Policy, bag: Path, params: PolicyParams) -> Sequence[Obser
             if message.topic != topics.chunk:
                 push_sensed(message, topics, assembler)
             else:
-                stamp_ns = decode_trajectory(message.raw, policy.config.robot.joint_names).stamp_ns
-                seen.append(assembler.observe(stamp_ns))
+                trajectory = decode_trajectory(message.raw, policy.config.robot.joint_names)
+                seen.append(assembler.observe(trajectory.start_ns(message.t_ns)))
         except (MessageRefused, ObservationRefused):
             continue  # as live: the policy had no use for it either
     return seen

@@ -15,9 +15,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from vla_align_ros.action.trajectory import Trajectory, commands_of
+from vla_align_ros.action.running import begin
+from vla_align_ros.action.trajectory import Trajectory
 from vla_align_ros.alignment.reasons import Reason
-from vla_align_ros.sim.arm import forward_kinematics, move
+from vla_align_ros.sim.arm import PERIOD_S, forward_kinematics, move
 from vla_align_ros.sim.camera import ARM_HEIGHT_M, CAMERAS, at_height, base_view
 from vla_align_ros.sim.embodiment import Embodiments
 from vla_align_ros.types import Observation
@@ -110,9 +111,12 @@ def draw_way(
     angle = observation.state[None].astype(np.float64) - arm.offset_rad
     last = np.zeros((1, angle.shape[1]))
     tips = [forward_kinematics(arm.link_m, angle)[1]]
-    for command in commands_of(trajectory, "velocity"):
-        angle = move(arm, angle, command[None].astype(np.float64), last)
-        last = command[None].astype(np.float64)
+    start_ns, period_ns = observation.stamp_ns, round(PERIOD_S * 1e9)
+    running = begin(trajectory, start_ns, period_ns, (start_ns, observation.state))
+    ticks = range(start_ns, running.end_ns + 1, period_ns)
+    for command in np.diff([running.position_at(t_ns) for t_ns in ticks], axis=0) / PERIOD_S:
+        angle = move(arm, angle, command[None], last)
+        last = command[None]
         tips.append(forward_kinematics(arm.link_m, angle)[1])
     pixels, _ = base_view(arm).project(at_height(np.stack(tips, axis=1), ARM_HEIGHT_M))
     way = (pixels[0] * PICTURE_PX).astype(np.int32)

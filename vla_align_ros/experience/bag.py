@@ -89,7 +89,7 @@ def _experiences(
         yield from builder.advance(message.t_ns)
         try:
             if message.topic == topics.chunk:
-                builder.push_chunk(message.raw)
+                builder.push_command(message.raw, message.t_ns)
             else:
                 push_sensed(message, topics, assembler)
         except (MessageRefused, ObservationRefused) as refused:

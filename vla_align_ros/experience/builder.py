@@ -1,27 +1,25 @@
-"""Messages and sent chunks -> experiences: what was seen at tick k, the H commands sent from k, what was seen at k+H.
+"""Messages and commands -> experiences: what was seen at tick k, the H commands in force from k, what was seen at k+H.
 
-Everything follows from stamps. The command of tick t is point floor((t - stamp) / period) of the chunk with the largest
-stamp <= t (the rule of `action.chunk_queue`), ramp points included. A tick is judged `lag_s` after the end of its
-experience, when every message with an earlier stamp has come, so a bag and the live run that it recorded give the same
-experiences, sample for sample.
+Everything follows from stamps. Which command is in force at a tick, and what it asks for there, says `in_force.py`. A
+tick is judged `lag_s` after the end of its experience, when every message with an earlier stamp has come, so a bag and
+the live run that it recorded give the same experiences, sample for sample.
 """
 
 from __future__ import annotations
 
 import threading
-from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from enum import Enum
-from itertools import zip_longest
 from typing import Final
 
 import numpy as np
 
-from vla_align_ros.action.trajectory import ActionKind, Trajectory, commands_of, positions_of
+from vla_align_ros.action.trajectory import ActionKind, positions_of
+from vla_align_ros.experience.in_force import CommandsInForce
 from vla_align_ros.observation.assemble import ObservationAssembler, ObservationReason, ObservationRefused
-from vla_align_ros.observation.codecs import MessageReason, MessageRefused, RawMessage, decode_trajectory
-from vla_align_ros.types import Experience, Float32Array, Observation
+from vla_align_ros.observation.codecs import MessageReason, MessageRefused, RawMessage
+from vla_align_ros.types import Experience, Observation
 
 EPISODE_GAP_NS: Final = 1_000_000_000
 STILL_RAD: Final = 0.02  # a joint that moved no farther stood still
@@ -29,19 +27,20 @@ ASKED_RAD: Final = 0.2  # one that was asked to go this far and stood still is h
 
 
 class ExperienceReason(Enum):
-    """Why a tick at which a chunk was running gave no experience."""
+    """Why a tick at which a command was in force gave no experience."""
 
     NO_COMMAND = "no_command"  # The commands end, or pause, before H ticks are over.
+    FOREIGN_COMMAND = "foreign_command"  # Somebody else's command, or one that cannot be read, may have moved the arm.
     JOINT_HELD = "joint_held"  # A joint was asked to go far and stood still (`joint_held`).
     PROMPT_CHANGED = "prompt_changed"  # The prompt at the end is not the one at the start.
     CLOCK_JUMP = "clock_jump"  # The clock fell back by more than the history: everything from later is forgotten.
 
 
 class ExperienceBuilder:
-    """Joins what an assembler saw with the chunks that were sent; thread-safe.
+    """Joins what an assembler saw with the commands that were in force; thread-safe.
 
     horizon: H, ticks in one experience. stride_ticks: an experience starts at every tick k (counted from the epoch)
-    that is a multiple of it. lag_s: longest time from a message's stamp to its arrival, chunks included: what comes
+    that is a multiple of it. lag_s: longest time from a message's stamp to its arrival, commands included: what comes
     later is not used. What the assembler's history has beyond lag, horizon and stale limit is how late `advance` may be
     called.
     """
@@ -67,14 +66,13 @@ class ExperienceBuilder:
             raise ValueError(f"history_s must be at least {needed_s:.3f} {text}, got {limits.history_s:g}")
         self._skipped: Counter[ExperienceReason | ObservationReason | MessageReason] = Counter()
         self._assembler = assembler
-        self._joint_names = tuple(joint_names)
         self._period_ns = period_ns
         self._horizon = horizon
         self._action_kind = action_kind
         self._lag_ns = round(lag_s * 1e9)
         self._history_ns = round(limits.history_s * 1e9)
         self._stride = stride_ticks
-        self._chunks: list[Trajectory] = []  # by rising stamp: the one running at the next tick, and later ones
+        self._commands = CommandsInForce(joint_names, period_ns, action_kind, self._lag_ns, assembler.joints_at)
         self._observed: dict[int, Observation | None] = {}  # by tick; None was refused
         self._next_tick = 0
         self._now_ns = 0
@@ -83,20 +81,29 @@ class ExperienceBuilder:
 
     @property
     def skipped(self) -> Counter[ExperienceReason | ObservationReason | MessageReason]:
-        """How often each reason cost an experience (an observation's counts once a tick) or a chunk; a copy."""
+        """How often each reason cost an experience (an observation's counts once a tick) or a command; a copy."""
         with self._lock:
             return self._skipped.copy()
 
-    def push_chunk(self, raw: RawMessage) -> None:
-        """A JointTrajectory as sent; from its stamp on it replaces earlier ones. Raises MessageRefused, counted."""
-        try:
-            chunk = decode_trajectory(raw, self._joint_names)
-        except MessageRefused as error:
-            with self._lock:
-                self._skipped[error.reason] += 1
-            raise
+    def push_command(self, raw: RawMessage, now_ns: int) -> None:
+        """A JointTrajectory that is in force from its stamp on, or from `now_ns`, when it came, where the stamp is 0; it
+        replaces earlier ones. Raises MessageRefused (as `decode_trajectory`; trajectory_over, trajectory_ahead),
+        counted: then there is no experience until the next one, since a controller may have obeyed or stopped."""
         with self._lock:
-            self._chunks = [held for held in self._chunks if held.stamp_ns < chunk.stamp_ns] + [chunk]
+            try:
+                self._commands.put(raw, now_ns)
+            except MessageRefused as error:
+                self._skipped[error.reason] += 1
+                raise
+
+    def push_foreign(self, raw: RawMessage, now_ns: int) -> None:
+        """A JointTrajectory by which somebody else commands the arm, come at `now_ns`: while it lasts there is no
+        experience (`in_force.py`). One that cannot be read is counted, and lasts until the next command of ours."""
+        with self._lock:
+            try:
+                self._commands.put_foreign(raw, now_ns)
+            except MessageRefused as error:
+                self._skipped[error.reason] += 1
 
     def advance(self, now_ns: int) -> list[Experience]:
         """The experiences that have become complete by `now_ns` (ROS time), oldest first, each once."""
@@ -104,6 +111,7 @@ class ExperienceBuilder:
             if now_ns < self._now_ns - self._history_ns:
                 self._fall_back_to(now_ns)
             self._now_ns = max(now_ns, self._now_ns)
+            self._commands.measure_starts(now_ns)
             newest = (now_ns - self._lag_ns) // self._period_ns - self._horizon
             experiences = [made for tick in self._commanded_ticks(newest) if (made := self._experience(tick))]
             self._next_tick = max(self._next_tick, newest + 1)
@@ -111,23 +119,28 @@ class ExperienceBuilder:
             return experiences
 
     def _commanded_ticks(self, newest: int) -> Iterator[int]:
-        """Ticks of the stride up to `newest`, not judged yet, at which a chunk is running. Pauses cost no time."""
-        for chunk, later in zip_longest(self._chunks, self._chunks[1:]):
-            end_ns = chunk.stamp_ns + len(chunk.times_ns) * self._period_ns
-            if later is not None:
-                end_ns = min(end_ns, later.stamp_ns)
-            first = max(self._next_tick, _ceil_div(chunk.stamp_ns, self._period_ns))
+        """Ticks of the stride up to `newest`, not judged yet, with a command in force. Pauses cost no time."""
+        for start_ns, end_ns in self._commands.spans():
+            first = max(self._next_tick, _ceil_div(start_ns, self._period_ns))
             end = min(newest + 1, _ceil_div(end_ns, self._period_ns))
             yield from range(_ceil_div(first, self._stride) * self._stride, end, self._stride)
 
     def _experience(self, tick: int) -> Experience | None:
+        start_ns, end_ns = tick * self._period_ns, (tick + self._horizon) * self._period_ns
+        if self._commands.disturbed(start_ns, end_ns):
+            self._skipped[ExperienceReason.FOREIGN_COMMAND] += 1
+            return None
         observation, after = self._observation(tick), self._observation(tick + self._horizon)
         if observation is None or after is None:
             return None
         if observation.prompt != after.prompt:
             self._skipped[ExperienceReason.PROMPT_CHANGED] += 1
             return None
-        commands = self._commands(tick, observation.state)
+        try:
+            commands = self._commands.actions(start_ns, self._horizon, observation.state)
+        except ObservationRefused as error:
+            self._skipped[error.reason] += 1
+            return None
         if commands is None:
             self._skipped[ExperienceReason.NO_COMMAND] += 1
             return None
@@ -146,22 +159,6 @@ class ExperienceBuilder:
                 self._skipped[error.reason] += 1
         return self._observed[tick]
 
-    def _commands(self, tick: int, state: Float32Array) -> Float32Array | None:
-        """The commands (H, A) of `tick` and the ticks after it; changes of position count from `state`."""
-        rows = []
-        for t_ns in range(tick * self._period_ns, (tick + self._horizon) * self._period_ns, self._period_ns):
-            place = bisect_right(self._chunks, t_ns, key=lambda chunk: chunk.stamp_ns) - 1
-            if place < 0:
-                return None
-            chunk = self._chunks[place]
-            point = (t_ns - chunk.stamp_ns) // self._period_ns
-            if point >= len(chunk.times_ns):
-                return None
-            rows.append(commands_of(chunk, self._action_kind, state)[point])
-        commands = np.stack(rows)
-        commands.flags.writeable = False
-        return commands
-
     def _episode(self, observation: Observation) -> int:
         if self._last is None:
             return 0
@@ -172,12 +169,11 @@ class ExperienceBuilder:
 
     def _forget_before(self, tick: int) -> None:
         self._observed = {seen: observation for seen, observation in self._observed.items() if seen >= tick}
-        running = bisect_right(self._chunks, tick * self._period_ns, key=lambda chunk: chunk.stamp_ns)
-        del self._chunks[: max(0, running - 1)]
+        self._commands.forget_before(tick * self._period_ns)
 
     def _fall_back_to(self, now_ns: int) -> None:
         self._skipped[ExperienceReason.CLOCK_JUMP] += 1
-        self._chunks = [chunk for chunk in self._chunks if chunk.stamp_ns <= now_ns]
+        self._commands.forget_after(now_ns)
         self._observed.clear()
         self._next_tick, self._now_ns = 0, now_ns
 

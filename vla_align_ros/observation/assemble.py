@@ -213,6 +213,12 @@ class ObservationAssembler:
             self._count_and_raise(error)
         return Observation(images=images, state=state, prompt=prompt, stamp_ns=t_ns)
 
+    def joints_at(self, t_ns: int) -> Float32Array:
+        """The joint positions (S,) in rad at `t_ns`, read-only. Raises ObservationRefused: no_joints, stale_joints (not
+        counted)."""
+        with self._lock:
+            return self._joints_at(t_ns)
+
     def newest_joints(self) -> Float32Array | None:
         """The newest joint positions (S,) in rad, however old, or None; for holding still."""
         with self._lock:

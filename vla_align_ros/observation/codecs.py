@@ -16,7 +16,7 @@ from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, get_typestore
 from rosbags.typesys.stores import ros2_jazzy as ros
 
-from vla_align_ros.action.trajectory import Trajectory, TrajectoryError
+from vla_align_ros.action.trajectory import NOT_SAID, STANDS_RAD_S, Trajectory, TrajectoryError
 from vla_align_ros.observation.images import decompressed, to_rgb
 from vla_align_ros.observation.refusal import MessageReason as MessageReason
 from vla_align_ros.observation.refusal import MessageRefused as MessageRefused
@@ -97,32 +97,37 @@ def decode_string(raw: RawMessage) -> str:
 
 
 def decode_trajectory(raw: RawMessage, joint_names: Sequence[str]) -> Trajectory:
-    """A `trajectory_msgs/msg/JointTrajectory` for exactly `joint_names` (in any order), columns in that order.
+    """A `trajectory_msgs/msg/JointTrajectory` for exactly `joint_names` (in any order), columns in that order. Every
+    point has positions; all of them or none have velocities, and accelerations. A stamp of 0 means now.
 
-    Raises MessageRefused: malformed, bad_stamp, missing_joint, unknown_joint, duplicate_joint, length_mismatch,
-    bad_trajectory.
+    Raises MessageRefused: malformed, bad_stamp, missing_joint, unknown_joint, duplicate_joint, empty_trajectory,
+    empty_position, effort_point, length_mismatch, non_finite, still_moving, bad_trajectory.
     """
     message = _deserialise(raw, ros.trajectory_msgs__msg__JointTrajectory)
-    stamp_ns = _stamp_ns(message.header)
+    stamp_ns = _stamp_ns(message.header, zero_means_now=True)
     columns = _columns(message.joint_names, joint_names)
     if extra := sorted(set(message.joint_names) - set(joint_names)):
         raise MessageRefused(
             MessageReason.UNKNOWN_JOINT, f"{extra} are no joints of the model, which has {list(joint_names)}"
         )
-    lengths = {len(row) for point in message.points for row in (point.positions, point.velocities)}
-    if lengths - {len(joint_names)}:
-        text = f"every point needs {len(joint_names)} positions and velocities, got lengths {sorted(lengths)}"
-        raise MessageRefused(MessageReason.LENGTH_MISMATCH, text)
-    shape = (len(message.points), len(joint_names))
-    times = [point.time_from_start.sec * _NS + point.time_from_start.nanosec for point in message.points]
+    points = message.points
+    if not points:
+        raise MessageRefused(MessageReason.EMPTY_TRAJECTORY, "a trajectory without points says no motion")
+    if empty := [index for index, point in enumerate(points) if not len(point.positions)]:
+        text = f"points {empty} have no positions; velocities, accelerations or efforts alone cannot be read"
+        raise MessageRefused(MessageReason.EMPTY_POSITION, text)
+    if any(len(point.effort) for point in points):
+        raise MessageRefused(MessageReason.EFFORT_POINT, "points with efforts; positions and velocities can be read")
+    rows = {
+        name: _rows([getattr(point, name) for point in points], name, columns)
+        for name in ("positions", "velocities", "accelerations")
+    }
+    if rows["velocities"].size and (np.abs(rows["velocities"][-1]) > STANDS_RAD_S).any():
+        text = f"the last point must have velocity 0, got {rows['velocities'][-1].tolist()} rad/s"
+        raise MessageRefused(MessageReason.STILL_MOVING, text)
+    times_ns = [point.time_from_start.sec * _NS + point.time_from_start.nanosec for point in points]
     try:
-        return Trajectory(
-            stamp_ns=stamp_ns,
-            joint_names=tuple(joint_names),
-            times_ns=np.array(times, np.int64),
-            positions=np.array([point.positions for point in message.points], np.float64).reshape(shape)[:, columns],
-            velocities=np.array([point.velocities for point in message.points], np.float64).reshape(shape)[:, columns],
-        )
+        return Trajectory(stamp_ns, tuple(joint_names), np.array(times_ns, np.int64), **rows)
     except TrajectoryError as error:
         raise MessageRefused(MessageReason.BAD_TRAJECTORY, str(error)) from None
 
@@ -150,15 +155,15 @@ def encode_string(text: str) -> bytes:
 
 
 def encode_trajectory(trajectory: Trajectory) -> bytes:
-    """The CDR bytes of a `trajectory_msgs/msg/JointTrajectory` with positions and velocities only."""
-    empty = np.zeros(0)
+    """The CDR bytes of a `trajectory_msgs/msg/JointTrajectory`."""
+    said = (trajectory.positions, trajectory.velocities, trajectory.accelerations)
     points = [
         ros.trajectory_msgs__msg__JointTrajectoryPoint(
-            position, velocity, empty, empty, ros.builtin_interfaces__msg__Duration(*divmod(int(time_ns), _NS))
+            *(rows[index] if rows.size else np.zeros(0) for rows in said),
+            np.zeros(0),
+            ros.builtin_interfaces__msg__Duration(*divmod(int(time_ns), _NS)),
         )
-        for time_ns, position, velocity in zip(
-            trajectory.times_ns, trajectory.positions, trajectory.velocities, strict=True
-        )
+        for index, time_ns in enumerate(trajectory.times_ns)
     ]
     return _serialise(
         ros.trajectory_msgs__msg__JointTrajectory(_header(trajectory.stamp_ns), list(trajectory.joint_names), points)
@@ -184,9 +189,24 @@ def _header(stamp_ns: int) -> ros.std_msgs__msg__Header:
     return ros.std_msgs__msg__Header(ros.builtin_interfaces__msg__Time(*divmod(stamp_ns, _NS)), "")
 
 
-def _stamp_ns(header: ros.std_msgs__msg__Header) -> int:
+def _rows(points: Sequence[NDArray[np.float64]], name: str, columns: Sequence[int]) -> NDArray[np.float64]:
+    """The numbers of all points, one row each, by the model's joints; NOT_SAID where no point has any."""
+    lengths = {len(row) for row in points}
+    if lengths == {0}:
+        return NOT_SAID
+    if lengths != {len(columns)}:
+        text = f"every point needs {len(columns)} {name}, or all none, got lengths {sorted(lengths)}"
+        raise MessageRefused(MessageReason.LENGTH_MISMATCH, text)
+    rows = np.array(points, np.float64)[:, columns]
+    with np.errstate(over="ignore"):  # beyond float32, which actions are in, counts as infinite
+        if not np.isfinite(rows.astype(np.float32)).all():
+            raise MessageRefused(MessageReason.NON_FINITE, f"{name} with NaN or infinity: {rows.tolist()}")
+    return rows
+
+
+def _stamp_ns(header: ros.std_msgs__msg__Header, *, zero_means_now: bool = False) -> int:
     sec, nanosec = header.stamp.sec, header.stamp.nanosec
-    if sec < 0 or nanosec >= _NS or sec == nanosec == 0:
+    if sec < 0 or nanosec >= _NS or (sec == nanosec == 0 and not zero_means_now):
         text = f"header.stamp is {sec} s {nanosec} ns: the publisher must set it to the time of the measurement"
         raise MessageRefused(MessageReason.BAD_STAMP, text)
     return sec * _NS + nanosec

@@ -10,7 +10,7 @@ class MessageReason(Enum):
 
     MALFORMED = "malformed"  # The bytes are not one whole CDR message of the expected type.
     WRONG_TYPE = "wrong_type"  # The topic's message type is none that this reader knows.
-    BAD_STAMP = "bad_stamp"  # header.stamp is zero, negative or has 1e9 nanoseconds or more.
+    BAD_STAMP = "bad_stamp"  # header.stamp is zero (a trajectory's may be), negative or has 1e9 ns or more.
     EMPTY_DATA = "empty_data"  # An image without pixels.
     WRONG_ENCODING = "wrong_encoding"  # An image encoding, depth or order of colours that is not supported.
     WRONG_STEP = "wrong_step"  # An image whose rows are shorter than its width.
@@ -20,10 +20,15 @@ class MessageReason(Enum):
     MISSING_JOINT = "missing_joint"  # A joint of the model is not in the message.
     UNKNOWN_JOINT = "unknown_joint"  # A trajectory moves a joint that the model does not have.
     DUPLICATE_JOINT = "duplicate_joint"  # A joint of the model is in the message twice.
-    EMPTY_POSITION = "empty_position"  # A joint state without positions.
+    EMPTY_POSITION = "empty_position"  # A joint state, or a point of a trajectory, without positions.
     LENGTH_MISMATCH = "length_mismatch"  # Names and numbers differ in length.
     NON_FINITE = "non_finite"  # NaN or infinity for a joint of the model.
-    BAD_TRAJECTORY = "bad_trajectory"  # A trajectory whose times or velocities make no motion that ends.
+    EMPTY_TRAJECTORY = "empty_trajectory"  # A trajectory without points: some controllers stop for it.
+    EFFORT_POINT = "effort_point"  # A trajectory with efforts: what motion comes of them nobody can say.
+    STILL_MOVING = "still_moving"  # A trajectory whose last point has a velocity.
+    BAD_TRAJECTORY = "bad_trajectory"  # A trajectory whose times do not rise, or that has no duration.
+    TRAJECTORY_OVER = "trajectory_over"  # A trajectory that had ended before it came.
+    TRAJECTORY_AHEAD = "trajectory_ahead"  # A trajectory for later: controllers differ in what they do until then.
 
 
 class MessageRefused(ValueError):

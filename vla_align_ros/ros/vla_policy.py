@@ -27,7 +27,7 @@ from vla_align_ros.alignment.report import AlignReport, StepCurve
 from vla_align_ros.alignment.waiting import AlignmentWait, left_out_sentence
 from vla_align_ros.checkpoint.manifest import StoreError
 from vla_align_ros.observation.assemble import ObservationRefused
-from vla_align_ros.observation.codecs import encode_trajectory
+from vla_align_ros.observation.codecs import MessageRefused, encode_trajectory
 from vla_align_ros.params import AlignParams, ManagerParams, PolicyParams
 from vla_align_ros.policy import load_policy
 from vla_align_ros.ros.diagnostics import Health, build, build_unconfigured
@@ -159,7 +159,10 @@ class VlaPolicy(SafeLifecycleNode):
         raw = encode_trajectory(trajectory)
         self._chunks.publish(raw)
         if self._runtime is not None:
-            self._runtime.builder.push_chunk(raw)
+            try:
+                self._runtime.builder.push_command(raw, self.get_clock().now().nanoseconds)
+            except MessageRefused as refused:
+                self.get_logger().warning(f"no experience: {refused}", throttle_duration_sec=WARN_EVERY_S)
 
     def _take_experience(self) -> None:
         if self._runtime is not None:

@@ -1,47 +1,39 @@
-"""From trajectories to the velocity that acts on the joints at each moment: by stamps, and late by a delay.
+"""From trajectories to the velocity that acts on the joints at each moment: by their times, and late by a delay.
 
-    the command at t  =  the point whose interval holds t, in the chunk with the largest stamp <= t that has come by t
+    the command at t  =  how fast the trajectory leads at t that is in force then, of those that have come by t
     what acts at t    =  the command at t - delay
 
-Both are piecewise constant, so `run` gives them as exact pieces: nothing depends on how often it is called.
+`run` gives pieces from one change to the next with the mean velocity of each: nothing depends on how often it is called.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from itertools import pairwise
-from operator import itemgetter
 
 import numpy as np
 
 from vla_align_ros.action.chunk_queue import HELD_CHUNKS
-from vla_align_ros.action.trajectory import Trajectory
+from vla_align_ros.action.running import RunningTrajectory
+from vla_align_ros.action.timeline import Timeline
 from vla_align_ros.sim.embodiment import FloatArray
 
 DELAY_MAX_NS = 1_000_000_000  # how far back commands are remembered
 
 
 class Actuator:
-    """Executes the velocities of trajectories, ramp points included; after the last point the command is zero."""
+    """Executes trajectories, a chunk's ramp included; after the last point the command is zero. A position that is not
+    where the arm is is not made up for."""
 
     def __init__(self, start_ns: int, num_joints: int) -> None:
         self.now_ns = start_ns
-        self._chunks: list[Trajectory] = []  # by rising stamp
         self._rest = np.zeros(num_joints)
-        self._log: list[tuple[int, FloatArray]] = [(start_ns - 2 * DELAY_MAX_NS, self._rest)]  # (from when, command)
+        self._heard = Timeline[RunningTrajectory]()  # by start
+        self._obeyed = Timeline[RunningTrajectory | None]()  # by when it was begun with; what has been does not change
 
-    def put(self, trajectory: Trajectory) -> None:
-        """A trajectory that arrives now. It replaces every one that does not start before it."""
-        earlier = [held for held in self._chunks if held.stamp_ns < trajectory.stamp_ns]
-        self._chunks = [*earlier, trajectory][-HELD_CHUNKS:]
-
-    def command_at(self, t_ns: int) -> FloatArray:
-        """The commanded velocity (A,) in rad/s for `t_ns`, by what has arrived so far."""
-        chunk = next((held for held in reversed(self._chunks) if held.stamp_ns <= t_ns), None)
-        if chunk is None:
-            return self._rest
-        point = int(np.searchsorted(chunk.times_ns, t_ns - chunk.stamp_ns, side="right"))
-        return chunk.velocities[point] if point < len(chunk.times_ns) else self._rest
+    def put(self, start_ns: int, running: RunningTrajectory) -> None:
+        """A trajectory that arrives now and starts, or should have started, at `start_ns`. The latest word wins."""
+        self._heard.put(start_ns, running)
+        self._heard.keep_newest(HELD_CHUNKS)
 
     def run(self, end_ns: int, delay_ns: int) -> list[tuple[float, FloatArray]]:
         """Let the time go on to `end_ns`: what acts until then, as (duration in s, velocity (A,)) one after the other.
@@ -49,21 +41,25 @@ class Actuator:
         delay_ns: 0 to DELAY_MAX_NS.
         """
         start_ns, self.now_ns = self.now_ns, end_ns
-        for t_ns in sorted({start_ns, *self._turns(start_ns, end_ns)}):
-            self._log.append((t_ns, self.command_at(t_ns)))
-        first, last = start_ns - delay_ns, end_ns - delay_ns
-        turns = [first, *(t_ns for t_ns, _ in self._log if first < t_ns < last), last]
-        pieces = [((after - before) * 1e-9, self._logged(before)) for before, after in pairwise(turns)]
-        del self._log[: self._place(end_ns - DELAY_MAX_NS)]
+        for from_ns, _, running in self._heard.between(start_ns, end_ns):
+            if running is not self._obeyed.at(from_ns):
+                self._obeyed.put(from_ns, running)
+        pieces = [
+            ((until_ns - from_ns) * 1e-9, self._velocity(running, from_ns, until_ns))
+            for begin_ns, finish_ns, running in self._obeyed.between(start_ns - delay_ns, end_ns - delay_ns)
+            for from_ns, until_ns in pairwise(_turns(running, begin_ns, finish_ns))
+        ]
+        self._obeyed.forget_before(end_ns - DELAY_MAX_NS)
         return pieces
 
-    def _turns(self, start_ns: int, end_ns: int) -> list[int]:
-        """When the command may change between the two."""
-        times = (chunk.stamp_ns + np.concatenate([[0], chunk.times_ns]) for chunk in self._chunks)
-        return [int(t_ns) for row in times for t_ns in row[(row > start_ns) & (row < end_ns)]]
+    def _velocity(self, running: RunningTrajectory | None, from_ns: int, until_ns: int) -> FloatArray:
+        if running is None or from_ns >= running.end_ns:
+            return self._rest
+        way: FloatArray = running.position_at(until_ns) - running.position_at(from_ns)
+        return way / ((until_ns - from_ns) * 1e-9)
 
-    def _place(self, t_ns: int) -> int:
-        return bisect_right(self._log, t_ns, key=itemgetter(0)) - 1
 
-    def _logged(self, t_ns: int) -> FloatArray:
-        return self._log[self._place(t_ns)][1]
+def _turns(running: RunningTrajectory | None, start_ns: int, end_ns: int) -> list[int]:
+    """Start, end, and when the velocity may change between them."""
+    points = [] if running is None else running.times_ns.tolist()
+    return [start_ns, *(t_ns for t_ns in points if start_ns < t_ns < end_ns), end_ns]

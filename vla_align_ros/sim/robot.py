@@ -14,6 +14,7 @@ from itertools import count
 
 import numpy as np
 
+from vla_align_ros.action.running import begin
 from vla_align_ros.observation.codecs import (
     IMAGE,
     JOINT_STATE,
@@ -109,8 +110,11 @@ class SimulatedRobot:
         self.arm = arm
 
     def receive(self, raw: RawMessage) -> None:
-        """A JointTrajectory that arrives now. Raises MessageRefused, changing nothing."""
-        self._actuator.put(decode_trajectory(raw, JOINT_NAMES))
+        """A JointTrajectory that arrives now, read by its times. Raises MessageRefused, changing nothing."""
+        trajectory = decode_trajectory(raw, JOINT_NAMES)
+        start_ns = trajectory.start_ns(self.now_ns)
+        measured = (max(start_ns, self.now_ns), encoder_reading(self.arm, self.angle_rad)[0])
+        self._actuator.put(start_ns, begin(trajectory, start_ns, PERIOD_NS, measured))
 
     def advance(self, to_ns: int) -> list[SimMessage]:
         """Let time go on to `to_ns`; returns what the robot has sent until then, `to_ns` included, by rising stamp.
