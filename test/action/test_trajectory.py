@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,10 +9,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from vla_align_ros.action.trajectory import (
+    NOT_SAID,
     ActionKind,
     Trajectory,
     TrajectoryError,
-    commands_of,
     hold_trajectory,
     to_trajectory,
 )
@@ -42,19 +44,6 @@ def chunk_of(actions: list[list[float]], state: list[float]) -> ActionChunk:
 
 
 @given(chunks(), st.sampled_from(KINDS), st.integers(1, 6))
-def test_commands_of_gives_the_actions_back(chunk: ActionChunk, kind: ActionKind, ramp_ticks: int) -> None:
-    trajectory = to_trajectory(chunk, kind, names_of(chunk), ramp_ticks)
-    commands = commands_of(trajectory, kind)
-    horizon = len(chunk.actions)
-    assert commands.dtype == np.float32
-    assert commands.shape == (horizon + ramp_ticks, chunk.actions.shape[1])
-    if kind == "delta_position":  # goes through two float64 additions at up to 14 rad
-        np.testing.assert_allclose(commands[:horizon], chunk.actions, rtol=1e-6, atol=1e-13)
-    else:
-        np.testing.assert_array_equal(commands[:horizon], chunk.actions)
-
-
-@given(chunks(), st.sampled_from(KINDS), st.integers(1, 6))
 def test_every_trajectory_is_one_that_the_controller_takes(chunk: ActionChunk, kind: ActionKind, ramp: int) -> None:
     trajectory = to_trajectory(chunk, kind, names_of(chunk), ramp)
     assert (trajectory.velocities[-1] == 0).all()
@@ -68,7 +57,6 @@ def test_positions_are_the_integral_of_the_velocities(chunk: ActionChunk, kind: 
     trajectory = to_trajectory(chunk, kind, names_of(chunk), ramp)
     steps = np.diff(trajectory.positions, axis=0, prepend=np.float64(chunk.state)[None])
     np.testing.assert_allclose(steps, trajectory.velocities * chunk.period_ns * 1e-9, atol=1e-9)
-    np.testing.assert_allclose(trajectory.start_rad, chunk.state, atol=1e-9)
 
 
 @given(chunks(), st.sampled_from(KINDS), st.integers(1, 6))
@@ -99,32 +87,49 @@ def test_delta_position_counts_from_the_observed_state_not_from_the_action_befor
     np.testing.assert_allclose(trajectory.positions, [[1.1], [1.3], [1.3]], rtol=1e-6)
 
 
-def test_delta_commands_of_a_later_observation_count_from_its_state() -> None:
-    trajectory = to_trajectory(chunk_of([[0.1], [0.3]], [1.0]), "delta_position", ("j",), ramp_ticks=1)
-    np.testing.assert_allclose(
-        commands_of(trajectory, "delta_position", origin_rad=[1.2]), [[-0.1], [0.1], [0.1]], atol=1e-6
-    )
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_hold_stays_at_the_measured_position(kind: ActionKind) -> None:
+def test_a_hold_is_one_point_at_the_measured_position() -> None:
     hold = hold_trajectory([0.25, -1], 7, PERIOD_NS, NAMES)
     assert hold.times_ns.tolist() == [PERIOD_NS]
     assert hold.positions.tolist() == [[0.25, -1]]
-    expected = {"velocity": [0, 0], "position": [0.25, -1], "delta_position": [0, 0]}[kind]
-    assert commands_of(hold, kind).tolist() == [expected]
+    assert hold.velocities.tolist() == [[0, 0]]
+
+
+def test_a_stamp_of_0_is_the_arrival() -> None:
+    assert hold_trajectory([0.0, 0.0], 7, PERIOD_NS, NAMES).start_ns(arrival_ns=9) == 7
+    assert hold_trajectory([0.0, 0.0], 0, PERIOD_NS, NAMES).start_ns(arrival_ns=9) == 9
+
+
+@pytest.mark.parametrize(
+    ("change", "steps"),
+    [
+        ({}, True),
+        ({"times_ns": np.array([2, 3, 4]) * PERIOD_NS}, False),  # the way to the first point is no step like the others
+        ({"times_ns": np.array([0, 1, 2]) * PERIOD_NS}, False),  # it says where it starts already
+        ({"times_ns": np.array([2, 4, 6]) * PERIOD_NS}, False),  # nobody commands in steps that long
+        ({"positions": np.array([[1.0], [1.02], [1.02]])}, False),
+        ({"velocities": np.array([[0.0], [0.1], [0.0]])}, False),  # "go to 1.0, then on" from wherever the arm is
+        ({"velocities": NOT_SAID}, False),
+        ({"accelerations": np.zeros((3, 1))}, False),
+    ],
+)
+def test_steps_are_told_from_points_on_a_curve(change: dict[str, np.ndarray], steps: bool) -> None:
+    times_ns = np.array([1, 2, 3]) * PERIOD_NS
+    trajectory = Trajectory(0, ("j",), times_ns, np.array([[1.0], [1.01], [1.01]]), np.array([[0.5], [0.1], [0.0]]))
+    assert dataclasses.replace(trajectory, **change).is_steps(PERIOD_NS) is steps
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"times_ns": np.array([1, 1])}, "strictly increasing"),
-        ({"times_ns": np.array([0, 1])}, "above 0"),
+        ({"times_ns": np.array([-1, 1])}, "at least 0"),
         ({"times_ns": np.array([], np.int64)}, "at least one point"),
         ({"positions": np.zeros((2, 1))}, "positions must be"),
         ({"positions": np.full((2, 2), np.nan)}, "positions must be finite"),
         ({"velocities": np.full((2, 2), np.inf)}, "velocities must be finite"),
         ({"velocities": np.ones((2, 2))}, "last point must have velocity 0"),
+        ({"velocities": np.zeros((2, 1))}, "velocities must be"),
+        ({"velocities": NOT_SAID, "accelerations": np.zeros((2, 2))}, "accelerations without velocities"),
         ({"joint_names": ("a", "a")}, "every joint once"),
     ],
 )
@@ -139,13 +144,16 @@ def test_a_trajectory_that_the_controller_would_refuse_cannot_be_made(change: di
         Trajectory(stamp_ns=0, **{**fields, **change})  # type: ignore[arg-type]
 
 
+def test_a_step_without_duration_cannot_be_made() -> None:
+    with pytest.raises(TrajectoryError, match="the last one above 0"):
+        Trajectory(0, ("j",), np.array([0]), np.zeros((1, 1)))
+
+
 def test_wrong_arguments_are_named() -> None:
     chunk = chunk_of([[1, 0]], [0, 0])
     with pytest.raises(TrajectoryError, match="ramp_ticks must be at least 1"):
         to_trajectory(chunk, "velocity", NAMES, ramp_ticks=0)
     with pytest.raises(TrajectoryError, match="action_kind must be one of"):
         to_trajectory(chunk, "torque", NAMES, ramp_ticks=1)  # type: ignore[arg-type]
-    with pytest.raises(TrajectoryError, match="action_kind must be one of"):
-        commands_of(hold_trajectory([0, 0], 0, 1, NAMES), "torque")  # type: ignore[arg-type]
     with pytest.raises(TrajectoryError, match="actions \\(H, A\\) and state"):
         to_trajectory(chunk_of([[1, 0]], [0]), "velocity", NAMES, ramp_ticks=1)

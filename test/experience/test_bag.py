@@ -1,15 +1,39 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rosbags.rosbag2 import StoragePlugin, Writer
-from simulated_run import MS, T0, TOPICS, TYPES, Sent, eventful_run, new_pipeline, record, same
+from simulated_run import (
+    JOINTS,
+    MS,
+    PERIOD_NS,
+    T0,
+    TOPICS,
+    TYPES,
+    Sent,
+    eventful_run,
+    new_pipeline,
+    record,
+    same,
+)
 
+from vla_align_ros.action.trajectory import Trajectory
 from vla_align_ros.experience.bag import BagError, BagTopics, bag_messages, read_bag
 from vla_align_ros.experience.recorder import BagRecorder
 from vla_align_ros.observation.assemble import ObservationReason
-from vla_align_ros.observation.codecs import JOINT_STATE, STRING, TYPESTORE, MessageReason, encode_string
+from vla_align_ros.observation.codecs import (
+    JOINT_STATE,
+    STRING,
+    TYPESTORE,
+    MessageReason,
+    decode_trajectory,
+    encode_string,
+    encode_trajectory,
+)
 from vla_align_ros.types import Experience
 
 RUN = eventful_run()
@@ -43,6 +67,48 @@ def test_sqlite3_bags_give_the_same(tmp_path: Path, bag: Path) -> None:
     assert_all_same(read(tmp_path / "sqlite" / "sqlite.db3"), read(bag))
     (tmp_path / "sqlite" / "metadata.yaml").unlink()
     assert_all_same(read(tmp_path / "sqlite"), read(bag))
+
+
+Rewrite = Callable[[Trajectory], Trajectory]
+
+
+def twice_the_points(chunk: Trajectory) -> Trajectory:
+    """The same motion in points of 20 Hz."""
+    times_ns = np.arange(1, 2 * len(chunk.times_ns) + 1) * PERIOD_NS // 2
+    velocities = np.repeat(chunk.velocities, 2, axis=0)
+    start = chunk.positions[0] - chunk.velocities[0] * PERIOD_NS * 1e-9
+    return replace(
+        chunk,
+        times_ns=times_ns,
+        velocities=velocities,
+        positions=start + np.cumsum(velocities, axis=0) * PERIOD_NS * 0.5e-9,
+    )
+
+
+def positions_from_time_0(chunk: Trajectory) -> Trajectory:
+    """The same motion as another sender would write it: to start now, with a point at time 0, positions only."""
+    start = chunk.positions[:1] - chunk.velocities[:1] * PERIOD_NS * 1e-9
+    times_ns, positions = np.concatenate([[0], chunk.times_ns]), np.concatenate([start, chunk.positions])
+    return Trajectory(0, chunk.joint_names, times_ns, positions)
+
+
+def now(chunk: Trajectory) -> Trajectory:
+    return replace(chunk, stamp_ns=0)
+
+
+@pytest.mark.parametrize("rewrite", [twice_the_points, positions_from_time_0, now])
+def test_commands_are_read_by_their_times_however_they_are_written(tmp_path: Path, bag: Path, rewrite: Rewrite) -> None:
+    run = [
+        replace(sent, raw=encode_trajectory(rewrite(decode_trajectory(sent.raw, JOINTS))))
+        if sent.topic == TOPICS.chunk
+        else sent
+        for sent in RUN
+    ]
+    others, expected = read(recorded(tmp_path / "rewritten", run)), read(bag)
+    assert len(others) == len(expected) > 10
+    for one, other in zip(others, expected, strict=True):
+        np.testing.assert_allclose(one.commands, other.commands, atol=1e-5)
+        assert same(replace(one, commands=other.commands), other)
 
 
 def test_a_single_mcap_file_and_a_folder_without_metadata_give_the_same(bag: Path) -> None:

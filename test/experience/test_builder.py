@@ -25,7 +25,7 @@ from simulated_run import (
     sensor_messages,
 )
 
-from vla_align_ros.action.trajectory import ActionKind, hold_trajectory
+from vla_align_ros.action.trajectory import ActionKind, Trajectory, hold_trajectory
 from vla_align_ros.experience.builder import ExperienceBuilder, ExperienceReason, joint_held
 from vla_align_ros.observation.assemble import (
     AssemblerLimits,
@@ -77,11 +77,14 @@ def test_the_ramp_is_a_command_and_after_it_there_is_none() -> None:
 
 
 def test_a_hold_takes_over_at_its_stamp() -> None:
-    hold = hold_trajectory(np.zeros(2), T0 + 5 * PERIOD_NS, PERIOD_NS, JOINTS)
-    sent = Sent(TOPICS.chunk, hold.stamp_ns, encode_trajectory(hold))
-    made, _ = run([*sensor_messages(0, 3000), chunk_message(0, 1), sent], 2999)
+    sensors = sensor_messages(0, 3000)
+    stamp_ns = T0 + 5 * PERIOD_NS
+    raw = [sent.raw for sent in sensors if sent.topic == TOPICS.joints and sent.stamp_ns <= stamp_ns][-1]
+    hold = hold_trajectory(decode_joint_state(raw, JOINTS).position, stamp_ns, PERIOD_NS, JOINTS)
+    sent = Sent(TOPICS.chunk, stamp_ns, encode_trajectory(hold))
+    made, _ = run([*sensors, chunk_message(0, 1), sent], 2999)
     assert ticks(made) == [0, 2]
-    assert made[-1].commands[:, 0].tolist() == [3, 4, 5, 0]
+    np.testing.assert_allclose(made[-1].commands[:, 0], [3, 4, 5, 0], atol=1e-6)
 
 
 def test_a_tick_is_judged_only_lag_after_its_end_and_only_once() -> None:
@@ -197,6 +200,45 @@ def test_a_bad_chunk_is_refused_counted_and_leaves_the_others() -> None:
     with pytest.raises(MessageRefused):
         builder.push_command(b"\x00\x01\x00\x00", T0)
     assert builder.skipped == {MessageReason.MALFORMED: 1}
+
+
+def test_while_somebody_else_commands_the_arm_there_is_no_experience() -> None:
+    assembler, builder = new_pipeline()
+    assembler.push_prompt("red", T0)
+    other = encode_trajectory(Trajectory(0, JOINTS, np.array([550 * MS]), np.ones((1, 2))))
+    chunks = [chunk_message(tick, 1) for tick in range(0, 28, 4)]
+    foreign = [Sent("/other", T0 + 1010 * MS, other), Sent("/other", T0 + 1011 * MS, b"")]
+    made = []
+    for sent in sorted([*sensor_messages(0, 2900), *chunks, *foreign], key=lambda sent: sent.stamp_ns):
+        made += builder.advance(sent.stamp_ns)
+        if sent.topic == "/other":
+            builder.push_foreign(sent.raw, sent.stamp_ns)
+        else:
+            feed(assembler, builder, sent, sent.stamp_ns)
+    made += builder.advance(T0 + 2700 * MS)
+    assert ticks(made) == [0, 2, 4, 6, 16, 18, 20], "theirs lasts from 1.01 to 1.56 s; the next of ours begins at 1.2 s"
+    assert builder.skipped == {ExperienceReason.FOREIGN_COMMAND: 4, MessageReason.MALFORMED: 1}  # ticks 8, 10, 12, 14
+
+
+def test_where_a_command_began_is_remembered_for_as_long_as_it_takes() -> None:
+    """Longer than the assembler's history, which is 2 s."""
+    sensors = [sent for sent in sensor_messages(0, 5000) if sent.stamp_ns >= T0]
+    far = Trajectory(T0, JOINTS, np.array([4000 * MS]), np.full((1, 2), 20.0))
+    made, builder = run([*sensors, Sent(TOPICS.chunk, T0, encode_trajectory(far))], 4999)
+    assert ticks(made) == list(range(0, 38, 2))
+    start = made[0].observation.state
+    np.testing.assert_allclose(made[-1].commands, np.tile((20.0 - start) / 4, (4, 1)), rtol=1e-5)
+    assert builder.skipped == {ExperienceReason.NO_COMMAND: 1}
+
+
+def test_a_command_that_began_nobody_knows_where_gives_no_experience() -> None:
+    sensors = [
+        sent for sent in sensor_messages(0, 3000) if sent.topic != TOPICS.joints or sent.stamp_ns > T0 + 500 * MS
+    ]
+    far = Trajectory(T0 + 100 * MS, JOINTS, np.array([2000 * MS]), np.full((1, 2), 20.0))
+    made, builder = run([*sensors, Sent(TOPICS.chunk, far.stamp_ns, encode_trajectory(far))], 2999)
+    assert made == []
+    assert builder.skipped[ObservationReason.NO_JOINTS] > 5
 
 
 def test_a_clock_that_falls_back_starts_again() -> None:

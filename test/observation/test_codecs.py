@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Sequence
 from contextlib import suppress
+from typing import Any
 
 import cv2
 import numpy as np
@@ -209,40 +211,73 @@ def test_a_bad_joint_state_is_refused_with_its_reason(
     assert caught.value.reason is reason
 
 
-def trajectory_message(names: list[str], times_ns: list[int], velocities: list[list[float]]) -> bytes:
-    empty = np.zeros(0)
+STILL = [[0.0, 0.0], [0.0, 0.0]]
+
+
+def trajectory_message(
+    names: Sequence[str] = NAMES,
+    times_ns: Sequence[int] = (1, 2),
+    header: ros.std_msgs__msg__Header = HEADER,
+    **rows: list[list[float]],
+) -> bytes:
+    """rows: positions (zeros unless given), velocities, accelerations, effort, of every point."""
+    rows = {"positions": [[0.0] * len(names) for _ in times_ns], **rows}
     points = [
         ros.trajectory_msgs__msg__JointTrajectoryPoint(
-            np.zeros(len(row)),
-            np.array(row, np.float64),
-            empty,
-            empty,
-            ros.builtin_interfaces__msg__Duration(*divmod(t, 10**9)),
+            **{
+                name: np.array(rows[name][index] if name in rows else [], np.float64)
+                for name in ("positions", "velocities", "accelerations", "effort")
+            },
+            time_from_start=ros.builtin_interfaces__msg__Duration(*divmod(t, 10**9)),
         )
-        for t, row in zip(times_ns, velocities, strict=True)
+        for index, t in enumerate(times_ns)
     ]
-    return serialised(ros.trajectory_msgs__msg__JointTrajectory(HEADER, names, points))
+    return serialised(ros.trajectory_msgs__msg__JointTrajectory(header, list(names), points))
 
 
 @pytest.mark.parametrize(
-    ("names", "times_ns", "velocities", "reason"),
+    ("change", "reason"),
     [
-        (["shoulder"], [1], [[0]], MessageReason.MISSING_JOINT),
-        (["shoulder", "elbow", "wrist"], [1], [[0, 0, 0]], MessageReason.UNKNOWN_JOINT),
-        (["shoulder", "elbow", "elbow"], [1], [[0, 0, 0]], MessageReason.DUPLICATE_JOINT),
-        (["shoulder", "elbow"], [1, 2], [[0], [0, 0]], MessageReason.LENGTH_MISMATCH),
-        (["shoulder", "elbow"], [], [], MessageReason.BAD_TRAJECTORY),
-        (["shoulder", "elbow"], [2, 1], [[1, 1], [0, 0]], MessageReason.BAD_TRAJECTORY),
-        (["shoulder", "elbow"], [1, 2], [[1, 1], [0, 1]], MessageReason.BAD_TRAJECTORY),
-        (["shoulder", "elbow"], [1, 2], [[1, float("nan")], [0, 0]], MessageReason.BAD_TRAJECTORY),
+        ({"names": ["shoulder"]}, MessageReason.MISSING_JOINT),
+        ({"names": ["shoulder", "elbow", "wrist"]}, MessageReason.UNKNOWN_JOINT),
+        ({"names": ["shoulder", "elbow", "elbow"]}, MessageReason.DUPLICATE_JOINT),
+        ({"positions": [[0], [0, 0]]}, MessageReason.LENGTH_MISMATCH),
+        ({"velocities": [[0], [0, 0]]}, MessageReason.LENGTH_MISMATCH),
+        ({"velocities": [[], [0, 0]]}, MessageReason.LENGTH_MISMATCH),
+        ({"velocities": STILL, "accelerations": [[0, 0], [0]]}, MessageReason.LENGTH_MISMATCH),
+        ({"times_ns": []}, MessageReason.EMPTY_TRAJECTORY),
+        ({"positions": [[], []], "velocities": [[1, 1], [0, 0]]}, MessageReason.EMPTY_POSITION),
+        ({"positions": [[], []], "effort": STILL}, MessageReason.EMPTY_POSITION),
+        ({"effort": STILL}, MessageReason.EFFORT_POINT),
+        ({"accelerations": STILL}, MessageReason.BAD_TRAJECTORY),
+        ({"times_ns": [2, 1]}, MessageReason.BAD_TRAJECTORY),
+        ({"times_ns": [1, 1]}, MessageReason.BAD_TRAJECTORY),
+        ({"times_ns": [-1, 1]}, MessageReason.BAD_TRAJECTORY),
+        ({"times_ns": [0]}, MessageReason.BAD_TRAJECTORY),
+        ({"velocities": [[1, 1], [0, 1]]}, MessageReason.STILL_MOVING),
+        ({"velocities": [[1, float("nan")], [0, 0]]}, MessageReason.NON_FINITE),
+        ({"positions": [[1, float("inf")], [0, 0]]}, MessageReason.NON_FINITE),
+        ({"positions": [[1e300, 0], [0, 0]]}, MessageReason.NON_FINITE),
+        ({"velocities": STILL, "accelerations": [[float("nan"), 0], [0, 0]]}, MessageReason.NON_FINITE),
+        ({"header": ros.std_msgs__msg__Header(ros.builtin_interfaces__msg__Time(-1, 0), "")}, MessageReason.BAD_STAMP),
     ],
 )
-def test_a_bad_trajectory_is_refused_with_its_reason(
-    names: list[str], times_ns: list[int], velocities: list[list[float]], reason: MessageReason
-) -> None:
+def test_a_bad_trajectory_is_refused_with_its_reason(change: dict[str, Any], reason: MessageReason) -> None:
     with pytest.raises(MessageRefused) as caught:
-        decode_trajectory(trajectory_message(names, times_ns, velocities), NAMES)
+        decode_trajectory(trajectory_message(**change), NAMES)
     assert caught.value.reason is reason
+
+
+def test_a_trajectory_of_another_sender_is_read_as_it_is() -> None:
+    now = ros.std_msgs__msg__Header(ros.builtin_interfaces__msg__Time(0, 0), "world")
+    positions = [[1.0, 2.0], [3.0, 4.0]]
+    came = decode_trajectory(trajectory_message(["elbow", "shoulder"], [0, 50], now, positions=positions), NAMES)
+    assert (came.stamp_ns, came.times_ns.tolist()) == (0, [0, 50])
+    assert came.positions.tolist() == [[2.0, 1.0], [4.0, 3.0]]
+    assert came.velocities.size == came.accelerations.size == 0
+    moving = trajectory_message(positions=positions, velocities=[[1, 2], [0, -1e-12]], accelerations=[[5, 6], [7, 8]])
+    assert decode_trajectory(moving, NAMES).accelerations.tolist() == [[5, 6], [7, 8]]
+    assert decode_trajectory(codecs.encode_trajectory(came), NAMES).positions.tolist() == came.positions.tolist()
 
 
 def decode_all(raw: bytes) -> None:

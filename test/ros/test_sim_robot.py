@@ -6,12 +6,13 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from builtin_interfaces.msg import Duration
 from live import LATCHED, SENSOR
 from rclpy.qos import QoSProfile
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
-from trajectory_msgs.msg import JointTrajectory
+from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from vla_align_ros.action.trajectory import to_trajectory
 from vla_align_ros.observation.codecs import IMAGE, decode_image, decode_joint_state, encode_trajectory
@@ -53,14 +54,38 @@ def test_images_joints_and_prompt_arrive_as_the_models_decoders_want_them(ros):
     assert ros.wait_for_message("/vla_policy/prompt", String, qos=LATCHED).data, "a late joiner is told the prompt"
 
 
-def test_published_trajectory_moves_the_arm(ros):
+def of_another_controller(points: list[tuple[float, np.ndarray, np.ndarray | None]]) -> JointTrajectory:
+    """A message as MoveIt, a teleoperation or a script makes it: stamp 0, points as (time in s, position, velocity)."""
+    message = JointTrajectory(joint_names=JOINT_NAMES[::-1])
+    for time_s, position, velocity in points:
+        point = JointTrajectoryPoint(positions=position[::-1].tolist())
+        point.velocities = [] if velocity is None else velocity[::-1].tolist()
+        point.time_from_start = Duration(nanosec=round(time_s * 1e9))
+        message.points.append(point)
+    return message
+
+
+def test_published_trajectories_move_the_arm_whoever_wrote_them(ros):
     joints = ros.listen(JOINTS, JointState)
-    ros.run_node(MODULE)
+    process = ros.run_node(MODULE)
     start = np.array(joints.wait().position)
-    velocity = to_the_middle(start)
+    way, rest = 0.3 * to_the_middle(start), np.zeros(2)
     publisher = ros.publisher(CHUNK, JointTrajectory)
-    publisher.publish(trajectory(start, velocity, ros.node.get_clock().now().nanoseconds))
-    joints.wait(lambda message: ((np.array(message.position) - start) * velocity > 0.5).all())
+
+    def arrive(message: JointTrajectory | bytes, goal: np.ndarray) -> None:
+        publisher.publish(message)
+        joints.wait_for_new(lambda joint_state: np.allclose(joint_state.position, goal, atol=0.003))
+
+    arrive(of_another_controller([(0.4, start + way, None)]), start + way)
+    straight = [(0.05 * tick, start + way * (1 - tick / 8), None) for tick in range(1, 9)]
+    arrive(of_another_controller(straight), start)
+    curve = [(0.0, start, rest), (0.2, start + way / 2, way / 0.4 * 1.5), (0.4, start + way, rest)]
+    arrive(of_another_controller(curve), start + way)
+    arrive(of_another_controller([(0.4, start, rest)]), start)
+    publisher.publish(trajectory(start, way / 0.3, ros.node.get_clock().now().nanoseconds))
+    joints.wait_for_new(lambda message: (np.abs(np.array(message.position) - start) > 0.5).all())
+    assert process.running
+    assert "not executed" not in process.output
 
 
 def test_bad_trajectories_are_refused_with_a_log_line_and_the_node_goes_on(ros):

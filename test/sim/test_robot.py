@@ -45,23 +45,56 @@ def robot(arm=None, pose=(0.0, 1.4), **changes) -> SimulatedRobot:
     return made
 
 
-def constant(velocity: tuple[float, float], stamp_ns: int = T0, horizon: int = 8, ramp: int = 2) -> Trajectory:
+def constant(
+    velocity: tuple[float, float], stamp_ns: int = T0, horizon: int = 8, ramp: int = 2, start=(0.0, 1.4)
+) -> Trajectory:
     actions = np.tile(np.array(velocity, np.float32), (horizon, 1))
-    return to_trajectory(
-        ActionChunk(actions, np.zeros(2, np.float32), stamp_ns, PERIOD_NS), "velocity", JOINT_NAMES, ramp
-    )
+    chunk = ActionChunk(actions, np.array(start, np.float32), stamp_ns, PERIOD_NS)
+    return to_trajectory(chunk, "velocity", JOINT_NAMES, ramp)
 
 
 def moved(made: SimulatedRobot) -> np.ndarray:
     return made.angle_rad[0] - [0.0, 1.4]
 
 
-def test_velocities_are_executed_not_positions():
-    wire = replace(constant((0.5, 0.0)), positions=np.full((10, 2), 7.0))
+def others(times_ms, *rows, stamp_ns=0) -> bytes:
+    """Another controller's: how far the shoulder shall go from 0 (the elbow stays), its velocities, accelerations."""
+    still = ([1.4] * len(times_ms), [0.0] * len(times_ms), [0.0] * len(times_ms))
+    columns = [np.array([row, elbow]).T for row, elbow in zip(rows, still, strict=False)]
+    return encode_trajectory(Trajectory(stamp_ns, JOINT_NAMES, np.array(times_ms) * MS, *columns))
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        others([1000], [0.4]),
+        others([250, 500, 1000], [0.1, 0.2, 0.4]),
+        others([0, 1000], [0.0, 0.4]),
+        others([1000], [0.4], [0.0]),
+        others([0, 500, 1000], [0.0, 0.2, 0.4], [0.0, 0.6, 0.0], [2.4, 0.0, -2.4]),
+        others([1050], [0.4], stamp_ns=T0 + 300 * MS),
+    ],
+    ids=["one point", "straight", "from time 0", "from rest", "as MoveIt's", "stamped 50 ms ago"],
+)
+def test_trajectories_of_other_controllers_are_executed_by_their_times(raw):
     made = robot()
-    made.receive(encode_trajectory(wire))
-    made.advance(T0 + 800 * MS)
+    made.advance(T0 + 350 * MS)
+    made.receive(raw)
+    made.advance(T0 + 850 * MS)
+    assert np.allclose(moved(made), [0.2, 0.0], atol=2e-3), "half-way"
+    made.advance(T0 + 1350 * MS)
     assert np.allclose(moved(made), [0.4, 0.0])
+    made.advance(T0 + 5 * S)
+    assert np.allclose(moved(made), [0.4, 0.0])
+
+
+def test_points_of_20_hz_are_as_far_as_those_of_10_hz():
+    made = robot()
+    made.receive(others([50, 100, 150, 200], [0.05, 0.1, 0.1, 0.1], [1.0, 1.0, 0.0, 0.0], stamp_ns=T0))
+    made.advance(T0 + 75 * MS)
+    assert np.allclose(moved(made), [0.075, 0.0])
+    made.advance(T0 + S)
+    assert np.allclose(moved(made), [0.1, 0.0])
 
 
 def test_ramp_is_executed_and_then_the_arm_stands_still():
@@ -136,7 +169,8 @@ def test_motion_does_not_depend_on_how_often_time_advances(stops_ms, arrival_ms,
 def test_gain_and_sign_act_on_the_true_angle_and_the_offset_on_the_reading(seed, velocity):
     arm = replace(sample_embodiments(1, seed), delay_s=np.array([0.0]))
     made = robot(arm)
-    made.receive(encode_trajectory(constant(velocity)))
+    reading = encoder_reading(arm, made.angle_rad)[0]
+    made.receive(encode_trajectory(constant(velocity, start=reading)))
     sent = made.advance(T0 + 100 * MS)
     assert np.allclose(moved(made), 0.1 * arm.gain[0] * np.float32(velocity), atol=1e-6)
     joints = [decode_joint_state(message.raw, JOINT_NAMES) for message in sent if message.topic == JOINTS_TOPIC]

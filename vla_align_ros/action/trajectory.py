@@ -14,8 +14,8 @@ Behind them R ramp points slow down linearly, v_{H-1+j} = v_{H-1} * (1 - j/R) fo
 is exactly 0: joint_trajectory_controller demands that, and a robot whose next chunk does not come stops by itself.
 
 All points satisfy x_i = x_{i-1} + v_i * p (`Trajectory.is_steps`), so the start can be recovered from the wire,
-x_{-1} = x_0 - v_0 * p. Neighbours: `limits.py` judges a chunk by this trajectory, ramp included; `running.py` reads this
-and every other trajectory by its times.
+x_{-1} = x_0 - v_0 * p. Neighbours: `limits.py` judges a chunk by this trajectory, ramp included; `running.py` reads
+this and every other trajectory by its times.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import Final, Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from vla_align_ros.types import ActionChunk, Float32Array
+from vla_align_ros.types import ActionChunk
 
 ActionKind = Literal["velocity", "position", "delta_position"]
 Float64Array = NDArray[np.float64]
@@ -83,11 +83,19 @@ class Trajectory:
         """When it starts, for a message that came at `arrival_ns`."""
         return self.stamp_ns or arrival_ns
 
+    @property
+    def start_rad(self) -> Float64Array:
+        """(A,) the position before the first point of steps, x_0 - v_0 * p: where the arm was for who wrote them."""
+        start: Float64Array = self.positions[0] - self.velocities[0] * (self.times_ns[0] * 1e-9)
+        return start
+
     def is_steps(self, period_ns: int) -> bool:
-        """Whether it is written as a chunk is: equal steps of at most `period_ns`, the first one included, each with the
-        constant velocity of the point at its end. The step before the first point is known then, too."""
+        """Whether it is written as a chunk is: equal steps of at most `period_ns`, the first one included, each with
+        the constant velocity of the point at its end. The step before the first point is known then, too."""
         step_ns = int(self.times_ns[0])
-        if len(self.times_ns) < 2 or not 0 < step_ns <= period_ns or not self.velocities.size or self.accelerations.size:
+        if len(self.times_ns) < 2 or not 0 < step_ns <= period_ns:
+            return False
+        if not self.velocities.size or self.accelerations.size:
             return False
         steps_ns, moved = np.diff(self.times_ns), np.diff(self.positions, axis=0)
         follows = np.isclose(moved, self.velocities[1:] * (steps_ns[:, None] * 1e-9), rtol=SAME_RAD, atol=SAME_RAD)

@@ -86,8 +86,8 @@ class ExperienceBuilder:
             return self._skipped.copy()
 
     def push_command(self, raw: RawMessage, now_ns: int) -> None:
-        """A JointTrajectory that is in force from its stamp on, or from `now_ns`, when it came, where the stamp is 0; it
-        replaces earlier ones. Raises MessageRefused (as `decode_trajectory`; trajectory_over, trajectory_ahead),
+        """A JointTrajectory that is in force from its stamp on, or from `now_ns`, when it came, where the stamp is 0;
+        it replaces earlier ones. Raises MessageRefused (as `decode_trajectory`; trajectory_over, trajectory_ahead),
         counted: then there is no experience until the next one, since a controller may have obeyed or stopped."""
         with self._lock:
             try:

@@ -1,8 +1,8 @@
 """Which command of which sender was in force when, and what it asked for in each control tick.
 
-A command of ours (`put`: of whoever's commands experience is made) is in force from its stamp, or from its arrival where
-that is 0, until the next one's or its last point. Somebody else's (`put_foreign`) takes the arm from its stamp or its
-arrival, whichever is earlier:
+A command of ours (`put`: of whoever's commands experience is made) is in force from its stamp, or from its arrival
+where that is 0, until the next one's or its last point. Somebody else's (`put_foreign`) takes the arm from its stamp or
+its arrival, whichever is earlier:
 
 - While it lasts there is no experience, whatever of ours came meanwhile: who of the two had the arm nobody can tell.
 - Whatever of ours was stamped, or came, before it is over from then on, also after its last point; a later one counts.
@@ -31,8 +31,8 @@ _FOREVER_NS = 2**63
 
 @dataclass
 class _Command:
-    """One of ours, in force from `start_ns` to `until_ns`. earliest_ns: of its start and its arrival. running: None until
-    it is known where the arm was when it began, or that this cannot be known (`problem`)."""
+    """One of ours, in force from `start_ns` to `until_ns`. earliest_ns: of its start and its arrival. running: None
+    until it is known where the arm was when it began, or that this cannot be known (`problem`)."""
 
     trajectory: Trajectory
     start_ns: int
@@ -44,7 +44,7 @@ class _Command:
 
 @dataclass
 class _Foreign:
-    """The time from `from_ns` to `until_ns` in which somebody else's command, come at `came_ns`, may have moved the arm."""
+    """Somebody else's, come at `came_ns`, which may have moved the arm from `from_ns` to `until_ns`."""
 
     from_ns: int
     came_ns: int
@@ -52,8 +52,8 @@ class _Foreign:
 
 
 class CommandsInForce:
-    """Not thread-safe. joints_at: measured joint positions (S,) at a time, as an assembler has them; asked `lag_ns` after
-    a command began, when all messages are in. Actions are of `action_kind`."""
+    """Not thread-safe. joints_at: measured joint positions (S,) at a time, as an assembler has them; asked `lag_ns`
+    after a command began, when all messages are in. Actions are of `action_kind`."""
 
     def __init__(
         self,
@@ -179,7 +179,7 @@ class CommandsInForce:
             if command is not None
         ]
         if self._action_kind == "velocity":
-            ways = [running.position_at(until_ns) - running.position_at(from_ns) for from_ns, until_ns, running in pieces]
+            ways = [part.position_at(until_ns) - part.position_at(from_ns) for from_ns, until_ns, part in pieces]
             velocity: Float64Array = np.sum(ways, axis=0) / (self._period_ns * 1e-9)
             return velocity
         _, end_ns, running = pieces[-1]

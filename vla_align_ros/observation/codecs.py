@@ -156,14 +156,19 @@ def encode_string(text: str) -> bytes:
 
 def encode_trajectory(trajectory: Trajectory) -> bytes:
     """The CDR bytes of a `trajectory_msgs/msg/JointTrajectory`."""
-    said = (trajectory.positions, trajectory.velocities, trajectory.accelerations)
+    said = [
+        [np.array(row) for row in rows] if rows.size else [np.zeros(0)] * len(trajectory.times_ns)
+        for rows in (trajectory.positions, trajectory.velocities, trajectory.accelerations)
+    ]
     points = [
         ros.trajectory_msgs__msg__JointTrajectoryPoint(
-            *(rows[index] if rows.size else np.zeros(0) for rows in said),
+            position,
+            velocity,
+            acceleration,
             np.zeros(0),
             ros.builtin_interfaces__msg__Duration(*divmod(int(time_ns), _NS)),
         )
-        for index, time_ns in enumerate(trajectory.times_ns)
+        for time_ns, position, velocity, acceleration in zip(trajectory.times_ns, *said, strict=True)
     ]
     return _serialise(
         ros.trajectory_msgs__msg__JointTrajectory(_header(trajectory.stamp_ns), list(trajectory.joint_names), points)

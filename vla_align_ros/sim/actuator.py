@@ -3,7 +3,8 @@
     the command at t  =  how fast the trajectory leads at t that is in force then, of those that have come by t
     what acts at t    =  the command at t - delay
 
-`run` gives pieces from one change to the next with the mean velocity of each: nothing depends on how often it is called.
+`run` gives pieces from one change to the next with the mean velocity of each: nothing depends on how often it is
+called.
 """
 
 from __future__ import annotations
