@@ -107,7 +107,8 @@ def test_a_stamp_of_0_is_the_arrival() -> None:
         ({"times_ns": np.array([0, 1, 2]) * PERIOD_NS}, False),  # it says where it starts already
         ({"times_ns": np.array([2, 4, 6]) * PERIOD_NS}, False),  # nobody commands in steps that long
         ({"positions": np.array([[1.0], [1.02], [1.02]])}, False),
-        ({"velocities": np.array([[0.0], [0.1], [0.0]])}, False),  # "go to 1.0, then on" from wherever the arm is
+        ({"velocities": np.array([[0.0], [0.1], [0.0]])}, True),
+        ({"positions": np.ones((3, 1)), "velocities": np.zeros((3, 1))}, False),  # "go there and stay"
         ({"velocities": NOT_SAID}, False),
         ({"accelerations": np.zeros((3, 1))}, False),
     ],

@@ -99,8 +99,8 @@ class Trajectory:
             return False
         steps_ns, moved = np.diff(self.times_ns), np.diff(self.positions, axis=0)
         follows = np.isclose(moved, self.velocities[1:] * (steps_ns[:, None] * 1e-9), rtol=SAME_RAD, atol=SAME_RAD)
-        # without a first velocity this is also how somebody writes "go there and stay"
-        return bool((abs(steps_ns - step_ns) <= step_ns // 1000).all() and follows.all() and self.velocities[0].any())
+        # without any velocity this is how somebody writes "go there and stay"
+        return bool((abs(steps_ns - step_ns) <= step_ns // 1000).all() and follows.all() and self.velocities.any())
 
 
 def to_trajectory(

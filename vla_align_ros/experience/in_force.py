@@ -22,7 +22,7 @@ import numpy as np
 from vla_align_ros.action.running import RunningTrajectory, begin, says_start
 from vla_align_ros.action.timeline import Timeline
 from vla_align_ros.action.trajectory import ActionKind, Float64Array, Trajectory
-from vla_align_ros.observation.assemble import ObservationRefused
+from vla_align_ros.observation.assemble import ObservationReason, ObservationRefused
 from vla_align_ros.observation.codecs import MessageReason, MessageRefused, RawMessage, decode_trajectory
 from vla_align_ros.types import Float32Array
 
@@ -39,7 +39,7 @@ class _Command:
     until_ns: int
     earliest_ns: int
     running: RunningTrajectory | None = None
-    problem: ObservationRefused | None = None
+    problem: ObservationReason | None = None
 
 
 @dataclass
@@ -104,7 +104,7 @@ class CommandsInForce:
                 try:
                     measured = (start_ns, self._joints_at(start_ns))
                 except ObservationRefused as error:
-                    command.problem = error
+                    command.problem = error.reason
                 else:
                     command.running = begin(command.trajectory, start_ns, self._period_ns, measured)
 
@@ -190,7 +190,7 @@ class CommandsInForce:
 def _begun(command: _Command) -> RunningTrajectory:
     if command.running is None:
         assert command.problem is not None  # a tick is judged lag after its end
-        raise command.problem
+        raise ObservationRefused(command.problem, "it is not known where the arm was when its command began")
     return command.running
 
 
