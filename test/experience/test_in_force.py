@@ -214,11 +214,14 @@ def test_bytes_that_are_no_message_change_nothing() -> None:
     assert commands(held, 500, 1) == pytest.approx([1.0])
 
 
-def test_memory_stays_bounded_whoever_sends() -> None:
+@pytest.mark.parametrize("ours_too", [True, False])
+def test_memory_stays_bounded_whoever_sends(ours_too: bool) -> None:
     held = in_force()
+    held.put(chunk([1.0]), T0)
     for t_ms in range(0, 20_000, 20):
         now_ns = T0 + t_ms * MS
-        held.put(chunk([1.0], start_ms=t_ms), now_ns)
+        if ours_too:
+            held.put(chunk([1.0], start_ms=t_ms), now_ns)
         held.put_foreign(message(None, [50], [1.0]), now_ns)
         with pytest.raises(MessageRefused):
             held.put_foreign(UNREADABLE, now_ns)

@@ -159,12 +159,13 @@ class CommandsInForce:
         """A message that cannot be read came at `now_ns`."""
         if error.reason is MessageReason.MALFORMED:
             return
-        last = self._foreign[-1] if self._foreign else None
-        if last is not None and last.until_ns == _FOREVER_NS:  # many of them are one
-            last.from_ns, last.came_ns = min(last.from_ns, now_ns), max(last.came_ns, now_ns)
-            self._add(self._foreign.pop())
-        else:
+        foreign = next((held for held in self._foreign if held.until_ns == _FOREVER_NS), None)
+        if foreign is None:
             self._add(_Foreign(now_ns, now_ns, _FOREVER_NS))
+        else:  # many of them are one
+            foreign.from_ns, foreign.came_ns = min(foreign.from_ns, now_ns), max(foreign.came_ns, now_ns)
+            self._foreign.remove(foreign)
+            self._add(foreign)
 
     def _add(self, foreign: _Foreign) -> None:
         self._foreign.append(foreign)
