@@ -318,3 +318,51 @@ def test_flipped_bytes_raise_nothing_but_a_refusal(raw: bytes, changes: list[tup
     for place, value in changes:
         damaged[place % len(damaged)] = value
     decode_all(bytes(damaged))
+
+
+class OtherVendor:
+    """CDR as some DDS vendors write it: an empty string has length 0 and no NUL."""
+
+    def __init__(self, order: str) -> None:
+        self.order, self.body = order, b""
+
+    def put(self, code: str, *values: float) -> OtherVendor:
+        size = struct.calcsize(code)
+        for value in values:
+            self.body += bytes(-len(self.body) % size) + struct.pack(self.order + code, value)
+        return self
+
+    def text(self, text: str) -> OtherVendor:
+        data = text.encode() + b"\0" if text else b""
+        self.put("I", len(data)).body += data
+        return self
+
+    def header(self) -> OtherVendor:
+        return self.put("i", 1_700_000_000).put("I", 123_456_789).text("")
+
+    def message(self) -> bytes:
+        return (b"\0\1\0\0" if self.order == "<" else b"\0\0\0\0") + self.body
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_empty_strings_of_length_zero_are_read(order: str) -> None:
+    assert decode_string(OtherVendor(order).text("").message()) == ""
+    image = OtherVendor(order).header().put("I", 1, 2).text("rgb8").put("B", 0).put("I", 6, 6).put("B", *range(6))
+    read = decode_image(image.message(), IMAGE)
+    assert (read.stamp_ns, read.image.tolist()) == (STAMP_NS, [[[0, 1, 2], [3, 4, 5]]])
+    _, png = cv2.imencode(".png", np.full((2, 2, 3), 7, np.uint8))
+    compressed = OtherVendor(order).header().text("").put("I", len(png)).put("B", *png.tolist())
+    assert (decode_image(compressed.message(), COMPRESSED_IMAGE).image == 7).all()
+    joints = OtherVendor(order).header().put("I", 3).text("").text("elbow").text("shoulder").put("I", 3)
+    joints.put("d", 9.0, 2.0, 1.0).put("I", 0, 0)
+    assert decode_joint_state(joints.message(), NAMES).position.tolist() == [1.0, 2.0]
+    commands = OtherVendor(order).header().put("I", 2).text("shoulder").text("elbow").put("I", 2)
+    for time_ns, velocity in ((10**8, 0.5), (2 * 10**8, 0.0)):
+        commands.put("I", 2).put("d", 1.0, 1.0).put("I", 2).put("d", velocity, velocity)
+        commands.put("I", 0, 0).put("i", 0).put("I", time_ns)
+    assert decode_trajectory(commands.message(), NAMES).velocities.tolist() == [[0.5, 0.5], [0.0, 0.0]]
+
+
+def test_a_string_that_reaches_over_the_end_is_still_refused() -> None:
+    with pytest.raises(MessageRefused):
+        decode_string(b"\0\1\0\0" + struct.pack("<I", 9) + b"short\0")

@@ -13,6 +13,7 @@ from typing import Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from rosbags.serde import SerdeError
+from rosbags.serde.utils import check_string
 from rosbags.typesys import Stores, get_typestore
 from rosbags.typesys.stores import ros2_jazzy as ros
 
@@ -173,6 +174,23 @@ def encode_trajectory(trajectory: Trajectory) -> bytes:
     return _serialise(
         ros.trajectory_msgs__msg__JointTrajectory(_header(trajectory.stamp_ns), list(trajectory.joint_names), points)
     )
+
+
+def _accept_empty_strings() -> None:
+    """In the readers that rosbags generated for our messages: some DDS vendors write an empty string as length 0,
+    without the NUL that rosbags insists on."""
+
+    def check(raw: bytes | memoryview, pos: int, length: int, *, cdr: bool) -> None:
+        if length:
+            check_string(raw, pos, length, cdr=cdr)
+
+    for msgtype in ("std_msgs/msg/Header", IMAGE, COMPRESSED_IMAGE, JOINT_STATE, STRING, JOINT_TRAJECTORY):
+        readers = TYPESTORE.get_msgdef(msgtype)
+        for reader in (readers.deserialize_cdr_le, readers.deserialize_cdr_be):
+            reader.__globals__["check_string"] = check
+
+
+_accept_empty_strings()
 
 
 def _deserialise(raw: RawMessage, message_class: Callable[..., Message]) -> Message:
