@@ -35,13 +35,13 @@ STRIDE = 2
 LAG_S = 0.3
 JOINTS = ("shoulder", "elbow")
 TOPICS = BagTopics(
-    cameras={"base": "/base/image", "wrist": "/wrist/image"}, joints="/joints", prompt="/prompt", chunk="/chunk"
+    cameras={"base": "/base/image", "wrist": "/wrist/image"}, joints="/joints", prompt="/prompt", command="/chunk"
 )
 TYPES = {
     **dict.fromkeys(TOPICS.cameras.values(), IMAGE),
     TOPICS.joints: JOINT_STATE,
     TOPICS.prompt: STRING,
-    TOPICS.chunk: JOINT_TRAJECTORY,
+    TOPICS.command: JOINT_TRAJECTORY,
 }
 
 
@@ -79,7 +79,7 @@ def chunk_message(tick: int, first: float, horizon: int = 8) -> Sent:
     actions = first + np.arange(horizon, dtype=np.float32)[:, None] + np.array([0, 0.5], np.float32)
     stamp_ns = T0 + tick * PERIOD_NS
     chunk = ActionChunk(actions, np.zeros(2, np.float32), stamp_ns, PERIOD_NS)
-    return Sent(TOPICS.chunk, stamp_ns, encode_trajectory(to_trajectory(chunk, "velocity", JOINTS, 2)))
+    return Sent(TOPICS.command, stamp_ns, encode_trajectory(to_trajectory(chunk, "velocity", JOINTS, 2)))
 
 
 def sensor_messages(

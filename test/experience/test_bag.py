@@ -1,11 +1,20 @@
 from __future__ import annotations
 
+import json
+import tempfile
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+from bag_files import arrivals, write_mcap, write_metadata, write_sqlite
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mcap.writer import IndexType
 from rosbags.rosbag2 import StoragePlugin, Writer
 from simulated_run import (
     JOINTS,
@@ -15,15 +24,19 @@ from simulated_run import (
     TOPICS,
     TYPES,
     Sent,
+    chunk_message,
     eventful_run,
     new_pipeline,
     record,
     same,
+    sensor_messages,
 )
 
-from vla_align_ros.action.trajectory import Trajectory
-from vla_align_ros.experience.bag import BagError, BagTopics, bag_messages, read_bag
+from vla_align_ros.action.trajectory import Trajectory, hold_trajectory
+from vla_align_ros.experience.bag import BagReading, BagTopics
 from vla_align_ros.experience.recorder import BagRecorder
+from vla_align_ros.experience.recording import bag_messages, grouped
+from vla_align_ros.experience.storage import BagError
 from vla_align_ros.observation.assemble import ObservationReason
 from vla_align_ros.observation.codecs import (
     JOINT_STATE,
@@ -31,6 +44,7 @@ from vla_align_ros.observation.codecs import (
     TYPESTORE,
     MessageReason,
     decode_trajectory,
+    encode_image,
     encode_string,
     encode_trajectory,
 )
@@ -40,7 +54,7 @@ RUN = eventful_run()
 
 
 def read(path: Path, topics: BagTopics = TOPICS) -> list[Experience]:
-    return list(read_bag(path, topics, *new_pipeline()))
+    return list(BagReading(path, topics, *new_pipeline()))
 
 
 def recorded(path: Path, run: list[Sent] = RUN) -> Path:
@@ -100,7 +114,7 @@ def now(chunk: Trajectory) -> Trajectory:
 def test_commands_are_read_by_their_times_however_they_are_written(tmp_path: Path, bag: Path, rewrite: Rewrite) -> None:
     run = [
         replace(sent, raw=encode_trajectory(rewrite(decode_trajectory(sent.raw, JOINTS))))
-        if sent.topic == TOPICS.chunk
+        if sent.topic == TOPICS.command
         else sent
         for sent in RUN
     ]
@@ -148,11 +162,11 @@ def test_bad_messages_cost_themselves_only_and_are_counted(tmp_path: Path, bag: 
     bad = [
         Sent(TOPICS.cameras["base"], T0 + 505 * MS, b"\x00\x01\x00\x00 no image"),
         Sent(TOPICS.prompt, T0 + 506 * MS, encode_string(" ")),
-        Sent(TOPICS.chunk, T0 + 507 * MS, b""),
+        Sent(TOPICS.command, T0 + 507 * MS, b""),
     ]
     run = sorted([*RUN, *bad], key=lambda sent: sent.stamp_ns)
     assembler, builder = new_pipeline()
-    made = list(read_bag(recorded(tmp_path / "dirty", run), TOPICS, assembler, builder))
+    made = list(BagReading(recorded(tmp_path / "dirty", run), TOPICS, assembler, builder))
     assert_all_same(made, read(bag))
     assert assembler.refused[MessageReason.MALFORMED] == 1
     assert assembler.refused[ObservationReason.PROMPT_EMPTY] == 1
@@ -169,19 +183,25 @@ def test_a_folder_without_a_bag_is_refused(tmp_path: Path) -> None:
         read(tmp_path)
 
 
-def test_missing_topics_are_named_beside_those_that_are_there(tmp_path: Path) -> None:
-    run = [sent for sent in RUN if sent.topic not in (TOPICS.chunk, TOPICS.cameras["wrist"])]
-    with pytest.raises(
-        BagError, match=r"no messages on \['/chunk', '/wrist/image'\].*/joints \(sensor_msgs/msg/JointState"
+def test_missing_topics_are_named_with_the_option_to_give_and_what_the_bag_has(tmp_path: Path) -> None:
+    run = [sent for sent in RUN if sent.topic != TOPICS.command]
+    cameras = {"base": "/cam/image_raw", "wrist": TOPICS.cameras["wrist"]}
+    topics = BagTopics(cameras, TOPICS.joints, TOPICS.prompt, TOPICS.command)
+    with pytest.raises(BagError) as error:
+        BagReading(recorded(tmp_path / "bag", run), topics, *new_pipeline())
+    for words in (
+        "camera base: no messages on /cam/image_raw, give --camera base=/base/image",
+        "commands: no messages on /chunk, give --command-topic TOPIC",
+        "the bag has /base/image (sensor_msgs/msg/Image, 128 messages), /joints (sensor_msgs/msg/JointState",
     ):
-        read_bag(recorded(tmp_path / "bag", run), TOPICS, *new_pipeline())
+        assert words in str(error.value)
 
 
-def test_missing_topics_are_named_for_a_bag_without_metadata_too(tmp_path: Path) -> None:
-    path = recorded(tmp_path / "bag", [sent for sent in RUN if sent.topic != TOPICS.joints])
-    storage = (path / "bag.mcap").read_bytes()
-    (tmp_path / "cut.mcap").write_bytes(storage[:-200])
-    with pytest.raises(BagError, match=r"no messages on \['/joints'\]"):
+def test_missing_topics_of_a_torn_bag_are_named_with_what_is_missing_of_it(tmp_path: Path) -> None:
+    run = [sent for sent in RUN if sent.topic != TOPICS.joints]
+    storage = write_mcap(tmp_path / "whole.mcap", arrivals(run)).read_bytes()
+    (tmp_path / "cut.mcap").write_bytes(storage[: len(storage) // 2])
+    with pytest.raises(BagError, match=r"joints: no messages on /joints.*cut\.mcap: the last"):
         read(tmp_path / "cut.mcap")
 
 
@@ -207,8 +227,205 @@ def test_a_file_that_is_no_bag_is_refused(tmp_path: Path, name: str) -> None:
         read(tmp_path / name)
 
 
-@pytest.mark.parametrize("damage", ["metadata.yaml", "bag.mcap"])
-def test_a_whole_bag_with_a_damaged_file_is_refused(bag: Path, damage: str) -> None:
-    (bag / damage).write_bytes((bag / damage).read_bytes()[:100])
-    with pytest.raises(BagError, match="cannot be read as a bag"):
+# Whatever way the same messages are stored, the same experiences come out ---------------------------------------------
+
+
+@pytest.mark.slow
+@given(st.data())
+@settings(max_examples=10)
+def test_any_order_split_and_chunking_of_the_same_messages_gives_the_same(data: st.DataObject) -> None:
+    late_ns = data.draw(st.sampled_from([0, 40 * MS]))
+    messages = arrivals(RUN, late_ns)
+    burst = data.draw(st.sampled_from([1, 7, 60, len(messages)]))
+    shuffle = data.draw(st.randoms(use_true_random=False)).shuffle
+    written = []
+    for start in range(0, len(messages), burst):
+        part = messages[start : start + burst]
+        shuffle(part)
+        written += part
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(messages)), max_size=11)))
+    with tempfile.TemporaryDirectory() as name:
+        folder, paths = Path(name), []
+        for number, (begin, end) in enumerate(zip([0, *cuts], [*cuts, len(messages)], strict=True)):
+            if data.draw(st.booleans()):
+                options = {
+                    "use_chunking": data.draw(st.booleans()),
+                    "chunk_size": data.draw(st.sampled_from([1, 3000, 10**6])),
+                    "index_types": data.draw(st.sampled_from([IndexType.ALL, IndexType.CHUNK, IndexType.NONE])),
+                    "use_statistics": data.draw(st.booleans()),
+                }
+                paths.append(write_mcap(folder / f"bag_{number}.mcap", written[begin:end], **options))
+            else:
+                paths.append(write_sqlite(folder / f"bag_{number}.db3", written[begin:end]))
+        (group,) = grouped(paths)
+        assert_all_same(list(BagReading(group, TOPICS, *new_pipeline())), experiences_when(late_ns))
+
+
+@cache
+def experiences_when(late_ns: int) -> list[Experience]:
+    with tempfile.TemporaryDirectory() as name:
+        return read(write_mcap(Path(name) / "plain.mcap", arrivals(RUN, late_ns)))
+
+
+# Two clocks -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("offset_s", [-1.7e9, -2.0, -0.5, -0.06, 0.5, 2.0, 3600.0])
+def test_a_recorder_with_another_clock_gives_the_same_and_is_said_to_have_one(tmp_path: Path, offset_s: float) -> None:
+    reading = BagReading(write_mcap(tmp_path / "a.mcap", arrivals(RUN, round(offset_s * 1e9))), TOPICS, *new_pipeline())
+    assert_all_same(list(reading), experiences_when(0))
+    word = "later" if offset_s > 0 else "earlier"
+    assert f"/joints was received {abs(offset_s):.3f} s {word}" in reading.summary.notes[0]
+    assert {topic.age_s for topic in reading.summary.topics if topic.age_s is not None} == {0.0}
+
+
+@pytest.mark.parametrize("rate", [0.5, 0.9, 3.0])
+def test_a_recorder_beside_a_simulation_that_is_slower_or_faster_gives_nearly_all(tmp_path: Path, rate: float) -> None:
+    received = [(round(T0 + 5e8 + (sent.stamp_ns - T0) / rate), sent) for sent in RUN]
+    made = read(write_mcap(tmp_path / "a.mcap", received))
+    assert all(same(one, other) for one, other in zip(made, experiences_when(0), strict=False))
+    assert len(made) >= len(experiences_when(0)) - 1
+
+
+def test_a_recorder_on_the_same_machine_is_believed(tmp_path: Path) -> None:
+    reading = BagReading(write_mcap(tmp_path / "a.mcap", arrivals(RUN, 30 * MS)), TOPICS, *new_pipeline())
+    assert list(reading)
+    assert reading.summary.notes == []
+    assert {round(topic.age_s or 0.03, 6) for topic in reading.summary.topics} == {0.03}
+
+
+def test_a_camera_with_a_clock_of_its_own_is_named(tmp_path: Path) -> None:
+    topic = TOPICS.cameras["wrist"]
+    run = [(sent.stamp_ns - (2000 * MS if sent.topic == topic else 0), sent) for sent in RUN]
+    reading = BagReading(write_mcap(tmp_path / "a.mcap", run), TOPICS, *new_pipeline())
+    list(reading)
+    assert "camera wrist: the stamps are 2.000 s ahead of the joints'" in reading.summary.notes[0]
+    run = [(sent.stamp_ns + (2000 * MS if sent.topic == topic else 0), sent) for sent in RUN]
+    reading = BagReading(write_mcap(tmp_path / "b.mcap", run), TOPICS, *new_pipeline())
+    list(reading)
+    assert "camera wrist: the stamps are 2.000 s old when they come" in reading.summary.notes[0]
+
+
+# Reasons --------------------------------------------------------------------------------------------------------------
+
+
+def test_the_summary_says_what_was_refused_and_what_was_left_out_and_why(tmp_path: Path) -> None:
+    camera = TOPICS.cameras["base"]
+    zero = [
+        Sent(camera, sent.stamp_ns, encode_image(np.zeros((8, 8, 3), np.uint8), 0))
+        for sent in RUN
+        if sent.topic == camera
+    ]
+    run = sorted([*(sent for sent in RUN if sent.topic != camera), *zero], key=lambda sent: sent.stamp_ns)
+    reading = BagReading(recorded(tmp_path / "bag", run), TOPICS, *new_pipeline())
+    assert list(reading) == []
+    summary = reading.summary
+    base = next(topic for topic in summary.topics if topic.topic == camera)
+    assert (base.messages, base.declared, base.refused) == (len(zero), len(zero), {"bad_stamp": len(zero)})
+    assert "header.stamp is 0 s 0 ns" in base.first["bad_stamp"]
+    assert summary.experiences == 0
+    assert summary.left_out["no_image"] > 10
+    assert "at the end of the bag: no_image: camera 'base' has sent no image" in summary.notes[-1]
+    text = "\n".join(summary.lines())
+    for words in (
+        f"camera base: {camera} (sensor_msgs/msg/Image), {len(zero)} messages, {len(zero)} refused",
+        f"{len(zero)} bad_stamp, the first: bad_stamp: header.stamp is 0 s 0 ns",
+        "1 non_finite, the first: non_finite: the position of ['shoulder'] is NaN",
+        "experiences: 0; left out: ",
+    ):
+        assert words in text
+    assert json.loads(json.dumps(summary.to_json()))["topics"][0]["refused"] == {"bad_stamp": len(zero)}
+
+
+def test_messages_that_the_bag_should_have_are_counted_by_topic(tmp_path: Path) -> None:
+    folder = tmp_path / "bag"
+    folder.mkdir()
+    write_mcap(folder / "bag_0.mcap", arrivals(RUN))
+    counts = dict(Counter(sent.topic for sent in RUN))
+    write_metadata(folder, ["bag_0.mcap", "bag_1.mcap"], {**counts, TOPICS.joints: counts[TOPICS.joints] + 50})
+    reading = BagReading(folder, TOPICS, *new_pipeline())
+    assert_all_same(list(reading), experiences_when(0))
+    text = "\n".join(reading.summary.lines())
+    assert (
+        f"joints: /joints (sensor_msgs/msg/JointState), {counts[TOPICS.joints]} of {counts[TOPICS.joints] + 50}" in text
+    )
+    assert "missing: bag_1.mcap is missing, metadata.yaml lists it" in text
+    assert "missing: metadata.yaml counts messages that were not read: 50 of" in text
+
+
+def test_commands_of_another_time_are_asked_about(tmp_path: Path) -> None:
+    run = [sent for sent in RUN if sent.topic != TOPICS.command]
+    command = chunk_message(100_000, 1.0)
+    reading = BagReading(
+        recorded(tmp_path / "bag", [*run, Sent(command.topic, T0 + 900 * MS, command.raw)]), TOPICS, *new_pipeline()
+    )
+    assert list(reading) == []
+    assert any("are the commands' stamps right?" in note for note in reading.summary.notes)
+    assert any("commands: the stamps are 9" in note and "ahead" in note for note in reading.summary.notes)
+
+
+# Somebody else's commands ---------------------------------------------------------------------------------------------
+
+
+def test_commands_on_another_topic_take_their_time_out_and_are_named(tmp_path: Path) -> None:
+    other = "/teleop/joint_trajectory"
+    moves = [Sent(other, T0 + tick * PERIOD_NS, chunk_message(tick, -3.0, horizon=2).raw) for tick in (12, 13, 14)]
+    run = sorted([*RUN, *moves], key=lambda sent: sent.stamp_ns)
+    reading = BagReading(write_mcap(tmp_path / "a.mcap", arrivals(run)), TOPICS, *new_pipeline())
+    made = [item.observation.stamp_ns for item in reading]
+    expected = [item.observation.stamp_ns for item in experiences_when(0)]
+    assert set(made) < set(expected)
+    assert all(T0 + 5 * PERIOD_NS < stamp_ns < T0 + 22 * PERIOD_NS for stamp_ns in set(expected) - set(made))
+    assert reading.summary.left_out["foreign_command"] > 0
+    assert f"3 trajectories on {other} are not on /chunk: somebody else's commands" in reading.summary.notes[0]
+
+
+@pytest.mark.parametrize("kind", ["relay", "gripper", "broken"])
+def test_copies_of_our_commands_and_those_for_other_joints_cost_nothing(tmp_path: Path, kind: str) -> None:
+    gripper = hold_trajectory(np.zeros(1), T0, PERIOD_NS, ("gripper",))
+    raw = {"gripper": encode_trajectory(gripper), "broken": b"nonsense"}
+    copies = [
+        Sent("/other/commands", sent.stamp_ns + MS, raw.get(kind, sent.raw))
+        for sent in RUN
+        if sent.topic == TOPICS.command
+    ]
+    run = sorted([*RUN, *copies], key=lambda sent: sent.stamp_ns)
+    reading = BagReading(write_mcap(tmp_path / "a.mcap", arrivals(run)), TOPICS, *new_pipeline())
+    assert_all_same(list(reading), experiences_when(0))
+    assert reading.summary.notes == []
+
+
+# The prompt -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_bag_without_prompt_uses_the_one_that_is_given_and_says_so(tmp_path: Path) -> None:
+    bag = recorded(tmp_path / "bag", [sent for sent in RUN if sent.topic != TOPICS.prompt])
+    with pytest.raises(BagError, match="prompt: no messages on /prompt, give --prompt-topic TOPIC, or --prompt TEXT"):
         read(bag)
+    reading = BagReading(bag, TOPICS, *new_pipeline(), prompt="green")
+    made = list(reading)
+    assert len(made) > 10
+    assert {item.observation.prompt for item in made} == {"green"}
+    assert reading.summary.notes == ["no messages on /prompt: the prompt is 'green', as given"]
+
+
+def test_a_bag_with_prompts_keeps_them_and_says_so(bag: Path) -> None:
+    reading = BagReading(bag, TOPICS, *new_pipeline(), prompt="green")
+    assert_all_same(list(reading), read(bag))
+    assert reading.summary.notes == ["the prompt that was given is not used: /prompt has 2"]
+
+
+def test_a_latched_prompt_is_carried_over_to_later_splits_and_experience_reaches_over_the_seam(tmp_path: Path) -> None:
+    run = sorted(
+        [*sensor_messages(0, 6000), *(chunk_message(tick, 1.0) for tick in range(2, 60, 4))],
+        key=lambda sent: sent.stamp_ns,
+    )
+    run.insert(0, Sent(TOPICS.prompt, T0, encode_string("red")))
+    whole = read(write_mcap(tmp_path / "whole.mcap", arrivals(run)))
+    seams = [0, 200, 201, 390, len(run)]
+    splits = [
+        write_mcap(tmp_path / f"bag_{part}.mcap", arrivals(run[begin:end]))
+        for part, (begin, end) in enumerate(pairwise(seams))
+    ]
+    (group,) = grouped(reversed(splits))
+    assert_all_same(list(BagReading(group, TOPICS, *new_pipeline())), whole)

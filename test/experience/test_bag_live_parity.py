@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from simulated_run import LAG_S, MS, PERIOD_NS, T0, TOPICS, Sent, eventful_run, feed, new_pipeline, record, same
 
-from vla_align_ros.experience.bag import read_bag
+from vla_align_ros.experience.bag import BagReading
 from vla_align_ros.experience.builder import ExperienceReason
 from vla_align_ros.observation.assemble import ObservationReason
 from vla_align_ros.observation.codecs import MessageReason
@@ -32,7 +32,7 @@ def arrivals_of(random: Random, longest_ms: int) -> list[tuple[int, Sent]]:
     newest_chunk_ns, arrivals = 0, []
     for sent in RUN:
         t_ns = sent.stamp_ns + random.randrange(longest_ms * MS)
-        if sent.topic == TOPICS.chunk:
+        if sent.topic == TOPICS.command:
             t_ns = newest_chunk_ns = max(newest_chunk_ns, t_ns)
         arrivals.append((sent.stamp_ns if sent.topic == TOPICS.prompt else t_ns, sent))
     return sorted(arrivals, key=lambda arrival: arrival[0])
@@ -59,7 +59,7 @@ def test_a_bag_gives_the_experiences_of_the_live_run(random: Random, longest_ms:
     node_hears, recorder_hears = arrivals_of(random, longest_ms), arrivals_of(random, longest_ms)
     with tempfile.TemporaryDirectory() as folder:
         record(Path(folder) / "bag", recorder_hears)
-        from_bag = list(read_bag(Path(folder) / "bag", TOPICS, *new_pipeline()))
+        from_bag = list(BagReading(Path(folder) / "bag", TOPICS, *new_pipeline()))
     live = live_experiences(node_hears, random, end_ns=recorder_hears[-1][0])
     assert len(live) > 10
     assert len(from_bag) == len(live)
@@ -69,7 +69,7 @@ def test_a_bag_gives_the_experiences_of_the_live_run(random: Random, longest_ms:
 def test_the_run_of_this_test_has_every_difficulty_in_it(tmp_path: Path) -> None:
     record(tmp_path / "bag", arrivals_of(Random(0), 200))
     assembler, builder = new_pipeline()
-    made = list(read_bag(tmp_path / "bag", TOPICS, assembler, builder))
+    made = list(BagReading(tmp_path / "bag", TOPICS, assembler, builder))
     assert {item.episode for item in made} == {0, 1, 2}
     assert {item.observation.prompt for item in made} == {"red", "blue"}
     assert builder.skipped[ExperienceReason.NO_COMMAND] > 0

@@ -81,7 +81,7 @@ def test_a_hold_takes_over_at_its_stamp() -> None:
     stamp_ns = T0 + 5 * PERIOD_NS
     raw = [sent.raw for sent in sensors if sent.topic == TOPICS.joints and sent.stamp_ns <= stamp_ns][-1]
     hold = hold_trajectory(decode_joint_state(raw, JOINTS).position, stamp_ns, PERIOD_NS, JOINTS)
-    sent = Sent(TOPICS.chunk, stamp_ns, encode_trajectory(hold))
+    sent = Sent(TOPICS.command, stamp_ns, encode_trajectory(hold))
     made, _ = run([*sensors, chunk_message(0, 1), sent], 2999)
     assert ticks(made) == [0, 2]
     np.testing.assert_allclose(made[-1].commands[:, 0], [3, 4, 5, 0], atol=1e-6)
@@ -224,7 +224,7 @@ def test_where_a_command_began_is_remembered_for_as_long_as_it_takes() -> None:
     """Longer than the assembler's history, which is 2 s."""
     sensors = [sent for sent in sensor_messages(0, 5000) if sent.stamp_ns >= T0]
     far = Trajectory(T0, JOINTS, np.array([4000 * MS]), np.full((1, 2), 20.0))
-    made, builder = run([*sensors, Sent(TOPICS.chunk, T0, encode_trajectory(far))], 4999)
+    made, builder = run([*sensors, Sent(TOPICS.command, T0, encode_trajectory(far))], 4999)
     assert ticks(made) == list(range(0, 38, 2))
     start = made[0].observation.state
     np.testing.assert_allclose(made[-1].commands, np.tile((20.0 - start) / 4, (4, 1)), rtol=1e-5)
@@ -236,7 +236,7 @@ def test_a_command_that_began_nobody_knows_where_gives_no_experience() -> None:
         sent for sent in sensor_messages(0, 3000) if sent.topic != TOPICS.joints or sent.stamp_ns > T0 + 500 * MS
     ]
     far = Trajectory(T0 + 100 * MS, JOINTS, np.array([2000 * MS]), np.full((1, 2), 20.0))
-    made, builder = run([*sensors, Sent(TOPICS.chunk, far.stamp_ns, encode_trajectory(far))], 2999)
+    made, builder = run([*sensors, Sent(TOPICS.command, far.stamp_ns, encode_trajectory(far))], 2999)
     assert made == []
     assert builder.skipped[ObservationReason.NO_JOINTS] > 5
 

@@ -11,8 +11,9 @@ from rosbags.interfaces import ConnectionExtRosbag2, QosDurability
 from rosbags.rosbag2 import Reader
 from simulated_run import TOPICS, TYPES, eventful_run, new_pipeline, same
 
-from vla_align_ros.experience.bag import bag_messages, read_bag
+from vla_align_ros.experience.bag import BagReading
 from vla_align_ros.experience.recorder import BagRecorder, RecorderError
+from vla_align_ros.experience.recording import bag_messages
 from vla_align_ros.observation.codecs import STRING, encode_string
 
 
@@ -122,8 +123,8 @@ def test_what_a_killed_recorder_left_is_read(tmp_path: Path) -> None:
     with BagRecorder(tmp_path / "whole", TYPES) as recorder:
         for sent in run:
             recorder.write(sent.topic, sent.raw, sent.stamp_ns)
-    whole = list(read_bag(tmp_path / "whole", TOPICS, *new_pipeline()))
-    killed = list(read_bag(bag, TOPICS, *new_pipeline()))
+    whole = list(BagReading(tmp_path / "whole", TOPICS, *new_pipeline()))
+    killed = list(BagReading(bag, TOPICS, *new_pipeline()))
     lost_bytes = sum(len(sent.raw) for sent in run) - sum(len(message.raw) for message in bag_messages(bag))
     assert lost_bytes <= 2 * 2**20  # the chunk in memory and the end of the one before
     assert len(killed) > len(whole) // 2

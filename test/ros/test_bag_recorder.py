@@ -13,7 +13,7 @@ from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 
 from vla_align_ros.action.trajectory import hold_trajectory
-from vla_align_ros.experience.bag import bag_messages
+from vla_align_ros.experience.recording import bag_messages
 from vla_align_ros.observation.codecs import encode_image, encode_joint_state, encode_string, encode_trajectory
 from vla_align_ros.params import ParameterError, RecorderParams
 from vla_align_ros.ros.bag_recorder import parse_topics

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from vla_align_ros.action.limits import ChunkReason
-from vla_align_ros.experience.bag import BagTopics, read_bag
+from vla_align_ros.experience.bag import BagReading, BagTopics
 from vla_align_ros.experience.recorder import BagRecorder
 from vla_align_ros.observation.assemble import ObservationReason
 from vla_align_ros.observation.codecs import JOINT_TRAJECTORY, decode_trajectory
@@ -158,7 +158,7 @@ def test_recorded_run_gives_experiences_with_the_commands_that_were_sent(monkeyp
     params = PolicyParams()
     assembler = make_assembler(policy, params)
     topics = BagTopics(CAMERA_TOPICS, JOINTS_TOPIC, PROMPT_TOPIC, CHUNK_TOPIC)
-    found = list(read_bag(tmp_path / "bag", topics, assembler, make_builder(policy, params, assembler)))
+    found = list(BagReading(tmp_path / "bag", topics, assembler, make_builder(policy, params, assembler)))
     assert len(found) >= 8
     execute = policy.config.robot.execute
     for experience in found:

@@ -2,41 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from vla_align_ros.alignment.report import AlignReport
-from vla_align_ros.experience.bag import BagTopics, read_bag
-from vla_align_ros.params import ManagerParams, PolicyParams
+from vla_align_ros.alignment.experience_check import check_request
+from vla_align_ros.alignment.reasons import Verdict
+from vla_align_ros.alignment.split import split
+from vla_align_ros.experience.bag import BagReading, BagTopics
+from vla_align_ros.experience.bag_summary import BagSummary
+from vla_align_ros.experience.buffer import ExperienceBuffer
+from vla_align_ros.experience.recording import grouped
+from vla_align_ros.params import AlignParams, PolicyParams
 from vla_align_ros.policy import Policy
-from vla_align_ros.runtime import make_assembler, make_builder, make_runtime
+from vla_align_ros.runtime import make_assembler, make_builder
 from vla_align_ros.types import Experience
 
 
-def bag_topics(policy: Policy, joints: str, prompt: str, chunk: str) -> BagTopics:
-    """The topics of a bag that `policy`'s robot recorded; cameras as in its model.yaml."""
-    return BagTopics(dict(policy.config.robot.camera_topics), joints, prompt, chunk)
+def bag_topics(
+    policy: Policy, joints: str, prompt: str, command: str, cameras: Mapping[str, str] | None = None
+) -> BagTopics:
+    """The topics of a bag that `policy`'s robot recorded, made absolute. cameras: those that are not as in the model's
+    model.yaml. Raises ValueError for a camera that the model does not have."""
+    known = policy.config.robot.camera_topics
+    if unknown := sorted(set(cameras or {}) - set(known)):
+        raise ValueError(f"the model has no camera {unknown}, it has {list(known)}")
+    absolute = {camera: _absolute(topic) for camera, topic in {**known, **(cameras or {})}.items()}
+    return BagTopics(absolute, _absolute(joints), _absolute(prompt), _absolute(command))
 
 
-def read_experiences(policy: Policy, bag: Path, topics: BagTopics, params: PolicyParams) -> list[Experience]:
-    """All experiences of one bag, as the node would have built them live. Raises BagError."""
+def read_bag(
+    policy: Policy, paths: Path | Sequence[Path], topics: BagTopics, params: PolicyParams, prompt: str = ""
+) -> BagReading:
+    """All experiences of one recording, as the node would have built them live. Raises as BagReading."""
     assembler = make_assembler(policy, params)
-    return list(read_bag(bag, topics, assembler, make_builder(policy, params, assembler)))
+    return BagReading(paths, topics, assembler, make_builder(policy, params, assembler), prompt)
 
 
-def align_bags(
-    policy: Policy, bags: Sequence[Path], topics: BagTopics, params: PolicyParams, seed: int = 0
-) -> AlignReport:
-    """One attempt on the newest experiences of the bags together, starting from the store's active token.
-
-    Raises BagError, StoreError, or PolicyError.
-    """
-    runtime = make_runtime(policy, params, ManagerParams().keep_versions)
+def fill_buffer(
+    policy: Policy,
+    bags: Sequence[Path],
+    topics: BagTopics,
+    params: PolicyParams,
+    buffer: ExperienceBuffer,
+    prompt: str = "",
+) -> Iterator[BagSummary]:
+    """Read the recordings one after the other into `buffer`; the split files of one, named one by one, are one
+    recording. Yields what became of each. Raises as BagReading."""
     first_episode = 0
-    for bag in bags:
-        experiences = read_experiences(policy, bag, topics, params)
-        for item in experiences:
-            runtime.buffer.add(replace(item, episode=item.episode + first_episode))
-        first_episode += 1 + max((item.episode for item in experiences), default=0)
-    return runtime.align(params.align, params.exploration_fraction, seed=seed)
+    for paths in grouped(bags):
+        reading = read_bag(policy, paths, topics, params, prompt)
+        newest = first_episode - 1
+        for item in reading:
+            newest = item.episode + first_episode
+            buffer.add(replace(item, episode=newest))
+        first_episode = newest + 1
+        yield reading.summary
+
+
+def would_refuse(policy: Policy, experiences: Sequence[Experience], params: AlignParams) -> Verdict | None:
+    """Why an alignment on these experiences would end before it computes anything; None where it would begin."""
+    used = list(experiences)[-params.align_max_experiences :]
+    return check_request(policy, used, split(used, policy.config.robot), params)
+
+
+def _absolute(topic: str) -> str:
+    return f"/{topic.lstrip('/')}"

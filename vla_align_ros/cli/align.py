@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+if TYPE_CHECKING:
+    from vla_align_ros.experience.bag_summary import BagSummary
+
 
 def align(
-    bags: Annotated[list[Path], typer.Argument(help="Bag folders or .mcap files, in order of time.")],
+    bags: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Bag folders or storage files, in order of time; the split files of one recording count as one."
+        ),
+    ],
     model: Annotated[str, typer.Option(help="Folder of the model, or its name in the zoo.")],
     store: Annotated[
         Path | None,
@@ -21,43 +30,83 @@ def align(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
+    camera: Annotated[
+        list[str] | None,
+        typer.Option(help="A camera's topic in the bag, as base_0_rgb=/cam/image_raw; the model's when left out."),
+    ] = None,
     joint_topic: Annotated[str, typer.Option(help="The bag's JointState topic.")] = "/joint_states",
     prompt_topic: Annotated[str, typer.Option(help="The bag's prompt topic.")] = "/vla_policy/prompt",
-    chunk_topic: Annotated[
-        str, typer.Option(help="The bag's topic of sent trajectories.")
+    prompt: Annotated[str, typer.Option(help="The instruction, for a bag that has none.")] = "",
+    command_topic: Annotated[
+        str, typer.Option(help="The bag's topic of the JointTrajectories that moved the robot.")
     ] = "/vla_policy/action_chunk",
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Parameter, as align_steps=80 (vla-align params).")
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Read the bags and say what is in them; align and write nothing.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Align a model to the robot that recorded the bags. Exit code 0: kept; 1: refused, with the reason; 2: wrong
-    usage.
+    """Align a model to the robot that recorded the bags. Exit code 0: kept, or enough experience for an alignment with
+    --dry-run; 1: refused, with the reason; 2: wrong usage.
 
     Example: vla-align align --model tiny --store outputs/tokens outputs/monday
     """
     import torch
     import yaml
 
-    from vla_align_ros.alignment.offline import align_bags, bag_topics
+    from vla_align_ros.alignment.offline import bag_topics, fill_buffer, would_refuse
+    from vla_align_ros.alignment.reasons import Reason
     from vla_align_ros.checkpoint.manifest import StoreError
-    from vla_align_ros.experience.bag import BagError
-    from vla_align_ros.params import ParameterError, PolicyParams
+    from vla_align_ros.experience.buffer import ExperienceBuffer
+    from vla_align_ros.params import ManagerParams, ParameterError, PolicyParams
     from vla_align_ros.policy import load_policy
+    from vla_align_ros.runtime import make_runtime
     from vla_align_ros.zoo import find_model
 
     torch.set_num_threads(1)
     try:
-        given = dict(item.split("=", 1) for item in set_ or [])
-        changes = {name: yaml.safe_load(value) for name, value in given.items()}
+        changes = {name: yaml.safe_load(value) for name, value in _pairs("--set", set_).items()}
         policy = load_policy(find_model(model))
         params = PolicyParams.from_mapping(
             {**asdict(policy.config.recommended), **changes, "model": model, "store": str(store or "")}
         )
-        topics = bag_topics(policy, joint_topic, prompt_topic, chunk_topic)
-        report = align_bags(policy, bags, topics, params, seed)
-    except (ValueError, ParameterError, BagError, StoreError) as error:
+        topics = bag_topics(policy, joint_topic, prompt_topic, command_topic, _pairs("--camera", camera))
+        if dry_run:
+            buffer = ExperienceBuffer(params.buffer_capacity)
+            summaries = list(fill_buffer(policy, bags, topics, params, buffer, prompt))
+            verdict = would_refuse(policy, buffer.snapshot(), params.align)
+            found = {"experiences": buffer.total_added, "reason": verdict.reason.value if verdict else None}
+            words = f"would be refused ({verdict.reason.value}): {verdict.detail}" if verdict else "could begin"
+            _print(found, f"{buffer.total_added} experiences: an alignment {words}", summaries, as_json, whole=True)
+            raise typer.Exit(1 if verdict else 0)
+        runtime = make_runtime(policy, params, ManagerParams().keep_versions)
+        summaries = list(fill_buffer(policy, bags, topics, params, runtime.buffer, prompt))
+        report = runtime.align(params.align, params.exploration_fraction, seed=seed)
+    except (ValueError, ParameterError, StoreError) as error:
         typer.echo(f"cannot align: {error}", err=True)
         raise typer.Exit(2) from None
-    typer.echo(json.dumps(report.to_json(), indent=2) if as_json else report.sentence())
+    little = report.reason is Reason.TOO_LITTLE_EXPERIENCE
+    _print(report.to_json(), report.sentence(), summaries, as_json, whole=little)
     raise typer.Exit(0 if report.accepted else 1)
+
+
+def _pairs(option: str, items: Sequence[str] | None) -> dict[str, str]:
+    """NAME=VALUE, given again and again."""
+    if wrong := [item for item in items or () if "=" not in item]:
+        raise ValueError(f"{option}: expected NAME=VALUE, got {wrong[0]!r}")
+    return dict(item.split("=", 1) for item in items or ())
+
+
+def _print(
+    result: dict[str, object], sentence: str, summaries: Sequence[BagSummary], as_json: bool, *, whole: bool
+) -> None:
+    """whole: everything about the bags, not only what is missing and what must be known."""
+    if as_json:
+        typer.echo(json.dumps({**result, "bags": [summary.to_json() for summary in summaries]}, indent=2))
+        return
+    for summary in summaries:
+        for line in summary.lines() if whole else summary.remarks():
+            typer.echo(line)
+    typer.echo(sentence)

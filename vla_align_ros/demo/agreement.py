@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from vla_align_ros.alignment import align
-from vla_align_ros.alignment.offline import bag_topics, read_experiences
+from vla_align_ros.alignment.offline import bag_topics, read_bag
 from vla_align_ros.alignment.report import AlignReport
 from vla_align_ros.params import PolicyParams
 from vla_align_ros.policy import Policy
@@ -36,7 +36,7 @@ def replay_attempt(
     topics = bag_topics(policy, "/joint_states", "/vla_policy/prompt", "/vla_policy/action_chunk")
     experiences = [
         item
-        for item in read_experiences(policy, bag, topics, params)
+        for item in read_bag(policy, bag, topics, params)
         if live["first_stamp_ns"] <= item.observation.stamp_ns
         and item.next_observation.stamp_ns <= live["last_stamp_ns"]
     ]

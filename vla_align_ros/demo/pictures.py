@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from vla_align_ros.action.trajectory import to_trajectory
 from vla_align_ros.alignment.offline import bag_topics
 from vla_align_ros.demo.report import AFTER_RGB, BEFORE_RGB, draw_scene, draw_way
-from vla_align_ros.experience.bag import bag_messages, push_sensed
+from vla_align_ros.experience.bag import push_sensed
+from vla_align_ros.experience.recording import bag_messages
 from vla_align_ros.observation.assemble import ObservationRefused
 from vla_align_ros.observation.codecs import MessageRefused, decode_trajectory
 from vla_align_ros.params import PolicyParams
@@ -47,7 +48,7 @@ def _observed(policy: Policy, bag: Path, params: PolicyParams) -> Sequence[Obser
     seen = []
     for message in bag_messages(bag):
         try:
-            if message.topic != topics.chunk:
+            if message.topic != topics.command:
                 push_sensed(message, topics, assembler)
             else:
                 trajectory = decode_trajectory(message.raw, policy.config.robot.joint_names)

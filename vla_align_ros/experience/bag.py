@@ -1,24 +1,26 @@
 """A recording -> experiences, through the very assembler and builder that the live node uses.
 
-Reads rosbag2 folders (mcap or sqlite3), single `.mcap` and `.db3` files, and what a killed recorder leaves: an mcap
-without index and without metadata.yaml, as far as it is whole. The last `lag_s` of a bag give no experience, because
-messages of that time may be missing.
+Header stamps decide, as live. The last `lag_s` of a bag give no experience, because messages of that time may be
+missing.
 """
 
 from __future__ import annotations
 
-import logging
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from array import array
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from statistics import median
+from typing import Any
 
-from mcap.exceptions import InvalidMagic
-from mcap.reader import NonSeekingReader
-from rosbags.rosbag2 import Reader
+from rosbags.serde import SerdeError
 
+from vla_align_ros.experience.bag_clock import BagClock, stamp_ns_of
+from vla_align_ros.experience.bag_summary import BagSummary, TopicSummary
 from vla_align_ros.experience.builder import ExperienceBuilder
+from vla_align_ros.experience.recording import Recording
+from vla_align_ros.experience.storage import BagError, BagMessage
 from vla_align_ros.observation.assemble import ObservationAssembler, ObservationRefused
 from vla_align_ros.observation.codecs import (
     COMPRESSED_IMAGE,
@@ -26,78 +28,207 @@ from vla_align_ros.observation.codecs import (
     JOINT_STATE,
     JOINT_TRAJECTORY,
     STRING,
+    TYPESTORE,
+    MessageReason,
     MessageRefused,
 )
 from vla_align_ros.types import Experience
 
-log = logging.getLogger(__name__)
-
-
-class BagError(ValueError):
-    """A bag is missing, unreadable, empty, or lacks a topic; the message says which and what the bag has."""
+_AHEAD_S = 0.1  # a topic whose stamps are farther ahead of the joints' than this has a clock of its own
 
 
 @dataclass(frozen=True)
 class BagTopics:
-    """Which topics of a bag are what, as absolute names. cameras: the model's camera name -> topic."""
+    """Which topics of a bag are what, as absolute names. cameras: the model's camera name -> topic. command: of the
+    trajectories that moved the robot; other_commands: of those by which somebody else may have moved it."""
 
     cameras: Mapping[str, str]
     joints: str
     prompt: str
-    chunk: str
+    command: str
+    other_commands: tuple[str, ...] = ()
 
     @property
-    def types(self) -> dict[str, tuple[str, ...]]:
-        """Every needed topic with the message types that it may have."""
-        cameras = {topic: (IMAGE, COMPRESSED_IMAGE) for topic in self.cameras.values()}
-        return {**cameras, self.joints: (JOINT_STATE,), self.prompt: (STRING,), self.chunk: (JOINT_TRAJECTORY,)}
+    def needed(self) -> dict[str, tuple[str, str, tuple[str, ...]]]:
+        """Every topic: what it is, the option of `vla-align align` that names it, the types that it may have."""
+        cameras = {
+            topic: (f"camera {camera}", f"--camera {camera}=TOPIC", (IMAGE, COMPRESSED_IMAGE))
+            for camera, topic in self.cameras.items()
+        }
+        return {
+            **cameras,
+            self.joints: ("joints", "--joint-topic TOPIC", (JOINT_STATE,)),
+            self.prompt: ("prompt", "--prompt-topic TOPIC, or --prompt TEXT", (STRING,)),
+            self.command: ("commands", "--command-topic TOPIC", (JOINT_TRAJECTORY,)),
+        }
 
 
-class BagMessage(NamedTuple):
-    """One serialised message. t_ns: when it was recorded."""
+class BagReading:
+    """The experiences of one recording, oldest first: iterate once; `summary` is complete after that.
 
-    topic: str
-    msgtype: str
-    t_ns: int
-    raw: bytes
-
-
-def read_bag(
-    path: Path, topics: BagTopics, assembler: ObservationAssembler, builder: ExperienceBuilder
-) -> Iterator[Experience]:
-    """The experiences in the bag at `path`, oldest first. `assembler`, `builder`: fresh ones, made as for a live run.
-
-    Messages are fed in recorded order. One that is refused costs nothing but itself and is counted in
-    `assembler.refused` or `builder.skipped`, as live. Raises BagError at once for a bag that is missing, empty or
-    without a needed topic, and while iterating for one that turns out to be corrupt.
+    Messages are fed in the order in which they came. One that is refused costs nothing but itself, as live.
+    Trajectories on other topics are somebody else's commands, but not copies of ours (a relay), nor other joints'.
     """
-    _check_topics(path, topics)
-    return _experiences(bag_messages(path), topics, assembler, builder)
 
+    def __init__(
+        self,
+        paths: Path | Sequence[Path],
+        topics: BagTopics,
+        assembler: ObservationAssembler,
+        builder: ExperienceBuilder,
+        prompt: str = "",
+    ) -> None:
+        """`paths`: a folder, a file, or split files of one recording. `assembler`, `builder`: fresh ones, made as for a
+        live run. prompt: for a bag that has none.
 
-def bag_messages(path: Path) -> Iterator[BagMessage]:
-    """All messages of a bag in recorded order. Raises BagError for a missing or corrupt one."""
-    for part in _parts(path):
-        yield from _indexed_messages(part) if _has_index(part) else _unindexed_messages(part)
-
-
-def _experiences(
-    messages: Iterator[BagMessage], topics: BagTopics, assembler: ObservationAssembler, builder: ExperienceBuilder
-) -> Iterator[Experience]:
-    for message in messages:
-        # before the message: what became complete in the silence before it must not meet a history that it shortened
-        yield from builder.advance(message.t_ns)
+        Raises BagError for a bag that is missing, unreadable, empty or without a needed topic, ObservationRefused for a
+        prompt that the model cannot read.
+        """
+        self._recording = Recording([paths] if isinstance(paths, Path) else list(paths))
+        others = tuple(topic for topic in self._recording.trajectories if topic != topics.command)
+        self._topics = replace(topics, other_commands=others)
+        self._assembler, self._builder = assembler, builder
+        self._foreign: Counter[str] = Counter()
+        self._last_ns = 0
+        self._ages_s: dict[str, array[float]] = defaultdict(lambda: array("d"))
+        self.summary = BagSummary(self._recording.name, lost=self._recording.lost, notes=self._recording.notes)
         try:
-            if message.topic == topics.chunk:
-                builder.push_command(message.raw, message.t_ns)
-            else:
-                push_sensed(message, topics, assembler)
-        except (MessageRefused, ObservationRefused) as refused:
-            log.debug("%s at %d ns: %s", message.topic, message.t_ns, refused)
+            self._needed = self._checked(prompt)
+        except ValueError:
+            self._recording.close()
+            raise
+        self._clock = BagClock(topics.joints, self._recording.ages_ns[topics.joints], builder.lag_s)
+        if self._clock.sentence:
+            self.summary.notes.append(self._clock.sentence)
+
+    def __iter__(self) -> Iterator[Experience]:
+        with self._recording as recording:
+            for message in self._clock.retimed(recording.messages()):
+                if message.topic in self._needed and (stamp_ns := stamp_ns_of(message)) is not None:
+                    self._ages_s[message.topic].append((message.t_ns - stamp_ns) * 1e-9)
+                self._last_ns = message.t_ns
+                if message.topic in self._topics.other_commands:
+                    if not self._is_foreign(message):
+                        continue
+                    self._foreign[message.topic] += 1
+                made = feed(message, self._topics, self._assembler, self._builder, self._refused)
+                self.summary.experiences += len(made)
+                yield from made
+        self._finish()
+
+    def _is_foreign(self, message: BagMessage) -> bool:
+        if hash(message.raw) in self._recording.trajectories[self._topics.command]:
+            return False
+        try:
+            trajectory: Any = TYPESTORE.deserialize_cdr(memoryview(message.raw), JOINT_TRAJECTORY)
+        except SerdeError:
+            return False
+        return not set(trajectory.joint_names).isdisjoint(self._assembler.joint_names)
+
+    def _refused(self, message: BagMessage, error: MessageRefused | ObservationRefused) -> None:
+        self._needed[message.topic].refuse(error.reason.value, str(error))
+
+    def _checked(self, prompt: str) -> dict[str, TopicSummary]:
+        """The summary of each topic that is there. Raises BagError when one is not."""
+        counts, needed = self._recording.counts, self._topics.needed
+        if not counts:
+            raise BagError("; ".join([f"{self._recording.name}: the bag has no messages", *self._recording.lost]))
+        prompts = counts[self._topics.prompt].total() if self._topics.prompt in counts else 0
+        if prompt and prompts:
+            self.summary.notes.append(f"the prompt that was given is not used: {self._topics.prompt} has {prompts}")
+        elif prompt:
+            del needed[self._topics.prompt]
+            self._assembler.push_prompt(prompt, 0)
+            self.summary.notes.append(f"no messages on {self._topics.prompt}: the prompt is {prompt!r}, as given")
+        if missing := [topic for topic in needed if topic not in counts]:
+            raise BagError(self._missing(missing))
+        for topic, (_, option, allowed) in needed.items():
+            if not set(counts[topic]) & set(allowed):
+                found = f"it is {' and '.join(counts[topic])}"
+                raise BagError(f"{self._recording.name}: {topic} must be {' or '.join(allowed)}, {found} ({option})")
+        self.summary.topics = [
+            TopicSummary(
+                what, topic, " and ".join(counts[topic]), counts[topic].total(), self._recording.declared[topic]
+            )
+            for topic, (what, _, _) in needed.items()
+        ]
+        return {item.topic: item for item in self.summary.topics}
+
+    def _missing(self, topics: Sequence[str]) -> str:
+        counts, needed = self._recording.counts, self._topics.needed
+        asked = []
+        for topic in topics:
+            what, option, types = needed[topic]
+            free = sorted(other for other in set(counts) - set(needed) if set(counts[other]) & set(types))
+            named = option.replace("TOPIC", " or ".join(free) or "TOPIC", 1)
+            asked.append(f"{what}: no messages on {topic}, give {named}")
+        found = ", ".join(
+            f"{topic} ({' and '.join(types)}, {types.total()} messages)" for topic, types in sorted(counts.items())
+        )
+        return "; ".join(
+            [f"{self._recording.name}: {asked[0]}", *asked[1:], f"the bag has {found}", *self._recording.lost]
+        )
+
+    def _finish(self) -> None:
+        summary = self.summary
+        for topic in summary.topics:
+            ages = self._ages_s.get(topic.topic)
+            topic.age_s = median(ages) if ages else None
+            if topic.age_s is None:
+                continue
+            what = f"{topic.what}: the stamps are {abs(topic.age_s):.3f} s"
+            if topic.age_s < -_AHEAD_S:
+                summary.notes.append(f"{what} ahead of the joints': a clock of its own; set the computers' clocks")
+            elif topic.age_s > self._builder.lag_s:
+                summary.notes.append(f"{what} old when they come, experience_lag_s is {self._builder.lag_s:g}")
+        for other, count in self._foreign.items():
+            text = (
+                f"{count} trajectories on {other} are not on {self._topics.command}: somebody else's commands, so that "
+            )
+            summary.notes.append(
+                f"{text}their time gives no experience; did they move the robot? --command-topic {other}"
+            )
+        skipped = self._builder.skipped.items()
+        summary.left_out = {reason.value: count for reason, count in skipped if not isinstance(reason, MessageReason)}
+        if not summary.experiences:
+            self._say_why()
+
+    def _say_why(self) -> None:
+        """In words, why there is no observation at the end of the bag, where that is what it was all along."""
+        summary = self.summary
+        if not summary.left_out:
+            summary.notes.append("at no tick of the bag was a command in force: are the commands' stamps right?")
+        try:
+            self._assembler.observe(self._last_ns)
+        except ObservationRefused as error:
+            if error.reason.value in summary.left_out:
+                summary.notes.append(f"at the end of the bag: {error}")
+
+
+def feed(
+    message: BagMessage,
+    topics: BagTopics,
+    assembler: ObservationAssembler,
+    builder: ExperienceBuilder,
+    on_refused: Callable[[BagMessage, MessageRefused | ObservationRefused], None],
+) -> list[Experience]:
+    """Push one message of any topic; returns the experiences that had become complete before it."""
+    # before the message: what became complete in the silence before it must not meet a history that it shortened
+    made = builder.advance(message.t_ns)
+    try:
+        if message.topic == topics.command:
+            builder.push_command(message.raw, message.t_ns)
+        elif message.topic in topics.other_commands:
+            builder.push_foreign(message.raw, message.t_ns)
+        else:
+            push_sensed(message, topics, assembler)
+    except (MessageRefused, ObservationRefused) as error:
+        on_refused(message, error)
+    return made
 
 
 def push_sensed(message: BagMessage, topics: BagTopics, assembler: ObservationAssembler) -> None:
-    """Feed a message of a camera, the joints or the prompt; another topic's is passed over. Raises as `push_*` does."""
+    """Push a message of a camera, the joints or the prompt; another topic's is passed over. Raises as `push_*` does."""
     cameras = {topic: camera for camera, topic in topics.cameras.items()}
     if message.topic in cameras:
         assembler.push_image(cameras[message.topic], message.raw, message.msgtype)
@@ -105,78 +236,3 @@ def push_sensed(message: BagMessage, topics: BagTopics, assembler: ObservationAs
         assembler.push_joints(message.raw)
     elif message.topic == topics.prompt:
         assembler.push_prompt(message.raw, message.t_ns)
-
-
-def _check_topics(path: Path, topics: BagTopics) -> None:
-    counts: Counter[str] = Counter()
-    types: dict[str, str] = {}
-    for part in _parts(path):
-        for topic, msgtype, count in _indexed_topics(part) if _has_index(part) else _unindexed_topics(part):
-            counts[topic] += count
-            types[topic] = msgtype
-    if not counts.total():
-        raise BagError(f"{path}: the bag has no messages")
-    if missing := sorted(topic for topic in topics.types if not counts[topic]):
-        found = ", ".join(f"{topic} ({types[topic]}, {count} messages)" for topic, count in sorted(counts.items()))
-        raise BagError(f"{path}: no messages on {missing}; the bag has {found}. Name the right topics or record them.")
-    for topic, allowed in topics.types.items():
-        if types[topic] not in allowed:
-            raise BagError(f"{path}: {topic} must be {' or '.join(allowed)}, it is {types[topic]}")
-
-
-def _parts(path: Path) -> list[Path]:
-    """What to read one after the other: the folder itself when it is whole, else its storage files, or the file."""
-    if not path.exists():
-        raise BagError(f"{path}: no such bag")
-    if path.is_file() or (path / "metadata.yaml").exists():
-        return [path]
-    files = [file for file in path.iterdir() if file.suffix in (".mcap", ".db3")]
-    if not files:
-        raise BagError(f"{path}: no bag, there is no metadata.yaml and no .mcap or .db3 file in this folder")
-    return sorted(files, key=lambda file: (len(file.name), file.name))  # bag_2 before bag_10
-
-
-def _has_index(part: Path) -> bool:
-    """Whether rosbags can read it; only an .mcap can be read without that."""
-    if part.suffix != ".mcap" or part.is_dir():
-        return True
-    try:
-        with Reader(part):
-            return True
-    except Exception as error:  # noqa: BLE001 - rosbags lets struct.error, AssertionError and more out of torn files
-        log.warning("%s has no usable index (%s); reading it from the start, as far as it is whole", part, error)
-        return False
-
-
-def _indexed_topics(part: Path) -> list[tuple[str, str, int]]:
-    try:
-        with Reader(part) as reader:
-            return [(item.topic, item.msgtype, item.msgcount) for item in reader.connections]
-    except Exception as error:  # as above
-        raise BagError(f"{part}: cannot be read as a bag: {error}") from error
-
-
-def _indexed_messages(part: Path) -> Iterator[BagMessage]:
-    try:
-        with Reader(part) as reader:
-            for connection, t_ns, raw in reader.messages():
-                yield BagMessage(connection.topic, connection.msgtype, t_ns, raw)
-    except Exception as error:  # as above
-        raise BagError(f"{part}: the bag is corrupt: {error}") from error
-
-
-def _unindexed_topics(part: Path) -> list[tuple[str, str, int]]:
-    counts = Counter((message.topic, message.msgtype) for message in _unindexed_messages(part))
-    return [(topic, msgtype, count) for (topic, msgtype), count in counts.items()]
-
-
-def _unindexed_messages(part: Path) -> Iterator[BagMessage]:
-    with part.open("rb") as stream:
-        try:
-            for schema, channel, message in NonSeekingReader(stream).iter_messages(log_time_order=False):
-                if schema is not None:
-                    yield BagMessage(channel.topic, schema.name, message.log_time, message.data)
-        except InvalidMagic as error:
-            raise BagError(f"{part}: no mcap file: {error}") from None
-        except Exception as error:  # noqa: BLE001 - a torn record: mcap raises struct.error, EndOfFile and more
-            log.info("%s ends inside a record (%r)", part, error)

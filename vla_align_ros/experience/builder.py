@@ -69,6 +69,7 @@ class ExperienceBuilder:
         self._period_ns = period_ns
         self._horizon = horizon
         self._action_kind = action_kind
+        self.lag_s = lag_s
         self._lag_ns = round(lag_s * 1e9)
         self._history_ns = round(limits.history_s * 1e9)
         self._stride = stride_ticks

@@ -1,0 +1,68 @@
+"""When a message of a bag came, in the time of the header stamps.
+
+A recorder notes its own clock. Where that is the clock of the stamps, a message came when the recorder says so. Where
+it is another one (a second computer, simulated time in the stamps and not in the recorder, a bag that was recorded from
+a replay), the stamps of the joints tell the time.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
+
+import numpy as np
+
+from vla_align_ros.experience.bag_order import FALL_NS
+from vla_align_ros.experience.storage import BagMessage
+from vla_align_ros.observation.codecs import COMPRESSED_IMAGE, IMAGE, JOINT_STATE, JOINT_TRAJECTORY
+
+STAMPED: Final = {IMAGE, COMPRESSED_IMAGE, JOINT_STATE, JOINT_TRAJECTORY}  # these begin with a header
+SAME_CLOCK_S: Final = 0.05  # the quickest messages take less, and none comes before it is stamped
+_RECENT: Final = 5  # joint states; the quickest of them tells how far apart the clocks are
+_S: Final = 1e-9
+
+
+def stamp_ns_of(message: BagMessage) -> int | None:
+    """header.stamp of a message whose type is in STAMPED; None where there is none, or it is 0 or no time."""
+    if message.msgtype not in STAMPED or len(message.raw) < 12:
+        return None
+    sec, nanosec = struct.unpack_from("<iI" if message.raw[1] & 1 else ">iI", message.raw, 4)
+    return sec * 10**9 + nanosec if sec >= 0 and nanosec < 10**9 and sec + nanosec > 0 else None
+
+
+class BagClock:
+    """ages_ns: of all joint states, receive time minus stamp. lag_s: how late a message may come and still count.
+
+    sentence: says that and how far the two clocks differ; empty where they do not.
+    """
+
+    def __init__(self, joints_topic: str, ages_ns: Sequence[float], lag_s: float) -> None:
+        self.sentence = ""
+        self._joints_topic = joints_topic
+        self._ages_ns = deque((round(age) for age in ages_ns[:_RECENT]), maxlen=_RECENT)
+        self._newest_ns, self._now_ns = -(2**63), -(2**63)
+        if len(ages_ns):
+            quick, middle, slow = np.quantile(np.asarray(ages_ns), (0.05, 0.5, 0.95)) * _S
+            if abs(quick) > SAME_CLOCK_S or slow > lag_s:
+                self.sentence = (
+                    f"the recorder's clock is not that of the stamps: {joints_topic} was received {abs(middle):.3f} s "
+                    f"{'later' if middle >= 0 else 'earlier'} (from {quick:.3f} to {slow:.3f} s) than stamped; the "
+                    "stamps decide"
+                )
+
+    def retimed(self, messages: Iterable[BagMessage]) -> Iterator[BagMessage]:
+        """The same messages with `t_ns`, when they came, by the clock of the stamps."""
+        if not self.sentence:
+            yield from messages
+            return
+        for message in messages:
+            if message.topic == self._joints_topic and (stamp_ns := stamp_ns_of(message)) is not None:
+                if stamp_ns < self._newest_ns - FALL_NS:  # the stamps' clock fell back
+                    self._ages_ns.clear()
+                    self._newest_ns, self._now_ns = stamp_ns, -(2**63)
+                self._newest_ns = max(self._newest_ns, stamp_ns)
+                self._ages_ns.append(message.t_ns - stamp_ns)
+            self._now_ns = max(self._now_ns, message.t_ns - min(self._ages_ns))
+            yield message._replace(t_ns=self._now_ns)
