@@ -82,14 +82,14 @@ def watched(arrivals: Arrivals) -> Iterator[None]:
             actions += observation.state
         return ActionChunk(actions, observation.state, observation.stamp_ns, robot.period_ns)
 
-    def note_image(self: ObservationAssembler, camera: str, raw: RawMessage, msgtype: str) -> None:
-        push_image(self, camera, raw, msgtype)
+    def note_image(self: ObservationAssembler, camera: str, raw: RawMessage, msgtype: str, ros_ns: int) -> None:
+        push_image(self, camera, raw, msgtype, ros_ns)
         now_ns, stamp = time.time_ns(), stamp_ns(raw)
         arrivals.image_delay_ns[camera, stamp] = now_ns - stamp
         arrivals.cpu.append((now_ns, time.process_time()))
 
-    def note_joints(self: ObservationAssembler, raw: RawMessage) -> None:
-        push_joints(self, raw)
+    def note_joints(self: ObservationAssembler, raw: RawMessage, ros_ns: int) -> None:
+        push_joints(self, raw, ros_ns)
         arrivals.joint_stamps_ns.append(stamp_ns(raw))
 
     def note_tick(self: Controller, now_ns: int) -> int | None:

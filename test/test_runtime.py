@@ -66,9 +66,9 @@ def push(running: Runtime, message: SimMessage) -> None:
     kind = TOPICS[message.topic]
     if kind == IMAGE:
         camera = next(name for name, topic in CAMERA_TOPICS.items() if topic == message.topic)
-        running.assembler.push_image(camera, message.raw, IMAGE)
+        running.assembler.push_image(camera, message.raw, IMAGE, message.stamp_ns)
     elif kind == JOINT_STATE:
-        running.assembler.push_joints(message.raw)
+        running.assembler.push_joints(message.raw, message.stamp_ns)
     elif kind == STRING and message.topic.endswith("prompt"):
         running.assembler.push_prompt(message.raw, message.stamp_ns)
 
@@ -140,7 +140,7 @@ def test_messages_become_trajectories_and_experience(running: Runtime) -> None:
             push(running, message)
         tick_ns = running.controller.tick(now_ns)
         if tick_ns is not None:
-            published = running.controller.make(tick_ns, 2, 0.0)
+            published = running.controller.make(tick_ns, 2, 0.0, lambda: robot.now_ns)
             raw = encode_trajectory(published.trajectory)
             robot.receive(raw)
             running.builder.push_command(raw, now_ns)

@@ -96,14 +96,24 @@ class PolicyParams(Params):
     num_steps: int = parameter(10, "Euler steps from noise to actions.", within=(1, 50), live=True, recommended=True)
     image_stale_s: float = parameter(0.5, "An image older than this is refused.", unit="s", within=(0.01, 60.0))
     joint_stale_s: float = parameter(0.2, "A joint state older than this is refused.", unit="s", within=(0.01, 60.0))
+    stamp_ahead_max_s: float = parameter(
+        0.2,
+        "A message stamped farther ahead of this node's clock is refused: the clocks of sender and node differ.",
+        unit="s",
+        within=(0.0, 10.0),
+    )
     frozen_s: float = parameter(
         1.0,
-        "A camera that sends the same picture for longer than this is refused as frozen.",
+        "A camera that still sends the very same picture this long after a joint has moved is refused as frozen; 0 "
+        "switches this off, for a simulator's camera that sees no motion.",
         unit="s",
-        within=(0.05, 60.0),
+        within=(0.0, 60.0),
     )
     jump_max_rad: float = parameter(
-        0.5, "Largest distance of a chunk's first position from the measured one.", unit="rad", within=(0.001, 6.3)
+        0.5,
+        "Largest distance between where a chunk's motion would begin and where the arm was measured last.",
+        unit="rad",
+        within=(0.001, 6.3),
     )
     ramp_ticks: int = parameter(
         2, "Control ticks in which the velocity falls to zero after the last action of a chunk.", within=(1, 50)

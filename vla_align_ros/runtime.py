@@ -94,6 +94,7 @@ def make_assembler(policy: Policy, params: PolicyParams) -> ObservationAssembler
         params.joint_stale_s,
         params.frozen_s,
         params.experience_lag_s + span_s + stale_s + LOOKBACK_SLACK_S,
+        params.stamp_ahead_max_s,
     )
     return ObservationAssembler(
         config.robot.joint_names, architecture.cameras, architecture.vision.image_size, limits, policy.check_prompt

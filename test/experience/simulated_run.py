@@ -55,7 +55,7 @@ class Sent:
 
 
 def new_pipeline(action_kind: ActionKind = "velocity") -> tuple[ObservationAssembler, ExperienceBuilder]:
-    limits = AssemblerLimits(image_stale_s=0.2, joint_stale_s=0.1, frozen_s=1.0, history_s=2.0)
+    limits = AssemblerLimits(0.2, 0.1, frozen_s=1.0, history_s=2.0, stamp_ahead_max_s=0.2)
     assembler = ObservationAssembler(JOINTS, tuple(TOPICS.cameras), 8, limits, check_prompt=str)
     return assembler, ExperienceBuilder(assembler, JOINTS, PERIOD_NS, HORIZON, action_kind, LAG_S, STRIDE)
 
@@ -65,9 +65,9 @@ def feed(assembler: ObservationAssembler, builder: ExperienceBuilder, sent: Sent
     camera = {topic: camera for camera, topic in TOPICS.cameras.items()}.get(sent.topic)
     with suppress(MessageRefused, ObservationRefused):
         if camera is not None:
-            assembler.push_image(camera, sent.raw, IMAGE)
+            assembler.push_image(camera, sent.raw, IMAGE, t_ns)
         elif sent.topic == TOPICS.joints:
-            assembler.push_joints(sent.raw)
+            assembler.push_joints(sent.raw, t_ns)
         elif sent.topic == TOPICS.prompt:
             assembler.push_prompt(sent.raw, t_ns)
         else:
@@ -98,7 +98,7 @@ def sensor_messages(
             else:
                 raw = encode_image(rng.integers(0, 256, (*image_shape, 3), dtype=np.uint8), stamp_ns)
             sent.append(Sent(topic, stamp_ns, raw))
-    return sent
+    return sorted(sent, key=lambda message: message.stamp_ns)
 
 
 def eventful_run(image_shape: tuple[int, int] = (8, 8)) -> list[Sent]:

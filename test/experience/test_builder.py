@@ -277,7 +277,7 @@ def test_years_without_messages_cost_no_time() -> None:
     ],
 )
 def test_senseless_numbers_are_refused(arguments: dict[str, float], message: str) -> None:
-    limits = AssemblerLimits(0.2, 0.1, 1.0, 2.0)
+    limits = AssemblerLimits(0.2, 0.1, 1.0, 2.0, 0.2)
     assembler = ObservationAssembler(JOINTS, ("base",), 8, limits, str)
     good = {"period_ns": PERIOD_NS, "horizon": 4, "action_kind": "velocity", "lag_s": 0.3}
     with pytest.raises(ValueError, match=message):

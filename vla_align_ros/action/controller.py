@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,16 +59,20 @@ class Controller:
 
     def tick(self, now_ns: int) -> int | None:
         """The control tick (ns) at which a chunk is due now, or None. Call it often; each tick is reported once."""
+        self._assembler.follow(now_ns)
         tick_ns = now_ns // self.period_ns * self.period_ns
-        if self._last_tick is not None and self._last_tick >= tick_ns > self._last_tick - 10 * self.period_ns:
+        if tick_ns == self._last_tick:
             return None
+        if self._last_tick is not None and tick_ns < self._last_tick:  # the clock fell back: what is queued is not due
+            self._forget()
         self._last_tick = tick_ns
         self.queue.command_at(tick_ns)
         horizon = self._policy.model.architecture.action_horizon
         return tick_ns if self.queue.remaining(tick_ns) <= horizon - self._execute else None
 
-    def make(self, tick_ns: int, num_steps: int, exploration_fraction: float) -> Published:
-        """A chunk for the observation at `tick_ns`. Raises ObservationRefused or ChunkRefused, both counted."""
+    def make(self, tick_ns: int, num_steps: int, exploration_fraction: float, now_ns: Callable[[], int]) -> Published:
+        """A chunk for the observation at `tick_ns`, judged by where the arm is when it is done; now_ns reads the node's
+        clock. Raises ObservationRefused or ChunkRefused, both counted."""
         started = time.perf_counter()
         try:
             observation = self._assembler.observe(tick_ns)
@@ -76,7 +81,7 @@ class Controller:
                 chunk = self._explore(observation, velocities[0])
             else:
                 chunk = self._policy.infer(observation, self._generator, num_steps)
-            check_chunk(chunk, self._robot.action, self._limits, observation.state)
+            self._judge(chunk, now_ns())
         except (ObservationRefused, ChunkRefused) as error:
             if isinstance(error, ChunkRefused):
                 self._refused[error.reason] += 1
@@ -95,15 +100,25 @@ class Controller:
         actions = trajectory.velocities[:rows].astype(np.float32)
         self.queue.put(ActionChunk(actions, published.observation.state, trajectory.stamp_ns, self.period_ns))
 
-    def hold(self, now_ns: int) -> Trajectory | None:
-        """Stop at the measured position, and forget what was queued; None when no position is known."""
-        self.queue.clear()
+    def hold(self, now_ns: int) -> Trajectory:
+        """Stop where the arm is, and forget what was queued. Raises ObservationRefused (no_joints, stale_joints) when
+        nobody knows where that is: the chunk that runs comes to rest by itself."""
+        self._forget()
         self._last_tick = None
-        self._flowing = False
-        position = self._assembler.newest_joints()
-        if position is None:
-            return None
+        position = self._assembler.measured(now_ns)
         return hold_trajectory(position, now_ns, self.period_ns, self._robot.joint_names)
+
+    def _forget(self) -> None:
+        self.queue.clear()
+        self._flowing = False
+
+    def _judge(self, chunk: ActionChunk, sent_ns: int) -> None:
+        """The last gate, asked when the chunk could go out."""
+        if sent_ns < chunk.stamp_ns:
+            text = "the clock fell back while a chunk was made, which would be for a time to come"
+            raise ObservationRefused(ObservationReason.CLOCK_JUMP, text)
+        measured = self._assembler.measured(sent_ns)
+        check_chunk(chunk, self._robot.action, self._limits, measured, sent_ns - chunk.stamp_ns)
 
     def _explore(self, observation: Observation, velocities: NDArray[np.float64]) -> ActionChunk:
         """Random velocities (H, A), as positions where the model's actions are positions."""

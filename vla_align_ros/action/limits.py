@@ -25,7 +25,7 @@ class ChunkReason(Enum):
 
     WRONG_SHAPE = "wrong_shape"  # Actions are not (H, A), or the state or the measured position is not (A,).
     NON_FINITE = "non_finite"  # NaN or infinity in the actions, the state or the measured position.
-    JUMP = "jump"  # The first point is too far from the measured position.
+    JUMP = "jump"  # Where the motion would begin is too far from the newest measured position.
     VELOCITY_LIMIT = "velocity_limit"  # A joint would move faster than its velocity_max_rad_s.
     POSITION_LIMIT = "position_limit"  # A joint would leave its position range, braking distance included.
 
@@ -43,8 +43,8 @@ class ChunkLimits:
     """What no published chunk may exceed.
 
     joints: (A,) position range and velocity limit of each, in the model's order.
-    jump_max_rad: largest distance of any joint between the measured position and the first point; it must leave room
-        for the way that the arm goes during inference, velocity times latency.
+    jump_max_rad: largest distance of any joint between the newest measured position and the place where the motion
+        would begin.
     ramp_ticks: the stop ramp that will be published behind the chunk (`to_trajectory`).
     """
 
@@ -59,22 +59,32 @@ class ChunkLimits:
 
 @dataclass(frozen=True)
 class _Motion:
-    """A chunk as it would be sent: positions, velocities (P, A), and the measured position (A,)."""
+    """A chunk as it would be sent: positions, velocities (P, A), where a controller begins with it (A,) and where the
+    arm was measured last (A,)."""
 
     positions: Float64Array
     velocities: Float64Array
+    begin: Float64Array
     measured: Float64Array
 
 
-def check_chunk(chunk: ActionChunk, action_kind: ActionKind, limits: ChunkLimits, measured: Float32Array) -> None:
+def check_chunk(
+    chunk: ActionChunk, action_kind: ActionKind, limits: ChunkLimits, measured: Float32Array, late_ns: int = 0
+) -> None:
     """Return when `chunk` may be published; raise ChunkRefused with the first reason otherwise.
 
-    measured: (A,) rad, the newest measured joint position (the observation's own or a later one).
+    measured: (A,) rad, the newest measured joint position when it is sent, not the observation's. late_ns: how long
+    after the chunk's stamp that is. The controller begins at the first point, or later in a motion that is under way.
     """
     _refuse_if(ChunkReason.WRONG_SHAPE, _shape_fault(chunk, measured, len(limits.joints)))
     _refuse_if(ChunkReason.NON_FINITE, _non_finite_fault(chunk, measured))
     trajectory = to_trajectory(chunk, action_kind, tuple(joint.name for joint in limits.joints), limits.ramp_ticks)
-    motion = _Motion(trajectory.positions, trajectory.velocities, np.asarray(measured, np.float64))
+    motion = _Motion(
+        trajectory.positions,
+        trajectory.velocities,
+        begin=np.array([np.interp(late_ns, trajectory.times_ns, joint) for joint in trajectory.positions.T]),
+        measured=np.asarray(measured, np.float64),
+    )
     for reason, fault in _LIMITS:
         _refuse_if(reason, fault(motion, limits))
 
@@ -103,12 +113,12 @@ def _non_finite_fault(chunk: ActionChunk, measured: Float32Array) -> str | None:
 
 
 def _jump_fault(motion: _Motion, limits: ChunkLimits) -> str | None:
-    """|x_0 - measured| <= jump_max_rad."""
-    jump = np.abs(motion.positions[0] - motion.measured)
+    """|begin - measured| <= jump_max_rad."""
+    jump = np.abs(motion.begin - motion.measured)
     joint = int(jump.argmax())
     if jump[joint] <= limits.jump_max_rad:
         return None
-    distance = f"{limits.joints[joint].name} starts {jump[joint]:.4g} rad from where it was measured"
+    distance = f"{limits.joints[joint].name} would begin {jump[joint]:.4g} rad from where it was measured last"
     return f"{distance}, jump_max_rad is {limits.jump_max_rad:.4g}"
 
 

@@ -231,8 +231,8 @@ def push_sensed(message: BagMessage, topics: BagTopics, assembler: ObservationAs
     """Push a message of a camera, the joints or the prompt; another topic's is passed over. Raises as `push_*` does."""
     cameras = {topic: camera for camera, topic in topics.cameras.items()}
     if message.topic in cameras:
-        assembler.push_image(cameras[message.topic], message.raw, message.msgtype)
+        assembler.push_image(cameras[message.topic], message.raw, message.msgtype, message.t_ns)
     elif message.topic == topics.joints:
-        assembler.push_joints(message.raw)
+        assembler.push_joints(message.raw, message.t_ns)
     elif message.topic == topics.prompt:
         assembler.push_prompt(message.raw, message.t_ns)

@@ -19,6 +19,7 @@ from vla_align_ros.action.trajectory import ActionKind, positions_of
 from vla_align_ros.experience.in_force import CommandsInForce
 from vla_align_ros.observation.assemble import ObservationAssembler, ObservationReason, ObservationRefused
 from vla_align_ros.observation.codecs import MessageReason, MessageRefused, RawMessage
+from vla_align_ros.observation.stamps import FALL_BACK_NS
 from vla_align_ros.types import Experience, Observation
 
 EPISODE_GAP_NS: Final = 1_000_000_000
@@ -33,7 +34,7 @@ class ExperienceReason(Enum):
     FOREIGN_COMMAND = "foreign_command"  # Somebody else's command, or one that cannot be read, may have moved the arm.
     JOINT_HELD = "joint_held"  # A joint was asked to go far and stood still (`joint_held`).
     PROMPT_CHANGED = "prompt_changed"  # The prompt at the end is not the one at the start.
-    CLOCK_JUMP = "clock_jump"  # The clock fell back by more than the history: everything from later is forgotten.
+    CLOCK_JUMP = "clock_jump"  # The clock fell back: everything from later is forgotten.
 
 
 class ExperienceBuilder:
@@ -71,7 +72,6 @@ class ExperienceBuilder:
         self._action_kind = action_kind
         self.lag_s = lag_s
         self._lag_ns = round(lag_s * 1e9)
-        self._history_ns = round(limits.history_s * 1e9)
         self._stride = stride_ticks
         self._commands = CommandsInForce(joint_names, period_ns, action_kind, self._lag_ns, assembler.joints_at)
         self._observed: dict[int, Observation | None] = {}  # by tick; None was refused
@@ -109,7 +109,8 @@ class ExperienceBuilder:
     def advance(self, now_ns: int) -> list[Experience]:
         """The experiences that have become complete by `now_ns` (ROS time), oldest first, each once."""
         with self._lock:
-            if now_ns < self._now_ns - self._history_ns:
+            self._assembler.follow(now_ns)
+            if now_ns < self._now_ns - FALL_BACK_NS:
                 self._fall_back_to(now_ns)
             self._now_ns = max(now_ns, self._now_ns)
             self._commands.measure_starts(now_ns)

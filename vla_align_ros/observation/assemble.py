@@ -1,22 +1,23 @@
 """Messages that arrive whenever they like -> the observation at a control tick.
 
-The observation at tick t holds, of every camera and of the joints, the newest message with header stamp <= t, and the
-newest prompt that came by t. It depends on stamps alone, not on the order or time of arrival: asked with t = now it
-serves control, asked some time later about a past tick it gives live exactly what a bag of the same messages gives.
+The observation at tick t holds, of every camera and of every joint, the newest message with header stamp <= t, and the
+newest prompt that came by t. It depends on stamps alone, not on the order of arrival: asked with t = now it serves
+control, asked some time later about a past tick it gives live exactly what a bag of the same messages gives.
+
+A stamp that cannot be right, far ahead of the node's clock or far behind it, is refused as the message arrives.
 """
 
 from __future__ import annotations
 
+import operator
 import threading
 import zlib
-from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from enum import Enum
-from typing import Final, Generic, NoReturn, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Final, NoReturn
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vla_align_ros.observation.codecs import (
     MessageReason,
@@ -26,105 +27,15 @@ from vla_align_ros.observation.codecs import (
     decode_joint_state,
     decode_string,
 )
+from vla_align_ros.observation.reasons import AssemblerLimits, ObservationReason, ObservationRefused
 from vla_align_ros.observation.resize import letterbox
+from vla_align_ros.observation.stamps import StampWatch
+from vla_align_ros.observation.streams import Joints, JointStreams, Stream
 from vla_align_ros.types import Float32Array, Observation, UInt8Array
 
+__all__ = ["AssemblerLimits", "ObservationAssembler", "ObservationReason", "ObservationRefused"]
+
 _S: Final = 1e-9  # seconds in a nanosecond
-
-Value = TypeVar("Value")
-
-
-class ObservationReason(Enum):
-    """Why there is no observation at a tick, or why a well-formed message was not taken."""
-
-    NO_PROMPT = "no_prompt"  # No prompt had come by the tick.
-    NO_JOINTS = "no_joints"  # No joint state in the history is as old as the tick.
-    STALE_JOINTS = "stale_joints"  # The newest joint state is older than joint_stale_s.
-    NO_IMAGE = "no_image"  # No image of a camera in the history is as old as the tick.
-    STALE_IMAGE = "stale_image"  # A camera's newest image is older than image_stale_s.
-    FROZEN_IMAGE = "frozen_image"  # A camera's pixels have not changed for more than frozen_s, though its stamps go on.
-    PROMPT_EMPTY = "prompt_empty"  # A prompt without words; the old one stays.
-    PROMPT_TOO_LONG = "prompt_too_long"  # A prompt of more tokens than the model reads; the old one stays.
-    DUPLICATE_STAMP = "duplicate_stamp"  # A second message with the same stamp; the first one stays.
-    CLOCK_JUMP = "clock_jump"  # A stamp fell back by more than the history: that stream was emptied and starts again.
-
-
-class ObservationRefused(ValueError):
-    """No observation can be had, or a message was not taken. `reason` is for counters, the text for people."""
-
-    def __init__(self, reason: ObservationReason, text: str) -> None:
-        super().__init__(f"{reason.value}: {text}")
-        self.reason = reason
-
-
-@dataclass(frozen=True)
-class AssemblerLimits:
-    """How old and how unchanging sensor data may be.
-
-    image_stale_s, joint_stale_s: oldest message that still counts at a tick.
-    frozen_s: longest that a camera may send the very same pixels; inf for cameras without noise (a drawn simulation).
-    history_s: how far back ticks can be asked about, reckoned from each stream's newest message. A stamp that falls
-        back farther than this is a clock that jumped.
-    """
-
-    image_stale_s: float
-    joint_stale_s: float
-    frozen_s: float
-    history_s: float
-
-    def __post_init__(self) -> None:
-        for name in ("image_stale_s", "joint_stale_s", "frozen_s", "history_s"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
-        if not max(self.image_stale_s, self.joint_stale_s) <= self.history_s < float("inf"):
-            raise ValueError(f"history_s must be finite and at least image_stale_s and joint_stale_s, got {self}")
-
-
-@dataclass
-class _Sample(Generic[Value]):
-    """One message. same_since_ns: stamp of the first message of the unbroken run with this digest."""
-
-    stamp_ns: int
-    value: Value
-    digest: int
-    same_since_ns: int
-
-
-class _Stream(Generic[Value]):
-    """The recent samples of one topic by rising stamp, whatever order they arrive in."""
-
-    def __init__(self, history_ns: int) -> None:
-        self._history_ns = history_ns
-        self._samples: list[_Sample[Value]] = []
-
-    def insert(self, stamp_ns: int, value: Value, digest: int) -> bool:
-        """Add one sample; True when its stamp fell back by more than the history, and the stream was emptied for it."""
-        samples = self._samples
-        jumped = bool(samples) and stamp_ns < samples[-1].stamp_ns - self._history_ns
-        if jumped:
-            samples.clear()
-        place = bisect_right(samples, stamp_ns, key=_stamp_of)
-        if place and samples[place - 1].stamp_ns == stamp_ns:
-            text = f"two messages are stamped {stamp_ns} ns; does more than one publisher send on this topic?"
-            raise ObservationRefused(ObservationReason.DUPLICATE_STAMP, text)
-        samples.insert(place, _Sample(stamp_ns, value, digest, stamp_ns))
-        for before, sample in zip(samples[max(0, place - 1) :], samples[max(1, place) :], strict=False):
-            sample.same_since_ns = before.same_since_ns if sample.digest == before.digest else sample.stamp_ns
-        del samples[: bisect_right(samples, samples[-1].stamp_ns - self._history_ns - 1, key=_stamp_of)]
-        return jumped
-
-    def newest(self) -> _Sample[Value] | None:
-        """The sample with the largest stamp."""
-        return self._samples[-1] if self._samples else None
-
-    def at(self, t_ns: int) -> _Sample[Value] | None:
-        """The newest sample with stamp <= t_ns."""
-        place = bisect_right(self._samples, t_ns, key=_stamp_of)
-        return self._samples[place - 1] if place else None
-
-
-def _stamp_of(sample: _Sample[Value]) -> int:
-    return sample.stamp_ns
 
 
 class ObservationAssembler:
@@ -147,12 +58,17 @@ class ObservationAssembler:
         self._refused: Counter[MessageReason | ObservationReason] = Counter()
         self._image_size = image_size
         self._fits = check_prompt
-        history_ns = round(limits.history_s / _S)
-        self._history_ns = history_ns
-        self._images: Mapping[str, _Stream[UInt8Array]] = {camera: _Stream(history_ns) for camera in cameras}
-        self._joints: _Stream[Float32Array] = _Stream(history_ns)
+        self._cameras = tuple(cameras)
+        self._history_ns, self._frozen_ns = round(limits.history_s / _S), round(limits.frozen_s / _S)
+        self._forget_all()
         self._prompts: list[tuple[int, str]] = []  # by rising stamp; the last one stays valid for ever
+        self._stamps = StampWatch(limits)
+        self._others: tuple[str, ...] = ()  # names in the last joint state without a joint of the model
         self._lock = threading.Lock()
+
+    def _forget_all(self) -> None:
+        self._images = {camera: Stream[UInt8Array, int](self._history_ns, operator.eq) for camera in self._cameras}
+        self._joints = JointStreams(len(self.joint_names), self._history_ns + self._frozen_ns)
 
     @property
     def refused(self) -> Counter[MessageReason | ObservationReason]:
@@ -160,11 +76,14 @@ class ObservationAssembler:
         with self._lock:
             return self._refused.copy()
 
-    def push_image(self, camera: str, raw: RawMessage, msgtype: str) -> None:
-        """One message of a camera's topic. Raises MessageRefused or ObservationRefused (duplicate_stamp), changing
-        nothing; ValueError for a camera that the assembler was not made for."""
-        if camera not in self._images:
-            raise ValueError(f"unknown camera {camera!r}, the model has {list(self._images)}")
+    def push_image(self, camera: str, raw: RawMessage, msgtype: str, now_ns: int) -> None:
+        """One message of a camera's topic; now_ns: the node's clock as it comes, 0 for one that has not started.
+
+        Raises MessageRefused or ObservationRefused (stamp_ahead, stamp_behind, no_clock, duplicate_stamp), changing
+        nothing; ValueError for a camera that the assembler was not made for.
+        """
+        if camera not in self._cameras:
+            raise ValueError(f"unknown camera {camera!r}, the model has {list(self._cameras)}")
         try:
             stamped = decode_image(raw, msgtype)
         except MessageRefused as error:
@@ -172,16 +91,34 @@ class ObservationAssembler:
         image = letterbox(stamped.image, self._image_size)
         image.flags.writeable = False
         digest = zlib.crc32(np.ascontiguousarray(stamped.image).data)
-        self._insert(self._images[camera], stamped.stamp_ns, image, digest)
+        self._take(
+            camera,
+            f"camera {camera!r}",
+            stamped.stamp_ns,
+            now_ns,
+            lambda: self._images[camera].insert(stamped.stamp_ns, image, digest, stamped.stamp_ns),
+        )
 
-    def push_joints(self, raw: RawMessage) -> None:
-        """One JointState. Raises MessageRefused or ObservationRefused (duplicate_stamp), changing nothing."""
+    def push_joints(self, raw: RawMessage, now_ns: int) -> None:
+        """One JointState with all of the joints or some; one with none of them is passed over. now_ns: the node's clock
+        as it comes. Raises MessageRefused or ObservationRefused (stamp_ahead, stamp_behind, no_clock, duplicate_stamp),
+        changing nothing."""
         try:
             stamped = decode_joint_state(raw, self.joint_names)
         except MessageRefused as error:
             self._count_and_raise(error)
-        stamped.position.flags.writeable = False
-        self._insert(self._joints, stamped.stamp_ns, stamped.position, 0)
+        if not stamped.columns:
+            self._others = stamped.names
+            return
+        names = [self.joint_names[column] for column in stamped.columns]
+        whole = len(names) == len(self.joint_names)
+        self._take(
+            "joints" if whole else f"joints.{'+'.join(names)}",
+            "the joint state" if whole else f"the joint state of {names}",
+            stamped.stamp_ns,
+            now_ns,
+            lambda: self._joints.insert(stamped.columns, stamped.stamp_ns, stamped.position),
+        )
 
     def push_prompt(self, prompt: RawMessage | str, stamp_ns: int) -> None:
         """A prompt, as text or as a String message, that came at `stamp_ns` (a String has no stamp of its own).
@@ -219,20 +156,60 @@ class ObservationAssembler:
         with self._lock:
             return self._joints_at(t_ns)
 
-    def newest_joints(self) -> Float32Array | None:
-        """The newest joint positions (S,) in rad, however old, or None; for holding still."""
+    def newest_joints(self) -> tuple[int, Float32Array] | None:
+        """Every joint's newest position (S,) in rad, read-only, behind the oldest of their stamps (ns); None before all
+        have come. It may be old: see `measured`."""
         with self._lock:
-            sample = self._joints.newest()
-        return None if sample is None else sample.value
+            joints = self._joints.newest()
+        return (int(joints.stamps_ns.min()), joints.position) if joints.stamps_ns.all() else None
 
-    def _insert(self, stream: _Stream[Value], stamp_ns: int, value: Value, digest: int) -> None:
+    def measured(self, now_ns: int) -> Float32Array:
+        """Where the arm is now: the newest position (S,) of every joint, in rad, read-only. Raises ObservationRefused
+        (no_joints, stale_joints), counted."""
         try:
             with self._lock:
-                if stream.insert(stamp_ns, value, digest):
-                    self._refused[ObservationReason.CLOCK_JUMP] += 1
-                    self._prompts = [(min(prompt_ns, stamp_ns), text) for prompt_ns, text in self._prompts[-1:]]
+                return self._fresh(self._joints.newest(), now_ns)
         except ObservationRefused as error:
             self._count_and_raise(error)
+
+    def follow(self, now_ns: int) -> None:
+        """Tell the node's clock, often; when it has fallen back, all that was sensed before is forgotten."""
+        with self._lock:
+            self._follow("ticks", now_ns)
+
+    def diagnose(self, now_ns: int) -> tuple[str, dict[str, float]]:
+        """What is wrong with the stamps (empty: nothing), and per sensor in ms the age of what is in use, and the last
+        message's time from stamp to arrival."""
+        with self._lock:
+            newest = {camera: stream.at(now_ns) for camera, stream in self._images.items()}
+            stamps = {camera: sample.stamp_ns for camera, sample in newest.items() if sample is not None}
+            joint_stamps_ns = self._joints.at(now_ns).stamps_ns
+            if joint_stamps_ns.all():
+                stamps["joints"] = int(joint_stamps_ns.min())
+            fault, delays_ns = self._stamps.fault(), self._stamps.delays_ns()
+        values = {f"age_ms.{name}": round((now_ns - stamp_ns) * 1e-6, 1) for name, stamp_ns in stamps.items()}
+        values |= {f"arrival_delay_ms.{name}": round(ns * 1e-6, 1) for name, ns in delays_ns.items()}
+        return fault, values
+
+    def _take(self, sensor: str, what: str, stamp_ns: int, now_ns: int, insert: Callable[[], bool]) -> None:
+        """Judge a message's stamp, then keep it."""
+        try:
+            with self._lock:
+                self._follow("messages", now_ns)
+                fault = self._stamps.judge(sensor, what, stamp_ns, now_ns)
+                if fault is None and not insert():
+                    text = f"two messages of {what} are stamped {stamp_ns} ns; does more than one publisher send them?"
+                    fault = ObservationReason.DUPLICATE_STAMP, text
+            if fault is not None:
+                raise ObservationRefused(*fault)
+        except ObservationRefused as error:
+            self._count_and_raise(error)
+
+    def _follow(self, reader: str, now_ns: int) -> None:
+        if self._stamps.fell_back(reader, now_ns):
+            self._refused[ObservationReason.CLOCK_JUMP] += 1
+            self._forget_all()
+            self._prompts = [(min(prompt_ns, now_ns), text) for prompt_ns, text in self._prompts[-1:]]
 
     def _check_prompt(self, text: str) -> None:
         if not text.strip():
@@ -249,30 +226,37 @@ class ObservationAssembler:
         return known[-1]
 
     def _joints_at(self, t_ns: int) -> Float32Array:
-        sample = self._joints.at(t_ns)
-        if sample is None:
-            raise ObservationRefused(
-                ObservationReason.NO_JOINTS, "no joint state as old as the tick; is its topic connected?"
-            )
-        age_s, limit_s = (t_ns - sample.stamp_ns) * _S, self.limits.joint_stale_s
-        if age_s > limit_s:
-            text = f"the newest joint state is {age_s:.3f} s old, joint_stale_s is {limit_s:g}"
-            raise ObservationRefused(ObservationReason.STALE_JOINTS, text)
-        return sample.value
+        return self._fresh(self._joints.at(t_ns), t_ns)
+
+    def _fresh(self, joints: Joints, t_ns: int) -> Float32Array:
+        if missing := self._named(joints.stamps_ns == 0):
+            heard = f" A joint state names {list(self._others)}." if self._others else ""
+            text = f"no joint state of {missing} is as old as the tick; is its topic connected?{heard}"
+            raise ObservationRefused(ObservationReason.NO_JOINTS, text + self._stamps.last_words("joints"))
+        age_s, limit_s = (t_ns - joints.stamps_ns) * _S, self.limits.joint_stale_s
+        if stale := self._named(age_s > limit_s):
+            text = f"the newest joint state of {stale} is {age_s.max():.3f} s old, joint_stale_s is {limit_s:g}"
+            raise ObservationRefused(ObservationReason.STALE_JOINTS, text + self._stamps.last_words("joints"))
+        return joints.position
+
+    def _named(self, chosen: NDArray[np.bool_]) -> list[str]:
+        return [name for name, wanted in zip(self.joint_names, chosen, strict=True) if wanted]
 
     def _image_at(self, camera: str, t_ns: int) -> UInt8Array:
         sample = self._images[camera].at(t_ns)
         if sample is None:
             text = f"camera {camera!r} has sent no image as old as the tick; is its topic connected?"
-            raise ObservationRefused(ObservationReason.NO_IMAGE, text)
+            raise ObservationRefused(ObservationReason.NO_IMAGE, text + self._stamps.last_words(camera))
         age_s, limit_s = (t_ns - sample.stamp_ns) * _S, self.limits.image_stale_s
         if age_s > limit_s:
             text = f"the newest image of camera {camera!r} is {age_s:.3f} s old, image_stale_s is {limit_s:g}"
-            raise ObservationRefused(ObservationReason.STALE_IMAGE, text)
-        same_s = (sample.stamp_ns - sample.same_since_ns) * _S
-        if same_s > self.limits.frozen_s:
-            text = f"camera {camera!r} sends the same pixels since {same_s:.3f} s, frozen_s is {self.limits.frozen_s:g}"
-            raise ObservationRefused(ObservationReason.FROZEN_IMAGE, text)
+            raise ObservationRefused(ObservationReason.STALE_IMAGE, text + self._stamps.last_words(camera))
+        # still the same that long after a motion, not merely since long: without noise a scene at rest looks the same
+        if self._frozen_ns and self._joints.moved_ns(sample.stamp_ns - self._frozen_ns) > sample.since_ns:
+            same_s = (sample.stamp_ns - sample.since_ns) * _S
+            text = f"camera {camera!r} sends the same pixels since {same_s:.3f} s, though a joint has moved; "
+            hint = f"frozen_s is {self.limits.frozen_s:g} (0 switches this off, for a camera that sees no motion)"
+            raise ObservationRefused(ObservationReason.FROZEN_IMAGE, text + hint)
         return sample.value
 
     def _count_and_raise(self, error: MessageRefused | ObservationRefused) -> NoReturn:

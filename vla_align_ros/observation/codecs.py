@@ -45,9 +45,12 @@ class StampedImage:
 
 @dataclass(frozen=True)
 class StampedJoints:
-    """position: (S,) float32 rad in the model's joint order, finite. stamp_ns: header.stamp."""
+    """names: every joint in the message. columns: which of the model's joints are among them, rising; none is possible,
+    and then stamp_ns is 0. position: theirs, float32 rad, finite, read-only. stamp_ns: header.stamp."""
 
     stamp_ns: int
+    names: tuple[str, ...]
+    columns: tuple[int, ...]
     position: Float32Array
 
 
@@ -70,13 +73,19 @@ def decode_image(raw: RawMessage, msgtype: str) -> StampedImage:
 
 
 def decode_joint_state(raw: RawMessage, joint_names: Sequence[str]) -> StampedJoints:
-    """The positions of `joint_names`, found by name; joints that the model does not have (a gripper) are ignored.
+    """The positions of those of `joint_names` that are in the message, found by name. Joints that the model does not
+    have are ignored, whatever their numbers are, and so are velocity and effort.
 
-    Raises MessageRefused: malformed, bad_stamp, empty_position, length_mismatch, missing_joint, duplicate_joint,
-    non_finite.
+    Raises MessageRefused: malformed, and for a message with a joint of the model bad_stamp, empty_position,
+    length_mismatch, duplicate_joint, non_finite.
     """
     message = _deserialise(raw, ros.sensor_msgs__msg__JointState)
+    place = {name: index for index, name in enumerate(message.name)}
+    columns = tuple(column for column, name in enumerate(joint_names) if name in place)
+    if not columns and message.name:
+        return StampedJoints(0, tuple(message.name), (), np.zeros(0, np.float32))
     stamp_ns = _stamp_ns(message.header)
+    names = [joint_names[column] for column in columns]
     if len(message.position) == 0:
         raise MessageRefused(
             MessageReason.EMPTY_POSITION, f"a joint state with {len(message.name)} names and no position"
@@ -84,12 +93,15 @@ def decode_joint_state(raw: RawMessage, joint_names: Sequence[str]) -> StampedJo
     if len(message.position) != len(message.name):
         text = f"expected one position a name, got {len(message.position)} positions and {len(message.name)} names"
         raise MessageRefused(MessageReason.LENGTH_MISMATCH, text)
+    if twice := [name for name in names if message.name.count(name) > 1]:
+        raise MessageRefused(MessageReason.DUPLICATE_JOINT, f"{twice} more than once in {list(message.name)}")
     with np.errstate(over="ignore"):  # a float64 beyond float32 becomes inf, refused below
-        position = message.position[_columns(message.name, joint_names)].astype(np.float32)
+        position = message.position[[place[name] for name in names]].astype(np.float32)
     if not np.isfinite(position).all():
-        wrong = [name for name, value in zip(joint_names, position, strict=True) if not np.isfinite(value)]
+        wrong = [name for name, value in zip(names, position, strict=True) if not np.isfinite(value)]
         raise MessageRefused(MessageReason.NON_FINITE, f"the position of {wrong} is NaN or infinite")
-    return StampedJoints(stamp_ns, position)
+    position.flags.writeable = False
+    return StampedJoints(stamp_ns, tuple(message.name), columns, position)
 
 
 def decode_string(raw: RawMessage) -> str:

@@ -17,7 +17,7 @@ class MessageReason(Enum):
     WRONG_SIZE = "wrong_size"  # An image with more or fewer bytes than step * height.
     TORN_IMAGE = "torn_image"  # A JPEG or PNG of which a part is missing.
     UNDECODABLE = "undecodable"  # A compressed image that is no JPEG or PNG.
-    MISSING_JOINT = "missing_joint"  # A joint of the model is not in the message.
+    MISSING_JOINT = "missing_joint"  # A trajectory lacks a joint of the model.
     UNKNOWN_JOINT = "unknown_joint"  # A trajectory moves a joint that the model does not have.
     DUPLICATE_JOINT = "duplicate_joint"  # A joint of the model is in the message twice.
     EMPTY_POSITION = "empty_position"  # A joint state, or a point of a trajectory, without positions.

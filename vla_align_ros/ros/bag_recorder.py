@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import InvalidTopicNameException
 from rclpy.expand_topic_name import expand_topic_name
 from rclpy.node import Node
@@ -26,7 +25,8 @@ from vla_align_ros.experience.recorder import BagRecorder, RecorderError
 from vla_align_ros.params import ParameterError, RecorderParams
 from vla_align_ros.ros import process
 from vla_align_ros.ros.parameters import NodeParameters
-from vla_align_ros.ros.sensors import LATCHED_QOS, WARN_EVERY_S
+from vla_align_ros.ros.sensors import LATCHED_QOS
+from vla_align_ros.ros.steady import STEADY, THROTTLED
 
 NAME = "bag_recorder"
 DEPTH = 100
@@ -101,7 +101,7 @@ class BagRecorderNode(Node):
             self.create_subscription(
                 topic.message_class, name, lambda raw, name=name: self._write(name, raw), topic.qos, raw=True
             )
-        self.create_timer(REPORT_PERIOD_S, self._report, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self.create_timer(REPORT_PERIOD_S, self._report, clock=STEADY)
         self.get_logger().info(f"recording {len(resolved)} topics to {path.absolute()}")
 
     def finish(self) -> None:
@@ -117,7 +117,7 @@ class BagRecorderNode(Node):
             self._bag.write(topic, raw, self.get_clock().now().nanoseconds)
             self._counts[topic] += 1
         except (RecorderError, OSError) as error:  # a full disk must not end the node: there may be room again
-            self.get_logger().error(f"{topic}: not recorded: {error}", throttle_duration_sec=WARN_EVERY_S)
+            self.get_logger().error(f"{topic}: not recorded: {error}", **THROTTLED)
 
     def _report(self) -> None:
         self._recorded_publisher.publish(String(data=json.dumps(self._counts)))

@@ -19,6 +19,7 @@ from vla_align_ros.policy.config import load_model_config
 from vla_align_ros.ros.lifecycle import SafeLifecycleNode
 from vla_align_ros.ros.parameters import NodeParameters
 from vla_align_ros.ros.sensors import LATCHED_QOS
+from vla_align_ros.ros.steady import STEADY, THROTTLED
 from vla_align_ros.zoo import default_store, find_model
 
 NAME = "checkpoint_manager"
@@ -40,7 +41,7 @@ class CheckpointManager(SafeLifecycleNode):
             ("list", self._list),
         ):
             self.create_service(Trigger, f"~/{name}", lambda request, response, work=work: self._serve(work, response))
-        self.create_timer(self._settings.values.poll_period_s, self._poll)
+        self.create_timer(self._settings.values.poll_period_s, self._poll, clock=STEADY)
 
     def configure(self) -> None:
         """Open the store and verify every version in it."""
@@ -67,7 +68,7 @@ class CheckpointManager(SafeLifecycleNode):
             try:
                 version = self._store.active()
             except StoreError as error:
-                self.get_logger().error(str(error), throttle_duration_sec=5.0)
+                self.get_logger().error(str(error), **THROTTLED)
                 return
             if version is not None and version.name != self._announced:
                 self._announce(self._store, version)

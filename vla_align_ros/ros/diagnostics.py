@@ -32,11 +32,19 @@ class Health:
 
 
 def build(
-    name: str, runtime: Runtime, health: Health, active: bool, deaf: Sequence[str], waiting: str
+    name: str,
+    runtime: Runtime,
+    health: Health,
+    active: bool,
+    now_ns: int,
+    clock_problem: str,
+    deaf: Sequence[str],
+    waiting: str,
 ) -> DiagnosticArray:
     """All statuses of one policy. The stamp is left to the publisher.
 
-    deaf: why messages do not arrive, a sentence each. waiting: why periodic alignment cannot begin.
+    now_ns: ROS time. clock_problem: what is wrong with it. deaf: why messages do not arrive, a sentence each. waiting:
+    why periodic alignment cannot begin.
     """
     controller, assembler, builder = runtime.controller, runtime.assembler, runtime.builder
     latencies = np.array(health.latencies_ms or [0.0])
@@ -47,8 +55,10 @@ def build(
         "queue_ran_empty": controller.queue.ran_dry,
         "late_chunks": controller.late,
     }
-    level = WARN if active and health.problem else OK
-    message = health.problem or ("running" if active else "inactive")
+    stamp_problem, ages = assembler.diagnose(now_ns)
+    problem = clock_problem or stamp_problem or (health.problem if active else "")
+    level = WARN if problem else OK
+    message = problem or ("running" if active else "inactive")
     experience = {"buffer": len(runtime.buffer), "total": runtime.buffer.total_added, **_counts(builder.skipped)}
     alignment = {**health.aligns, "last": health.last_align, "token_version": runtime.version_name}
     aligned = runtime.policy.align_problem or waiting or health.last_align
@@ -56,7 +66,11 @@ def build(
         status=[
             _status(name, "inference", level, message, inference | _counts(controller.refused)),
             _status(
-                name, "observation", WARN if deaf else level, "; ".join([message, *deaf]), _counts(assembler.refused)
+                name,
+                "observation",
+                WARN if deaf else level,
+                "; ".join([message, *deaf]),
+                ages | _counts(assembler.refused),
             ),
             _status(name, "experience", OK, f"{len(runtime.buffer)} experiences", experience),
             _status(name, "alignment", WARN if waiting else OK, aligned, alignment),
@@ -64,9 +78,10 @@ def build(
     )
 
 
-def build_unconfigured(name: str, state: str) -> DiagnosticArray:
+def build_unconfigured(name: str, state: str, clock_problem: str) -> DiagnosticArray:
     """What there is to say without a model."""
-    return DiagnosticArray(status=[_status(name, "inference", WARN, f"{state}: no model is loaded", {})])
+    message = "; ".join(filter(None, [f"{state}: no model is loaded", clock_problem]))
+    return DiagnosticArray(status=[_status(name, "inference", WARN, message, {})])
 
 
 def _counts(counter: Mapping[Enum, int]) -> dict[str, int]:

@@ -13,8 +13,8 @@ from rclpy.topic_endpoint_info import TopicEndpointInfo
 
 from vla_align_ros.observation.assemble import ObservationRefused
 from vla_align_ros.observation.codecs import MessageRefused
+from vla_align_ros.ros.steady import THROTTLED
 
-WARN_EVERY_S = 5.0
 REMEMBERED = 16  # messages, to know one again that came through another subscription
 
 
@@ -92,7 +92,7 @@ class Input:
         try:
             self._receive(raw, self._kind, info["source_timestamp"])
         except (MessageRefused, ObservationRefused) as refused:
-            self._node.get_logger().warning(f"{self.topic}: {refused}", throttle_duration_sec=WARN_EVERY_S)
+            self._node.get_logger().warning(f"{self.topic}: {refused}", **THROTTLED)
 
     def _problems(self, publishers: Sequence[TopicEndpointInfo], came: bool) -> list[str]:
         if not publishers:

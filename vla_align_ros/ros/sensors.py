@@ -8,7 +8,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 
-from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image, JointState
@@ -16,8 +15,8 @@ from std_msgs.msg import String
 
 from vla_align_ros.observation.assemble import ObservationAssembler
 from vla_align_ros.observation.codecs import COMPRESSED_IMAGE, IMAGE, JOINT_STATE, STRING
-from vla_align_ros.ros.inputs import WARN_EVERY_S as WARN_EVERY_S
 from vla_align_ros.ros.inputs import Input
+from vla_align_ros.ros.steady import STEADY
 
 SENSOR_QOS = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
 LATCHED_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -35,7 +34,7 @@ class SensorNode(Node):
         self._policy_name = policy_name
         self._inputs: list[Input] = []
         self._lock = threading.Lock()  # lifecycle transitions come from another thread
-        self.create_timer(LOOK_EVERY_S, self._look, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self.create_timer(LOOK_EVERY_S, self._look, clock=STEADY)
 
     @property
     def problems(self) -> list[str]:
@@ -45,17 +44,20 @@ class SensorNode(Node):
     def connect(self, assembler: ObservationAssembler, camera_topics: Mapping[str, str]) -> None:
         """Subscribe cameras (Image or CompressedImage, as they are published), joints and prompt; feed `assembler`."""
 
+        def now_ns() -> int:
+            return int(self.get_clock().now().nanoseconds)
+
         def push_joints(raw: bytes, msgtype: str, sent_ns: int) -> None:
-            assembler.push_joints(raw)
+            assembler.push_joints(raw, now_ns())
 
         def push_prompt(raw: bytes, msgtype: str, sent_ns: int) -> None:
-            assembler.push_prompt(raw, self.get_clock().now().nanoseconds)
+            assembler.push_prompt(raw, now_ns())
 
         with self._lock:
             for camera, topic in camera_topics.items():
 
                 def push_image(raw: bytes, msgtype: str, sent_ns: int, camera: str = camera) -> None:
-                    assembler.push_image(camera, raw, msgtype)
+                    assembler.push_image(camera, raw, msgtype, now_ns())
 
                 self._inputs.append(Input(self, f"camera {camera}", topic, CAMERA_TYPES, [SENSOR_QOS], push_image))
             joints = {JOINT_STATE: JointState}

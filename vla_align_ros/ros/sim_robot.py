@@ -22,7 +22,8 @@ from vla_align_ros.observation.codecs import IMAGE, JOINT_STATE, STRING, Message
 from vla_align_ros.params import SimParams
 from vla_align_ros.ros import process
 from vla_align_ros.ros.parameters import NodeParameters
-from vla_align_ros.ros.sensors import LATCHED_QOS, SENSOR_QOS, WARN_EVERY_S
+from vla_align_ros.ros.sensors import LATCHED_QOS, SENSOR_QOS
+from vla_align_ros.ros.steady import STEADY, THROTTLED
 from vla_align_ros.sim.robot import CHUNK_TOPIC, PROMPT_TOPIC, TOPICS, SimMessage, make_robot
 
 NAME = "sim_robot"
@@ -45,7 +46,7 @@ class SimRobot(Node):
         self._publish(self._robot.prompt_message())
         self._clock_publisher = self.create_publisher(ClockMessage, "/clock", 10) if params.publish_clock else None
         self.create_subscription(JointTrajectory, CHUNK_TOPIC, self._receive, RELIABLE_QOS, raw=True)
-        self.create_timer(POLL_S, self._catch_up, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self.create_timer(POLL_S, self._catch_up, clock=STEADY)
         self.get_logger().info(f"arm {params.embodiment_seed}, {params.rate:g} simulated seconds a second")
 
     def _publisher(self, topic: str) -> Publisher:
@@ -57,11 +58,12 @@ class SimRobot(Node):
         """Advance the robot to now and publish what it sent."""
         elapsed_ns = self._wall.now().nanoseconds - self._start_ns
         now_ns = self._start_ns + round(elapsed_ns * self._rate)
-        for message in self._robot.advance(now_ns):
-            self._publish(message)
-        if self._clock_publisher is not None:
+        sent = self._robot.advance(now_ns)
+        if self._clock_publisher is not None:  # before the messages, which are not stamped ahead of it then
             seconds, nanoseconds = divmod(self._robot.now_ns, 1_000_000_000)
             self._clock_publisher.publish(ClockMessage(clock=Time(sec=seconds, nanosec=nanoseconds)))
+        for message in sent:
+            self._publish(message)
 
     def _publish(self, message: SimMessage) -> None:
         self._own_publishers[message.topic].publish(message.raw)
@@ -71,7 +73,7 @@ class SimRobot(Node):
         try:
             self._robot.receive(raw)
         except MessageRefused as refused:
-            self.get_logger().warning(f"trajectory not executed: {refused}", throttle_duration_sec=WARN_EVERY_S)
+            self.get_logger().warning(f"trajectory not executed: {refused}", **THROTTLED)
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.callback_groups import ReentrantCallbackGroup
-from rclpy.qos import qos_profile_system_default
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.task import Future
 from std_msgs.msg import Float64, String
 from std_srvs.srv import Trigger
@@ -28,12 +28,14 @@ from vla_align_ros.alignment.waiting import AlignmentWait, left_out_sentence
 from vla_align_ros.checkpoint.manifest import StoreError
 from vla_align_ros.observation.assemble import ObservationRefused
 from vla_align_ros.observation.codecs import MessageRefused, encode_trajectory
+from vla_align_ros.observation.stamps import ClockWatch
 from vla_align_ros.params import AlignParams, ManagerParams, PolicyParams
 from vla_align_ros.policy import load_policy
 from vla_align_ros.ros.diagnostics import Health, build, build_unconfigured
 from vla_align_ros.ros.lifecycle import SafeLifecycleNode
 from vla_align_ros.ros.parameters import NodeParameters
-from vla_align_ros.ros.sensors import LATCHED_QOS, WARN_EVERY_S, SensorNode
+from vla_align_ros.ros.sensors import LATCHED_QOS, SensorNode
+from vla_align_ros.ros.steady import STEADY, THROTTLED
 from vla_align_ros.runtime import Runtime, make_runtime
 from vla_align_ros.worker import Worker
 from vla_align_ros.zoo import find_model
@@ -41,6 +43,9 @@ from vla_align_ros.zoo import find_model
 NAME = "vla_policy"
 CONTROL_POLL_S = 0.01  # how often a new control tick is looked for
 SAY_WAITING_EVERY_S = 60.0
+# The newest command only, and to nobody who comes later. DDS's own default for a publisher is transient local: an old
+# motion would be carried out by a controller that starts.
+COMMAND_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.VOLATILE)
 STOP_TIMEOUT_S = 1.0  # an alignment stops after a gradient step; a process that ends does not wait longer for it
 CURVES = (
     "align/loss/perception",
@@ -68,11 +73,12 @@ class VlaPolicy(SafeLifecycleNode):
         self._inference: Worker | None = None
         self._alignment: Worker | None = None
         self._health = Health()
-        self._last_align_ns = 0
+        self._clock_watch = ClockWatch()
+        self._last_align_s = -float("inf")  # steady
         self._total_at_align = 0
         self._wait = AlignmentWait(time.monotonic(), {})
         self._wire = threading.Lock()  # no chunk may go out behind the hold
-        self._chunks = self.create_lifecycle_publisher(JointTrajectory, "~/action_chunk", qos_profile_system_default)
+        self._chunks = self.create_lifecycle_publisher(JointTrajectory, "~/action_chunk", COMMAND_QOS)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._reports = self.create_publisher(String, "~/align/report", LATCHED_QOS)
         self._curves = {name: self.create_publisher(Float64, f"~/{name}", 10) for name in CURVES}
@@ -81,9 +87,9 @@ class VlaPolicy(SafeLifecycleNode):
         self.create_service(Trigger, "~/reset_e_token", self._reset_e_token)
         self.create_service(Trigger, "~/clear_buffer", self._clear_buffer)
         self.create_subscription(String, "checkpoint_manager/active", self._version_announced, LATCHED_QOS)
-        self.create_timer(CONTROL_POLL_S, self._control)
-        self.create_timer(0.2, self._take_experience)
-        self.create_timer(1.0, self._report_health)
+        self.create_timer(CONTROL_POLL_S, self._control, clock=STEADY)
+        self.create_timer(0.2, self._take_experience, clock=STEADY)
+        self.create_timer(1.0, self._report_health, clock=STEADY)
 
     # --- lifecycle ---
 
@@ -94,7 +100,7 @@ class VlaPolicy(SafeLifecycleNode):
         self._settings.recommend(asdict(policy.config.recommended))
         self._runtime = runtime = make_runtime(policy, self._settings.values, ManagerParams().keep_versions)
         self._health = Health()
-        self._last_align_ns = self._total_at_align = 0
+        self._last_align_s, self._total_at_align = -float("inf"), 0
         self._inference = Worker("inference", self._job_failed)
         self._alignment = Worker("alignment", self._job_failed)
         policy.warm_up(self._settings.values.num_steps)
@@ -112,9 +118,10 @@ class VlaPolicy(SafeLifecycleNode):
         """Publish one hold at the measured position."""
         if self._runtime is not None:
             with self._wire:
-                hold = self._runtime.controller.hold(self.get_clock().now().nanoseconds)
-                if hold is not None:
-                    self._publish(hold)
+                try:
+                    self._publish(self._runtime.controller.hold(self._now_ns()))
+                except ObservationRefused as refused:
+                    self.get_logger().warning(f"no hold, the last chunk ends at rest by itself: {refused}")
 
     def cleanup(self) -> None:
         """Stop the workers and free the model."""
@@ -131,7 +138,8 @@ class VlaPolicy(SafeLifecycleNode):
         runtime, worker = self._runtime, self._inference
         if not self.active or runtime is None or worker is None or worker.busy:
             return
-        tick_ns = runtime.controller.tick(self.get_clock().now().nanoseconds)
+        now_ns = self._now_ns()
+        tick_ns = runtime.controller.tick(now_ns) if now_ns > 0 else None
         if tick_ns is not None:
             worker.submit(lambda: self._infer(runtime, tick_ns))
 
@@ -139,16 +147,16 @@ class VlaPolicy(SafeLifecycleNode):
         """In the inference thread."""
         params = self._settings.values
         try:
-            published = runtime.controller.make(tick_ns, params.num_steps, params.exploration_fraction)
+            published = runtime.controller.make(tick_ns, params.num_steps, params.exploration_fraction, self._now_ns)
         except (ObservationRefused, ChunkRefused) as refused:
             self._health.problem = str(refused)
-            self.get_logger().warning(f"no chunk: {refused}", throttle_duration_sec=WARN_EVERY_S)
+            self.get_logger().warning(f"no chunk: {refused}", **THROTTLED)
             return
         with self._wire:
             if runtime is not self._runtime or not self.active:
                 return
             self._publish(published.trajectory)
-            now_ns = self.get_clock().now().nanoseconds
+            now_ns = self._now_ns()
             runtime.controller.sent(published, now_ns)
         latency_ms = (now_ns - tick_ns) * 1e-6
         self._health.chunk_sent(latency_ms)
@@ -160,13 +168,13 @@ class VlaPolicy(SafeLifecycleNode):
         self._chunks.publish(raw)
         if self._runtime is not None:
             try:
-                self._runtime.builder.push_command(raw, self.get_clock().now().nanoseconds)
+                self._runtime.builder.push_command(raw, self._now_ns())
             except MessageRefused as refused:
-                self.get_logger().warning(f"no experience: {refused}", throttle_duration_sec=WARN_EVERY_S)
+                self.get_logger().warning(f"no experience: {refused}", **THROTTLED)
 
     def _take_experience(self) -> None:
         if self._runtime is not None:
-            self._runtime.take_experience(self.get_clock().now().nanoseconds)
+            self._runtime.take_experience(self._now_ns())
 
     # --- alignment ---
 
@@ -174,10 +182,10 @@ class VlaPolicy(SafeLifecycleNode):
         return self._settings.values.align
 
     def _periodic_align(self, runtime: Runtime, worker: Worker) -> None:
-        params, now_ns = self._align_params(), self.get_clock().now().nanoseconds
+        params = self._align_params()
         if params.align_frequency_hz <= 0 or worker.busy or runtime.policy.align_problem:
             return
-        due = now_ns - self._last_align_ns >= 1e9 / params.align_frequency_hz
+        due = time.monotonic() - self._last_align_s >= 1.0 / params.align_frequency_hz
         if due and runtime.buffer.total_added - self._total_at_align >= params.align_min_experiences:
             worker.submit(lambda: self._align(runtime))
 
@@ -193,12 +201,12 @@ class VlaPolicy(SafeLifecycleNode):
         new = runtime.buffer.total_added - self._total_at_align
         why = self._wait.problem(time.monotonic(), new, runtime.builder.skipped, params.align, pace_s)
         if why:
-            self.get_logger().warning(why, throttle_duration_sec=SAY_WAITING_EVERY_S)
+            self.get_logger().warning(why, throttle_duration_sec=SAY_WAITING_EVERY_S, throttle_time_source_type=STEADY)
         return why
 
     def _align(self, runtime: Runtime) -> AlignReport:
         """In the alignment thread."""
-        self._last_align_ns = self.get_clock().now().nanoseconds
+        self._last_align_s = time.monotonic()
         self._total_at_align = runtime.buffer.total_added
         self._wait_from_now(runtime)
         self._health.aligns["attempted"] += 1
@@ -283,16 +291,25 @@ class VlaPolicy(SafeLifecycleNode):
 
     # --- health ---
 
+    def _now_ns(self) -> int:
+        """ROS time; 0 before the first /clock."""
+        return int(self.get_clock().now().nanoseconds)
+
     def _report_health(self) -> None:
         runtime, worker = self._runtime, self._alignment
+        now_ns = self._now_ns()
+        if clock_problem := self._clock_watch.problem(now_ns, time.monotonic()):
+            self.get_logger().warning(clock_problem, **THROTTLED)
         if runtime is None or worker is None:
-            message = build_unconfigured(self.get_name(), self.state_label)
+            message = build_unconfigured(self.get_name(), self.state_label, clock_problem)
         else:
             message = build(
                 self.get_name(),
                 runtime,
                 self._health,
                 self.active,
+                now_ns,
+                clock_problem,
                 self._sensors.problems,
                 self._why_waiting(runtime, worker),
             )

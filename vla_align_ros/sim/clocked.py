@@ -63,26 +63,30 @@ def run_clocked(
     period_ns, latency_ns = controller.period_ns, round(latency_s * 1e9)
     end_ns = robot.now_ns + round(seconds * 1e9)
     first_episode, chunks = len(robot.episodes), 0
+
+    def made() -> int:
+        """Time goes on while a chunk is made."""
+        now_ns = min(robot.now_ns + latency_ns, end_ns)
+        _feed(assembler, robot.advance(now_ns), tap)
+        return now_ns
+
     _feed(assembler, [robot.prompt_message()], tap)
     tick_ns = -(-robot.now_ns // period_ns) * period_ns
     while tick_ns < end_ns:
         _feed(assembler, robot.advance(tick_ns), tap)
-        now_ns = tick_ns
-        if controller.tick(now_ns) is not None:
+        if controller.tick(tick_ns) is not None:
             try:
-                published = controller.make(tick_ns, policy.config.recommended.num_steps, exploration_fraction=0.0)
+                published = controller.make(tick_ns, policy.config.recommended.num_steps, 0.0, made)
             except (ObservationRefused, ChunkRefused) as error:
                 refused[error.reason] += 1
             else:
-                now_ns = min(tick_ns + latency_ns, end_ns)
-                _feed(assembler, robot.advance(now_ns), tap)
                 sent = SimMessage(CHUNK_TOPIC, tick_ns, encode_trajectory(published.trajectory))
                 arrived = sent if tap is None else tap(sent)
                 if arrived is not None:
                     robot.receive(arrived.raw)
-                controller.sent(published, now_ns)
+                controller.sent(published, robot.now_ns)
                 chunks += 1
-        tick_ns = now_ns // period_ns * period_ns + period_ns
+        tick_ns = robot.now_ns // period_ns * period_ns + period_ns
     _feed(assembler, robot.advance(end_ns), tap)
     return ClockedRun(robot.distance_m(), tuple(robot.episodes[first_episode:]), chunks, controller.late, refused)
 
@@ -95,9 +99,9 @@ def _feed(assembler: ObservationAssembler, messages: list[SimMessage], tap: Tap 
             continue
         try:
             if arrived.topic in _CAMERA_OF:
-                assembler.push_image(_CAMERA_OF[arrived.topic], arrived.raw, IMAGE)
+                assembler.push_image(_CAMERA_OF[arrived.topic], arrived.raw, IMAGE, message.stamp_ns)
             elif TOPICS[arrived.topic] == JOINT_STATE:
-                assembler.push_joints(arrived.raw)
+                assembler.push_joints(arrived.raw, message.stamp_ns)
             elif arrived.topic == PROMPT_TOPIC:
                 assembler.push_prompt(arrived.raw, arrived.stamp_ns)
         except (MessageRefused, ObservationRefused):
