@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vla_align_ros.action.controller import Controller
+from vla_align_ros.action.controller import Controller, Published
 from vla_align_ros.action.limits import ChunkLimits, ChunkReason, ChunkRefused, check_chunk
 from vla_align_ros.observation.assemble import (
     AssemblerLimits,
@@ -44,12 +44,25 @@ class FakePolicy:
 
 def make_assembler(*ticks: int, position: tuple[float, float] = (0.1, 0.2)) -> ObservationAssembler:
     """One that can observe at `ticks`."""
-    assembler = ObservationAssembler(("shoulder", "elbow"), ("front",), 8, AssemblerLimits(0.05, 0.05, 9.0, 10.0), str)
+    assembler = ObservationAssembler(
+        ("shoulder", "elbow"), ("front",), 8, AssemblerLimits(0.05, 0.05, 0.0, 10.0, 0.2), str
+    )
     assembler.push_prompt("go", 0)
     for tick in ticks:
-        assembler.push_joints(encode_joint_state(("shoulder", "elbow"), np.array(position), tick))
-        assembler.push_image("front", encode_image(np.full((8, 8, 3), tick % 251, np.uint8), tick), IMAGE)
+        move(assembler, tick, position)
+        assembler.push_image("front", encode_image(np.full((8, 8, 3), tick % 251, np.uint8), tick), IMAGE, tick)
     return assembler
+
+
+def move(assembler: ObservationAssembler, stamp_ns: int, position: tuple[float, float]) -> None:
+    assembler.push_joints(encode_joint_state(("shoulder", "elbow"), np.array(position), stamp_ns), stamp_ns)
+
+
+def make(
+    controller: Controller, tick_ns: int, num_steps: int = 10, exploration: float = 0.0, now_ns: int | None = None
+) -> Published:
+    """A chunk that is done at `now_ns`, by default at once."""
+    return controller.make(tick_ns, num_steps, exploration, lambda: tick_ns if now_ns is None else now_ns)
 
 
 def make_controller(policy: FakePolicy | None = None, *ticks: int, seed: int = 0) -> Controller:
@@ -57,7 +70,7 @@ def make_controller(policy: FakePolicy | None = None, *ticks: int, seed: int = 0
 
 
 def send(controller: Controller, tick_ns: int, latency_ns: int = 10_000_000) -> None:
-    controller.sent(controller.make(tick_ns, 10, 0.0), tick_ns + latency_ns)
+    controller.sent(make(controller, tick_ns), tick_ns + latency_ns)
 
 
 # --- when ---
@@ -81,11 +94,42 @@ def test_chunk_is_due_when_the_actions_to_execute_are_used_up() -> None:
     assert due == [False] * (EXECUTE - 1) + [True] * EXECUTE
 
 
-def test_clock_that_jumps_back_is_followed() -> None:
-    controller = make_controller()
-    assert controller.tick(T) == T
-    assert controller.tick(T - PERIOD_NS) is None, "a small step back: that tick is over"
-    assert controller.tick(T - 100 * PERIOD_NS) == T - 100 * PERIOD_NS
+@pytest.mark.parametrize("ticks_back", [1, 5, 25, 1000])
+def test_clock_that_falls_back_silences_nothing(ticks_back: int) -> None:
+    """The queue holds chunks for every tick until the clock has passed its old reading."""
+    ticks = [T + k * EXECUTE * PERIOD_NS for k in range(8)]
+    controller = make_controller(None, *ticks)
+    for tick in ticks:
+        assert controller.tick(tick) == tick
+        send(controller, tick)
+    again = ticks[-1] - ticks_back * PERIOD_NS
+    assert controller.tick(again) == again
+    assert controller.tick(again + PERIOD_NS // 2) is None
+
+
+def test_chunk_for_a_time_to_come_is_not_sent_when_the_clock_fell_back_meanwhile() -> None:
+    controller = make_controller(None, T - 60 * 10**9, T)
+    with pytest.raises(ObservationRefused, match="the clock fell back") as refused:
+        make(controller, T, now_ns=T - 60 * 10**9)
+    assert refused.value.reason is ObservationReason.CLOCK_JUMP
+
+
+@pytest.mark.parametrize("action", ["velocity", "position", "delta_position"])
+def test_motion_that_would_begin_far_from_where_the_arm_is_now_is_refused(action: str) -> None:
+    """The observation's own state is where the arm was: a velocity chunk always begins there."""
+    controller = make_controller(FakePolicy(action, value=0.1), T)
+    assert make(controller, T, now_ns=T + 40_000_000).trajectory.stamp_ns == T
+    move(controller._assembler, T + 30_000_000, (0.1, 1.2))
+    with pytest.raises(ChunkRefused, match="elbow would begin") as refused:
+        make(controller, T, now_ns=T + 40_000_000)
+    assert refused.value.reason is ChunkReason.JUMP
+
+
+def test_joints_that_fall_silent_while_a_chunk_is_made_keep_it_back() -> None:
+    controller = make_controller(None, T)
+    with pytest.raises(ObservationRefused) as refused:
+        make(controller, T, now_ns=T + 60_000_000)
+    assert refused.value.reason is ObservationReason.STALE_JOINTS
 
 
 # --- what ---
@@ -93,7 +137,7 @@ def test_clock_that_jumps_back_is_followed() -> None:
 
 def test_trajectory_answers_the_observation_at_the_tick_and_ends_at_rest() -> None:
     policy = FakePolicy()
-    published = make_controller(policy, T).make(T, 7, 0.0)
+    published = make(make_controller(policy, T), T, 7)
     trajectory = published.trajectory
     assert policy.asked == [7]
     assert trajectory.stamp_ns == T
@@ -108,7 +152,7 @@ def test_without_an_observation_nothing_is_made_and_the_policy_is_not_asked() ->
     policy = FakePolicy()
     controller = make_controller(policy, T)
     with pytest.raises(ObservationRefused) as refused:
-        controller.make(T + PERIOD_NS, 10, 0.0)
+        make(controller, T + PERIOD_NS)
     assert refused.value.reason is ObservationReason.STALE_JOINTS
     assert not policy.asked
 
@@ -121,7 +165,7 @@ def test_chunk_out_of_limits_is_refused_and_counted(value: float, reason: ChunkR
     controller = make_controller(FakePolicy(value=value), T)
     for count in (1, 2):
         with pytest.raises(ChunkRefused) as refused:
-            controller.make(T, 10, 0.0)
+            make(controller, T)
         assert refused.value.reason is reason
         assert controller.refused == {reason: count}
 
@@ -130,7 +174,7 @@ def test_chunk_out_of_limits_is_refused_and_counted(value: float, reason: ChunkR
 @pytest.mark.parametrize("seed", range(10))
 def test_exploration_is_varied_motion_inside_the_limits_whatever_an_action_is(action: str, seed: int) -> None:
     policy = FakePolicy(action)
-    first, second = (make_controller(policy, T, seed=seed).make(T, 10, 1.0).trajectory for _ in range(2))
+    first, second = (make(make_controller(policy, T, seed=seed), T, exploration=1.0).trajectory for _ in range(2))
     assert not policy.asked
     np.testing.assert_array_equal(first.velocities, second.velocities)
     assert np.abs(first.velocities).max() <= 2.5 * (1 + 1e-6)
@@ -144,7 +188,7 @@ def test_exploration_fraction_is_the_share_of_explored_chunks() -> None:
     controller = make_controller(policy, T)
     for _ in range(400):
         try:
-            controller.make(T, 10, 0.25)
+            make(controller, T, exploration=0.25)
         except ChunkRefused:
             continue
     assert 250 < len(policy.asked) < 350
@@ -155,7 +199,7 @@ def test_explored_chunk_passes_the_same_gate(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(
         "vla_align_ros.action.controller.check_chunk", lambda *given: seen.append(given) or check_chunk(*given)
     )
-    make_controller(None, T).make(T, 10, 1.0)
+    make(make_controller(None, T), T, exploration=1.0)
     assert len(seen) == 1
 
 
@@ -183,7 +227,7 @@ def test_first_chunk_and_the_first_after_a_hold_are_not_late() -> None:
     much_later = T + 50 * PERIOD_NS
     controller = make_controller(None, T, much_later)
     send(controller, T, latency_ns=EXECUTE * PERIOD_NS)
-    controller.hold(T + PERIOD_NS)
+    controller.hold(T + PERIOD_NS // 2)
     controller.tick(much_later)
     send(controller, much_later, latency_ns=EXECUTE * PERIOD_NS)
     assert (controller.late, controller.queue.ran_dry) == (0, 0)
@@ -196,7 +240,7 @@ def test_first_chunk_after_a_refusal_is_not_late() -> None:
     assert controller.queue.command_at(T) is not None
     policy.value = 30.0
     with pytest.raises(ChunkRefused):
-        controller.make(second, 10, 0.0)
+        make(controller, second)
     policy.value = 0.5
     send(controller, third)
     assert (controller.late, controller.queue.ran_dry) == (0, 1)
@@ -207,7 +251,6 @@ def test_hold_is_one_point_at_the_newest_position_and_forgets_the_chunks() -> No
     controller.tick(T)
     send(controller, T)
     hold = controller.hold(T + PERIOD_NS // 2)
-    assert hold is not None
     np.testing.assert_allclose(hold.positions, [[0.1, 0.2]], atol=1e-7)
     assert (hold.velocities == 0).all()
     assert hold.stamp_ns == T + PERIOD_NS // 2
@@ -215,5 +258,11 @@ def test_hold_is_one_point_at_the_newest_position_and_forgets_the_chunks() -> No
     assert controller.tick(T) == T, "the tick may be used again"
 
 
-def test_hold_without_a_position_is_none() -> None:
-    assert make_controller().hold(T) is None
+def test_hold_needs_to_know_where_the_arm_is() -> None:
+    with pytest.raises(ObservationRefused, match="no_joints"):
+        make_controller().hold(T)
+    controller = make_controller(None, T)
+    send(controller, T)
+    with pytest.raises(ObservationRefused, match="stale_joints"):
+        controller.hold(T + PERIOD_NS)
+    assert controller.queue.command_at(T + PERIOD_NS) is None, "what was queued is forgotten all the same"

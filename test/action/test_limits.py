@@ -25,9 +25,11 @@ def chunk_of(actions: object, state: object = HOME) -> ActionChunk:
     return ActionChunk(np.array(actions, np.float32), np.array(state, np.float32), 0, PERIOD_NS)
 
 
-def refusal(chunk: ActionChunk, kind: ActionKind = "velocity", measured: object = HOME) -> ChunkRefused:
+def refusal(
+    chunk: ActionChunk, kind: ActionKind = "velocity", measured: object = HOME, late_ns: int = 0
+) -> ChunkRefused:
     with pytest.raises(ChunkRefused) as caught:
-        check_chunk(chunk, kind, LIMITS, np.array(measured, np.float32))
+        check_chunk(chunk, kind, LIMITS, np.array(measured, np.float32), late_ns)
     return caught.value
 
 
@@ -94,6 +96,15 @@ def test_jump_from_the_measured_position(kind: ActionKind) -> None:
     refused = refusal(chunk_of([[0, 0]], [0.5, 0]), kind, measured=[0, -0.5])
     assert refused.reason is ChunkReason.JUMP
     assert "jump_max_rad is 0.4" in str(refused)
+
+
+def test_jump_is_judged_where_a_late_chunk_would_begin() -> None:
+    chunk = chunk_of([[1, 0]] * 6)  # 0.1 rad a period
+    here = np.array([0.45, 0], np.float32)
+    check_chunk(chunk, "velocity", LIMITS, here, late_ns=4 * PERIOD_NS + PERIOD_NS // 2)
+    refused = refusal(chunk, measured=[-0.1, 0], late_ns=4 * PERIOD_NS)
+    assert refused.reason is ChunkReason.JUMP
+    assert "shoulder would begin 0.5 rad" in str(refused)
 
 
 def test_limits_that_would_let_everything_or_nothing_pass_are_refused() -> None:

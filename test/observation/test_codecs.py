@@ -185,18 +185,40 @@ def test_an_image_of_another_type_is_refused() -> None:
 
 def test_joints_are_found_by_name_and_foreign_ones_are_ignored() -> None:
     decoded = decode_joint_state(joint_message(["gripper", "elbow", "shoulder"], [np.nan, 2.0, 1.0]), NAMES)
+    assert decoded.columns == (0, 1)
     assert decoded.position.tolist() == [1.0, 2.0]
     assert decoded.position.dtype == np.float32
 
 
 @pytest.mark.parametrize(
+    ("names", "position", "columns", "expected"),
+    [
+        (["wheel", "elbow"], [np.inf, 2.0], (1,), [2.0]),
+        (["wheel", "wheel"], [1.0, 1.0], (), []),
+        (["wheel"], [], (), []),
+    ],
+    ids=["some of the joints", "none", "none, and a velocity only"],
+)
+def test_a_joint_state_may_hold_some_of_the_joints_or_none(
+    names: list[str], position: list[float], columns: tuple[int, ...], expected: list[float]
+) -> None:
+    decoded = decode_joint_state(joint_message(names, position), NAMES)
+    assert (decoded.names, decoded.columns, decoded.position.tolist()) == (tuple(names), columns, expected)
+
+
+def test_velocity_and_effort_of_a_joint_state_do_not_matter() -> None:
+    wrong = np.full(3, np.nan)
+    message = ros.sensor_msgs__msg__JointState(HEADER, list(NAMES), np.array([1.0, 2.0]), np.zeros(0), wrong)
+    assert decode_joint_state(serialised(message), NAMES).position.tolist() == [1.0, 2.0]
+
+
+@pytest.mark.parametrize(
     ("names", "position", "reason"),
     [
-        (["shoulder"], [1.0], MessageReason.MISSING_JOINT),
-        (["shoulder", "wrist"], [1.0, 2.0], MessageReason.MISSING_JOINT),
         (["shoulder", "elbow", "elbow"], [1.0, 2.0, 3.0], MessageReason.DUPLICATE_JOINT),
         (["shoulder", "elbow"], [], MessageReason.EMPTY_POSITION),
         ([], [], MessageReason.EMPTY_POSITION),
+        ([], [1.0, 2.0], MessageReason.LENGTH_MISMATCH),
         (["shoulder", "elbow"], [1.0], MessageReason.LENGTH_MISMATCH),
         (["shoulder", "elbow"], [1.0, float("nan")], MessageReason.NON_FINITE),
         (["shoulder", "elbow"], [1.0, float("-inf")], MessageReason.NON_FINITE),

@@ -26,7 +26,8 @@ class StampWatch:
     """Compares stamps with the node's clock. Not thread-safe."""
 
     def __init__(self, limits: AssemblerLimits) -> None:
-        self._limits = limits
+        self._ahead_max_ns = round(limits.stamp_ahead_max_s / _S)
+        self._history_ns = round(limits.history_s / _S)
         self._arrivals: dict[str, _Arrival] = {}
         self._read_ns: dict[str, int] = {}
 
@@ -65,11 +66,12 @@ class StampWatch:
     def _fault(self, what: str, stamp_ns: int, now_ns: int) -> tuple[ObservationReason, str] | None:
         if now_ns <= 0:
             return ObservationReason.NO_CLOCK, f"{what} cannot be used: {WAITING}"
-        ahead_s = (stamp_ns - now_ns) * _S
-        if ahead_s > self._limits.stamp_ahead_max_s:
+        ahead_ns = stamp_ns - now_ns
+        ahead_s = ahead_ns * _S
+        if ahead_ns > self._ahead_max_ns:
             text = f"{what} is stamped {ahead_s:.2f} s ahead of this node's clock: are both clocks set (chrony, PTP), "
             return ObservationReason.STAMP_AHEAD, text + "or does one side use simulation time?"
-        if -ahead_s > self._limits.history_s:
+        if -ahead_ns > self._history_ns:
             text = f"{what} is stamped {-ahead_s:.2f} s behind this node's clock, too late for any use: are both clocks"
             hint = "A replayed bag needs `ros2 bag play --clock`, and use_sim_time:=true here."
             return ObservationReason.STAMP_BEHIND, f"{text} set (chrony, PTP)? {hint}"
