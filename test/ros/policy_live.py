@@ -76,7 +76,9 @@ class Feed:
         self._publishers[JOINTS] = self._node.create_publisher(JointState, JOINTS, RELIABLE)
         self._publishers[PROMPT] = self._node.create_publisher(String, PROMPT, LATCHED)
         self.say(self._robot.prompt)
-        self._node.create_subscription(JointTrajectory, CHUNK_TOPIC, self._robot.receive, RELIABLE, raw=True)
+        self._node.create_subscription(
+            JointTrajectory, CHUNK_TOPIC, lambda raw: self._robot.receive(raw), RELIABLE, raw=True
+        )
         self._node.create_timer(0.02, self._send)
 
     def say(self, prompt: str) -> None:
