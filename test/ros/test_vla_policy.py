@@ -166,9 +166,6 @@ BAD_IMAGES = {
     "malformed": cut_off,
 }
 BAD_JOINTS = {
-    "missing_joint": in_turn(
-        joints_with(name=["shoulder"], position=np.zeros(1)), joints_with(name=["shoulder", "wrist"])
-    ),
     "duplicate_joint": joints_with(name=["shoulder", "elbow", "elbow"], position=np.zeros(3)),
     "non_finite": joints_with(position=np.array([0.1, np.nan])),
     "empty_position": joints_with(position=np.zeros(0)),
