@@ -26,7 +26,8 @@ ADVICE: Final = {  # by the value of a reason; what is not here is a bad message
     "stale_joints": "joint states come late or with old stamps: see status `observation`",
     "no_image": "a camera sends nothing that can be used: see status `observation`",
     "stale_image": "a camera's images come late or with old stamps: see status `observation`",
-    "frozen_image": "a camera sends the same picture again and again: restart it",
+    "frozen_image": "a camera sends the same picture while the arm moves: restart it, or set frozen_s to 0 where it "
+    "sees no motion",
 }
 OTHER_ADVICE: Final = "see the log, and the counters of status `observation`"
 NOTHING_ADVICE: Final = "no command was in force: is the node active, and do chunks go out (status `inference`)?"

@@ -27,9 +27,9 @@ from vla_align_ros.observation.codecs import (
     decode_joint_state,
     decode_string,
 )
-from vla_align_ros.observation.reasons import AssemblerLimits, ObservationReason, ObservationRefused
+from vla_align_ros.observation.refusal import ObservationReason, ObservationRefused
 from vla_align_ros.observation.resize import letterbox
-from vla_align_ros.observation.stamps import StampWatch
+from vla_align_ros.observation.stamps import AssemblerLimits, StampWatch
 from vla_align_ros.observation.streams import Joints, JointStreams, Stream
 from vla_align_ros.types import Float32Array, Observation, UInt8Array
 

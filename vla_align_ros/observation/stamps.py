@@ -1,16 +1,43 @@
-"""Is a message's stamp possible, by the node's clock? And does that clock go on?"""
+"""How old sensor data may be. Is a message's stamp possible, by the node's clock? And does that clock go on?"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Final
 
-from vla_align_ros.observation.reasons import AssemblerLimits, ObservationReason
+from vla_align_ros.observation.refusal import ObservationReason
 
 FALL_BACK_NS: Final = 100_000_000  # a clock that falls back farther has jumped; less is a correction (NTP)
 STANDS_S: Final = 1.0  # a clock that has not gone on for longer stands: paused, or without a publisher
 WAITING: Final = "waiting for /clock, which use_sim_time:=true asks for and nobody has published yet"
 _S: Final = 1e-9
+
+
+@dataclass(frozen=True)
+class AssemblerLimits:
+    """How old and how unchanging sensor data may be.
+
+    image_stale_s, joint_stale_s: oldest message that still counts at a tick.
+    frozen_s: how long a camera may send the very same pixels after a joint has moved; 0 switches the check off.
+    history_s: how far back ticks can be asked about, reckoned from each stream's newest message.
+    stamp_ahead_max_s: how far a stamp may lie ahead of the clock at its arrival.
+    """
+
+    image_stale_s: float
+    joint_stale_s: float
+    frozen_s: float
+    history_s: float
+    stamp_ahead_max_s: float
+
+    def __post_init__(self) -> None:
+        for name in ("image_stale_s", "joint_stale_s", "history_s"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} must be above 0 and finite, got {getattr(self, name)}")
+        for name in ("frozen_s", "stamp_ahead_max_s"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} must be at least 0 and finite, got {getattr(self, name)}")
+        if max(self.image_stale_s, self.joint_stale_s) > self.history_s:
+            raise ValueError(f"history_s must be at least image_stale_s and joint_stale_s, got {self}")
 
 
 @dataclass(frozen=True)
