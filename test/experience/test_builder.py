@@ -209,7 +209,7 @@ def test_while_somebody_else_commands_the_arm_there_is_no_experience() -> None:
     chunks = [chunk_message(tick, 1) for tick in range(0, 28, 4)]
     foreign = [Sent("/other", T0 + 1010 * MS, other), Sent("/other", T0 + 1011 * MS, b"")]
     made = []
-    for sent in sorted([*sensor_messages(0, 2900), *chunks, *foreign], key=lambda sent: sent.stamp_ns):
+    for sent in sorted([*sensor_messages(0, 2700), *chunks, *foreign], key=lambda sent: sent.stamp_ns):
         made += builder.advance(sent.stamp_ns)
         if sent.topic == "/other":
             builder.push_foreign(sent.raw, sent.stamp_ns)

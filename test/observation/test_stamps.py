@@ -124,13 +124,9 @@ def test_the_problem_is_over_with_the_next_good_message() -> None:
 
 def test_measured_is_the_newest_of_every_joint_and_must_be_fresh() -> None:
     seen = assembler()
-    assert seen.newest_joints() is None
     feel(seen, 0, 0, 1.0)
     feel(seen, 100, 100, 2.0, names=("elbow",))
     assert seen.measured(T0 + 150 * MS).tolist() == [1.0, 2.0]
-    newest = seen.newest_joints()
-    assert newest is not None
-    assert (newest[0], newest[1].tolist()) == (T0, [1.0, 2.0])
     with pytest.raises(
         ObservationRefused, match=r"stale_joints: the newest joint state of \['shoulder'\] is 0\.250 s old"
     ):

@@ -156,13 +156,6 @@ class ObservationAssembler:
         with self._lock:
             return self._joints_at(t_ns)
 
-    def newest_joints(self) -> tuple[int, Float32Array] | None:
-        """Every joint's newest position (S,) in rad, read-only, behind the oldest of their stamps (ns); None before all
-        have come. It may be old: see `measured`."""
-        with self._lock:
-            joints = self._joints.newest()
-        return (int(joints.stamps_ns.min()), joints.position) if joints.stamps_ns.all() else None
-
     def measured(self, now_ns: int) -> Float32Array:
         """Where the arm is now: the newest position (S,) of every joint, in rad, read-only. Raises ObservationRefused
         (no_joints, stale_joints), counted."""
