@@ -4,17 +4,20 @@ ros2 launch vla_align_ros sim.launch.py embodiment_seed:=7
 """
 
 from launch import LaunchContext, LaunchDescription
-from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, OpaqueFunction
+from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, OpaqueFunction, Shutdown
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import Node
-from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 
+from vla_align_ros import launch_arguments
+from vla_align_ros.params import SimParams
+
+RESPAWN_DELAY_S = 2.0
 SHARE = FindPackageShare("vla_align_ros")
 
-# Launch argument -> type of sim_robot's parameter of the same name. Left empty, the parameter file decides.
-PARAMETERS = {"embodiment_seed": int, "shift_scale": float, "rate": float}
+# Arguments that are parameters of sim_robot, by the same names. Left empty, the parameter file decides.
+PARAMETERS = ("embodiment_seed", "shift_scale", "rate")
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -36,7 +39,9 @@ def generate_launch_description() -> LaunchDescription:
                 "use_sim_time", default_value="false", description="sim_robot publishes /clock, the nodes follow it."
             ),
             DeclareLaunchArgument("model", default_value="tiny", description="Model of the policy."),
-            # First, so that the DDS profile that it sets holds for sim_robot too. It declares the other arguments.
+            # Before the include, which starts a process. That comes before the robot, so that the DDS profile that it
+            # sets holds for the robot too, and declares the other arguments.
+            OpaqueFunction(function=_check),
             IncludeLaunchDescription(
                 PythonLaunchDescriptionSource(PathJoinSubstitution([SHARE, "launch", "vla_align.launch.py"]))
             ),
@@ -45,22 +50,40 @@ def generate_launch_description() -> LaunchDescription:
     )
 
 
+def _robot_parameters(context: LaunchContext) -> list:
+    """The robot's parameter file, and what the arguments set. Raises for a wrong argument."""
+
+    def text(argument: str) -> str:
+        return LaunchConfiguration(argument).perform(context)
+
+    clock = {"publish_clock": launch_arguments.flag("use_sim_time", text("use_sim_time"))}
+    given = launch_arguments.parameters(SimParams, {name: text(name) for name in PARAMETERS}, clock)
+    return [launch_arguments.parameter_file("sim_params_file", text("sim_params_file"), ("sim_robot",)), given]
+
+
+def _check(context: LaunchContext) -> list:
+    _robot_parameters(context)
+    return []
+
+
 def _robot(context: LaunchContext) -> list[Node]:
-    given = {
-        name: ParameterValue(LaunchConfiguration(name), value_type=kind)
-        for name, kind in PARAMETERS.items()
-        if LaunchConfiguration(name).perform(context)
-    }
-    publish_clock = ParameterValue(LaunchConfiguration("use_sim_time"), value_type=bool)
+    """Beside the policy, whose launch file has checked the arguments that both have."""
+    respawn = launch_arguments.flag("respawn", LaunchConfiguration("respawn").perform(context))
     return [
         Node(
             package="vla_align_ros",
             executable="sim_robot",
             name="sim_robot",
             namespace=LaunchConfiguration("namespace"),
-            parameters=[LaunchConfiguration("sim_params_file"), {"publish_clock": publish_clock, **given}],
+            parameters=_robot_parameters(context),
+            remappings=launch_arguments.remappings(LaunchConfiguration("remap").perform(context)),
             ros_arguments=["--log-level", LaunchConfiguration("log_level")],
             output="screen",
             emulate_tty=True,
+            respawn=respawn,
+            respawn_delay=RESPAWN_DELAY_S,
+            on_exit=lambda event, context: (
+                [Shutdown()] if launch_arguments.ends_launch(event.returncode, respawn, context.is_shutdown) else []
+            ),
         )
     ]

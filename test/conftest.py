@@ -5,6 +5,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -30,3 +31,9 @@ for _profile, _examples in (("default", 50), ("fast", 10)):
         _profile, deadline=None, max_examples=_examples, suppress_health_check=[HealthCheck.too_slow]
     )
 settings.load_profile("default")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """`colcon test` takes the quick tests, unless it is told which: --pytest-args " -m" "slow or not slow"."""
+    if "COLCON" in os.environ and not config.option.markexpr:
+        config.option.markexpr = "not slow and not ros"

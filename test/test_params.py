@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -50,6 +51,8 @@ def valid_values(descriptor: Descriptor) -> st.SearchStrategy[object]:
 def mappings(draw: st.DrawFn, group: type[Params]) -> dict[str, object]:
     chosen = draw(st.lists(st.sampled_from(fields_of(group)), unique_by=lambda d: d.name))
     mapping = {descriptor.name: draw(valid_values(descriptor)) for descriptor in chosen}
+    if not re.fullmatch(r"\w*", str(mapping.get("robot_id", "")), re.ASCII):
+        mapping["robot_id"] = "arm-1.left"
     if mapping.get("rate", 1.0) != 1.0:
         mapping["publish_clock"] = True
     return mapping
@@ -61,10 +64,10 @@ def test_generated_file_is_up_to_date(path):
 
 
 @pytest.mark.parametrize("node", NODES)
-def test_config_file_holds_the_defaults_in_their_types_but_no_recommended_ones(node):
+def test_config_file_holds_the_defaults_in_their_types_but_not_what_model_or_user_decide(node):
     config = yaml.safe_load((REPOSITORY / "config" / f"{node}.yaml").read_text())
     values = config[f"/**/{node}"]["ros__parameters"]
-    expected = {d.name: d.default for d in fields_of(NODES[node]) if not d.recommended}
+    expected = {d.name: d.default for d in fields_of(NODES[node]) if d.in_file}
     assert values == expected
     assert {name: type(value) for name, value in values.items()} == {n: type(v) for n, v in expected.items()}
     assert NODES[node].from_mapping(values) == NODES[node]()
@@ -79,6 +82,17 @@ def test_every_parameter_is_described_and_its_default_is_valid(group, descriptor
         assert (descriptor.high - descriptor.low) % descriptor.step == 0
     for ending, unit in {"_hz": "Hz", "_s": "s", "_rad": "rad"}.items():
         assert (descriptor.unit == unit) == descriptor.name.endswith(ending)
+
+
+@pytest.mark.parametrize("descriptor", [d for d in fields_of(PolicyParams) if d.live and d.type == "float"], ids=label)
+def test_sliders_step_is_small_against_the_values_that_are_used(descriptor):
+    """rqt's slider has 100 steps, whatever the range; other values can be typed, since the ROS range has no step."""
+    recommended = yaml.safe_load((REPOSITORY / "models" / "tiny" / "model.yaml").read_text())["recommended"]
+    used = {descriptor.default, recommended.get(descriptor.name, descriptor.default)} - {0.0}
+    slider_step = (descriptor.high - descriptor.low) / 100
+    assert all(slider_step <= value / 5 for value in used)
+    assert descriptor.low == 0.0, "the slider's notches are multiples of its step"
+    assert descriptor.step == 0
 
 
 def test_names_are_unique_in_a_node_and_mean_the_same_in_all():
@@ -144,7 +158,7 @@ def test_all_problems_come_in_one_message():
 
 
 def test_direct_construction_is_checked_too():
-    with pytest.raises(ParameterError, match=r"lambda_perc: expected float 0\.0\.\.10\.0, got -1"):
+    with pytest.raises(ParameterError, match=r"lambda_perc: expected float 0\.0\.\.2\.0, got -1"):
         AlignParams(lambda_perc=-1.0)
     with pytest.raises(ParameterError, match="align_steps"):
         dataclasses.replace(AlignParams(), align_steps=0)
@@ -164,6 +178,13 @@ def test_update_changes_nested_parameters_and_leaves_the_old_object():
     after = before.updated({"lambda_dyn": 0.25, "num_steps": 5})
     assert (after.align.lambda_dyn, after.num_steps, after.prompt) == (0.25, 5, "touch red")
     assert before == PolicyParams(prompt="touch red")
+
+
+@pytest.mark.parametrize("group", [PolicyParams, ManagerParams])
+@pytest.mark.parametrize("robot_id", ["../arm", "a/b", ".", "..", "-x", "arm 1", "a" * 101, "arm\n"])
+def test_robot_id_is_the_name_of_a_folder(group, robot_id):
+    with pytest.raises(ParameterError, match="robot_id: expected letters"):
+        group(robot_id=robot_id)
 
 
 def test_simulation_faster_than_real_time_needs_the_clock():
@@ -188,7 +209,7 @@ rclpy.init(args=sys.argv)
 for name, group in NODES.items():
     node = Node(name, automatically_declare_parameters_from_overrides=True)
     for descriptor in fields_of(group):
-        if not descriptor.recommended:
+        if descriptor.in_file:
             value = node.get_parameter(descriptor.name).value
             assert value == descriptor.default and type(value) is type(descriptor.default), descriptor
         else:

@@ -14,13 +14,12 @@ from vla_align_ros import runtime as runtime_module
 from vla_align_ros.alignment.reasons import Reason
 from vla_align_ros.alignment.report import AlignReport
 from vla_align_ros.checkpoint.manifest import Provenance, TokenMismatch
-from vla_align_ros.checkpoint.store import TokenStore
 from vla_align_ros.observation.codecs import IMAGE, JOINT_STATE, STRING, encode_trajectory
 from vla_align_ros.params import AlignParams, PolicyParams, SimParams
 from vla_align_ros.policy import Policy, load_policy
-from vla_align_ros.runtime import Runtime, make_runtime, store_path
+from vla_align_ros.runtime import Runtime, make_runtime
 from vla_align_ros.sim.robot import CAMERA_TOPICS, TOPICS, SimMessage, make_robot
-from vla_align_ros.zoo import find_model
+from vla_align_ros.zoo import find_model, robot_of, store_folder
 
 START_NS = 10**18
 PERIOD_NS = 100_000_000
@@ -200,8 +199,12 @@ def test_history_reaches_back_over_the_longest_lag_and_stale_limit(policy: Polic
     )
 
 
-def test_store_is_where_it_is_said_or_under_the_models_name(policy: Policy, tmp_path: Path) -> None:
-    assert store_path(policy, str(tmp_path)) == tmp_path
-    assert store_path(policy, "~/tokens") == Path.home() / "tokens"
-    assert store_path(policy, "") == Path.home() / ".ros" / "vla_align" / policy.config.name
-    assert isinstance(TokenStore(store_path(policy, str(tmp_path)), 1), TokenStore)
+def test_store_is_where_it_is_said_or_that_of_robot_and_model(tmp_path: Path) -> None:
+    stores = Path.home() / ".ros" / "vla_align"
+    assert store_folder(str(tmp_path), "tiny", "left") == tmp_path
+    assert store_folder("~/tokens", "tiny", "left") == Path.home() / "tokens"
+    assert store_folder("", "tiny", "left") == stores / "left" / "tiny"
+    assert store_folder("", "tiny", "") == stores / "vla_policy" / "tiny"
+    nodes = ("/vla_policy", "/arm1/vla_policy", "/arm2/vla_policy", "/arm1/vla/policy", "/arm1_vla/policy")
+    assert len({store_folder("", "tiny", robot_of(node)) for node in nodes}) == len(nodes)
+    assert robot_of("/vla_policy") == "vla_policy"

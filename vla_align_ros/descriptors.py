@@ -23,6 +23,8 @@ class Descriptor:
 
     low, high: inclusive range of a number, None for bool and str. choices: the allowed strings; empty allows any.
     recommended: where the user sets no value, the model's (`model.yaml: recommended`) goes before `default`.
+    in_file: `config/*.yaml` sets it; not what the model or each start decides, for to load the file into a running node
+    must not reset that.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Descriptor:
     choices: tuple[str, ...]
     live: bool
     recommended: bool
+    in_file: bool
     doc: str
 
     @property
@@ -100,11 +103,12 @@ def parameter(
     choices: tuple[str, ...] = (),
     live: bool = False,
     recommended: bool = False,
+    in_file: bool = True,
 ) -> Any:
     """A dataclass field that describes a parameter; `within` is the inclusive range, and every number has one."""
     low, high = within or (None, None)
     about = {"unit": unit, "low": low, "high": high, "choices": choices, "live": live, "recommended": recommended}
-    return field(default=default, metadata={**about, "doc": doc})
+    return field(default=default, metadata={**about, "in_file": in_file and not recommended, "doc": doc})
 
 
 def group(inner: type[Params]) -> Any:
@@ -136,7 +140,7 @@ class Params:
         problems = []
         for name, value in mapping.items():
             if name not in descriptors:
-                problems.append(_unknown(name, list(descriptors)))
+                problems.append(unknown(name, list(descriptors)))
                 continue
             try:
                 descriptors[name].checked(value)
@@ -169,7 +173,8 @@ class Params:
         return self.from_mapping({**self.to_mapping(), **changes})
 
 
-def _unknown(name: object, valid: list[str]) -> str:
+def unknown(name: object, valid: list[str]) -> str:
+    """The sentence for a parameter that does not exist, with the nearest that does."""
     close = difflib.get_close_matches(str(name), valid, n=1)
     hint = f", did you mean {close[0]}?" if close else ""
     return f"{name}: no such parameter{hint} (valid: {', '.join(valid)})"

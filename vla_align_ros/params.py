@@ -4,11 +4,14 @@ One frozen dataclass a node, and `AlignParams`, which node, shell and Python API
 `config/*.yaml` and `docs/parameters.md` are made from these fields (`vla-align params --write`); no other file
 holds a default. `descriptors.py` beside this file knows how a value is checked.
 
-Live parameters act while the node is active. The others may be set at any time and are read at the next configure.
+Live parameters act while the node is active. The others are read at configure and refused until the node is cleaned up;
+those of a node without a lifecycle are read at its start. A live float's range is what a slider divides by 100, so that
+a hundredth of it must be a step that is worth making.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from vla_align_ros.descriptors import Descriptor, ParameterError, Params, fields_of, group, parameter
@@ -35,7 +38,7 @@ class AlignParams(Params):
         1.0,
         "Weight of the perception loss; 0 switches the task off, and the guard does not see camera faults then. The "
         "learned step fits the recommended weights.",
-        within=(0.0, 10.0),
+        within=(0.0, 2.0),
         live=True,
         recommended=True,
     )
@@ -43,14 +46,14 @@ class AlignParams(Params):
         1.0,
         "Weight of the dynamics loss; 0 switches the task off. Beside inverse dynamics it moves the gradient alone; "
         "the pick from the bank does without.",
-        within=(0.0, 10.0),
+        within=(0.0, 2.0),
         live=True,
         recommended=True,
     )
     lambda_inv: float = parameter(
         1.0,
         "Weight of the inverse-dynamics loss; 0 switches the task off, and the guard does not see faulty actions then.",
-        within=(0.0, 10.0),
+        within=(0.0, 2.0),
         live=True,
         recommended=True,
     )
@@ -62,8 +65,9 @@ class AlignParams(Params):
     )
     align_learning_rate: float = parameter(
         1.0,
-        "Longest gradient step; 1 goes all the way that the step learned in training takes for one gradient.",
-        within=(1e-5, 2.0),
+        "Longest gradient step; 1 goes all the way that the step learned in training takes for one gradient, 0 takes "
+        "none: the pick from the bank alone.",
+        within=(0.0, 2.0),
         live=True,
     )
     align_steps: int = parameter(
@@ -77,20 +81,32 @@ class AlignParams(Params):
 
 
 _MODEL_DOC = "The model: its folder, or the name of a folder in models/. Must be set before configure."
-_STORE_DOC = "Folder of the token versions; empty: ~/.ros/vla_align/<name of the model>."
+_STORE_DOC = "Folder of the token versions; empty: ~/.ros/vla_align/<robot_id>/<name of the model>."
+_ROBOT_DOC = (
+    "Which robot this is: two robots on one computer do not share a token, and diagnostics say whose they are. Empty: "
+    "the policy's namespace and name, as in arm1.vla_policy."
+)
+_LIKE_POLICY = " Left empty, it is that of the vla_policy in the same process."
 _AUTOSTART_DOC = "Configure and activate at start; false leaves the node unconfigured for a lifecycle manager."
+
+
+def _check_robot_id(robot_id: str) -> None:
+    """It is the name of a folder."""
+    if robot_id and re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}", robot_id) is None:
+        raise ParameterError(f"robot_id: expected letters, digits, `_`, `-` and `.`, as in arm1, got {robot_id!r}")
 
 
 @dataclass(frozen=True)
 class PolicyParams(Params):
     """The node `vla_policy`."""
 
-    model: str = parameter("", _MODEL_DOC)
+    model: str = parameter("", _MODEL_DOC, in_file=False)
     device: str = parameter(
         "auto", "Where the model runs; auto takes cuda where there is one.", choices=("auto", "cpu", "cuda")
     )
-    prompt: str = parameter("", "Instruction to start with; empty waits for one on ~/prompt.")
-    store: str = parameter("", _STORE_DOC)
+    prompt: str = parameter("", "Instruction to start with; empty waits for one on ~/prompt.", in_file=False)
+    store: str = parameter("", _STORE_DOC, in_file=False)
+    robot_id: str = parameter("", _ROBOT_DOC, in_file=False)
     autostart: bool = parameter(True, _AUTOSTART_DOC)
     seed: int = parameter(0, "Seed of the noise that actions are sampled from.", within=(0, 2**31 - 1))
     num_steps: int = parameter(10, "Euler steps from noise to actions.", within=(1, 50), live=True, recommended=True)
@@ -133,13 +149,18 @@ class PolicyParams(Params):
     buffer_capacity: int = parameter(1024, "Experiences that are kept; the oldest go first.", within=(8, 65536))
     align: AlignParams = group(AlignParams)  # noqa: RUF009 (a dataclass field)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_robot_id(self.robot_id)
+
 
 @dataclass(frozen=True)
 class ManagerParams(Params):
     """The node `checkpoint_manager`."""
 
-    model: str = parameter("", _MODEL_DOC + " The same as vla_policy's.")
-    store: str = parameter("", _STORE_DOC + " The same as vla_policy's.")
+    model: str = parameter("", _MODEL_DOC + _LIKE_POLICY, in_file=False)
+    store: str = parameter("", _STORE_DOC + _LIKE_POLICY, in_file=False)
+    robot_id: str = parameter("", _ROBOT_DOC + _LIKE_POLICY, in_file=False)
     autostart: bool = parameter(True, _AUTOSTART_DOC)
     keep_versions: int = parameter(
         20, "Token versions that pruning leaves, beside the active and the pinned ones.", within=(1, 1000)
@@ -147,6 +168,10 @@ class ManagerParams(Params):
     poll_period_s: float = parameter(
         0.5, "How often the store is looked at for a new active version.", unit="s", within=(0.05, 60.0)
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_robot_id(self.robot_id)
 
 
 @dataclass(frozen=True)
@@ -177,26 +202,18 @@ class SimParams(Params):
             raise ParameterError(f"rate: {self.rate} needs publish_clock: true (and use_sim_time in the other nodes)")
 
 
-_RECORDED = (
-    "/base_0_rgb/image_raw:sensor_msgs/msg/Image",
-    "/left_wrist_0_rgb/image_raw:sensor_msgs/msg/Image",
-    "joint_states:sensor_msgs/msg/JointState",
-    "vla_policy/prompt:std_msgs/msg/String:latched",
-    "vla_policy/action_chunk:trajectory_msgs/msg/JointTrajectory",
-    "vla_policy/align/report:std_msgs/msg/String:latched",
-    "checkpoint_manager/active:std_msgs/msg/String:latched",
-    "sim_robot/episode:std_msgs/msg/String",
-)
-
-
 @dataclass(frozen=True)
 class RecorderParams(Params):
     """The node `bag_recorder`."""
 
     path: str = parameter("", "Folder of the new bag; empty: bag_<date>_<time> where the node was started.")
+    model: str = parameter(
+        "", "The model whose topics are recorded: its folder, or the name of a folder in models/. Not used with topics."
+    )
     topics: str = parameter(
-        " ".join(_RECORDED),
-        "What to record: topic:type, or topic:type:latched for transient local topics, separated by spaces.",
+        "",
+        "What to record: topic:type, or topic:type:latched for transient local topics, separated by spaces. Empty: all "
+        "that an alignment reads, with the model's cameras.",
     )
 
 

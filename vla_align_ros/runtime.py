@@ -7,7 +7,6 @@ messages (bytes) -> assembler -> controller -> trajectory         control
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -24,7 +23,7 @@ from vla_align_ros.experience.builder import ExperienceBuilder
 from vla_align_ros.observation.assemble import AssemblerLimits, ObservationAssembler
 from vla_align_ros.params import AlignParams, PolicyParams
 from vla_align_ros.policy import Policy
-from vla_align_ros.zoo import default_store
+from vla_align_ros.zoo import store_folder
 
 LOOKBACK_SLACK_S = 1.0  # how late experience may be built beyond its lag
 
@@ -122,7 +121,7 @@ def make_runtime(policy: Policy, params: PolicyParams, keep_versions: int) -> Ru
     """
     assembler = make_assembler(policy, params)
     limits = ChunkLimits(policy.config.robot.joints, params.jump_max_rad, params.ramp_ticks)
-    store = TokenStore(store_path(policy, params.store), keep_versions)
+    store = TokenStore(store_folder(params.store, policy.config.name, params.robot_id), keep_versions)
     runtime = Runtime(
         policy,
         assembler,
@@ -135,11 +134,6 @@ def make_runtime(policy: Policy, params: PolicyParams, keep_versions: int) -> Ru
     if policy.token is not None:
         runtime.use(store.active() or save_initial(policy, store))
     return runtime
-
-
-def store_path(policy: Policy, given: str) -> Path:
-    """The store's folder: `given`, or the default for this model."""
-    return Path(given).expanduser() if given else default_store(policy.config.name)
 
 
 def save_initial(policy: Policy, store: TokenStore) -> TokenVersion:

@@ -1,4 +1,4 @@
-"""Where models and token stores are: a name or a path -> a folder."""
+"""Where models and token stores are: a name or a path -> a folder; and which robot a store belongs to."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from vla_align_ros.foreign import what_is_file
 from vla_align_ros.policy.config import MODEL_FILE, ModelConfigError
 
 PACKAGE = "vla_align_ros"
+ROOT_ROBOT = "vla_policy"
 
 
 def zoo_folders() -> list[Path]:
@@ -39,6 +40,21 @@ def find_model(name: str) -> Path:
     )
 
 
-def default_store(model_name: str) -> Path:
-    """Where a model's token versions live when nothing else is said."""
-    return Path.home() / ".ros" / "vla_align" / model_name
+def robot_of(policy_node: str) -> str:
+    """The name of a robot, from the fully qualified name of its policy: `/arm1/vla_policy` -> `arm1.vla_policy`.
+
+    A ROS name has no dot, so that no two nodes share one. It is one folder's name, as `robot_id` is.
+    """
+    return policy_node.strip("/").replace("/", ".")
+
+
+def default_store(model_name: str, robot: str) -> Path:
+    """Where a robot's token versions for a model live when nothing else is said."""
+    return Path.home() / ".ros" / "vla_align" / robot / model_name
+
+
+def store_folder(store: str, model_name: str, robot_id: str) -> Path:
+    """The token store: the folder `store` where one is named, else the default of this model and robot. An empty
+    `robot_id` is the policy that runs in the root namespace.
+    """
+    return Path(store).expanduser() if store else default_store(model_name, robot_id or ROOT_ROBOT)

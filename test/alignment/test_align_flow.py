@@ -31,13 +31,13 @@ from vla_align_ros.types import Experience
 pytestmark = pytest.mark.slow
 
 PARAMS = AlignParams(
-    align_learning_rate=0.3,
+    align_learning_rate=0.45,
     align_steps=25,
     align_batch_size=16,
     align_draws=3,
-    lambda_perc=0.3,
-    lambda_dyn=0.3,
-    lambda_inv=3.0,
+    lambda_perc=0.2,
+    lambda_dyn=0.2,
+    lambda_inv=2.0,
 )
 QUICK = dataclasses.replace(PARAMS, align_steps=3, align_batch_size=4, align_draws=1)
 EXPERIENCES = make_experiences(96)

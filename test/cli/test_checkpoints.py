@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-from vla_align_ros.checkpoint import Provenance, TokenStore
+from vla_align_ros.checkpoint import Provenance, StoreOwnership, TokenStore
 from vla_align_ros.cli.checkpoints import app
 
 PROVENANCE = Provenance(
@@ -98,6 +98,14 @@ def test_a_mistyped_path_is_refused_and_creates_nothing(tmp_path: Path) -> None:
         assert result.exit_code == 1
         assert "no token store at" in result.stderr
     assert not missing.root.exists()
+
+
+def test_a_store_that_a_policy_runs_from_can_be_changed_and_says_whose_it_is(store: TokenStore) -> None:
+    ownership = StoreOwnership.take(store.root, "arm1.vla_policy")
+    result = run(store, "restore", "000001")
+    ownership.release()
+    assert result.exit_code == 0
+    assert "in use by robot arm1.vla_policy" in result.stderr
 
 
 def test_wrong_usage_is_exit_code_2(store: TokenStore) -> None:

@@ -143,7 +143,7 @@ def model_yaml(**changes: Any) -> dict[str, Any]:
                 {"name": name, "position_min_rad": -3.0, "position_max_rad": 3.0, "velocity_max_rad_s": 4.0}
                 for name in ("shoulder", "elbow")
             ],
-            "camera_topics": {camera: f"/{camera}/image_raw" for camera in cameras},
+            "camera_topics": {camera: f"{camera}/image_raw" for camera in cameras},
             "control_rate_hz": 10.0,
             "action": "velocity",
             "execute": 4,

@@ -211,6 +211,11 @@ class ParameterClient:
         values = _result(self._client.get_parameters(list(names))).values
         return [parameter_value_to_python(value) for value in values]
 
+    def load(self, path: Path) -> list[str]:
+        """A parameter file, as `ros2 param load` does; the reasons of what was refused."""
+        answers = _result(self._client.load_parameter_file(str(path), use_wildcard=True))
+        return [result.reason for result in answers.results if not result.successful]
+
     def describe(self, *names: str) -> DescribeParameters.Response:
         return _result(self._client.describe_parameters(list(names)))
 

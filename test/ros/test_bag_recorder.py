@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import yaml
 from live import LATCHED, RELIABLE
-from sensor_msgs.msg import Image, JointState
+from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 
 from vla_align_ros.action.trajectory import hold_trajectory
 from vla_align_ros.experience.recording import bag_messages
 from vla_align_ros.observation.codecs import encode_image, encode_joint_state, encode_string, encode_trajectory
-from vla_align_ros.params import ParameterError, RecorderParams
-from vla_align_ros.ros.bag_recorder import parse_topics
+from vla_align_ros.params import ParameterError
+from vla_align_ros.ros.bag_recorder import model_topics, parse_topics
 
 pytestmark = pytest.mark.ros
 
@@ -84,8 +84,12 @@ def test_prompt_that_was_latched_before_the_recorder_came_is_in_the_bag(ros, tmp
     process = ros.run_node(MODULE, {"path": str(tmp_path / "bag"), "topics": "prompt:std_msgs/msg/String:latched"})
     recorded = ros.listen("/bag_recorder/recorded", String, LATCHED)
     recorded.wait(lambda message: json.loads(message.data) == {"/prompt": 1})
+    # And once what somebody says who latches nothing, as `ros2 topic pub` does.
+    ros.publisher("/prompt", String, subscribers=1).publish(encode_string("touch red"))
+    recorded.wait(lambda message: json.loads(message.data) == {"/prompt": 2})
     assert process.stop() == 0
-    assert [message.raw for message in bag_messages(tmp_path / "bag")] == [on_the_wire(encode_string("touch blue"))]
+    said = [on_the_wire(encode_string(text)) for text in ("touch blue", "touch red")]
+    assert [message.raw for message in bag_messages(tmp_path / "bag")] == said
 
 
 def test_whole_messages_can_be_read_after_a_kill(ros, tmp_path: Path):
@@ -130,11 +134,38 @@ def test_topics_that_cannot_be_read_are_refused_with_a_sentence(topics, words):
     assert words in str(refused.value)
 
 
-def test_default_topics_can_be_read_and_latched_ones_are_marked():
-    topics = {topic.name: topic for topic in parse_topics(RecorderParams().topics)}
+def test_topics_of_a_model_can_be_read_and_latched_ones_are_marked():
+    remap = {"left_wrist_0_rgb/image_raw": "/wrist/compressed"}
+    topics = {topic.name: topic for topic in parse_topics(model_topics("tiny", lambda name: remap.get(name, name)))}
     assert topics["vla_policy/prompt"].latched
     assert not topics["joint_states"].latched
     assert topics["vla_policy/action_chunk"].message_class is JointTrajectory
+    assert topics["base_0_rgb/image_raw"].message_class is Image
+    assert topics["left_wrist_0_rgb/image_raw"].message_class is CompressedImage
+    with pytest.raises(ParameterError, match=r"model: no model is set.*say what to record with topics"):
+        model_topics("", str)
+
+
+def test_topics_of_the_model_follow_namespace_and_remaps(ros, tmp_path: Path):
+    params = {"path": str(tmp_path / "bag"), "model": "tiny"}
+    remaps = ("-r", "__ns:=/arm1", "-r", "base_0_rgb/image_raw:=/cam/image_raw", "-r", "joint_states:=/js")
+    process = ros.run_node(MODULE, params, *remaps)
+    recorded = ros.listen("/arm1/bag_recorder/recorded", String, LATCHED)
+    publisher = ros.publisher("/cam/image_raw", Image)
+    image = encode_image(np.zeros((8, 8, 3), np.uint8), 1)
+    ros.wait_until(lambda: publisher.publish(image) or len(counts(recorded)) > 0, "an image came")
+    assert process.stop() == 0, process.output
+    metadata = yaml.safe_load((tmp_path / "bag" / "metadata.yaml").read_text())["rosbag2_bagfile_information"]
+    names = {item["topic_metadata"]["name"] for item in metadata["topics_with_message_count"]}
+    assert names == {
+        "/cam/image_raw",
+        "/arm1/left_wrist_0_rgb/image_raw",
+        "/js",
+        "/arm1/vla_policy/prompt",
+        "/arm1/vla_policy/action_chunk",
+        "/arm1/vla_policy/align/report",
+        "/arm1/checkpoint_manager/active",
+    }
 
 
 @pytest.mark.parametrize(
@@ -142,12 +173,13 @@ def test_default_topics_can_be_read_and_latched_ones_are_marked():
     [
         ({"topics": "/a b:std_msgs/msg/String"}, "'/a'"),
         ({"topics": "a//b:std_msgs/msg/String"}, "a//b"),
-        ({}, "path"),
+        ({"model": "tiny"}, "path"),
+        ({}, "model: no model is set"),
     ],
 )
 def test_wrong_parameter_ends_it_with_a_sentence_and_no_bag(ros, tmp_path: Path, params, words):
     path = tmp_path / "bag"
-    if not params:
+    if "model" in params:
         path.mkdir()
     process = ros.run_node(MODULE, {"path": str(path), **params})
     assert process.wait() == 2

@@ -1,6 +1,7 @@
 """Lifecycle: what a stranger's request, a bad model and an exception in each callback do to a node (nothing)."""
 
 import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,7 @@ POSSIBLE = {
 @pytest.mark.slow
 @pytest.mark.parametrize("state", POSSIBLE)
 def test_impossible_transition_is_answered_false_and_changes_nothing(node, parameters, state):
+    node.bring_to("unconfigured")
     assert not parameters.set(model="tiny")
     node.bring_to(state)
     for name in set(TRANSITIONS) - POSSIBLE[state]:
@@ -96,6 +98,7 @@ def test_impossible_transition_is_answered_false_and_changes_nothing(node, param
 
 @pytest.mark.slow
 def test_shutdown_transition_ends_in_finalized_and_the_process_can_still_be_ended(node, parameters):
+    node.bring_to("unconfigured")
     assert not parameters.set(model="tiny")
     node.bring_to("inactive")
     assert node.transition_id(Transition.TRANSITION_INACTIVE_SHUTDOWN)
@@ -171,12 +174,17 @@ class Plain(SafeLifecycleNode):
 
     def __init__(self) -> None:
         super().__init__("plain")
-        self.configured, self.refuse = 0, False
+        self.configures, self.activates, self.refuse = 0, 0, False
+        self.meanwhile = lambda: None
 
     def configure(self) -> None:
-        self.configured += 1
+        self.configures += 1
         if self.refuse:
             raise ValueError("not today")
+        self.meanwhile()
+
+    def activate(self) -> None:
+        self.activates += 1
 
 
 @pytest.fixture
@@ -193,7 +201,7 @@ def test_start_up_configures_and_activates_but_not_after_someone_else_was_faster
     assert plain.active
     plain.trigger_deactivate()
     plain.start_up()
-    assert (plain.state_label, plain.configured) == ("inactive", 1)
+    assert (plain.state_label, plain.configures) == ("inactive", 1)
 
 
 def test_start_up_that_fails_leaves_the_node_unconfigured_and_shut_down_ends_it_once(plain):
@@ -203,3 +211,17 @@ def test_start_up_that_fails_leaves_the_node_unconfigured_and_shut_down_ends_it_
     plain.shut_down()
     plain.shut_down()
     assert plain.state_label == "finalized"
+
+
+def test_node_that_is_shut_down_while_it_configures_is_never_active(plain):
+    ending = threading.Thread(target=plain.shut_down)
+
+    def shut_down_meanwhile():
+        ending.start()
+        while not plain._ending:
+            pass
+
+    plain.meanwhile = shut_down_meanwhile
+    plain.start_up()
+    ending.join()
+    assert (plain.state_label, plain.configures, plain.activates) == ("finalized", 1, 0)

@@ -26,9 +26,12 @@ def align(
         Path | None,
         typer.Option(
             help="Token store to read the running token from and to write to; the nodes' own when left out: "
-            "~/.ros/vla_align/<name of the model>."
+            "~/.ros/vla_align/<robot-id>/<name of the model>."
         ),
     ] = None,
+    robot_id: Annotated[
+        str, typer.Option(help="Whose default store, as the node says at start: arm1.vla_policy. Empty: vla_policy.")
+    ] = "",
     seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
     camera: Annotated[
         list[str] | None,
@@ -59,6 +62,7 @@ def align(
     from vla_align_ros.alignment.offline import bag_topics, fill_buffer, would_refuse
     from vla_align_ros.alignment.reasons import Reason
     from vla_align_ros.checkpoint.manifest import StoreError
+    from vla_align_ros.checkpoint.owner import owner_of
     from vla_align_ros.experience.buffer import ExperienceBuffer
     from vla_align_ros.params import ManagerParams, ParameterError, PolicyParams
     from vla_align_ros.policy import load_policy
@@ -70,7 +74,13 @@ def align(
         changes = {name: yaml.safe_load(value) for name, value in _pairs("--set", set_).items()}
         policy = load_policy(find_model(model))
         params = PolicyParams.from_mapping(
-            {**asdict(policy.config.recommended), **changes, "model": model, "store": str(store or "")}
+            {
+                **asdict(policy.config.recommended),
+                **changes,
+                "model": model,
+                "store": str(store or ""),
+                "robot_id": robot_id,
+            }
         )
         topics = bag_topics(policy, joint_topic, prompt_topic, command_topic, _pairs("--camera", camera))
         if dry_run:
@@ -82,6 +92,8 @@ def align(
             _print(found, f"{buffer.total_added} experiences: an alignment {words}", summaries, as_json, whole=True)
             raise typer.Exit(1 if verdict else 0)
         runtime = make_runtime(policy, params, ManagerParams().keep_versions)
+        if (owner := owner_of(runtime.store.root)) is not None:
+            typer.echo(f"the store is in use by {owner}, which follows what becomes active", err=True)
         summaries = list(fill_buffer(policy, bags, topics, params, runtime.buffer, prompt))
         report = runtime.align(params.align, params.exploration_fraction, seed=seed)
     except (ValueError, ParameterError, StoreError) as error:

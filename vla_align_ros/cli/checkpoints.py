@@ -17,18 +17,18 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from vla_align_ros.checkpoint import StoreError, StoreState, TokenStore, TokenVersion
+from vla_align_ros.checkpoint import StoreError, StoreState, TokenStore, TokenVersion, owner_of
 
 app = typer.Typer(
     no_args_is_help=True,
     help="Token versions: list, show, roll back, restore, pin, prune.\n\n"
-    "Example: vla-align checkpoints list --store ~/.ros/vla_align/tiny",
+    "Example: vla-align checkpoints list --store ~/.ros/vla_align/vla_policy/tiny",
 )
 
 StoreOption = Annotated[
     Path,
     typer.Option(
-        "--store", help="Folder of the token store; the nodes' default is ~/.ros/vla_align/<name of the model>."
+        "--store", help="Folder of the token store, which the node names at start: ~/.ros/vla_align/<robot_id>/<model>."
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.")]
@@ -39,7 +39,7 @@ NameArgument = Annotated[str, typer.Argument(help="Version name, as `list` shows
 def list_versions(store: StoreOption, as_json: JsonOption = False) -> None:
     """Every version with what it did to the losses, and what is corrupted.
 
-    Example: vla-align checkpoints list --store ~/.ros/vla_align/tiny
+    Example: vla-align checkpoints list --store ~/.ros/vla_align/vla_policy/tiny
     """
     with _refusals():
         state = _open(store).read()
@@ -60,7 +60,7 @@ def list_versions(store: StoreOption, as_json: JsonOption = False) -> None:
 def show(name: NameArgument, store: StoreOption, as_json: JsonOption = False) -> None:
     """The whole manifest of one version.
 
-    Example: vla-align checkpoints show 000003 --store ~/.ros/vla_align/tiny
+    Example: vla-align checkpoints show 000003 --store ~/.ros/vla_align/vla_policy/tiny
     """
     with _refusals():
         manifest = asdict(_open(store).load(name).manifest)
@@ -77,7 +77,7 @@ def show(name: NameArgument, store: StoreOption, as_json: JsonOption = False) ->
 def roll_back(store: StoreOption, as_json: JsonOption = False) -> None:
     """Go back to the version that was active before the active one was saved.
 
-    Example: vla-align checkpoints roll-back --store ~/.ros/vla_align/tiny
+    Example: vla-align checkpoints roll-back --store ~/.ros/vla_align/vla_policy/tiny
     """
     with _refusals():
         _say_active(_open(store).roll_back(), as_json)
@@ -87,7 +87,7 @@ def roll_back(store: StoreOption, as_json: JsonOption = False) -> None:
 def restore(name: NameArgument, store: StoreOption, as_json: JsonOption = False) -> None:
     """Make one version the active one.
 
-    Example: vla-align checkpoints restore 000003 --store ~/.ros/vla_align/tiny
+    Example: vla-align checkpoints restore 000003 --store ~/.ros/vla_align/vla_policy/tiny
     """
     with _refusals():
         _say_active(_open(store).restore(name), as_json)
@@ -102,7 +102,7 @@ def pin(
 ) -> None:
     """Protect one version from pruning.
 
-    Example: vla-align checkpoints pin 000003 --store ~/.ros/vla_align/tiny
+    Example: vla-align checkpoints pin 000003 --store ~/.ros/vla_align/vla_policy/tiny
     """
     with _refusals():
         tokens = _open(store)
@@ -122,7 +122,7 @@ def prune(
 ) -> None:
     """Remove all versions but the newest, the active one and the pinned ones.
 
-    Example: vla-align checkpoints prune --keep 5 --store ~/.ros/vla_align/tiny
+    Example: vla-align checkpoints prune --keep 5 --store ~/.ros/vla_align/vla_policy/tiny
     """
     with _refusals():
         removed = _open(store, keep).prune()
@@ -133,9 +133,13 @@ def prune(
 
 
 def _open(root: Path, keep: int = 1) -> TokenStore:
-    """`keep` matters to `prune` only. StoreError: no store there, so that a mistyped path is not a new one."""
+    """Also says which policy runs from it. `keep` matters to `prune` only. StoreError: no store there, so that a
+    mistyped path is not a new one.
+    """
     if not (root / "versions").is_dir():
         raise StoreError(f"there is no token store at {root}: give the folder that holds versions/")
+    if (owner := owner_of(root)) is not None:
+        typer.echo(f"in use by {owner}, which follows what becomes active", err=True)
     return TokenStore(root, keep)
 
 

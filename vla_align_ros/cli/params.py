@@ -82,9 +82,8 @@ def _yaml(node: str) -> str:
         lines += [f"    # {line}" for line in textwrap.wrap(about, 112)]
         value = f"{descriptor.name}: {_default(descriptor)}"
         if descriptor.recommended:
-            lines += ["    # Unset here, so that the model's own recommendation holds (model.yaml).", f"    # {value}"]
-        else:
-            lines.append(f"    {value}")
+            lines.append("    # Unset here, so that the model's own recommendation holds (model.yaml).")
+        lines.append(f"    {value}" if descriptor.in_file else f"    # {value}")
     return "\n".join(lines) + "\n"
 
 
@@ -97,7 +96,8 @@ def _markdown() -> str:
         "# Parameters",
         "",
         f"<!-- {NOTICE} -->",
-        "Live parameters act at once, also while the node is active. The others are read when the node is configured.",
+        "Live parameters act at once, also while the node is active. The others are read when the node is configured,",
+        "and a change is refused until it is cleaned up; `sim_robot` and `bag_recorder` read theirs when they start.",
         "A default marked *or the model's* gives way to `recommended` in the model's `model.yaml`, as long as the",
         "parameter is not set.",
     ]

@@ -168,7 +168,8 @@ class RobotConfig:
 
     action: what one action is: joint `velocity` (rad/s), `position` (rad), or change of `delta_position` from the
     observation's state (rad). execute: actions that run of each chunk before the next takes over.
-    camera_topics: camera name -> default topic (remappable); their order is `architecture.cameras`.
+    camera_topics: camera name -> topic, remappable; in the node's namespace unless it begins with /, so that two robots
+    do not see each other's cameras. Their order is `architecture.cameras`.
     """
 
     joints: tuple[JointConfig, ...]

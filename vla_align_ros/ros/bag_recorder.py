@@ -1,6 +1,8 @@
 """The node `bag_recorder`: topics to an mcap bag, where there is no `ros2 bag`. Wiring only; see `experience.recorder`.
 
-Messages are never deserialised. The time of each is the node's clock when it came, as `ros2 bag record` does.
+Without `topics` it records what an alignment reads: the model's cameras, joints, prompt and sent chunks, and what came
+of alignments, in the node's namespace and with its remaps. Messages are never deserialised. The time of each is the
+node's clock when it came, as `ros2 bag record` does.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import json
 import re
 import sys
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -24,14 +27,22 @@ from std_msgs.msg import String
 from vla_align_ros.experience.recorder import BagRecorder, RecorderError
 from vla_align_ros.params import ParameterError, RecorderParams
 from vla_align_ros.ros import process
+from vla_align_ros.ros.inputs import Input
 from vla_align_ros.ros.parameters import NodeParameters
-from vla_align_ros.ros.sensors import LATCHED_QOS
+from vla_align_ros.ros.sensors import HEAR_LATCHED_QOS, LATCHED_QOS
 from vla_align_ros.ros.steady import STEADY, THROTTLED
 
 NAME = "bag_recorder"
 DEPTH = 100
 REPORT_PERIOD_S = 0.5
 BEST_EFFORT_PACKAGE = "sensor_msgs"  # sensor data is often sent best effort, everything else is recorded reliably
+_RECORDED = (
+    "joint_states:sensor_msgs/msg/JointState",
+    "vla_policy/prompt:std_msgs/msg/String:latched",
+    "vla_policy/action_chunk:trajectory_msgs/msg/JointTrajectory",
+    "vla_policy/align/report:std_msgs/msg/String:latched",
+    "checkpoint_manager/active:std_msgs/msg/String:latched",
+)
 _TYPE = re.compile(r"([a-z]\w*)/msg/([A-Z]\w*)")
 
 
@@ -45,13 +56,29 @@ class RecordedTopic:
     latched: bool
 
     @property
-    def qos(self) -> QoSProfile:
-        """What a subscription needs to hear sensor data and latched topics."""
+    def profiles(self) -> tuple[QoSProfile, ...]:
+        """What subscriptions need to hear sensor data, and latched topics whoever publishes them."""
         if self.latched:
-            return LATCHED_QOS
+            return HEAR_LATCHED_QOS
         best_effort = self.msgtype.startswith(f"{BEST_EFFORT_PACKAGE}/")
         reliability = ReliabilityPolicy.BEST_EFFORT if best_effort else ReliabilityPolicy.RELIABLE
-        return QoSProfile(depth=DEPTH, reliability=reliability)
+        return (QoSProfile(depth=DEPTH, reliability=reliability),)
+
+
+def model_topics(model: str, resolve: Callable[[str], str]) -> str:
+    """What an alignment of `model` reads, in the form that `parse_topics` does. resolve: a topic's name after remaps,
+    which decides whether a camera's images are compressed. Raises ParameterError.
+    """
+    # Here, since it imports torch, which takes seconds and is not needed for topics that are named.
+    from vla_align_ros.policy.config import ModelConfigError, load_model_config
+    from vla_align_ros.zoo import find_model
+
+    try:
+        cameras = load_model_config(find_model(model)).robot.camera_topics.values()
+    except ModelConfigError as error:
+        raise ParameterError(f"model: {error}; or say what to record with topics") from None
+    kinds = {camera: "CompressedImage" if resolve(camera).endswith("/compressed") else "Image" for camera in cameras}
+    return " ".join([*(f"{camera}:sensor_msgs/msg/{kind}" for camera, kind in kinds.items()), *_RECORDED])
 
 
 def parse_topics(text: str) -> list[RecordedTopic]:
@@ -86,7 +113,7 @@ class BagRecorderNode(Node):
         """Raises ParameterError for topics that cannot be recorded, and for a path where no bag can be made."""
         super().__init__(NAME)
         params = NodeParameters(self, RecorderParams).values
-        topics = parse_topics(params.topics)
+        topics = parse_topics(params.topics or model_topics(params.model, self.resolve_topic_name))
         path = Path(params.path).expanduser() if params.path else Path(f"bag_{datetime.now():%Y%m%d_%H%M%S}")
         try:
             resolved = {self.resolve_topic_name(topic.name): topic for topic in topics}
@@ -98,8 +125,9 @@ class BagRecorderNode(Node):
         self._finished = False
         self._recorded_publisher = self.create_publisher(String, "~/recorded", LATCHED_QOS)
         for name, topic in resolved.items():
-            self.create_subscription(
-                topic.message_class, name, lambda raw, name=name: self._write(name, raw), topic.qos, raw=True
+            kinds = {topic.msgtype: topic.message_class}
+            Input(
+                self, name, topic.name, kinds, topic.profiles, lambda raw, *_, name=name: self._write(name, raw), False
             )
         self.create_timer(REPORT_PERIOD_S, self._report, clock=STEADY)
         self.get_logger().info(f"recording {len(resolved)} topics to {path.absolute()}")

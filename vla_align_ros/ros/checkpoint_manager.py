@@ -6,21 +6,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 
+from rclpy.timer import Timer
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from vla_align_ros.checkpoint.manifest import StoreError
 from vla_align_ros.checkpoint.store import TokenStore
 from vla_align_ros.checkpoint.version import TokenVersion
-from vla_align_ros.params import ManagerParams
+from vla_align_ros.params import ManagerParams, PolicyParams
 from vla_align_ros.policy.config import load_model_config
 from vla_align_ros.ros.lifecycle import SafeLifecycleNode
 from vla_align_ros.ros.parameters import NodeParameters
 from vla_align_ros.ros.sensors import LATCHED_QOS
 from vla_align_ros.ros.steady import STEADY, THROTTLED
-from vla_align_ros.zoo import default_store, find_model
+from vla_align_ros.zoo import ROOT_ROBOT, find_model, robot_of, store_folder
 
 NAME = "checkpoint_manager"
 
@@ -28,10 +28,15 @@ NAME = "checkpoint_manager"
 class CheckpointManager(SafeLifecycleNode):
     """See the module's docstring, and `docs/reference.md`."""
 
-    def __init__(self) -> None:
+    def __init__(self, policy_params: Callable[[], PolicyParams] | None = None) -> None:
+        """policy_params: those of the policy in this process, whose model, store and robot are this node's too where
+        its own parameters leave them empty.
+        """
         super().__init__(NAME)
-        self._settings = NodeParameters(self, ManagerParams)
+        self._settings = NodeParameters(self, ManagerParams, lambda: self.configured)
+        self._policy_params = policy_params or self._params_of_a_policy_beside
         self._store: TokenStore | None = None
+        self._timer: Timer | None = None
         self._announced: str | None = None
         self._active_publisher = self.create_publisher(String, "~/active", LATCHED_QOS)
         for name, work in (
@@ -41,17 +46,16 @@ class CheckpointManager(SafeLifecycleNode):
             ("list", self._list),
         ):
             self.create_service(Trigger, f"~/{name}", lambda request, response, work=work: self._serve(work, response))
-        self.create_timer(self._settings.values.poll_period_s, self._poll, clock=STEADY)
 
     def configure(self) -> None:
         """Open the store and verify every version in it."""
-        params = self._settings.values
-        root = (
-            Path(params.store).expanduser()
-            if params.store
-            else default_store(load_model_config(find_model(params.model)).name)
-        )
+        params, policy = self._settings.values, self._policy_params()
+        store, model = params.store or policy.store, params.model or policy.model
+        model_name = "" if store else load_model_config(find_model(model)).name
+        root = store_folder(store, model_name, params.robot_id or policy.robot_id)
         self._store = TokenStore(root, params.keep_versions)
+        self._timer = self.create_timer(params.poll_period_s, self._poll, clock=STEADY)
+        self.get_logger().info(f"token store {root}")
         for broken, problem in self._store.read().problems.items():
             self.get_logger().error(f"{broken} in the token store is corrupted and will not be used: {problem}")
 
@@ -62,6 +66,13 @@ class CheckpointManager(SafeLifecycleNode):
     def cleanup(self) -> None:
         """Close the store."""
         self._store = self._announced = None
+        if self._timer is not None:
+            self.destroy_timer(self._timer)
+            self._timer = None
+
+    def _params_of_a_policy_beside(self) -> PolicyParams:
+        """Of a policy in another process the namespace is known, and its usual name."""
+        return PolicyParams(robot_id=robot_of(f"{self.get_namespace()}/{ROOT_ROBOT}"))
 
     def _poll(self) -> None:
         if self._store is not None and self.active:

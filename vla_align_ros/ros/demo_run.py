@@ -132,7 +132,8 @@ def _live_run(
     environment = dict(os.environ)
     simulated = {"embodiment_seed": settings.embodiment_seed, **SIMULATED}
     robot = NodeProcess("sim_robot", simulated, out / "sim_robot.log", environment)
-    recorder = NodeProcess("bag_recorder", {"path": str(out / "bag")}, out / "bag_recorder.log", environment)
+    recorded = {"path": str(out / "bag"), "model": parameters["model"]}
+    recorder = NodeProcess("bag_recorder", recorded, out / "bag_recorder.log", environment)
     policy = NodeProcess("vla_align_node", parameters, out / "vla_align_node.log", environment)
     processes = (robot, recorder, policy)
     with robot, recorder, policy, Live(console=console, refresh_per_second=4) as live:

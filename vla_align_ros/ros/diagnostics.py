@@ -41,7 +41,7 @@ def build(
     deaf: Sequence[str],
     waiting: str,
 ) -> DiagnosticArray:
-    """All statuses of one policy. The stamp is left to the publisher.
+    """All statuses of one policy. Stamp and hardware_id are left to the publisher.
 
     now_ns: ROS time. clock_problem: what is wrong with it. deaf: why messages do not arrive, a sentence each. waiting:
     why periodic alignment cannot begin.
@@ -90,4 +90,4 @@ def _counts(counter: Mapping[Enum, int]) -> dict[str, int]:
 
 def _status(node: str, part: str, level: bytes, message: str, values: Mapping[str, object]) -> DiagnosticStatus:
     pairs = [KeyValue(key=key, value=str(value)) for key, value in values.items()]
-    return DiagnosticStatus(level=level, name=f"{node}: {part}", message=message, hardware_id=node, values=pairs)
+    return DiagnosticStatus(level=level, name=f"{node}: {part}", message=message, values=pairs)

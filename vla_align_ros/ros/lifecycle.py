@@ -17,6 +17,8 @@ from rclpy.lifecycle import LifecycleNodeMixin, TransitionCallbackReturn
 from rclpy.lifecycle.node import LifecycleState
 from rclpy.node import Node
 
+END_TIMEOUT_S = 3.0  # less than the 5 s after which launch sends a second signal
+
 
 class SafeLifecycleNode(LifecycleNodeMixin, Node):
     """Subclasses implement `configure`, `activate`, `deactivate`, `cleanup`, which raise to refuse."""
@@ -25,6 +27,7 @@ class SafeLifecycleNode(LifecycleNodeMixin, Node):
         Node.__init__(self, name)
         LifecycleNodeMixin.__init__(self, callback_group=MutuallyExclusiveCallbackGroup())
         self._transition_lock = threading.RLock()
+        self._ending = False
         self._change_state = self._service_change_state.callback
         self._service_change_state.callback = self._answer_change_state
 
@@ -94,13 +97,21 @@ class SafeLifecycleNode(LifecycleNodeMixin, Node):
         return str(self._state_machine.current_state[1])
 
     @property
+    def configured(self) -> bool:
+        """Whether it has read its parameters, or is about to."""
+        return self.state_label not in ("unconfigured", "finalized")
+
+    @property
     def active(self) -> bool:
         return int(self._state_machine.current_state[0]) == State.PRIMARY_STATE_ACTIVE
 
     def start_up(self) -> None:
-        """Configure and activate; what fails is logged, and the node waits unconfigured. Not if someone was faster."""
+        """Configure and activate; what fails is logged, and the node waits unconfigured. Not if someone was faster, and
+        no further once `shut_down` was called."""
         with self._transition_lock:
-            if self.state_label == "unconfigured" and self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
+            if self._ending or self.state_label != "unconfigured":
+                return
+            if self.trigger_configure() == TransitionCallbackReturn.SUCCESS and not self._ending:
                 self.trigger_activate()
 
     def destroy_node(self) -> None:
@@ -110,7 +121,15 @@ class SafeLifecycleNode(LifecycleNodeMixin, Node):
         self._state_machine.destroy_when_not_in_use()
 
     def shut_down(self) -> None:
-        """From whatever state to finalized, deactivating on the way."""
-        with self._transition_lock:
+        """From whatever state to finalized, deactivating on the way. A transition that takes longer than
+        END_TIMEOUT_S, as to load a large model does, is left alone: nothing was commanded in it.
+        """
+        self._ending = True
+        if not self._transition_lock.acquire(timeout=END_TIMEOUT_S):
+            self.get_logger().warning(f"ends while {self.state_label}")
+            return
+        try:
             if self.state_label in ("unconfigured", "inactive", "active"):
                 self.trigger_shutdown()
+        finally:
+            self._transition_lock.release()

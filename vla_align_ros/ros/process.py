@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Sequence
 
 import rclpy
+from rclpy._rclpy_pybind11 import RCLError, UnknownROSArgsError
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
@@ -24,21 +25,22 @@ JOIN_TIMEOUT_S = 3.0
 def run(
     make_groups: Callable[[], Sequence[Sequence[Node]]], goodbye: Callable[[], None], started: Callable[[], None]
 ) -> int:
-    """Spin the nodes of each group until a signal; exit code 0, or 2 when a node cannot be made from its parameters.
+    """Spin the nodes of each group until a signal; exit code 0, or 2 when ROS arguments or parameters are wrong.
 
-    make_groups: makes the nodes, one list for each executor. started: called when all spin. goodbye: called, with the
-    executors still spinning, before anything is destroyed.
+    make_groups: makes the nodes, one list for each executor. started: called when all spin, in a thread of its own, so
+    that a signal need not wait for it. goodbye: called, with the executors still spinning, before anything is
+    destroyed.
     """
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     try:
+        rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
         groups = make_groups()
+    except (RCLError, UnknownROSArgsError) as error:
+        return _refused(f"a ROS argument is wrong: {str(error).partition(' Error: ')[0]}")
     except (ParameterError, rclpy.exceptions.ParameterException) as error:
-        print(f"a parameter is wrong: {error}", file=sys.stderr)
-        rclpy.try_shutdown()
-        return 2
+        return _refused(f"a parameter is wrong: {error}")
     executors = []
     for nodes in groups:
         executor = SingleThreadedExecutor()
@@ -46,15 +48,21 @@ def run(
             executor.add_node(node)
         executors.append(executor)
     threads = [threading.Thread(target=_spin, args=(executor, stop), daemon=True) for executor in executors]
+    threads.append(threading.Thread(target=started, daemon=True))
     for thread in threads:
         thread.start()
     try:
-        started()
         stop.wait()
         goodbye()
     finally:
         _end(executors, threads, groups)
     return 0
+
+
+def _refused(sentence: str) -> int:
+    print(sentence, file=sys.stderr)
+    rclpy.try_shutdown()
+    return 2
 
 
 def _end(
@@ -64,6 +72,8 @@ def _end(
         executor.shutdown(timeout_sec=JOIN_TIMEOUT_S)
     for thread in threads:
         thread.join(JOIN_TIMEOUT_S)
+    if any(thread.is_alive() for thread in threads):
+        return  # it still loads a model; what it uses must not be destroyed under it, and the process ends anyway
     for nodes in groups:
         for node in nodes:
             node.destroy_node()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
@@ -18,10 +19,13 @@ from vla_align_ros.observation.codecs import COMPRESSED_IMAGE, IMAGE, JOINT_STAT
 from vla_align_ros.ros.inputs import Input
 from vla_align_ros.ros.steady import STEADY
 
+if TYPE_CHECKING:
+    from vla_align_ros.ros.prompt import OwnPrompt
+
 SENSOR_QOS = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
 LATCHED_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-# What was said before we listened, and what a publisher with the default QoS (`ros2 topic pub`) says.
-PROMPT_QOS = (LATCHED_QOS, QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE))
+# What several publishers have said before we listened, and what one with the default QoS (`ros2 topic pub`) says.
+HEAR_LATCHED_QOS = (QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL), QoSProfile(depth=10))
 CAMERA_TYPES = {IMAGE: Image, COMPRESSED_IMAGE: CompressedImage}
 LOOK_EVERY_S = 1.0  # at the publishers of each topic
 
@@ -29,9 +33,17 @@ LOOK_EVERY_S = 1.0  # at the publishers of each topic
 class SensorNode(Node):
     """Subscribes while `connect`ed. A refused message is counted by the assembler and logged, throttled."""
 
-    def __init__(self, policy_name: str) -> None:
-        super().__init__(f"{policy_name}_sensors")
-        self._policy_name = policy_name
+    def __init__(self, policy: Node) -> None:
+        """`policy`: the node that these topics belong to. Its namespace, its clock and its remaps hold, those of its
+        name alone too; the command line's are not applied a second time here.
+        """
+        super().__init__(
+            f"{policy.get_name()}_sensors",
+            namespace=policy.get_namespace(),
+            use_global_arguments=False,
+            parameter_overrides=[policy.get_parameter("use_sim_time")],
+        )
+        self._resolve = policy.resolve_topic_name
         self._inputs: list[Input] = []
         self._lock = threading.Lock()  # lifecycle transitions come from another thread
         self.create_timer(LOOK_EVERY_S, self._look, clock=STEADY)
@@ -41,8 +53,12 @@ class SensorNode(Node):
         """Why messages do not arrive, a sentence each: nobody publishes, another type, a QoS that does not fit."""
         return [item.problem for item in list(self._inputs) if item.problem]
 
-    def connect(self, assembler: ObservationAssembler, camera_topics: Mapping[str, str]) -> None:
-        """Subscribe cameras (Image or CompressedImage, as they are published), joints and prompt; feed `assembler`."""
+    def connect(
+        self, assembler: ObservationAssembler, camera_topics: Mapping[str, str], own_prompt: OwnPrompt | None
+    ) -> None:
+        """Subscribe cameras (Image or CompressedImage, as they are published), joints and prompt; feed `assembler`.
+        own_prompt: what the policy itself says on ~/prompt, which the assembler has already.
+        """
 
         def now_ns() -> int:
             return int(self.get_clock().now().nanoseconds)
@@ -51,7 +67,11 @@ class SensorNode(Node):
             assembler.push_joints(raw, now_ns())
 
         def push_prompt(raw: bytes, msgtype: str, sent_ns: int) -> None:
+            if own_prompt is not None and own_prompt.is_echo(raw, sent_ns):
+                return
             assembler.push_prompt(raw, now_ns())
+            if own_prompt is not None:
+                own_prompt.give_way(raw)
 
         with self._lock:
             for camera, topic in camera_topics.items():
@@ -59,11 +79,12 @@ class SensorNode(Node):
                 def push_image(raw: bytes, msgtype: str, sent_ns: int, camera: str = camera) -> None:
                     assembler.push_image(camera, raw, msgtype, now_ns())
 
+                topic = self._resolve(topic)
                 self._inputs.append(Input(self, f"camera {camera}", topic, CAMERA_TYPES, [SENSOR_QOS], push_image))
-            joints = {JOINT_STATE: JointState}
-            self._inputs.append(Input(self, "joints", "joint_states", joints, [SENSOR_QOS], push_joints))
-            prompt = f"{self._policy_name}/prompt"
-            self._inputs.append(Input(self, "prompt", prompt, {STRING: String}, PROMPT_QOS, push_prompt, False))
+            joints, kinds = self._resolve("joint_states"), {JOINT_STATE: JointState}
+            self._inputs.append(Input(self, "joints", joints, kinds, [SENSOR_QOS], push_joints))
+            prompt, kinds = self._resolve("~/prompt"), {STRING: String}
+            self._inputs.append(Input(self, "prompt", prompt, kinds, HEAR_LATCHED_QOS, push_prompt, False))
 
     def disconnect(self) -> None:
         """Drop all subscriptions."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from diagnostic_msgs.msg import DiagnosticArray
@@ -26,6 +26,7 @@ from vla_align_ros.alignment.reasons import Reason
 from vla_align_ros.alignment.report import AlignReport, StepCurve
 from vla_align_ros.alignment.waiting import AlignmentWait, left_out_sentence
 from vla_align_ros.checkpoint.manifest import StoreError
+from vla_align_ros.checkpoint.owner import StoreOwnership
 from vla_align_ros.observation.assemble import ObservationRefused
 from vla_align_ros.observation.codecs import MessageRefused, encode_trajectory
 from vla_align_ros.observation.stamps import ClockWatch
@@ -34,11 +35,12 @@ from vla_align_ros.policy import load_policy
 from vla_align_ros.ros.diagnostics import Health, build, build_unconfigured
 from vla_align_ros.ros.lifecycle import SafeLifecycleNode
 from vla_align_ros.ros.parameters import NodeParameters
+from vla_align_ros.ros.prompt import OwnPrompt
 from vla_align_ros.ros.sensors import LATCHED_QOS, SensorNode
 from vla_align_ros.ros.steady import STEADY, THROTTLED
 from vla_align_ros.runtime import Runtime, make_runtime
 from vla_align_ros.worker import Worker
-from vla_align_ros.zoo import find_model
+from vla_align_ros.zoo import find_model, robot_of, store_folder
 
 NAME = "vla_policy"
 CONTROL_POLL_S = 0.01  # how often a new control tick is looked for
@@ -65,14 +67,17 @@ class AlignmentStopped(Exception):
 class VlaPolicy(SafeLifecycleNode):
     """See the module's docstring, and `docs/reference.md` for topics, services and parameters."""
 
-    def __init__(self, sensors: SensorNode) -> None:
+    def __init__(self) -> None:
         super().__init__(NAME)
-        self._sensors = sensors
-        self._settings = NodeParameters(self, PolicyParams)
+        self._settings = NodeParameters(self, PolicyParams, lambda: self.configured)
+        self.sensors = SensorNode(self)
+        self._ownership: StoreOwnership | None = None
+        self._own_prompt: OwnPrompt | None = None
         self._runtime: Runtime | None = None
         self._inference: Worker | None = None
         self._alignment: Worker | None = None
         self._health = Health()
+        self._status_name = self.get_fully_qualified_name().removeprefix("/")  # says which robot
         self._clock_watch = ClockWatch()
         self._last_align_s = -float("inf")  # steady
         self._total_at_align = 0
@@ -91,24 +96,34 @@ class VlaPolicy(SafeLifecycleNode):
         self.create_timer(0.2, self._take_experience, clock=STEADY)
         self.create_timer(1.0, self._report_health, clock=STEADY)
 
+    @property
+    def params(self) -> PolicyParams:
+        """As they are now, with the robot's name where none was set."""
+        params = self._settings.values
+        return replace(params, robot_id=params.robot_id or robot_of(self.get_fully_qualified_name()))
+
     # --- lifecycle ---
 
     def configure(self) -> None:
         """Load and verify model and token, warm up, and begin to listen."""
-        params = self._settings.values
-        policy = load_policy(find_model(params.model), params.device)  # type: ignore[arg-type]
+        policy = load_policy(find_model(self.params.model), self.params.device)  # type: ignore[arg-type]
         self._settings.recommend(asdict(policy.config.recommended))
-        self._runtime = runtime = make_runtime(policy, self._settings.values, ManagerParams().keep_versions)
+        params = self.params
+        if policy.token is not None:
+            root = store_folder(params.store, policy.config.name, params.robot_id)
+            self._ownership = StoreOwnership.take(root, params.robot_id)
+        self._runtime = runtime = make_runtime(policy, params, ManagerParams().keep_versions)
         self._health = Health()
         self._last_align_s, self._total_at_align = -float("inf"), 0
         self._inference = Worker("inference", self._job_failed)
         self._alignment = Worker("alignment", self._job_failed)
-        policy.warm_up(self._settings.values.num_steps)
+        policy.warm_up(params.num_steps)
         if params.prompt:
             runtime.assembler.push_prompt(params.prompt, 0)
-        self._sensors.connect(runtime.assembler, policy.config.robot.camera_topics)
+            self._own_prompt = OwnPrompt(self, "~/prompt", params.prompt)
+        self.sensors.connect(runtime.assembler, policy.config.robot.camera_topics, self._own_prompt)
         self.get_logger().info(
-            f"model {policy.config.name} on {policy.device}, "
+            f"robot {params.robot_id}: model {policy.config.name} on {policy.device}, "
             f"token version {runtime.version_name} from {runtime.store.root}"
         )
         for remark in filter(None, (*policy.remarks, policy.align_problem)):
@@ -125,12 +140,18 @@ class VlaPolicy(SafeLifecycleNode):
 
     def cleanup(self) -> None:
         """Stop the workers and free the model."""
-        self._sensors.disconnect()
+        self.sensors.disconnect()
+        if self._own_prompt is not None:
+            self._own_prompt.withdraw()
+            self._own_prompt = None
         workers = (self._inference, self._alignment)
         self._inference = self._alignment = self._runtime = None
         for worker in workers:
             if worker is not None and not worker.stop(STOP_TIMEOUT_S):
                 self.get_logger().warning("a worker is still busy; what it does will not be used")
+        if self._ownership is not None:
+            self._ownership.release()
+            self._ownership = None
 
     # --- control ---
 
@@ -301,18 +322,20 @@ class VlaPolicy(SafeLifecycleNode):
         if clock_problem := self._clock_watch.problem(now_ns, time.monotonic()):
             self.get_logger().warning(clock_problem, **THROTTLED)
         if runtime is None or worker is None:
-            message = build_unconfigured(self.get_name(), self.state_label, clock_problem)
+            message = build_unconfigured(self._status_name, self.state_label, clock_problem)
         else:
             message = build(
-                self.get_name(),
+                self._status_name,
                 runtime,
                 self._health,
                 self.active,
                 now_ns,
                 clock_problem,
-                self._sensors.problems,
+                self.sensors.problems,
                 self._why_waiting(runtime, worker),
             )
+        for status in message.status:
+            status.hardware_id = self.params.robot_id
         message.header.stamp = self.get_clock().now().to_msg()
         self._diagnostics.publish(message)
         if self.active and runtime is not None and worker is not None:

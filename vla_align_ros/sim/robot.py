@@ -35,7 +35,7 @@ from vla_align_ros.sim.embodiment import Embodiments, one_embodiment
 PERIOD_NS = round(PERIOD_S * 1e9)
 LATE_NS = 500_000_000  # a sensor message that is due longer ago than this is dropped, not sent late
 
-CAMERA_TOPICS = {camera: f"/{camera}/image_raw" for camera in CAMERAS}
+CAMERA_TOPICS = {camera: f"{camera}/image_raw" for camera in CAMERAS}  # relative: a namespace keeps two robots apart
 JOINTS_TOPIC = "joint_states"
 PROMPT_TOPIC = "vla_policy/prompt"
 CHUNK_TOPIC = "vla_policy/action_chunk"
