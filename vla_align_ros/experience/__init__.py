@@ -1,2 +1,3 @@
 """What the robot lived through: `builder` (messages and chunks -> experiences), `buffer` (the newest ones), `bag` (the
-same from a recording), `recorder` (makes a recording)."""
+same from a recording), `folder` (from all recordings in a folder), `recorder` and `playback` (make one, play one).
+"""

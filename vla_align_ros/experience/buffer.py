@@ -17,6 +17,7 @@ class ExperienceBuffer:
     def __init__(self, capacity: int) -> None:
         if capacity < 1:
             raise ValueError(f"capacity must be at least 1, got {capacity}")
+        self.capacity = capacity
         self.total_added = 0
         self._experiences: deque[Experience] = deque(maxlen=capacity)
         self._lock = threading.Lock()

@@ -156,6 +156,11 @@ class ObservationAssembler:
         with self._lock:
             return self._joints_at(t_ns)
 
+    def newest_prompt(self) -> str:
+        """The prompt that came last, or an empty one."""
+        with self._lock:
+            return self._prompts[-1][1] if self._prompts else ""
+
     def measured(self, now_ns: int) -> Float32Array:
         """Where the arm is now: the newest position (S,) of every joint, in rad, read-only. Raises ObservationRefused
         (no_joints, stale_joints), counted."""
