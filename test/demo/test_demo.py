@@ -25,13 +25,15 @@ def test_the_demo_works_and_says_so(tmp_path: Path) -> None:
     assert numbers["chunks_published"] > 20
     assert numbers["aligns"]["attempted"] >= 1
     assert numbers["aligns"]["accepted"] + numbers["aligns"]["refused"] == numbers["aligns"]["attempted"]
-    assert numbers["live_offline_identical"] is True
+    assert all(numbers[f"live_{way}_identical"] is True for way in ("offline", "topic", "bag"))
+    assert "live, topic and bag agree to the bit" in run.stdout
     assert numbers["joint_travel_rad"] > 0.5
     assert 0 < numbers["chunk_latency_ms"]["p50"] <= numbers["chunk_latency_ms"]["p99"]
     assert Path(numbers["bag_path"]).is_dir()
     report = Path(numbers["report_path"]).read_text()
     assert report.count("data:image/png;base64,") >= 3
     assert "src='http" not in report
+    assert "live, topic and bag agree to the bit" in report
 
 
 @pytest.mark.slow

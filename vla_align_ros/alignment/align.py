@@ -106,6 +106,7 @@ def attempt(
         last_stamp_ns=used[-1].next_observation.stamp_ns if used else 0,
         exploration_fraction=exploration_fraction,
         duration_s=0.0,
+        stamps_ns=tuple(item.observation.stamp_ns for item in used),
     )
 
     def ended(verdict: Verdict, report: AlignReport, proposal: Proposal | None = None) -> Attempt:

@@ -31,6 +31,7 @@ class AlignReport:
     from; None for the running token, -1 for E_0.
     exploration_fraction: share of random motion that was set while the experience was made.
     token_version: name in the store, when the token was kept and a store was given.
+    stamps_ns: of every experience that was given to the attempt: when its first observation was made.
     """
 
     accepted: bool
@@ -50,6 +51,7 @@ class AlignReport:
     after: dict[str, float] = field(default_factory=dict)
     curve: tuple[StepCurve, ...] = ()
     token_version: str | None = None
+    stamps_ns: tuple[int, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for `json.dumps`; a number that JSON does not have (NaN, infinity) is None."""
@@ -66,6 +68,6 @@ class AlignReport:
 def _json_value(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _json_value(item) for key, item in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [_json_value(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

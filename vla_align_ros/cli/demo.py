@@ -29,7 +29,8 @@ def demo(
 
     from vla_align_ros.demo.processes import loopback_environment
     from vla_align_ros.policy.config import ModelConfigError
-    from vla_align_ros.ros.demo_run import DemoError, DemoSettings, run_demo
+    from vla_align_ros.ros.demo_replay import DemoError
+    from vla_align_ros.ros.demo_run import DemoSettings, run_demo
 
     console = Console()
     settings = DemoSettings(model, out, embodiment_seed, aligns, episodes)

@@ -1,4 +1,4 @@
-"""The demo, step by step: live run with alignments -> save -> replay -> restart -> success rates -> report."""
+"""The demo, step by step: live run with alignments -> save -> restart -> replays -> success rates -> report."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ from rich.table import Table
 
 from vla_align_ros.checkpoint.store import TokenStore
 from vla_align_ros.checkpoint.version import TokenVersion
-from vla_align_ros.demo.agreement import Agreement, replay_attempt
+from vla_align_ros.demo.agreement import align_again, differences, from_bag, from_folder
 from vla_align_ros.demo.pictures import planned_motion
 from vla_align_ros.demo.processes import NodeProcess
 from vla_align_ros.demo.report import summary_rows, write_report
 from vla_align_ros.params import ManagerParams, PolicyParams
 from vla_align_ros.policy import Policy, load_policy
+from vla_align_ros.ros.demo_replay import DemoError, replay_by_topic
 from vla_align_ros.ros.listener import Listener, listening
 from vla_align_ros.sim.bench import final_distances
 from vla_align_ros.sim.camera import CAMERAS
@@ -41,10 +42,6 @@ CHUNK_HZ = 2.5
 SIMULATED = {"image_hz": 20.0, "joint_hz": 50.0}  # twice and five times the control rate: two cores do everything
 HEARD_S = 4.0  # of every topic must be in the bag before experience counts: longer than its chunks, horizon and lag
 EPISODE_SEED = 404
-
-
-class DemoError(RuntimeError):
-    """A part of the demo did not work; the message says which, and what its log says."""
 
 
 @dataclass(frozen=True)
@@ -75,12 +72,18 @@ def run_demo(settings: DemoSettings, console: Console) -> dict[str, Any]:
     with listening() as listener:
         travelled = _live_run(settings, out, parameters, listener, console)
         restored = _restart(out, parameters, listener, console)
-    attempts, store = listener.reports, TokenStore(out / "store", ManagerParams().keep_versions)
-    versions = store.versions()
+        attempts, params = list(listener.reports), _policy_params(policy, parameters)
+        experiences = from_bag(policy, attempts[0], out / "bag", params)
+        replayed = replay_by_topic(out, parameters, attempts[0], len(experiences), EXPERIENCE_LAG_S, listener)
+    versions = TokenStore(out / "store", ManagerParams().keep_versions).versions()
     start_ns = versions[0].manifest.created_ns
-    params = _policy_params(policy, parameters)
     start = torch.from_numpy(versions[0].token.copy())
-    agreement = replay_attempt(policy, attempts[0], out / "bag", start, params)
+    watched = from_folder(policy, attempts[0], out / "bag", params.updated({"store": str(out / "store_bag")}))
+    apart = {
+        "offline": differences(attempts[0], align_again(policy, experiences, start, params)),
+        "topic": differences(attempts[0], replayed),
+        "bag": differences(attempts[0], align_again(policy, watched, start, params)),
+    }
     timeline = success_over_time(policy, versions, settings)
     rates = {point["token_version"]: point["success"] for point in timeline}
     numbers: dict[str, Any] = {
@@ -97,7 +100,8 @@ def run_demo(settings: DemoSettings, console: Console) -> dict[str, Any]:
         "success_over_time": timeline,
         "success_is": f"share of {settings.episodes} paired episodes of the batched bench, in process",
         "token_version": restored.name,
-        "live_offline_identical": agreement.identical,
+        **{f"live_{way}_identical": not found for way, found in apart.items()},
+        "differences": {way: found for way, found in apart.items() if found},
         "joint_travel_rad": travelled,
         "bag_path": str(out / "bag"),
         "report_path": str(out / "report.html"),
@@ -106,8 +110,8 @@ def run_demo(settings: DemoSettings, console: Console) -> dict[str, Any]:
     pictures = planned_motion(policy, out / "bag", params, one_embodiment(settings.embodiment_seed), ends)
     write_report(out / "report.html", numbers, attempts, pictures, listener.latencies_ms, start_ns)
     console.print(_summary(numbers))
-    if not agreement.identical:
-        raise DemoError(f"live and offline alignment differ: {_describe(agreement)}; see {numbers['report_path']}")
+    if numbers["differences"]:
+        raise DemoError(f"live and replayed alignment differ: {numbers['differences']}; see {numbers['report_path']}")
     return numbers
 
 
@@ -213,15 +217,6 @@ def _restart(out: Path, parameters: dict[str, object], listener: Listener, conso
 def _policy_params(policy: Policy, parameters: dict[str, object]) -> PolicyParams:
     """The parameters that the node ran with: the model's recommendations, then what was set."""
     return PolicyParams.from_mapping({**asdict(policy.config.recommended), **parameters})
-
-
-def _describe(agreement: Agreement) -> str:
-    live, offline = agreement.live, agreement.offline
-    return (
-        f"live {live['reason']} from {live['learned_from']}+{live['judged_by']} experiences, "
-        f"offline {offline.reason.value} from {offline.learned_from}+{offline.judged_by}, "
-        f"losses up to {agreement.largest_difference:.2e} apart"
-    )
 
 
 def _table(listener: Listener) -> Table:
