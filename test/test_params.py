@@ -53,7 +53,7 @@ def mappings(draw: st.DrawFn, group: type[Params]) -> dict[str, object]:
     mapping = {descriptor.name: draw(valid_values(descriptor)) for descriptor in chosen}
     if not re.fullmatch(r"\w*", str(mapping.get("robot_id", "")), re.ASCII):
         mapping["robot_id"] = "arm-1.left"
-    if mapping.get("rate", 1.0) != 1.0:
+    if group is SimParams and mapping.get("rate", 1.0) != 1.0:
         mapping["publish_clock"] = True
     return mapping
 

@@ -23,6 +23,7 @@ __all__ = [
     "ManagerParams",
     "ParameterError",
     "Params",
+    "PlayerParams",
     "PolicyParams",
     "RecorderParams",
     "SimParams",
@@ -146,12 +147,41 @@ class PolicyParams(Params):
     experience_stride_ticks: int = parameter(
         4, "Control ticks from the start of one experience to the next.", within=(1, 1000)
     )
+    experience_source: str = parameter(
+        "live",
+        "Whose commands make experience: live, the node's own chunks; topic, those on command_topic (a played bag, "
+        "another controller, a human in charge); bag, those in the recordings of bag_folder.",
+        choices=("live", "topic", "bag"),
+    )
+    command_topic: str = parameter(
+        "~/action_chunk",
+        "Source topic: the JointTrajectory topic whose commands move the robot. Source bag: its name in the bags.",
+    )
+    bag_folder: str = parameter(
+        "", "Source bag: folder that a recorder fills; each split is read once it is closed. Must be set there."
+    )
+    other_command_topics: str = parameter(
+        "",
+        "JointTrajectory topics by which somebody else may move this arm, separated by spaces: the time that their "
+        "commands cover makes no experience.",
+    )
+    publish_chunks: str = parameter(
+        "auto",
+        "Whether the node drives the robot: auto, only with the source live. Without, no chunk and no hold is sent, "
+        "and nothing is inferred.",
+        choices=("auto", "always", "never"),
+    )
     buffer_capacity: int = parameter(1024, "Experiences that are kept; the oldest go first.", within=(8, 65536))
     align: AlignParams = group(AlignParams)  # noqa: RUF009 (a dataclass field)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_robot_id(self.robot_id)
+
+    @property
+    def drives(self) -> bool:
+        """Whether chunks are made and published."""
+        return self.publish_chunks == "always" or (self.publish_chunks == "auto" and self.experience_source == "live")
 
 
 @dataclass(frozen=True)
@@ -217,10 +247,33 @@ class RecorderParams(Params):
     )
 
 
+@dataclass(frozen=True)
+class PlayerParams(Params):
+    """The node `bag_player`."""
+
+    path: str = parameter("", "The bag: its folder, or one storage file. Must be set.")
+    rate: float = parameter(
+        1.0, "Seconds of the bag in one second; slower where a step takes longer.", within=(0.1, 20.0)
+    )
+    commands: bool = parameter(
+        False,
+        "Play trajectories too, beside cameras, joint states and texts. They move every robot that hears them: only in "
+        "a ROS domain without one.",
+    )
+    topics: str = parameter("", "Only these topics of the bag, separated by spaces; empty: all.")
+    from_ns: int = parameter(
+        0, "Begin at this time of the bag, since 1970; 0: with the first message.", unit="ns", within=(0, 2**62)
+    )
+    until_ns: int = parameter(
+        0, "End at this time, where /clock then stands; 0: with the last message.", unit="ns", within=(0, 2**62)
+    )
+
+
 NODES: dict[str, type[Params]] = {
     "vla_policy": PolicyParams,
     "checkpoint_manager": ManagerParams,
     "sim_robot": SimParams,
     "bag_recorder": RecorderParams,
+    "bag_player": PlayerParams,
 }
 """Name of each node that has parameters -> its group."""

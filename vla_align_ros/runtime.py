@@ -6,7 +6,8 @@ messages (bytes) -> assembler -> controller -> trajectory         control
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 
@@ -18,8 +19,11 @@ from vla_align_ros.alignment.step import OnStep
 from vla_align_ros.checkpoint.manifest import check_fits
 from vla_align_ros.checkpoint.store import TokenStore
 from vla_align_ros.checkpoint.version import TokenVersion
+from vla_align_ros.experience.bag import BagTopics
 from vla_align_ros.experience.buffer import ExperienceBuffer
 from vla_align_ros.experience.builder import ExperienceBuilder
+from vla_align_ros.experience.folder import BagFolder, Pipeline
+from vla_align_ros.experience.ledger import Ledger
 from vla_align_ros.observation.assemble import AssemblerLimits, ObservationAssembler
 from vla_align_ros.params import AlignParams, PolicyParams
 from vla_align_ros.policy import Policy
@@ -112,6 +116,33 @@ def make_builder(policy: Policy, params: PolicyParams, assembler: ObservationAss
         params.experience_lag_s,
         params.experience_stride_ticks,
     )
+
+
+def make_bag_folder(runtime: Runtime, params: PolicyParams, folder: Path, topics: BagTopics) -> BagFolder:
+    """What fills the runtime's buffer from the recordings in `folder`; its ledger is in the token store's folder.
+
+    Raises OSError for a ledger that cannot be read.
+    """
+    policy, robot, architecture = runtime.policy, runtime.policy.config.robot, runtime.policy.model.architecture
+
+    def new_pipeline(prompt: str) -> Pipeline:
+        assembler = make_assembler(policy, params)
+        if first := prompt or params.prompt:
+            assembler.push_prompt(first, 0)
+        return Pipeline(assembler, make_builder(policy, params, assembler))
+
+    limits = runtime.assembler.limits
+    made_with = {
+        "topics": asdict(topics),
+        "limits": asdict(limits),
+        "robot": [robot.joint_names, robot.period_ns, robot.action],
+        "model": [architecture.action_horizon, architecture.vision.image_size],
+        "prompt": params.prompt,
+        "experience": [params.experience_lag_s, params.experience_stride_ticks],
+    }
+    history = round(limits.history_s * 1e9 / robot.period_ns) // params.experience_stride_ticks + 1
+    ledger = Ledger(runtime.store.root, folder, made_with)
+    return BagFolder(folder, topics, new_pipeline, ledger, runtime.buffer, history)
 
 
 def make_runtime(policy: Policy, params: PolicyParams, keep_versions: int) -> Runtime:

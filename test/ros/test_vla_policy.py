@@ -22,7 +22,9 @@ from policy_live import (
     start_of,
 )
 from std_msgs.msg import Float64
+from trajectory_msgs.msg import JointTrajectory
 
+from vla_align_ros.action.trajectory import hold_trajectory
 from vla_align_ros.checkpoint.store import TokenStore
 from vla_align_ros.observation.codecs import (
     IMAGE,
@@ -30,6 +32,7 @@ from vla_align_ros.observation.codecs import (
     TYPESTORE,
     decode_image,
     encode_image,
+    encode_trajectory,
 )
 from vla_align_ros.sim.arm import JOINT_NAMES
 
@@ -47,7 +50,8 @@ def node(shared_ros, robot, tmp_path_factory):
     limits = {"image_stale_s": 0.4, "joint_stale_s": 0.3, "frozen_s": 0.6}
     varied = {"exploration_fraction": 0.9}  # the opposite arm's token alone would keep the arm at its stops
     model = str(lenient_model(folder))
-    made = PolicyProcess(shared_ros, folder, **{"model": model, **limits, **ALIGN_QUICKLY, **varied})
+    others = {"other_command_topics": "/teleop"}
+    made = PolicyProcess(shared_ros, folder, **{"model": model, **limits, **ALIGN_QUICKLY, **varied, **others})
     made.chunks.wait()
     return made
 
@@ -68,6 +72,21 @@ def _all_is_well_again(node, robot):
 
 
 # --- chunks ---
+
+
+@pytest.mark.parametrize("topic", ["/vla_policy/action_chunk", "/teleop"])
+def test_commands_of_somebody_else_are_told_from_the_own_ones(node, shared_ros, topic):
+    for _ in range(4):
+        node.chunks.wait_for_new()
+    before = node.wait_for_status("experience").refused("foreign_command")
+    for _ in range(2):
+        now = node.wait_for_status("experience")
+        assert now.refused("foreign_command") == before, "own chunks are heard too"
+    publisher = shared_ros.publisher(topic, JointTrajectory)
+    now_ns = node.ros.node.get_clock().now().nanoseconds
+    publisher.publish(encode_trajectory(hold_trajectory([0.1, 0.2], now_ns, PERIOD_NS, JOINT_NAMES)))
+    node.wait_for_status("experience", lambda status: status.refused("foreign_command") > before)
+    shared_ros.node.destroy_publisher(publisher)
 
 
 def test_chunk_is_on_the_control_grid_with_positions_and_velocities_and_ends_at_rest(node):

@@ -42,11 +42,19 @@ class AlignmentWait:
     def __init__(self, began_s: float, skipped: Mapping[Enum, int]) -> None:
         self._began_s, self._skipped = began_s, Counter(skipped)
 
-    def problem(self, now_s: float, new: int, skipped: Mapping[Enum, int], params: AlignParams, pace_s: float) -> str:
+    def problem(
+        self,
+        now_s: float,
+        new: int,
+        skipped: Mapping[Enum, int],
+        params: AlignParams,
+        pace_s: float,
+        nothing: str = NOTHING_ADVICE,
+    ) -> str:
         """A sentence when periodic alignment is overdue for want of experience, else empty.
 
         new: experiences since the last attempt. skipped: the builder's counters now. pace_s: time from one experience
-        to the next when none is left out.
+        to the next when none is left out. nothing: what to do when there is none at all, and none was left out.
         """
         waited_s, needed = now_s - self._began_s, params.align_min_experiences
         if params.align_frequency_hz <= 0 or new >= needed:
@@ -58,7 +66,7 @@ class AlignmentWait:
         if not left_out and new:
             why = f"at this pace it takes {needed * waited_s / new:.0f} s; align_min_experiences may be too large"
         else:
-            why = left_out_sentence(left_out)
+            why = left_out_sentence(left_out) if left_out else nothing
         return f"no alignment for {waited_s:.0f} s: {new} of {needed} new experiences; {why}"
 
 

@@ -54,7 +54,7 @@ def replay_by_topic(
     environment, last = dict(os.environ), str(live["last_stamp_ns"])
     listener.statuses.clear()
     with NodeProcess("vla_align_node", observing, out / "vla_align_node_topic.log", environment) as policy:
-        if not _wait(lambda: _message(listener, "inference").startswith("observing"), TIMEOUT_S, policy):
+        if not _wait(lambda: "the commands on" in _message(listener, "experience"), TIMEOUT_S, policy):
             raise DemoError(f"the node does not observe: {_message(listener, 'inference')}:\n{policy.log_tail()}")
         with NodeProcess("bag_player", played, out / "bag_player.log", environment) as player:
             if not _wait(lambda: player.returncode is not None, PLAY_TIMEOUT_S, policy) or player.returncode:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from enum import Enum
 
 import numpy as np
@@ -31,10 +32,24 @@ class Health:
         self.problem = ""
 
 
+@dataclass(frozen=True)
+class SourceStatus:
+    """Where experience comes from. drives: whether the node sends chunks. problem: what keeps experience away, or
+    empty. waiting: bags that are not closed yet. total: experiences so far. refused: what cost experience."""
+
+    drives: bool
+    sentence: str
+    problem: str
+    waiting: str
+    total: int
+    refused: Mapping[Enum, int]
+
+
 def build(
     name: str,
     runtime: Runtime,
     health: Health,
+    source: SourceStatus,
     active: bool,
     now_ns: int,
     clock_problem: str,
@@ -46,7 +61,7 @@ def build(
     now_ns: ROS time. clock_problem: what is wrong with it. deaf: why messages do not arrive, a sentence each. waiting:
     why periodic alignment cannot begin.
     """
-    controller, assembler, builder = runtime.controller, runtime.assembler, runtime.builder
+    controller, assembler = runtime.controller, runtime.assembler
     latencies = np.array(health.latencies_ms or [0.0])
     inference = {
         "chunks": health.chunks,
@@ -58,8 +73,18 @@ def build(
     stamp_problem, ages = assembler.diagnose(now_ns)
     problem = clock_problem or stamp_problem or (health.problem if active else "")
     level = WARN if problem else OK
-    message = problem or ("running" if active else "inactive")
-    experience = {"buffer": len(runtime.buffer), "total": runtime.buffer.total_added, **_counts(builder.skipped)}
+    running = "running" if source.drives else f"observing: experience from {source.sentence}"
+    message = problem or (running if active else "inactive")
+    held = runtime.buffer.snapshot()
+    newest_ns = held[-1].next_observation.stamp_ns if held else 0
+    experience = {
+        "buffer": len(held),
+        "total": source.total,
+        "newest_stamp_ns": newest_ns,
+        "waiting": source.waiting,
+        **_counts(source.refused),
+    }
+    gathered = source.problem or f"{len(held)} experiences from {source.sentence}"
     alignment = {**health.aligns, "last": health.last_align, "token_version": runtime.version_name}
     aligned = runtime.policy.align_problem or waiting or health.last_align
     return DiagnosticArray(
@@ -72,7 +97,7 @@ def build(
                 "; ".join([message, *deaf]),
                 ages | _counts(assembler.refused),
             ),
-            _status(name, "experience", OK, f"{len(runtime.buffer)} experiences", experience),
+            _status(name, "experience", WARN if source.problem else OK, gathered, experience),
             _status(name, "alignment", WARN if waiting else OK, aligned, alignment),
         ]
     )

@@ -36,6 +36,11 @@ def bag_recorder() -> None:
     _start("bag_recorder", "main")
 
 
+def bag_player() -> None:
+    """The player."""
+    _start("bag_player", "main")
+
+
 def _start(module: str, function: str) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: os._exit(0))

@@ -23,15 +23,19 @@ JOIN_TIMEOUT_S = 3.0
 
 
 def run(
-    make_groups: Callable[[], Sequence[Sequence[Node]]], goodbye: Callable[[], None], started: Callable[[], None]
+    make_groups: Callable[[], Sequence[Sequence[Node]]],
+    goodbye: Callable[[], None],
+    started: Callable[[], None],
+    stop: threading.Event | None = None,
 ) -> int:
-    """Spin the nodes of each group until a signal; exit code 0, or 2 when ROS arguments or parameters are wrong.
+    """Spin the nodes of each group until a signal, or until somebody else sets `stop`; exit code 0, or 2 when ROS
+    arguments or parameters are wrong.
 
     make_groups: makes the nodes, one list for each executor. started: called when all spin, in a thread of its own, so
     that a signal need not wait for it. goodbye: called, with the executors still spinning, before anything is
     destroyed.
     """
-    stop = threading.Event()
+    stop = stop or threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     try:

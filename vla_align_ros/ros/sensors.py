@@ -6,16 +6,17 @@ Messages are deserialised by rosbags, not rclpy: eight times faster, and the ver
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import String
+from trajectory_msgs.msg import JointTrajectory
 
 from vla_align_ros.observation.assemble import ObservationAssembler
-from vla_align_ros.observation.codecs import COMPRESSED_IMAGE, IMAGE, JOINT_STATE, STRING
+from vla_align_ros.observation.codecs import COMPRESSED_IMAGE, IMAGE, JOINT_STATE, JOINT_TRAJECTORY, STRING
 from vla_align_ros.ros.inputs import Input
 from vla_align_ros.ros.steady import STEADY
 
@@ -27,6 +28,7 @@ LATCHED_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durabi
 # What several publishers have said before we listened, and what one with the default QoS (`ros2 topic pub`) says.
 HEAR_LATCHED_QOS = (QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL), QoSProfile(depth=10))
 CAMERA_TYPES = {IMAGE: Image, COMPRESSED_IMAGE: CompressedImage}
+COMMAND_QOS = QoSProfile(depth=100)  # reliable: with a command lost, the one before it would be taken for in force
 LOOK_EVERY_S = 1.0  # at the publishers of each topic
 
 
@@ -60,16 +62,13 @@ class SensorNode(Node):
         own_prompt: what the policy itself says on ~/prompt, which the assembler has already.
         """
 
-        def now_ns() -> int:
-            return int(self.get_clock().now().nanoseconds)
-
         def push_joints(raw: bytes, msgtype: str, sent_ns: int) -> None:
-            assembler.push_joints(raw, now_ns())
+            assembler.push_joints(raw, self.now_ns)
 
         def push_prompt(raw: bytes, msgtype: str, sent_ns: int) -> None:
             if own_prompt is not None and own_prompt.is_echo(raw, sent_ns):
                 return
-            assembler.push_prompt(raw, now_ns())
+            assembler.push_prompt(raw, self.now_ns)
             if own_prompt is not None:
                 own_prompt.give_way(raw)
 
@@ -77,7 +76,7 @@ class SensorNode(Node):
             for camera, topic in camera_topics.items():
 
                 def push_image(raw: bytes, msgtype: str, sent_ns: int, camera: str = camera) -> None:
-                    assembler.push_image(camera, raw, msgtype, now_ns())
+                    assembler.push_image(camera, raw, msgtype, self.now_ns)
 
                 topic = self._resolve(topic)
                 self._inputs.append(Input(self, f"camera {camera}", topic, CAMERA_TYPES, [SENSOR_QOS], push_image))
@@ -92,6 +91,20 @@ class SensorNode(Node):
             for item in self._inputs:
                 item.close()
             self._inputs.clear()
+
+    @property
+    def now_ns(self) -> int:
+        """The time of arrival, for a message that comes now."""
+        return int(self.get_clock().now().nanoseconds)
+
+    def listen_to_commands(self, topic: str, receive: Callable[[bytes], None], expected: bool) -> None:
+        """Feed `receive` with the JointTrajectory messages of a topic until `disconnect`. expected: whether it is a
+        problem when nobody publishes there."""
+        kinds = {JOINT_TRAJECTORY: JointTrajectory}
+        with self._lock:
+            self._inputs.append(
+                Input(self, "commands", topic, kinds, [COMMAND_QOS], lambda raw, *_: receive(raw), expected)
+            )
 
     def _look(self) -> None:
         with self._lock:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.lifecycle import LifecyclePublisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.task import Future
 from std_msgs.msg import Float64, String
@@ -24,17 +25,19 @@ from vla_align_ros.action.limits import ChunkRefused
 from vla_align_ros.action.trajectory import Trajectory
 from vla_align_ros.alignment.reasons import Reason
 from vla_align_ros.alignment.report import AlignReport, StepCurve
-from vla_align_ros.alignment.waiting import AlignmentWait, left_out_sentence
+from vla_align_ros.alignment.waiting import left_out_sentence
 from vla_align_ros.checkpoint.manifest import StoreError
 from vla_align_ros.checkpoint.owner import StoreOwnership
 from vla_align_ros.observation.assemble import ObservationRefused
-from vla_align_ros.observation.codecs import MessageRefused, encode_trajectory
+from vla_align_ros.observation.codecs import encode_trajectory
 from vla_align_ros.observation.stamps import ClockWatch
 from vla_align_ros.params import AlignParams, ManagerParams, PolicyParams
 from vla_align_ros.policy import load_policy
 from vla_align_ros.ros.diagnostics import Health, build, build_unconfigured
+from vla_align_ros.ros.experience_source import OUTPUT_TOPIC, ExperienceSource, make_source, status_of
 from vla_align_ros.ros.lifecycle import SafeLifecycleNode
 from vla_align_ros.ros.parameters import NodeParameters
+from vla_align_ros.ros.periodic import PeriodicAlignment
 from vla_align_ros.ros.prompt import OwnPrompt
 from vla_align_ros.ros.sensors import LATCHED_QOS, SensorNode
 from vla_align_ros.ros.steady import STEADY, THROTTLED
@@ -74,16 +77,15 @@ class VlaPolicy(SafeLifecycleNode):
         self._ownership: StoreOwnership | None = None
         self._own_prompt: OwnPrompt | None = None
         self._runtime: Runtime | None = None
+        self._source: ExperienceSource | None = None
+        self._chunks: LifecyclePublisher | None = None  # only of a node that drives the robot
         self._inference: Worker | None = None
         self._alignment: Worker | None = None
         self._health = Health()
         self._status_name = self.get_fully_qualified_name().removeprefix("/")  # says which robot
         self._clock_watch = ClockWatch()
-        self._last_align_s = -float("inf")  # steady
-        self._total_at_align = 0
-        self._wait = AlignmentWait(time.monotonic(), {})
+        self._periodic: PeriodicAlignment | None = None
         self._wire = threading.Lock()  # no chunk may go out behind the hold
-        self._chunks = self.create_lifecycle_publisher(JointTrajectory, "~/action_chunk", COMMAND_QOS)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._reports = self.create_publisher(String, "~/align/report", LATCHED_QOS)
         self._curves = {name: self.create_publisher(Float64, f"~/{name}", 10) for name in CURVES}
@@ -114,24 +116,29 @@ class VlaPolicy(SafeLifecycleNode):
             self._ownership = StoreOwnership.take(root, params.robot_id)
         self._runtime = runtime = make_runtime(policy, params, ManagerParams().keep_versions)
         self._health = Health()
-        self._last_align_s, self._total_at_align = -float("inf"), 0
         self._inference = Worker("inference", self._job_failed)
         self._alignment = Worker("alignment", self._job_failed)
         policy.warm_up(params.num_steps)
         if params.prompt:
             runtime.assembler.push_prompt(params.prompt, 0)
             self._own_prompt = OwnPrompt(self, "~/prompt", params.prompt)
-        self.sensors.connect(runtime.assembler, policy.config.robot.camera_topics, self._own_prompt)
+        self._source = make_source(self, self.sensors, runtime, params)
+        self._periodic = PeriodicAlignment(self._source)
+        if params.drives:
+            self._chunks = self.create_lifecycle_publisher(JointTrajectory, OUTPUT_TOPIC, COMMAND_QOS)
+        if params.drives or params.experience_source != "bag":
+            self.sensors.connect(runtime.assembler, policy.config.robot.camera_topics, self._own_prompt)
         self.get_logger().info(
             f"robot {params.robot_id}: model {policy.config.name} on {policy.device}, "
-            f"token version {runtime.version_name} from {runtime.store.root}"
+            f"token version {runtime.version_name} from {runtime.store.root}; experience from {self._source.sentence}"
+            f"{'' if params.drives else '; observing: nothing is sent'}"
         )
         for remark in filter(None, (*policy.remarks, policy.align_problem)):
             self.get_logger().warning(remark)
 
     def deactivate(self) -> None:
-        """Publish one hold at the measured position."""
-        if self._runtime is not None:
+        """Publish one hold at the measured position, where the node drives the robot."""
+        if self._runtime is not None and self._chunks is not None:
             with self._wire:
                 try:
                     self._publish(self._runtime.controller.hold(self._now_ns()))
@@ -144,6 +151,11 @@ class VlaPolicy(SafeLifecycleNode):
         if self._own_prompt is not None:
             self._own_prompt.withdraw()
             self._own_prompt = None
+        if self._source is not None:
+            self._source.stop()
+        if self._chunks is not None:
+            self.destroy_lifecycle_publisher(self._chunks)
+        self._source = self._chunks = self._periodic = None
         workers = (self._inference, self._alignment)
         self._inference = self._alignment = self._runtime = None
         for worker in workers:
@@ -157,7 +169,7 @@ class VlaPolicy(SafeLifecycleNode):
 
     def _control(self) -> None:
         runtime, worker = self._runtime, self._inference
-        if not self.active or runtime is None or worker is None or worker.busy:
+        if not self.active or self._chunks is None or runtime is None or worker is None or worker.busy:
             return
         now_ns = self._now_ns()
         tick_ns = runtime.controller.tick(now_ns) if now_ns > 0 else None
@@ -184,58 +196,32 @@ class VlaPolicy(SafeLifecycleNode):
         self._curves["inference/latency_ms"].publish(Float64(data=latency_ms))
 
     def _publish(self, trajectory: Trajectory) -> None:
-        """The same bytes to the wire and to the experience."""
-        raw = encode_trajectory(trajectory)
-        self._chunks.publish(raw)
-        if self._runtime is not None:
-            try:
-                self._runtime.builder.push_command(raw, self._now_ns())
-            except MessageRefused as refused:
-                self.get_logger().warning(f"no experience: {refused}", **THROTTLED)
+        """The same bytes to the experience and to the wire."""
+        raw, source, chunks = encode_trajectory(trajectory), self._source, self._chunks
+        if source is not None and chunks is not None:
+            source.sent(raw, self._now_ns())
+            chunks.publish(raw)
 
     def _take_experience(self) -> None:
-        if self._runtime is not None:
-            self._runtime.take_experience(self._now_ns())
+        if self._source is not None:
+            self._source.poll(self._now_ns(), self.active)
 
     # --- alignment ---
 
     def _align_params(self) -> AlignParams:
         return self._settings.values.align
 
-    def _periodic_align(self, runtime: Runtime, worker: Worker) -> None:
-        params = self._align_params()
-        if params.align_frequency_hz <= 0 or worker.busy or runtime.policy.align_problem:
-            return
-        due = time.monotonic() - self._last_align_s >= 1.0 / params.align_frequency_hz
-        if due and runtime.buffer.total_added - self._total_at_align >= params.align_min_experiences:
-            worker.submit(lambda: self._align(runtime))
-
-    def _wait_from_now(self, runtime: Runtime) -> None:
-        self._wait = AlignmentWait(time.monotonic(), runtime.builder.skipped)
-
-    def _why_waiting(self, runtime: Runtime, worker: Worker) -> str:
-        """Why periodic alignment cannot begin; empty when it can, is off or runs."""
-        if not self.active or worker.busy or runtime.policy.align_problem:
-            self._wait_from_now(runtime)
-        robot, params = runtime.policy.config.robot, self._settings.values
-        pace_s = params.experience_stride_ticks * robot.period_ns * 1e-9
-        new = runtime.buffer.total_added - self._total_at_align
-        why = self._wait.problem(time.monotonic(), new, runtime.builder.skipped, params.align, pace_s)
-        if why:
-            self.get_logger().warning(why, throttle_duration_sec=SAY_WAITING_EVERY_S, throttle_time_source_type=STEADY)
-        return why
-
-    def _align(self, runtime: Runtime) -> AlignReport:
+    def _align(self, runtime: Runtime, source: ExperienceSource, periodic: PeriodicAlignment) -> AlignReport:
         """In the alignment thread."""
-        self._last_align_s = time.monotonic()
-        self._total_at_align = runtime.buffer.total_added
-        self._wait_from_now(runtime)
+        total = source.total
+        periodic.begin()
         self._health.aligns["attempted"] += 1
         report = runtime.align(
             self._align_params(),
             self._settings.values.exploration_fraction,
             lambda step, curve: self._on_step(runtime, step, curve),
         )
+        source.aligned(total)
         self._health.aligns["accepted" if report.accepted else "refused"] += 1
         self._health.last_align = report.sentence()
         self._reports.publish(String(data=json.dumps(report.to_json())))
@@ -253,8 +239,8 @@ class VlaPolicy(SafeLifecycleNode):
 
     async def _align_service(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         """Answers when the alignment is done; a second one meanwhile is refused."""
-        runtime, worker = self._runtime, self._alignment
-        if runtime is None or worker is None:
+        runtime, worker, source, periodic = self._runtime, self._alignment, self._source, self._periodic
+        if runtime is None or worker is None or source is None or periodic is None:
             return _answer(response, False, f"the node is {self.state_label}: configure it first")
         if runtime.policy.align_problem:
             return _answer(response, False, runtime.policy.align_problem)
@@ -262,9 +248,9 @@ class VlaPolicy(SafeLifecycleNode):
 
         def job() -> None:
             try:
-                report, sentence = self._align(runtime), ""
+                report, sentence = self._align(runtime, source, periodic), ""
                 if report.reason is Reason.TOO_LITTLE_EXPERIENCE:
-                    sentence = f"; {left_out_sentence(runtime.builder.skipped)}"
+                    sentence = f"; {left_out_sentence(source.refused)}"
                 done.set_result((report.accepted, report.sentence() + sentence))
             except Exception as error:
                 done.set_result((False, f"alignment failed, the token stays as it was: {error}"))
@@ -288,10 +274,13 @@ class VlaPolicy(SafeLifecycleNode):
         return _answer(response, True, f"the model's own token runs, as version {runtime.version_name}")
 
     def _clear_buffer(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        if self._runtime is None:
+        if self._runtime is None or self._source is None:
             return _answer(response, False, f"the node is {self.state_label}: configure it first")
         count = len(self._runtime.buffer)
-        self._runtime.buffer.clear()
+        try:
+            self._source.forget()
+        except OSError as error:
+            return _answer(response, False, f"the buffer stays as it was, this cannot be saved: {error}")
         return _answer(response, True, f"{count} experiences forgotten")
 
     def _version_announced(self, message: String) -> None:
@@ -317,29 +306,39 @@ class VlaPolicy(SafeLifecycleNode):
         return int(self.get_clock().now().nanoseconds)
 
     def _report_health(self) -> None:
-        runtime, worker = self._runtime, self._alignment
+        runtime, worker, source, periodic = self._runtime, self._alignment, self._source, self._periodic
         now_ns = self._now_ns()
-        if clock_problem := self._clock_watch.problem(now_ns, time.monotonic()):
+        clock_problem = self._clock_watch.problem(now_ns, time.monotonic())
+        if source is not None and not source.needs_clock and self._chunks is None:
+            clock_problem = ""
+        elif clock_problem:
             self.get_logger().warning(clock_problem, **THROTTLED)
-        if runtime is None or worker is None:
+        if runtime is None or worker is None or source is None or periodic is None:
             message = build_unconfigured(self._status_name, self.state_label, clock_problem)
         else:
+            waiting = self._align_when_due(runtime, worker, source, periodic)
+            status, deaf = status_of(source, self._chunks is not None), self.sensors.problems
             message = build(
-                self._status_name,
-                runtime,
-                self._health,
-                self.active,
-                now_ns,
-                clock_problem,
-                self.sensors.problems,
-                self._why_waiting(runtime, worker),
+                self._status_name, runtime, self._health, status, self.active, now_ns, clock_problem, deaf, waiting
             )
         for status in message.status:
             status.hardware_id = self.params.robot_id
         message.header.stamp = self.get_clock().now().to_msg()
         self._diagnostics.publish(message)
-        if self.active and runtime is not None and worker is not None:
-            self._periodic_align(runtime, worker)
+
+    def _align_when_due(
+        self, runtime: Runtime, worker: Worker, source: ExperienceSource, periodic: PeriodicAlignment
+    ) -> str:
+        """Begin a periodic alignment, or say why it cannot begin; empty when it does, is off or runs."""
+        params = self._settings.values
+        if not self.active or worker.busy or runtime.policy.align_problem:
+            periodic.rest()
+        elif periodic.due(params.align):
+            worker.submit(lambda: self._align(runtime, source, periodic))
+        elif why := periodic.why_waiting(params, runtime.policy.config.robot.period_ns):
+            self.get_logger().warning(why, throttle_duration_sec=SAY_WAITING_EVERY_S, throttle_time_source_type=STEADY)
+            return why
+        return ""
 
     def _job_failed(self, error: Exception) -> None:
         if isinstance(error, AlignmentStopped):
