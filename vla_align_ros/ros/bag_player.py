@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 from builtin_interfaces.msg import Time
@@ -34,6 +35,7 @@ PLAYED_QOS = QoSProfile(depth=100)  # reliable: heard by best-effort subscriptio
 HEARD_S = 5.0  # how long to wait for somebody who hears each topic
 LOOK_S = 0.05  # how often to look for them, and while playing for others who publish
 EXACT_S = 0.05  # the clock stands so long around a message whose time of arrival matters
+BURST, BURST_S = 10, 0.02  # so many messages of a topic at once, as after a stall of the recorder; then a pause
 BEHIND_S = 0.02  # what a step may be late; more than that is not caught up in a burst that would be lost
 
 
@@ -151,8 +153,12 @@ class BagPlayerNode(Node):
             self._clock.publish(ClockMessage(clock=Time(sec=seconds, nanosec=nanoseconds)))
             if batch.exact and self._done.wait(EXACT_S):
                 return
+            sent = Counter[str]()
             for message in batch.messages:
                 publishers[message.topic].publish(message.raw)
+                sent[message.topic] += 1
+                if sent[message.topic] % BURST == 0 and self._done.wait(BURST_S):
+                    return
             if batch.exact and self._done.wait(EXACT_S):
                 return
             if time.monotonic() - looked_s > LOOK_S:

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from vla_align_ros.ros.prompt import OwnPrompt
 
 SENSOR_QOS = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
+# As deep as a stall of a second: what a busy machine brings late is used for experience all the same.
+CAMERA_QOS = QoSProfile(depth=30, reliability=ReliabilityPolicy.BEST_EFFORT)
+JOINTS_QOS = QoSProfile(depth=250, reliability=ReliabilityPolicy.BEST_EFFORT)
 LATCHED_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 # What several publishers have said before we listened, and what one with the default QoS (`ros2 topic pub`) says.
 HEAR_LATCHED_QOS = (QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL), QoSProfile(depth=10))
@@ -79,9 +82,9 @@ class SensorNode(Node):
                     assembler.push_image(camera, raw, msgtype, self.now_ns)
 
                 topic = self._resolve(topic)
-                self._inputs.append(Input(self, f"camera {camera}", topic, CAMERA_TYPES, [SENSOR_QOS], push_image))
+                self._inputs.append(Input(self, f"camera {camera}", topic, CAMERA_TYPES, [CAMERA_QOS], push_image))
             joints, kinds = self._resolve("joint_states"), {JOINT_STATE: JointState}
-            self._inputs.append(Input(self, "joints", joints, kinds, [SENSOR_QOS], push_joints))
+            self._inputs.append(Input(self, "joints", joints, kinds, [JOINTS_QOS], push_joints))
             prompt, kinds = self._resolve("~/prompt"), {STRING: String}
             self._inputs.append(Input(self, "prompt", prompt, kinds, HEAR_LATCHED_QOS, push_prompt, False))
 
