@@ -163,7 +163,7 @@ class PolicyParams(Params):
     other_command_topics: str = parameter(
         "",
         "JointTrajectory topics by which somebody else may move this arm, separated by spaces: the time that their "
-        "commands cover makes no experience.",
+        "commands cover makes no experience. Source bag: every other one in a bag is, without being named.",
     )
     publish_chunks: str = parameter(
         "auto",

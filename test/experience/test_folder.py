@@ -13,13 +13,29 @@ from pathlib import Path
 
 import pytest
 from rosbags.rosbag2 import StoragePlugin, Writer
-from simulated_run import LAG_S, MS, PERIOD_NS, STRIDE, TOPICS, TYPES, Sent, eventful_run, new_pipeline, record, same
+from simulated_run import (
+    JOINTS,
+    LAG_S,
+    MS,
+    PERIOD_NS,
+    STRIDE,
+    TOPICS,
+    TYPES,
+    Sent,
+    eventful_run,
+    new_pipeline,
+    record,
+    same,
+)
 
+from vla_align_ros.action.trajectory import hold_trajectory
 from vla_align_ros.experience.bag import BagReading
 from vla_align_ros.experience.buffer import ExperienceBuffer
+from vla_align_ros.experience.builder import ExperienceReason
 from vla_align_ros.experience.folder import BagFolder, Pipeline
 from vla_align_ros.experience.ledger import Ledger
-from vla_align_ros.observation.codecs import TYPESTORE
+from vla_align_ros.experience.recorder import BagRecorder
+from vla_align_ros.observation.codecs import JOINT_TRAJECTORY, TYPESTORE, encode_trajectory
 from vla_align_ros.types import Experience
 
 RUN = eventful_run()
@@ -123,6 +139,19 @@ def test_a_torn_split_gives_what_is_whole_and_is_named(folder, splits, expected)
     assert "run/run_0.mcap: " in watched.folder.problem
     assert len(expected) - 5 < len(held) < len(expected)
     assert_same(Watched(folder).read(), held)
+
+
+def test_commands_of_somebody_else_leave_their_time_out_as_at_the_desk(folder, tmp_path, expected):
+    stamp_ns = RUN[len(RUN) // 4].stamp_ns
+    foreign = Sent("/other", stamp_ns, encode_trajectory(hold_trajectory([0, 0], stamp_ns, PERIOD_NS, JOINTS)))
+    with BagRecorder(folder / "bag", {**TYPES, "/other": JOINT_TRAJECTORY}) as recorder:
+        for sent in sorted([*RUN, foreign], key=lambda sent: sent.stamp_ns):
+            recorder.write(sent.topic, sent.raw, sent.stamp_ns)
+    at_the_desk = list(BagReading(folder / "bag", TOPICS, *new_pipeline()))
+    watched = Watched(folder)
+    assert_same(watched.read(), at_the_desk)
+    assert 0 < len(at_the_desk) < len(expected)
+    assert watched.folder.refused[ExperienceReason.FOREIGN_COMMAND] > 0
 
 
 def test_a_split_is_read_when_it_is_closed_and_not_before(folder, splits, expected):

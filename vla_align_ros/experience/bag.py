@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -31,6 +31,7 @@ from vla_align_ros.observation.codecs import (
     TYPESTORE,
     MessageReason,
     MessageRefused,
+    RawMessage,
 )
 from vla_align_ros.types import Experience
 
@@ -62,6 +63,10 @@ class BagTopics:
             self.command: ("commands", "--command-topic TOPIC", (JOINT_TRAJECTORY,)),
         }
 
+    def beside(self, trajectories: Iterable[str]) -> BagTopics:
+        """These, with all of `trajectories` but the command's as other commands."""
+        return replace(self, other_commands=tuple(topic for topic in trajectories if topic != self.command))
+
 
 class BagReading:
     """The experiences of one recording, oldest first: iterate once; `summary` is complete after that.
@@ -85,8 +90,7 @@ class BagReading:
         prompt that the model cannot read.
         """
         self._recording = Recording([paths] if isinstance(paths, Path) else list(paths))
-        others = tuple(topic for topic in self._recording.trajectories if topic != topics.command)
-        self._topics = replace(topics, other_commands=others)
+        self._topics = topics.beside(self._recording.trajectories)
         self._assembler, self._builder = assembler, builder
         self._foreign: Counter[str] = Counter()
         self._last_ns = 0
@@ -102,28 +106,20 @@ class BagReading:
             self.summary.notes.append(self._clock.sentence)
 
     def __iter__(self) -> Iterator[Experience]:
+        names = self._assembler.joint_names
         with self._recording as recording:
             for message in self._clock.retimed(recording.messages()):
                 if message.topic in self._needed and (stamp_ns := stamp_ns_of(message)) is not None:
                     self._ages_s[message.topic].append((message.t_ns - stamp_ns) * 1e-9)
                 self._last_ns = message.t_ns
                 if message.topic in self._topics.other_commands:
-                    if not self._is_foreign(message):
+                    if not is_foreign(message.raw, recording.trajectories[self._topics.command], names):
                         continue
                     self._foreign[message.topic] += 1
                 made = feed(message, self._topics, self._assembler, self._builder, self._refused)
                 self.summary.experiences += len(made)
                 yield from made
         self._finish()
-
-    def _is_foreign(self, message: BagMessage) -> bool:
-        if hash(message.raw) in self._recording.trajectories[self._topics.command]:
-            return False
-        try:
-            trajectory: Any = TYPESTORE.deserialize_cdr(memoryview(message.raw), JOINT_TRAJECTORY)
-        except SerdeError:
-            return False
-        return not set(trajectory.joint_names).isdisjoint(self._assembler.joint_names)
 
     def _refused(self, message: BagMessage, error: MessageRefused | ObservationRefused) -> None:
         self._needed[message.topic].refuse(error.reason.value, str(error))
@@ -225,6 +221,18 @@ def feed(
     except (MessageRefused, ObservationRefused) as error:
         on_refused(message, error)
     return made
+
+
+def is_foreign(raw: RawMessage, ours: Container[int], joint_names: Iterable[str]) -> bool:
+    """Whether a trajectory on another topic than the command's is somebody else's: no copy of one of ours, whose hashes
+    are `ours`, and of the model's joints."""
+    if hash(bytes(raw)) in ours:
+        return False
+    try:
+        trajectory: Any = TYPESTORE.deserialize_cdr(memoryview(raw), JOINT_TRAJECTORY)
+    except SerdeError:
+        return False
+    return not set(trajectory.joint_names).isdisjoint(joint_names)
 
 
 def push_sensed(message: BagMessage, topics: BagTopics, assembler: ObservationAssembler) -> None:

@@ -18,7 +18,7 @@ from itertools import accumulate, islice
 from pathlib import Path
 from typing import Final
 
-from vla_align_ros.experience.bag import BagTopics, feed
+from vla_align_ros.experience.bag import BagTopics, feed, is_foreign
 from vla_align_ros.experience.bag_clock import BagClock
 from vla_align_ros.experience.bag_order import FALL_NS
 from vla_align_ros.experience.buffer import ExperienceBuffer
@@ -63,10 +63,11 @@ class _Again:
 
 @dataclass
 class _Reading:
-    """A split that is being read. made: its newest experiences, as many as the buffer holds, of `count`. again: what
-    the ledger knows of it. problem: what of it cannot be read."""
+    """A split that is being read. topics: with the other commands that are in it. made: its newest experiences, as many
+    as the buffer holds, of `count`. again: what the ledger knows of it. problem: what of it cannot be read."""
 
     split: Split
+    topics: BagTopics
     pipeline: Pipeline
     made: deque[Experience]
     again: _Again | None
@@ -171,17 +172,21 @@ class BagFolder:
         if split.recording not in self._pipelines:
             self._pipelines[split.recording] = self._new_pipeline(prompt)
         made: deque[Experience] = deque(maxlen=self._buffer.capacity)
-        self._reading = reading = _Reading(split, self._pipelines[split.recording], made, again)
+        self._reading = reading = _Reading(split, self._topics, self._pipelines[split.recording], made, again)
         reading.messages = self._messages(reading)
 
     def _messages(self, reading: _Reading) -> Iterator[BagMessage]:
         """Those of the split, with the time at which they came by the clock of the stamps. What a recorder wrote over
         the seam, into the split before, does not turn the time back."""
-        pipeline, joints = reading.pipeline, self._topics.joints
+        pipeline, joints, names = reading.pipeline, self._topics.joints, reading.pipeline.assembler.joint_names
         with Recording([reading.split.path]) as recording:
             reading.problem = "; ".join(recording.lost)
+            reading.topics = self._topics.beside(recording.trajectories)
+            ours = recording.trajectories[self._topics.command]
             pipeline.clock = pipeline.clock or BagClock(joints, recording.ages_ns[joints], pipeline.builder.lag_s)
             for message in pipeline.clock.retimed(recording.messages()):
+                if message.topic in reading.topics.other_commands and not is_foreign(message.raw, ours, names):
+                    continue
                 late = 0 < pipeline.last_ns - message.t_ns < FALL_NS
                 pipeline.last_ns = pipeline.last_ns if late else message.t_ns
                 yield message._replace(t_ns=pipeline.last_ns)
@@ -193,7 +198,7 @@ class BagFolder:
             messages = list(islice(reading.messages, MESSAGES_A_STEP))
             for message in messages:
                 pipeline.topics.add(message.topic)
-                made = feed(message, self._topics, pipeline.assembler, pipeline.builder, lambda *_: None)
+                made = feed(message, reading.topics, pipeline.assembler, pipeline.builder, lambda *_: None)
                 reading.count += len(made)
                 reading.made.extend(self._numbered(item, pipeline) for item in made)
         except Exception as error:  # noqa: BLE001 (whatever a file holds, the next ones are read)

@@ -11,7 +11,7 @@ from pathlib import Path
 from rclpy.node import Node
 
 from vla_align_ros.alignment.waiting import NOTHING_ADVICE
-from vla_align_ros.experience.bag import BagTopics
+from vla_align_ros.experience.bag import BagTopics, is_foreign
 from vla_align_ros.observation.codecs import MessageRefused
 from vla_align_ros.params import PolicyParams
 from vla_align_ros.ros.diagnostics import SourceStatus
@@ -21,7 +21,7 @@ from vla_align_ros.runtime import Runtime, make_bag_folder
 from vla_align_ros.worker import Worker
 
 OUTPUT_TOPIC = "~/action_chunk"
-REMEMBERED = 64  # own chunks; one that is heard later than this many is taken for somebody else's, which costs its time
+REMEMBERED = 64  # commands; a copy of one that is heard later than this many is taken for somebody else's
 READ_S = 0.1  # of bags, at each poll
 STOP_TIMEOUT_S = 1.0
 
@@ -35,13 +35,13 @@ class WireSource:
     def __init__(self, node: Node, sensors: SensorNode, runtime: Runtime, params: PolicyParams) -> None:
         self._sensors, self._runtime, self._logger = sensors, runtime, node.get_logger()
         self._live = params.experience_source == "live"
-        self._own: deque[bytes] = deque(maxlen=REMEMBERED)
+        self._ours: deque[int] = deque(maxlen=REMEMBERED)  # hashes of the newest commands in force
         self._total_at_align = runtime.buffer.total_added
         self.problem = self.waiting = ""
         self.nothing = NOTHING_ADVICE
         commands, others = _command_topics(node, params)
         self.sentence = "own chunks" if self._live else f"the commands on {commands}"
-        receive = self._heard_on_output if self._live else self._push_command
+        receive = self._push_foreign if self._live else self._push_command
         sensors.listen_to_commands(commands, receive, expected=not self._live)
         for topic in others:
             sensors.listen_to_commands(topic, self._push_foreign, expected=False)
@@ -56,21 +56,19 @@ class WireSource:
     def sent(self, raw: bytes, now_ns: int) -> None:
         """Tell of an own trajectory, before it is published."""
         if self._live:
-            self._own.append(_on_the_wire(raw))
+            self._ours.append(_on_the_wire(raw))
             try:
                 self._runtime.builder.push_command(raw, now_ns)
             except MessageRefused as refused:
                 self._logger.warning(f"no experience: {refused}", **THROTTLED)
 
-    def _heard_on_output(self, raw: bytes) -> None:
-        if _on_the_wire(raw) not in tuple(self._own):
-            self._push_foreign(raw)
+    def _push_foreign(self, raw: bytes) -> None:
+        if is_foreign(raw, tuple(self._ours), self._runtime.assembler.joint_names):
+            self._runtime.builder.push_foreign(raw, self._sensors.now_ns)
 
     def _push_command(self, raw: bytes) -> None:
+        self._ours.append(_on_the_wire(raw))
         self._runtime.builder.push_command(raw, self._sensors.now_ns)
-
-    def _push_foreign(self, raw: bytes) -> None:
-        self._runtime.builder.push_foreign(raw, self._sensors.now_ns)
 
     @property
     def refused(self) -> Counter[Enum]:
@@ -105,14 +103,12 @@ class BagSource:
         """ValueError without a folder; OSError for a ledger that cannot be read."""
         if not params.bag_folder:
             raise ValueError("bag_folder: experience_source bag needs the folder that the recorder fills, got nothing")
-        commands, others = _command_topics(node, params)
         cameras = runtime.policy.config.robot.camera_topics
         topics = BagTopics(
             {camera: node.resolve_topic_name(topic) for camera, topic in cameras.items()},
             node.resolve_topic_name("joint_states"),
             node.resolve_topic_name("~/prompt"),
-            commands,
-            others,
+            node.resolve_topic_name(params.command_topic),
         )
         self._logger = node.get_logger()
         self._failure = ""
@@ -210,6 +206,6 @@ def _command_topics(node: Node, params: PolicyParams) -> tuple[str, tuple[str, .
     return commands, others
 
 
-def _on_the_wire(raw: bytes) -> bytes:
-    """DDS pads a message to a multiple of 4 bytes."""
-    return bytes(raw) + bytes(-len(raw) % 4)
+def _on_the_wire(raw: bytes) -> int:
+    """The hash of what is heard when `raw` is sent: DDS pads it to a multiple of 4 bytes."""
+    return hash(bytes(raw) + bytes(-len(raw) % 4))
