@@ -7,7 +7,7 @@ from live import LATCHED, RELIABLE
 from policy_live import POLICY, PolicyProcess
 from std_msgs.msg import String
 
-from vla_align_ros.experience.bag import bag_messages
+from vla_align_ros.experience.recording import bag_messages
 from vla_align_ros.observation.codecs import decode_string
 
 pytestmark = [pytest.mark.ros, pytest.mark.slow]
