@@ -12,15 +12,7 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[1]
 COLCON = Path(sys.executable).with_name("colcon")
 SOURCES = ("vla_align_ros", "launch", "config", "resource", "package.xml", "pyproject.toml", "setup.py", "setup.cfg")
-SCRIPTS = (
-    "vla-align",
-    "vla_align_node",
-    "vla_policy",
-    "checkpoint_manager",
-    "sim_robot",
-    "bag_recorder",
-    "bag_player",
-)
+SCRIPTS = ("vla-align", "vla_align_node", "vla_policy", "checkpoint_manager", "sim_robot", "bag_recorder", "bag_player")
 
 
 def run(command: list[str | Path], folder: Path, **environment: str) -> str:

@@ -44,7 +44,7 @@ class PlayError(RuntimeError):
 
 
 class BagPlayerNode(Node):
-    """Plays one bag once, in a thread of its own, then sets `done`. `failure`: why it was not played; or empty."""
+    """Plays one bag once, then sets `done`. `failure`: why it was not played; or empty."""
 
     def __init__(self, done: threading.Event) -> None:
         """Raises ParameterError for a bag that cannot be read, or has nothing to play."""
@@ -72,20 +72,13 @@ class BagPlayerNode(Node):
         if not self._types:
             raise ParameterError(f"topics: nothing to play in {self._path}, which has {found}")
         self._clock = self.create_publisher(ClockMessage, "/clock", 10)
-        self._thread = threading.Thread(target=self._run, name="player", daemon=True)
 
-    def start(self) -> None:
-        """Begin to play."""
-        self._thread.start()
-
-    def finish(self) -> None:
-        """Wait until nothing is published any more, after `done` was set."""
-        self._thread.join(HEARD_S)
-
-    def _run(self) -> None:
+    def play(self) -> None:
+        """Play to the end, or until `done` is set."""
         try:
             self._wait_for_listeners()
-            self._pass_over_texts_of_others()
+            if not self._params.topics:
+                self._pass_over_texts_of_others()
             self._refuse_others(ours=0)
             publishers = {topic: self._publisher(topic, kind) for topic, kind in self._types.items()}
             self._wait_for_matches([self._clock, *publishers.values()])
@@ -118,7 +111,7 @@ class BagPlayerNode(Node):
                 return
 
     def _pass_over_texts_of_others(self) -> None:
-        """A prompt that somebody says now, or what a running node reports, goes before the bag's."""
+        """What running nodes report goes before what those of the bag did."""
         for topic in [topic for topic, kind in self._types.items() if kind == STRING]:
             if self.count_publishers(self.resolve_topic_name(topic)):
                 self.get_logger().info(f"{topic} is not played: somebody publishes there")
@@ -177,7 +170,7 @@ def main() -> None:
         made.append(BagPlayerNode(done))
         return [list(made)]
 
-    code = process.run(make, goodbye=lambda: made[0].finish(), started=lambda: made[0].start(), stop=done)
+    code = process.run(make, goodbye=lambda: None, started=lambda: made[0].play(), stop=done)
     sys.exit(code or (1 if made and made[0].failure else 0))
 
 

@@ -31,7 +31,7 @@ from vla_align_ros.checkpoint.owner import StoreOwnership
 from vla_align_ros.observation.assemble import ObservationRefused
 from vla_align_ros.observation.codecs import encode_trajectory
 from vla_align_ros.observation.stamps import ClockWatch
-from vla_align_ros.params import AlignParams, ManagerParams, PolicyParams
+from vla_align_ros.params import ManagerParams, PolicyParams
 from vla_align_ros.policy import load_policy
 from vla_align_ros.ros.diagnostics import Health, build, build_unconfigured
 from vla_align_ros.ros.experience_source import OUTPUT_TOPIC, ExperienceSource, make_source, status_of
@@ -150,12 +150,11 @@ class VlaPolicy(SafeLifecycleNode):
         self.sensors.disconnect()
         if self._own_prompt is not None:
             self._own_prompt.withdraw()
-            self._own_prompt = None
         if self._source is not None:
             self._source.stop()
         if self._chunks is not None:
             self.destroy_lifecycle_publisher(self._chunks)
-        self._source = self._chunks = self._periodic = None
+        self._own_prompt = self._source = self._chunks = self._periodic = None
         workers = (self._inference, self._alignment)
         self._inference = self._alignment = self._runtime = None
         for worker in workers:
@@ -208,17 +207,14 @@ class VlaPolicy(SafeLifecycleNode):
 
     # --- alignment ---
 
-    def _align_params(self) -> AlignParams:
-        return self._settings.values.align
-
     def _align(self, runtime: Runtime, source: ExperienceSource, periodic: PeriodicAlignment) -> AlignReport:
         """In the alignment thread."""
         total = source.total
         periodic.begin()
         self._health.aligns["attempted"] += 1
         report = runtime.align(
-            self._align_params(),
-            self._settings.values.exploration_fraction,
+            self.params.align,
+            self.params.exploration_fraction,
             lambda step, curve: self._on_step(runtime, step, curve),
         )
         source.aligned(total)
@@ -330,7 +326,7 @@ class VlaPolicy(SafeLifecycleNode):
         self, runtime: Runtime, worker: Worker, source: ExperienceSource, periodic: PeriodicAlignment
     ) -> str:
         """Begin a periodic alignment, or say why it cannot begin; empty when it does, is off or runs."""
-        params = self._settings.values
+        params = self.params
         if not self.active or worker.busy or runtime.policy.align_problem:
             periodic.rest()
         elif periodic.due(params.align):
