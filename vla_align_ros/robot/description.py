@@ -1,0 +1,262 @@
+"""`robot:` of `model.yaml`: which joints a robot has, what each number of state and action means, where commands go.
+
+Inside the package every position is in ROS's unit (rad, or m for a prismatic joint) and every joint goes by its name in
+`JointState`. The model's own numbers (degrees, percent of a range) exist only between `Policy` and its network; one
+line a field leads from one to the other (`units.py`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import field
+from functools import cached_property
+from typing import Annotated, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from vla_align_ros.robot.units import ROS_UNIT, Unit, line
+
+ActionKind = Literal["position", "delta_position", "velocity"]
+
+
+def _known_kind(kind: object) -> object:
+    if kind not in get_args(ActionKind):
+        known = ", ".join(get_args(ActionKind))
+        raise ValueError(
+            f"kind must be one of {known} of a joint, got {kind!r}; end-effector poses are not supported yet"
+        )
+    return kind
+
+
+Entry = Literal["position", "velocity", "effort"]
+GroupType = Literal["joint_trajectory", "position_stream"]
+Float64Array = NDArray[np.float64]
+
+_strict = ConfigDict(extra="forbid", allow_inf_nan=False)
+Name = Annotated[str, Field(min_length=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+@dataclass(frozen=True, config=_strict)
+class Joint:
+    """One joint, and the limits that no command may leave. Positions in `unit`: rad, or m for a prismatic joint.
+
+    position: lowest and highest. velocity_max: a second. acceleration_max: a second squared; None is not checked.
+    may_be_blocked: an object in its way is no fault, as for a gripper that closes on something.
+    """
+
+    position: tuple[float, float]
+    velocity_max: Positive
+    acceleration_max: Positive | None = None
+    unit: Literal["rad", "m"] = "rad"
+    may_be_blocked: bool = False
+
+    def __post_init__(self) -> None:
+        low, high = self.position
+        if not low < high:
+            raise ValueError(f"position must be [lowest, highest], got [{low:g}, {high:g}]: the wrong way round?")
+
+
+@dataclass(frozen=True, kw_only=True, config=_strict)
+class Number:
+    """One number of a vector: which joint it is of, and its unit in the model (`units.line`).
+
+    name: as the training data calls it; the joint's name when left out.
+    """
+
+    joint: Name
+    name: str = ""
+    unit: Unit = "rad"
+    range: tuple[float, float] | None = None
+    scale: float = 1.0
+    offset: float = 0.0
+
+    def __post_init__(self) -> None:
+        line(self.unit, self.range, self.scale, self.offset)
+
+    @property
+    def label(self) -> str:
+        return self.name or self.joint
+
+
+@dataclass(frozen=True, kw_only=True, config=_strict)
+class StateField(Number):
+    """One number of the state: an entry of a joint in `JointState`."""
+
+    entry: Entry = "position"
+
+
+@dataclass(frozen=True, kw_only=True, config=_strict)
+class ActionField(Number):
+    """One number of an action.
+
+    kind: `position`, `delta_position` (from the observation's state), `velocity` (the unit, a second).
+    """
+
+    kind: Annotated[ActionKind, BeforeValidator(_known_kind)]
+
+
+@dataclass(frozen=True, config=_strict)
+class CommandGroup:
+    """Joints that one controller commands.
+
+    type: `joint_trajectory` (a JointTrajectory a chunk, as joint_trajectory_controller takes it) or `position_stream`
+    (Float64MultiArray with the positions due now, `stream_rate_hz` times a second, as forward_command_controller takes
+    them). joints: in the controller's order, by our names; `prefix` is left off on the wire.
+    """
+
+    topic: Name
+    type: GroupType
+    joints: Annotated[tuple[Name, ...], Field(min_length=1)]
+    prefix: str = ""
+    stream_rate_hz: Positive = 50.0
+
+    def __post_init__(self) -> None:
+        if wrong := [joint for joint in self.joints if not joint.startswith(self.prefix)]:
+            raise ValueError(f"{self.topic}: prefix {self.prefix!r} is not how {wrong} begin")
+
+
+@dataclass(frozen=True, config=_strict)
+class JointStateTopic:
+    """Where joint states come from. prefix: put before each name in the message, where two arms use the same names."""
+
+    topic: Name
+    prefix: str = ""
+
+
+@dataclass(frozen=True, config=_strict)
+class RobotDescription:
+    """A whole `robot:`.
+
+    joints: by name, every one that is read or commanded. state, action: the model's vectors, field by field.
+    cameras: camera name -> topic, relative to the node's namespace. joint_states: the topics that the joints come from.
+    control_rate_hz: actions a second. execute: actions that run of each chunk before the next takes over.
+    command_groups: empty publishes the whole chunk on `~/action_chunk` alone; else each group goes to its controller,
+    too.
+    """
+
+    joints: dict[Name, Joint]
+    state: Annotated[tuple[StateField, ...], Field(min_length=1)]
+    action: Annotated[tuple[ActionField, ...], Field(min_length=1)]
+    cameras: Annotated[dict[Name, Name], Field(min_length=1)]
+    control_rate_hz: Annotated[float, Field(ge=0.001, le=10_000)]
+    execute: Annotated[int, Field(ge=1)]
+    joint_states: Annotated[tuple[JointStateTopic, ...], Field(min_length=1)] = (JointStateTopic("joint_states"),)
+    command_groups: tuple[CommandGroup, ...] = field(default_factory=tuple)
+
+    def __post_init__(self) -> None:
+        problems = [*self._vector_problems(), *self._group_problems()]
+        if problems:
+            raise ValueError("; ".join(problems))
+
+    def _vector_problems(self) -> Iterable[str]:
+        for vector, fields in (("state", self.state), ("action", self.action)):
+            for label in _twice(item.label for item in fields):
+                yield f"{vector}: the field {label!r} is there twice"
+            for item in fields:
+                joint = self.joints.get(item.joint)
+                if joint is None:
+                    yield f"{vector}: {item.label!r} is of joint {item.joint!r}, not in joints {list(self.joints)}"
+                elif ROS_UNIT.get(item.unit, joint.unit) != joint.unit:
+                    yield f"{vector}: {item.label!r} is in {item.unit}, but joint {item.joint!r} moves in {joint.unit}"
+        for joint_name in _twice(item.joint for item in self.action):
+            yield f"action: joint {joint_name!r} is commanded by two fields"
+        read = {item.joint for item in self.state if item.entry == "position"}
+        for item in self.action:
+            if item.joint not in read:
+                yield f"action: {item.joint!r} is commanded, so state needs a field with its position"
+        for name in sorted(set(self.joints) - read - {item.joint for item in self.state}):
+            yield f"joints: {name!r} is neither read nor commanded: take it out"
+
+    def _group_problems(self) -> Iterable[str]:
+        commanded = [item.joint for item in self.action]
+        grouped = [joint for group in self.command_groups for joint in group.joints]
+        for joint in _twice(grouped):
+            yield f"command_groups: joint {joint!r} is commanded by two groups, or twice by one"
+        for joint in dict.fromkeys(grouped):
+            if joint not in commanded:
+                yield f"command_groups: joint {joint!r} is in no field of action, which commands {commanded}"
+        if self.command_groups:
+            for joint in commanded:
+                if joint not in grouped:
+                    yield f"command_groups: {joint!r} is commanded by action, but no group sends it anywhere"
+        for topic in _twice(group.topic for group in self.command_groups):
+            yield f"command_groups: two groups send to {topic!r}"
+
+    @property
+    def period_ns(self) -> int:
+        """One control tick, in nanoseconds."""
+        return round(1e9 / self.control_rate_hz)
+
+    @property
+    def action_joints(self) -> tuple[str, ...]:
+        """(A,) the commanded joint of each action field."""
+        return tuple(item.joint for item in self.action)
+
+    @property
+    def action_limits(self) -> tuple[Joint, ...]:
+        """(A,) the limits of each commanded joint."""
+        return tuple(self.joints[name] for name in self.action_joints)
+
+    @cached_property
+    def kinds(self) -> NDArray[np.str_]:
+        """(A,) the kind of each action field."""
+        return np.array([item.kind for item in self.action])
+
+    @cached_property
+    def position_columns(self) -> NDArray[np.intp]:
+        """(A,) column of the state that holds the measured position of each commanded joint."""
+        column = {item.joint: index for index, item in enumerate(self.state) if item.entry == "position"}
+        return np.array([column[name] for name in self.action_joints])
+
+    def measured(self, state: NDArray[np.floating]) -> Float64Array:
+        """(..., S) state in ROS's units -> (..., A) the positions of the commanded joints."""
+        return np.asarray(state, np.float64)[..., self.position_columns]
+
+    def state_to_model(self, state: Float64Array) -> Float64Array:
+        """(..., S) in ROS's units -> the model's."""
+        factor, offset = self._state_line
+        converted: Float64Array = (state - offset) / factor
+        return converted
+
+    def state_to_ros(self, state: Float64Array) -> Float64Array:
+        """(..., S) in the model's units -> ROS's."""
+        factor, offset = self._state_line
+        converted: Float64Array = offset + factor * state
+        return converted
+
+    def actions_to_model(self, actions: Float64Array) -> Float64Array:
+        """(..., A) in ROS's units -> the model's."""
+        factor, offset = self._action_line
+        converted: Float64Array = (actions - offset) / factor
+        return converted
+
+    def actions_to_ros(self, actions: Float64Array) -> Float64Array:
+        """(..., A) in the model's units -> ROS's."""
+        factor, offset = self._action_line
+        converted: Float64Array = offset + factor * actions
+        return converted
+
+    @cached_property
+    def _state_line(self) -> Float64Array:
+        return _lines(self.state, [item.entry == "position" for item in self.state])
+
+    @cached_property
+    def _action_line(self) -> Float64Array:
+        return _lines(self.action, [item.kind == "position" for item in self.action])
+
+
+def _lines(fields: Sequence[StateField | ActionField], absolute: Sequence[bool]) -> Float64Array:
+    """(2, D): factor and offset of each field; only an absolute position has an offset."""
+    lines = [line(item.unit, item.range, item.scale, item.offset) for item in fields]
+    return np.array(
+        [[factor, offset if whole else 0.0] for (factor, offset), whole in zip(lines, absolute, strict=True)]
+    ).T
+
+
+def _twice(names: Iterable[str]) -> list[str]:
+    return [name for name, count in Counter(names).items() if count > 1]
