@@ -241,6 +241,12 @@ class RobotDescription:
         converted: Float64Array = offset + factor * actions
         return converted
 
+    def absolute_to_ros(self, actions: Float64Array) -> Float64Array:
+        """(..., A) in the model's units, with the *position* that a `delta_position` leads to -> ROS's units."""
+        factor, offset = _lines(self.action, self.kinds != "velocity")
+        converted: Float64Array = offset + factor * actions
+        return converted
+
     @cached_property
     def _state_line(self) -> Float64Array:
         return _lines(self.state, [item.entry == "position" for item in self.state])
@@ -250,7 +256,7 @@ class RobotDescription:
         return _lines(self.action, [item.kind == "position" for item in self.action])
 
 
-def _lines(fields: Sequence[StateField | ActionField], absolute: Sequence[bool]) -> Float64Array:
+def _lines(fields: Sequence[StateField | ActionField], absolute: Iterable[bool]) -> Float64Array:
     """(2, D): factor and offset of each field; only an absolute position has an offset."""
     lines = [line(item.unit, item.range, item.scale, item.offset) for item in fields]
     return np.array(
