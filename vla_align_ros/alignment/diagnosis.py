@@ -134,7 +134,7 @@ def _of_episode(
         if np.isnan(path[start]).any():
             path[start] = before
     path[:, velocity] = np.cumsum(np.nan_to_num(steps[:, velocity]), axis=0)
-    known: NDArray[np.bool_] = ~np.isnan(steps).any(axis=1, keepdims=False)
+    known = np.asarray(~np.isnan(steps).any(axis=1))
     found: list[tuple[Float64Array, ...]] = []
     for start, item in zip(starts, experiences, strict=True):
         earliest = start - int(delays[-1])
