@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from vla_align_ros.alignment import experience_check, guard
+from vla_align_ros.alignment.diagnosis import diagnose
 from vla_align_ros.alignment.evidence import collect, on_later
 from vla_align_ros.alignment.losses import ExperienceLosses, means, weights_of
 from vla_align_ros.alignment.reasons import Reason, Verdict
@@ -116,6 +117,8 @@ def attempt(
         return Attempt(report, proposal.token if kept and proposal is not None else None, proposal)
 
     refused = experience_check.check_request(policy, used, parts, params)
+    if refused is None or refused.reason not in (Reason.MALFORMED, Reason.NON_FINITE):
+        report = replace(report, diagnosis=diagnose(used, policy.config.robot.description))
     if refused is not None:
         return ended(refused, report)
     losses = ExperienceLosses(policy, [*learn, *judged], weights_of(params))

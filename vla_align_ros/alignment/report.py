@@ -6,6 +6,7 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from vla_align_ros.alignment.diagnosis import FieldDiagnosis
 from vla_align_ros.alignment.reasons import Reason
 
 
@@ -30,6 +31,7 @@ class AlignReport:
     picked_row: row of the token bank with the lowest loss, which counts most in the blend that the gradient started
     from; None for the running token, -1 for E_0.
     exploration_fraction: share of random motion that was set while the experience was made.
+    diagnosis: what each joint does with its commands, by joint states alone; empty where the experience is malformed.
     token_version: name in the store, when the token was kept and a store was given.
     stamps_ns: of every experience that was given to the attempt: when its first observation was made.
     """
@@ -50,6 +52,7 @@ class AlignReport:
     picked: dict[str, float] = field(default_factory=dict)
     after: dict[str, float] = field(default_factory=dict)
     curve: tuple[StepCurve, ...] = ()
+    diagnosis: tuple[FieldDiagnosis, ...] = ()
     token_version: str | None = None
     stamps_ns: tuple[int, ...] = ()
 

@@ -10,17 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vla_align_ros.cli.bag_options import Bags, Cameras, CommandTopic, JointTopic, Prompt, PromptTopic, pairs
+
 if TYPE_CHECKING:
     from vla_align_ros.experience.bag_summary import BagSummary
 
 
 def align(
-    bags: Annotated[
-        list[Path],
-        typer.Argument(
-            help="Bag folders or storage files, in order of time; the split files of one recording count as one."
-        ),
-    ],
+    bags: Bags,
     model: Annotated[str, typer.Option(help="Folder of the model, or its name in the zoo.")],
     store: Annotated[
         Path | None,
@@ -33,16 +30,11 @@ def align(
         str, typer.Option(help="Whose default store, as the node says at start: arm1.vla_policy. Empty: vla_policy.")
     ] = "",
     seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
-    camera: Annotated[
-        list[str] | None,
-        typer.Option(help="A camera's topic in the bag, as base_0_rgb=/cam/image_raw; the model's when left out."),
-    ] = None,
-    joint_topic: Annotated[str, typer.Option(help="The bag's JointState topic.")] = "/joint_states",
-    prompt_topic: Annotated[str, typer.Option(help="The bag's prompt topic.")] = "/vla_policy/prompt",
-    prompt: Annotated[str, typer.Option(help="The instruction, for a bag that has none.")] = "",
-    command_topic: Annotated[
-        str, typer.Option(help="The bag's topic of the JointTrajectories that moved the robot.")
-    ] = "/vla_policy/action_chunk",
+    camera: Cameras = None,
+    joint_topic: JointTopic = "/joint_states",
+    prompt_topic: PromptTopic = "/vla_policy/prompt",
+    prompt: Prompt = "",
+    command_topic: CommandTopic = "/vla_policy/action_chunk",
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Parameter, as align_steps=80 (vla-align params).")
     ] = None,
@@ -71,7 +63,7 @@ def align(
 
     torch.set_num_threads(1)
     try:
-        changes = {name: yaml.safe_load(value) for name, value in _pairs("--set", set_).items()}
+        changes = {name: yaml.safe_load(value) for name, value in pairs("--set", set_).items()}
         policy = load_policy(find_model(model))
         params = PolicyParams.from_mapping(
             {
@@ -82,7 +74,7 @@ def align(
                 "robot_id": robot_id,
             }
         )
-        topics = bag_topics(policy, joint_topic, prompt_topic, command_topic, _pairs("--camera", camera))
+        topics = bag_topics(policy, joint_topic, prompt_topic, command_topic, pairs("--camera", camera))
         if dry_run:
             buffer = ExperienceBuffer(params.buffer_capacity)
             summaries = list(fill_buffer(policy, bags, topics, params, buffer, prompt))
@@ -102,13 +94,6 @@ def align(
     little = report.reason is Reason.TOO_LITTLE_EXPERIENCE
     _print(report.to_json(), report.sentence(), summaries, as_json, whole=little)
     raise typer.Exit(0 if report.accepted else 1)
-
-
-def _pairs(option: str, items: Sequence[str] | None) -> dict[str, str]:
-    """NAME=VALUE, given again and again."""
-    if wrong := [item for item in items or () if "=" not in item]:
-        raise ValueError(f"{option}: expected NAME=VALUE, got {wrong[0]!r}")
-    return dict(item.split("=", 1) for item in items or ())
 
 
 def _print(

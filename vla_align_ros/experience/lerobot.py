@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import repeat
 from pathlib import Path
 from typing import Any, Final
 
@@ -53,9 +54,10 @@ class Episode:
 class LeRobotDataset:
     """One dataset on disk, read for one robot.
 
-    cameras: the model's camera name -> the dataset's image feature. image_size: pictures are letterboxed to it as live
-    ones are. robot_column: a column of the data that says which robot an episode is of; without it the whole dataset is
-    one robot. prompt: for a dataset without task texts. Raises DatasetError for what does not fit.
+    cameras: the model's camera name -> the dataset's image feature; empty leaves pictures out. image_size: pictures are
+    letterboxed to it as live ones are. robot_column: a column of the data that says which robot an episode is of;
+    without it the whole dataset is one robot. prompt: for a dataset without task texts. Raises DatasetError for what
+    does not fit.
     """
 
     def __init__(
@@ -128,7 +130,8 @@ class LeRobotDataset:
         in_ros = self._robot.state_to_ros(states).astype(np.float32)
         pictures = [self._pictures(episode, key) for key in self._cameras.values()]
         start_ns = number * PAUSE_NS + self._start_ns(episode)
-        for index, images in enumerate(zip(*pictures, strict=True)):
+        together = zip(*pictures, strict=True) if pictures else repeat((), episode.length)
+        for index, images in enumerate(together):
             prompt = self._text(episode, int(rows["task_index"][index].as_py()))
             stamp_ns = start_ns + index * self._robot.period_ns
             seen = dict(zip(self._cameras, images, strict=True))

@@ -16,6 +16,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from vla_align_ros.foreign import what_is_file
+from vla_align_ros.robot.description import ActionField, Joint, RobotDescription, StateField
 
 MODEL_FILE = "model.yaml"
 FORMAT = 1
@@ -195,6 +196,21 @@ class RobotConfig:
     def period_ns(self) -> int:
         """One control tick, in nanoseconds."""
         return round(1e9 / self.control_rate_hz)
+
+    @property
+    def description(self) -> RobotDescription:
+        """The same robot field by field."""
+        return RobotDescription(
+            joints={
+                joint.name: Joint((joint.position_min_rad, joint.position_max_rad), joint.velocity_max_rad_s)
+                for joint in self.joints
+            },
+            state=tuple(StateField(joint=name) for name in self.joint_names),
+            action=tuple(ActionField(joint=name, kind=self.action) for name in self.joint_names),
+            cameras=self.camera_topics,
+            control_rate_hz=self.control_rate_hz,
+            execute=self.execute,
+        )
 
 
 @dataclass(frozen=True, config=_strict)

@@ -11,11 +11,13 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import field
 from functools import cached_property
+from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
-from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from vla_align_ros.robot.units import ROS_UNIT, Unit, line
@@ -35,6 +37,11 @@ def _known_kind(kind: object) -> object:
 Entry = Literal["position", "velocity", "effort"]
 GroupType = Literal["joint_trajectory", "position_stream"]
 Float64Array = NDArray[np.float64]
+
+
+class DescriptionError(ValueError):
+    """A robot description is missing, unreadable or wrong; the message says which key, and what is expected."""
+
 
 _strict = ConfigDict(extra="forbid", allow_inf_nan=False)
 Name = Annotated[str, Field(min_length=1)]
@@ -254,6 +261,19 @@ class RobotDescription:
     @cached_property
     def _action_line(self) -> Float64Array:
         return _lines(self.action, [item.kind == "position" for item in self.action])
+
+
+def load_description(path: Path) -> RobotDescription:
+    """Read and check a description (`config/robots/*.yaml`). Raises DescriptionError with every problem."""
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        description: RobotDescription = TypeAdapter(RobotDescription).validate_python(raw)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise DescriptionError(f"{path}: cannot be read as YAML: {error}") from None
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, item['loc'])) or 'file'}: {item['msg']}" for item in error.errors()]
+        raise DescriptionError(f"{path}: " + "; ".join(problems)) from None
+    return description
 
 
 def _lines(fields: Sequence[StateField | ActionField], absolute: Iterable[bool]) -> Float64Array:

@@ -24,6 +24,9 @@ class Health:
         self.problem = ""
         self.aligns = {"attempted": 0, "accepted": 0, "refused": 0}
         self.last_align = "none yet"
+        self.joints: dict[
+            str, str
+        ] = {}  # what the last attempt's experience says of each, by commands and joint states
 
     def chunk_sent(self, latency_ms: float) -> None:
         """A chunk went out."""
@@ -85,7 +88,7 @@ def build(
         **_counts(source.refused),
     }
     gathered = source.problem or f"{len(held)} experiences from {source.sentence}"
-    alignment = {**health.aligns, "last": health.last_align, "token_version": runtime.version_name}
+    alignment = {**health.aligns, **health.joints, "last": health.last_align, "token_version": runtime.version_name}
     aligned = runtime.policy.align_problem or waiting or health.last_align
     return DiagnosticArray(
         status=[

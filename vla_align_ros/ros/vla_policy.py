@@ -220,6 +220,7 @@ class VlaPolicy(SafeLifecycleNode):
         source.aligned(total)
         self._health.aligns["accepted" if report.accepted else "refused"] += 1
         self._health.last_align = report.sentence()
+        self._health.joints = {f"joint.{found.name}": found.sentence() for found in report.diagnosis}
         self._reports.publish(String(data=json.dumps(report.to_json())))
         self.get_logger().info(report.sentence())
         return report
