@@ -1,0 +1,1 @@
+"""Simulated robots to train and to measure on: a folder each."""
