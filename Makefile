@@ -26,7 +26,7 @@ $(STAMP): pyproject.toml setup.py constraints.txt
 	  f"setup needs Python 3.11 to 3.13, {sys.executable} is {v[0]}.{v[1]}. Name another: make setup PYTHON=python3.12")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet -c constraints.txt $(TORCH)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[ros,dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[ros,bench,dev]'
 	@touch $@
 
 # ROS 2 on this machine only, with the profile that camera images need. (The tests set the same in test/conftest.py.)

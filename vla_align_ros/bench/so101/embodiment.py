@@ -11,14 +11,6 @@ from vla_align_ros.bench.so101.joints import NUM_JOINTS, FloatArray
 ENCODER_NOISE_RAD = 0.0009  # standard deviation; the servo counts 4096 steps a turn
 
 
-def _zeros(count: int) -> FloatArray:
-    return field(default_factory=lambda: np.zeros(count))  # type: ignore[no-any-return]
-
-
-def _ones(count: int) -> FloatArray:
-    return field(default_factory=lambda: np.ones(count))  # type: ignore[no-any-return]
-
-
 @dataclass(frozen=True, eq=False)
 class Embodiment:
     """One arm with its cameras; without arguments the nominal one. Arrays are (3,), (2,) or, for each joint, (6,).
@@ -39,21 +31,21 @@ class Embodiment:
     encoder_noise_rad: standard deviation of a reading.
     """
 
-    front_position_m: FloatArray = _zeros(3)
-    front_rotation_rad: FloatArray = _zeros(3)
+    front_position_m: FloatArray = field(default_factory=lambda: np.zeros(3))
+    front_rotation_rad: FloatArray = field(default_factory=lambda: np.zeros(3))
     front_fov_rad: float = 0.0
-    wrist_position_m: FloatArray = _zeros(3)
-    wrist_tilt_rad: FloatArray = _zeros(2)
+    wrist_position_m: FloatArray = field(default_factory=lambda: np.zeros(3))
+    wrist_tilt_rad: FloatArray = field(default_factory=lambda: np.zeros(2))
     wrist_roll_rad: float = 0.0
     wrist_fov_rad: float = 0.0
     wrist_mirrored: bool = False
-    base_position_m: FloatArray = _zeros(3)
+    base_position_m: FloatArray = field(default_factory=lambda: np.zeros(3))
     base_yaw_rad: float = 0.0
-    base_tilt_rad: FloatArray = _zeros(2)
-    zero_rad: FloatArray = _zeros(NUM_JOINTS)
-    scale: FloatArray = _ones(NUM_JOINTS)
-    sign: FloatArray = _ones(NUM_JOINTS)
-    command_scale: FloatArray = _ones(NUM_JOINTS)
+    base_tilt_rad: FloatArray = field(default_factory=lambda: np.zeros(2))
+    zero_rad: FloatArray = field(default_factory=lambda: np.zeros(NUM_JOINTS))
+    scale: FloatArray = field(default_factory=lambda: np.ones(NUM_JOINTS))
+    sign: FloatArray = field(default_factory=lambda: np.ones(NUM_JOINTS))
+    command_scale: FloatArray = field(default_factory=lambda: np.ones(NUM_JOINTS))
     stiffness: float = 1.0
     friction: float = 1.0
     payload_kg: float = 0.0

@@ -1,9 +1,9 @@
 """Batches of episodes: n arms at work on their tasks, by any policy or by the expert. No ROS, no clock.
 
-    episodes = Episodes(embodiments, tasks, seeds)
-    while (going := episodes[~episodes.over]):
-        going.execute(policy(going.observe()))
-    episodes.succeeded
+episodes = Episodes(embodiments, tasks, seeds)
+while (going := episodes[~episodes.over]):
+    going.execute(policy(going.observe()))
+episodes.succeeded
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from vla_align_ros.bench.so101.kinematics import tips_m
 from vla_align_ros.bench.so101.pictures import draw
 from vla_align_ros.bench.so101.recording import Recording
 from vla_align_ros.bench.so101.scene import CAMERAS
-from vla_align_ros.bench.so101.skeleton import Skeletons, skeletons
+from vla_align_ros.bench.so101.skeleton import rows_of, skeletons
 from vla_align_ros.bench.so101.state import State, from_flat
 from vla_align_ros.bench.so101.tasks import HOLD_S, LIMIT_S, Task
 from vla_align_ros.bench.so101.worlds import STEP_S, World
@@ -95,7 +95,7 @@ class Episodes:
         some = object.__new__(Episodes)
         some.tick_s, some.image_size, some.unit, some.threads = self.tick_s, self.image_size, self.unit, self.threads
         some.embodiments = [self.embodiments[place] for place in places]
-        some.skeletons = Skeletons(*(values[places] for values in self.skeletons))
+        some.skeletons = rows_of(self.skeletons, places)
         some.asked = self.asked[places]
         some._running = [self._running[place] for place in places]
         return some
@@ -214,5 +214,3 @@ def run(episodes: Episodes, act: Act, execute_ticks: int) -> NDArray[np.bool_]:
 def expert(horizon: int) -> Act:
     """The one that knows each arm."""
     return partial(Episodes.expert_chunks, horizon=horizon)
-
-

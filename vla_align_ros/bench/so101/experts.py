@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vla_align_ros.bench.so101.embodiment import Embodiment
 from vla_align_ros.bench.so101.jit import jit
@@ -51,15 +52,19 @@ _ITERATIONS = 8
 def _imagine(seen: FloatArray, want: FloatArray, pushing: bool, tick_s: float) -> None:
     """What will be seen a tick later."""
     carried, caught = held(seen), between(seen)
-    step = want[:3] - seen[JAW : JAW + 3]
-    step *= min(1.0, want[WANT_SPEED] * tick_s / max(np.sqrt(np.sum(step**2)), 1e-9))
-    seen[JAW : JAW + 3] += step
+    way = 0.0
+    for i in range(3):
+        way += (want[i] - seen[JAW + i]) ** 2
+    share = min(1.0, want[WANT_SPEED] * tick_s / max(np.sqrt(way), 1e-9))
+    for i in range(3):
+        step = share * (want[i] - seen[JAW + i])
+        seen[JAW + i] += step
+        if carried:
+            seen[CUBE + i] += step
     most = _TURN_RAD_S * tick_s
     seen[YAW] += min(max(want[WANT_YAW] - seen[YAW], -most), most)
     most = _GRIP_RAD_S * tick_s
     seen[GRIP] += min(max(want[WANT_GRIP] - seen[GRIP], -most), most)
-    if carried:
-        seen[CUBE : CUBE + 3] += step
     if caught and seen[GRIP] <= AT_CUBE_RAD:
         seen[GRIP] = AT_CUBE_RAD
         if not carried:
@@ -96,12 +101,18 @@ def _plan_one(
         angle_rad[GRIPPER] = want[WANT_GRIP]
         body_poses(arms, row, angle_rad, pos, mat)
         sag_rad(arms, row, pos, mat, targets[tick])
-        targets[tick] += angle_rad
+        for joint in range(NUM_JOINTS):
+            targets[tick, joint] += angle_rad[joint]
 
 
 @jit
 def _plan_all(
-    arms: Skeletons, angle_rad: FloatArray, seen: FloatArray, task: FloatArray, tick_s: float, targets: FloatArray
+    arms: Skeletons,
+    angle_rad: FloatArray,
+    seen: FloatArray,
+    task: NDArray[np.int64],
+    tick_s: float,
+    targets: FloatArray,
 ) -> None:
     for row in range(len(task)):
         _plan_one(arms, row, angle_rad[row].copy(), seen[row], task[row], tick_s, targets[row])

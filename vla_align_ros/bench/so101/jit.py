@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numba
+import numba.core.config
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+config: Any = numba.core.config  # its names are made at run time
 
 
 def _cache_folder() -> str:
@@ -28,15 +30,15 @@ def _writable(folder: str) -> bool:
     return os.access(folder, os.W_OK)
 
 
-_FOLDER = numba.config.CACHE_DIR or _cache_folder()  # NUMBA_CACHE_DIR goes first
+_FOLDER = config.CACHE_DIR or _cache_folder()  # NUMBA_CACHE_DIR goes first
 _CACHED = _writable(_FOLDER)  # without a folder to write to each process compiles for itself
 
 
 def jit(function: Function) -> Function:
     """Compile at the first call, without Python objects inside; other threads run meanwhile."""
-    before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, _FOLDER
+    before, config.CACHE_DIR = config.CACHE_DIR, _FOLDER
     try:
         compiled: Function = numba.njit(function, cache=_CACHED, nogil=True, error_model="numpy")
     finally:
-        numba.config.CACHE_DIR = before
+        config.CACHE_DIR = before
     return compiled

@@ -16,8 +16,8 @@ _NUM_BODIES = len(BODY_PARENT)
 _JAW_BODY = _NUM_BODIES - 1
 _TURN_WEIGHT = 0.06  # m a rad: position goes before orientation
 _DAMPING = 2e-5
-_STEP_RAD = 0.25
-_CLOSE_M = 1e-4
+_STEP_RAD, _REACH_M = 0.25, 0.06  # at most, an iteration
+_STILL_RAD, _CLOSE_M = 1e-3, 1e-4  # near enough to stop
 
 
 @jit
@@ -30,7 +30,11 @@ def body_poses(arms: Skeletons, row: int, angle_rad: FloatArray, pos: FloatArray
         for i in range(3):
             if parent < 0:
                 pos[body, i] = arms.body_pos[row, body, i]
-                x, y, z = (arms.body_mat[row, body, i, 0], arms.body_mat[row, body, i, 1], arms.body_mat[row, body, i, 2])
+                x, y, z = (
+                    arms.body_mat[row, body, i, 0],
+                    arms.body_mat[row, body, i, 1],
+                    arms.body_mat[row, body, i, 2],
+                )
             else:
                 pos[body, i] = pos[parent, i]
                 x = y = z = 0.0
@@ -85,51 +89,94 @@ def _solved(matrix: FloatArray, right: FloatArray) -> None:
 
 
 @jit
+def _task_error(mat: FloatArray, tip: FloatArray, target: FloatArray, yaw: float, error: FloatArray) -> float:
+    """Fill error (6,): how far the tip has to go, in steps of at most _REACH_M, and the jaw to turn. Returns metres."""
+    distance = np.sqrt((target[0] - tip[0]) ** 2 + (target[1] - tip[1]) ** 2 + (target[2] - tip[2]) ** 2)
+    shorten = min(1.0, _REACH_M / max(distance, 1e-12))
+    for i in range(3):
+        error[i] = (target[i] - tip[i]) * shorten
+    c, s, half = np.cos(yaw), np.sin(yaw), 0.5 * _TURN_WEIGHT
+    x0, x1, x2 = mat[GRIPPER_BODY, 0, 0], mat[GRIPPER_BODY, 1, 0], mat[GRIPPER_BODY, 2, 0]
+    back0, back1 = mat[GRIPPER_BODY, 0, 2], mat[GRIPPER_BODY, 1, 2]
+    error[3] = half * (back1 - x2 * s)  # x cross (cos, sin, 0), and the jaw's back cross up
+    error[4] = half * (x2 * c - back0)
+    error[5] = half * (x0 * s - x1 * c)
+    return float(distance)
+
+
+@jit
+def _jacobian(pos: FloatArray, mat: FloatArray, tip: FloatArray, jacobian: FloatArray) -> None:
+    """Fill jacobian (6, 5): the tip's and, weighted, the jaw's motion by each joint of the arm."""
+    for joint in range(GRIPPER):
+        body = joint + 1
+        ax, ay, az = mat[body, 0, 2], mat[body, 1, 2], mat[body, 2, 2]
+        rx, ry, rz = tip[0] - pos[body, 0], tip[1] - pos[body, 1], tip[2] - pos[body, 2]
+        jacobian[0, joint], jacobian[1, joint], jacobian[2, joint] = (
+            ay * rz - az * ry,
+            az * rx - ax * rz,
+            ax * ry - ay * rx,
+        )
+        jacobian[3, joint], jacobian[4, joint], jacobian[5, joint] = (
+            ax * _TURN_WEIGHT,
+            ay * _TURN_WEIGHT,
+            az * _TURN_WEIGHT,
+        )
+
+
+@jit
+def _least_squares(jacobian: FloatArray, error: FloatArray, normal: FloatArray, step: FloatArray) -> None:
+    """Fill step (5,) with the damped solution of jacobian @ step = error."""
+    for i in range(GRIPPER):
+        step[i] = 0.0
+        for row in range(6):
+            step[i] += jacobian[row, i] * error[row]
+        for k in range(GRIPPER):
+            normal[i, k] = _DAMPING if i == k else 0.0
+            for row in range(6):
+                normal[i, k] += jacobian[row, i] * jacobian[row, k]
+    _solved(normal, step)
+
+
+@jit
+def _block(angle_rad: FloatArray, step: FloatArray, jacobian: FloatArray) -> bool:
+    """Take joints that a step would push through their limits out of the jacobian. Returns whether there were any."""
+    found = False
+    for joint in range(GRIPPER):
+        low, high = angle_rad[joint] <= JOINT_MIN_RAD[joint], angle_rad[joint] >= JOINT_MAX_RAD[joint]
+        if (low and step[joint] < 0) or (high and step[joint] > 0):
+            found = True
+            for row in range(6):
+                jacobian[row, joint] = 0.0
+    return found
+
+
+@jit
 def solve_pose(
     arms: Skeletons, row: int, angle_rad: FloatArray, target: FloatArray, yaw: float, iterations: int
 ) -> float:
     """Move angle_rad (6,) in place towards: tip at `target` (3,), jaw pointing down, opening along `yaw`.
 
     By damped least squares, from where the angles are, within the joint limits; the gripper stays. Where a jaw cannot
-    point straight down, it tilts. Returns the distance of the tip from the target in m.
+    point straight down, it tilts. Returns the distance of the tip from the target before the last step, in m.
     """
     pos, mat, tip = np.empty((_NUM_BODIES, 3)), np.empty((_NUM_BODIES, 3, 3)), np.empty(3)
     error, jacobian = np.empty(6), np.empty((6, GRIPPER))
     normal, step = np.empty((GRIPPER, GRIPPER)), np.empty(GRIPPER)
-    stuck = np.zeros(GRIPPER, np.bool_)
-    x_axis = np.array([np.cos(yaw), np.sin(yaw), 0.0])
     distance = 0.0
     for _ in range(iterations):
         body_poses(arms, row, angle_rad, pos, mat)
         tip_of(arms, row, pos, mat, tip)
-        distance = np.sqrt(np.sum((target - tip) ** 2))
-        shorten = min(1.0, _STEP_RAD * 0.25 / max(distance, 1e-12))
-        x, back = mat[GRIPPER_BODY, :, 0], mat[GRIPPER_BODY, :, 2]
-        error[:3] = (target - tip) * shorten
-        error[3:] = 0.5 * _TURN_WEIGHT * (np.cross(x, x_axis) + np.cross(back, np.array([0.0, 0.0, 1.0])))
+        distance = _task_error(mat, tip, target, yaw, error)
+        _jacobian(pos, mat, tip, jacobian)
+        _least_squares(jacobian, error, normal, step)
+        if _block(angle_rad, step, jacobian):
+            _least_squares(jacobian, error, normal, step)
+        longest = 0.0
         for joint in range(GRIPPER):
-            axis = mat[joint + 1, :, 2]
-            jacobian[:3, joint] = np.cross(axis, tip - pos[joint + 1])
-            jacobian[3:, joint] = _TURN_WEIGHT * axis
-        stuck[:] = False
-        for _try in range(2):
-            for i in range(GRIPPER):
-                for k in range(GRIPPER):
-                    normal[i, k] = np.sum(jacobian[:, i] * jacobian[:, k]) + (_DAMPING if i == k else 0.0)
-                step[i] = np.sum(jacobian[:, i] * error)
-            _solved(normal, step)
-            again = False
-            for i in range(GRIPPER):
-                low, high = angle_rad[i] <= JOINT_MIN_RAD[i], angle_rad[i] >= JOINT_MAX_RAD[i]
-                if not stuck[i] and ((low and step[i] < 0) or (high and step[i] > 0)):
-                    stuck[i] = again = True
-                    jacobian[:, i] = 0.0
-            if not again:
-                break
-        for i in range(GRIPPER):
-            moved = angle_rad[i] + min(max(step[i], -_STEP_RAD), _STEP_RAD)
-            angle_rad[i] = min(max(moved, JOINT_MIN_RAD[i]), JOINT_MAX_RAD[i])
-        if distance < _CLOSE_M and np.max(np.abs(step)) < 1e-3:
+            longest = max(longest, abs(step[joint]))
+            moved = angle_rad[joint] + min(max(step[joint], -_STEP_RAD), _STEP_RAD)
+            angle_rad[joint] = min(max(moved, JOINT_MIN_RAD[joint]), JOINT_MAX_RAD[joint])
+        if distance < _CLOSE_M and longest < _STILL_RAD:
             break
     return distance
 
@@ -162,5 +209,3 @@ def sags_rad(arms: Skeletons, angle_rad: FloatArray) -> FloatArray:
     sags = np.empty((len(angle_rad), NUM_JOINTS))
     _sags(arms, angle_rad, sags)
     return sags
-
-

@@ -38,9 +38,7 @@ def raster(
 
 
 @jit
-def _cut(
-    points: Float32Array, faces: Int32Array, face: int, focal: float, middle: float, corners: Float32Array
-) -> int:
+def _cut(points: Float32Array, faces: Int32Array, face: int, focal: float, middle: float, corners: Float32Array) -> int:
     """Project what lies beyond the near plane into `corners`; returns how many there are."""
     count = 0
     for place in range(3):
@@ -92,8 +90,10 @@ def _fill(corners: Float32Array, last: int, face: int, inverse_depth: Float32Arr
 
 
 @jit
-def shade(points: Float32Array, faces: Int32Array, colours: Float32Array, light: Float32Array, out: Float32Array) -> None:
-    """Fill out (m, 3) with each face's colour (m, 3) in this light: a unit vector towards it, in the camera's frame."""
+def shade(
+    points: Float32Array, faces: Int32Array, colours: Float32Array, light: Float32Array, out: Float32Array
+) -> None:
+    """Fill out (m, 3) with each face's colour (m, 3) in the light: a unit vector to the lamp, in the camera's frame."""
     for face in range(len(faces)):
         a, b, c = faces[face, 0], faces[face, 1], faces[face, 2]
         ux, uy, uz = points[b, 0] - points[a, 0], points[b, 1] - points[a, 1], points[b, 2] - points[a, 2]
@@ -109,7 +109,7 @@ def shade(points: Float32Array, faces: Int32Array, colours: Float32Array, light:
 def resolve(
     nearest: Int32Array, shaded: Float32Array, background: Float32Array, mirrored: bool, image: NDArray[np.uint8]
 ) -> None:
-    """Fill image (size, size, 3) with the mean of the k x k pixels of `nearest` (k size, k size) that each one covers."""
+    """Fill image (size, size, 3): each pixel is the mean of its k x k pixels of `nearest` (k size, k size)."""
     size = len(image)
     fine = len(nearest) // size
     share = np.float32(1.0 / (fine * fine))

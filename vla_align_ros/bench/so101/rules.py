@@ -34,7 +34,8 @@ PUSH_HEIGHT_M, BEHIND_M, CONTACT_M = 0.014, 0.05, 0.026
 @jit
 def held(seen: FloatArray) -> bool:
     """Whether the cube is in the closed jaw."""
-    return bool(seen[GRIP] < HELD_RAD and np.sqrt(np.sum((seen[CUBE : CUBE + 3] - seen[JAW : JAW + 3]) ** 2)) < 0.018)
+    x, y, z = seen[CUBE] - seen[JAW], seen[CUBE + 1] - seen[JAW + 1], seen[CUBE + 2] - seen[JAW + 2]
+    return bool(seen[GRIP] < HELD_RAD and x * x + y * y + z * z < 0.018**2)
 
 
 @jit

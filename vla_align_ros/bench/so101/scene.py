@@ -20,8 +20,9 @@ PAN_AXIS_M = 0.0388353  # in front of the base's origin
 CAMERAS = ("front", "wrist")
 HIDDEN_GROUP = 3  # geoms that collide and are not seen
 
-FRONT_EYE_M, FRONT_TARGET_M, FRONT_FOV_RAD = np.array([0.60, -0.32, 0.42]), np.array([0.20, 0.0, 0.03]), np.deg2rad(42)
-WRIST_EYE_M, WRIST_TARGET_M, WRIST_FOV_RAD = np.array([0.015, -0.07, -0.01]), np.array([0.015, 0.0, -0.11]), np.deg2rad(75)
+FRONT_EYE_M, FRONT_TARGET_M, FRONT_FOV_RAD = np.array([0.6, -0.32, 0.42]), np.array([0.2, 0.0, 0.03]), np.deg2rad(42)
+WRIST_EYE_M, WRIST_TARGET_M = np.array([0.015, -0.07, -0.01]), np.array([0.015, 0.0, -0.11])  # in the gripper's frame
+WRIST_FOV_RAD = np.deg2rad(75)
 PAYLOAD_RADIUS_M = 0.012
 _NO_PAYLOAD_KG = 1e-6
 _ARM = Path(__file__).with_name("arm.xml")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import mujoco
 import numpy as np
@@ -47,10 +47,12 @@ def skeletons(embodiments: Sequence[Embodiment]) -> Skeletons:
     """A row for each embodiment, equal ones as often as they come."""
     found = {id(embodiment): _numbers(embodiment) for embodiment in embodiments}
     rows = [found[id(embodiment)] for embodiment in embodiments]
-    return Skeletons(*(np.stack(values) for values in zip(*rows, strict=True)))
+    stacked: list[Any] = [np.stack(values) for values in zip(*rows, strict=True)]
+    return Skeletons(*stacked)
 
 
-def _numbers(embodiment: Embodiment) -> tuple[NDArray[np.generic] | np.generic, ...]:
+def _numbers(embodiment: Embodiment) -> tuple[Any, ...]:
+    """One row, in order of the fields."""
     model = shifted_model(embodiment)
     bodies = [model.body(name).id for name in BODIES]
     cameras = [model.camera(name).id for name in CAMERAS]
@@ -59,7 +61,7 @@ def _numbers(embodiment: Embodiment) -> tuple[NDArray[np.generic] | np.generic, 
         np.stack([_matrix(quat) for quat in model.body_quat[bodies]]),
         model.body_mass[bodies],
         model.body_ipos[bodies],
-        TIP_M + [embodiment.jaw_m, 0.0, 0.0],
+        TIP_M + np.array([embodiment.jaw_m, 0.0, 0.0]),
         np.float64(model.actuator_gainprm[0, 0]),
         model.geom_pos[model.geom("fixed_jaw_pad").id],
         model.cam_pos[cameras],
@@ -75,8 +77,7 @@ def _matrix(quat: FloatArray) -> FloatArray:
     return matrix.reshape(3, 3)
 
 
-def rows_of(arms: Skeletons, rows: NDArray[np.int64]) -> Skeletons:
+def rows_of(arms: Skeletons, rows: NDArray[np.int64] | slice) -> Skeletons:
     """Some of them."""
-    return Skeletons(*(values[rows] for values in arms))
-
-
+    picked: list[Any] = [values[rows] for values in arms]
+    return Skeletons(*picked)

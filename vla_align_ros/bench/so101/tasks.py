@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from vla_align_ros.bench.so101.embodiment import Embodiment
 from vla_align_ros.bench.so101.joints import HOME_RAD, NUM_JOINTS, FloatArray
-from vla_align_ros.bench.so101.scene import CUBE_HALF_M, CUBES, PAN_AXIS_M, PADS
+from vla_align_ros.bench.so101.scene import CUBE_HALF_M, CUBES, PADS, PAN_AXIS_M
 from vla_align_ros.bench.so101.state import State
 
 
@@ -38,7 +38,8 @@ TEMPLATES = {
 }
 _POSE_SPREAD_RAD = np.array([0.5, 0.15, 0.15, 0.15, 0.4, 0.3])
 _NEAREST_M, _FARTHEST_M, _SIDEWAYS_RAD = 0.14, 0.235, 0.8  # where things lie, seen from the pan axis
-_CUBES_APART_M, _PADS_APART_M, _CUBE_TO_PAD_M = 0.06, 0.08, 0.065
+_APART_M = np.array([[0.06, 0.065], [0.065, 0.08]])  # cubes and pads from cubes and pads
+_CANDIDATES = 64
 _LANE_M = 0.055  # a push needs this much free to both sides
 _BEHIND_M = 0.05  # and this much behind the cube
 
@@ -87,37 +88,49 @@ def start(embodiments: Sequence[Embodiment], asked: Assignments, seeds: Sequence
 
 
 def _layout(rng: np.random.Generator, task: Task, cube: int, pad: int) -> FloatArray:
-    """Cubes, then pads, (6, 2) from the pan axis: drawn until they are apart and a push finds its lane free."""
+    """Cubes, then pads, (6, 2) from the pan axis: apart from each other, and a push finds its lane free."""
+    kinds = np.repeat([0, 1], [len(CUBES), len(PADS)])
+    asked = [cube, len(CUBES) + pad]
+    order = [*asked, *(place for place in range(len(kinds)) if place not in asked)]
     while True:
-        radius = rng.uniform(_NEAREST_M, _FARTHEST_M, len(CUBES) + len(PADS))
-        angle = rng.uniform(-_SIDEWAYS_RAD, _SIDEWAYS_RAD, len(radius))
-        points = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
-        cubes, pads = points[: len(CUBES)], points[len(CUBES) :]
-        apart = (
-            _closest(cubes, cubes) > _CUBES_APART_M
-            and _closest(pads, pads) > _PADS_APART_M
-            and _closest(cubes, pads) > _CUBE_TO_PAD_M
-        )
-        if apart and (task is not Task.PUSH or _lane_free(cubes, cube, pads[pad])):
+        points = np.full((len(kinds), 2), np.nan)
+        for count, place in enumerate(order):
+            there = order[:count]
+            candidates = _anywhere(rng)
+            distance = np.linalg.norm(candidates[:, None] - points[there], axis=-1)
+            free = (distance > _APART_M[kinds[place], kinds[there]]).all(axis=1)
+            if task is Task.PUSH and place == asked[1]:
+                free &= _reaches_behind(points[cube], candidates)
+            elif task is Task.PUSH and count > 1 and kinds[place] == 0:
+                free &= ~_in_the_lane(points[cube], points[asked[1]], candidates)
+            if not free.any():
+                break
+            points[place] = candidates[free.argmax()]
+        else:
             return points
 
 
-def _closest(first: FloatArray, second: FloatArray) -> float:
-    """The smallest distance between points of two sets (or two different points of one)."""
-    distance = np.linalg.norm(first[:, None] - second[None], axis=-1)
-    return float(distance[distance > 0].min())
+def _anywhere(rng: np.random.Generator) -> FloatArray:
+    """Places (_CANDIDATES, 2) where the arm works."""
+    radius = rng.uniform(_NEAREST_M, _FARTHEST_M, _CANDIDATES)
+    angle = rng.uniform(-_SIDEWAYS_RAD, _SIDEWAYS_RAD, _CANDIDATES)
+    return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
 
 
-def _lane_free(cubes: FloatArray, cube: int, pad: FloatArray) -> bool:
-    """Whether the arm reaches behind the cube, and no other cube is in the way to the pad."""
-    along = (pad - cubes[cube]) / np.linalg.norm(pad - cubes[cube])
-    behind = cubes[cube] - _BEHIND_M * along
-    others = np.delete(cubes, cube, axis=0) - behind
-    reach = others @ along
-    aside = np.abs(others @ np.array([-along[1], along[0]]))
-    length = np.linalg.norm(pad - behind) + _BEHIND_M
-    in_the_way = (reach > -_LANE_M) & (reach < length) & (aside < _LANE_M)
-    return bool(_NEAREST_M - 0.02 < np.linalg.norm(behind) < _FARTHEST_M + 0.02 and not in_the_way.any())
+def _reaches_behind(cube: FloatArray, pads: FloatArray) -> NDArray[np.bool_]:
+    """To which of the pads (k, 2) a cube can be pushed: the jaw reaches behind it."""
+    along = (pads - cube) / np.linalg.norm(pads - cube, axis=1, keepdims=True)
+    behind = np.linalg.norm(cube - _BEHIND_M * along, axis=1)
+    return np.asarray((behind > _NEAREST_M - 0.02) & (behind < _FARTHEST_M + 0.02), np.bool_)
+
+
+def _in_the_lane(cube: FloatArray, pad: FloatArray, others: FloatArray) -> NDArray[np.bool_]:
+    """Which of the places (k, 2) are in the way of a push."""
+    length = float(np.linalg.norm(pad - cube))
+    along = (pad - cube) / length
+    reach = (others - cube) @ along
+    aside = np.abs((others - cube) @ np.array([-along[1], along[0]]))
+    return np.asarray((reach > -_BEHIND_M - _LANE_M) & (reach < length + _LANE_M) & (aside < _LANE_M), np.bool_)
 
 
 def done(asked: Assignments, state: State, tip_m: FloatArray) -> NDArray[np.bool_]:
@@ -127,4 +140,5 @@ def done(asked: Assignments, state: State, tip_m: FloatArray) -> NDArray[np.bool
     over = np.linalg.norm(tip_m - cube - [0.0, 0.0, REACH_HEIGHT_M], axis=1) < REACH_WITHIN_M
     on_pad = (np.linalg.norm(cube[:, :2] - pad, axis=1) < PAD_WITHIN_M) & (cube[:, 2] < RESTING_M)
     let_go = np.linalg.norm(tip_m - cube, axis=1) > CLEAR_M
-    return np.where(asked.task == Task.REACH, over, on_pad & (let_go | (asked.task == Task.PUSH)))
+    on_pad &= let_go | (asked.task == Task.PUSH)
+    return np.asarray(np.where(asked.task == Task.REACH, over, on_pad), np.bool_)

@@ -1,0 +1,76 @@
+"""Recordings to train on: arms that do what arms at work do, mistakes of a policy that does not fit them included."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import IntEnum
+
+import numpy as np
+
+from vla_align_ros.bench.so101.embodiment import Embodiment
+from vla_align_ros.bench.so101.episodes import CONTROL_HZ, Episodes
+from vla_align_ros.bench.so101.joints import HOME_RAD, JOINT_MAX_RAD, JOINT_MIN_RAD, NUM_JOINTS, FloatArray
+from vla_align_ros.bench.so101.recording import Recording
+from vla_align_ros.bench.so101.tasks import Task
+
+
+class Behaviour(IntEnum):
+    """Who sends an arm its commands."""
+
+    EXPERT = 0  # its own expert
+    NOISY = 1  # its own expert, with noise on every tick and now and then a push aside
+    MISFIT = 2  # the expert of another arm: what a policy does whose token does not fit
+    BABBLE = 3  # nobody: each chunk moves every joint at a random speed
+
+
+_JITTER_RAD, _PUSH_RAD, _PUSH_SHARE = 0.02, 0.08, 0.5
+_BABBLE_RAD_S = np.array([1.0, 0.7, 0.7, 0.8, 1.2, 1.0])
+_BABBLE_FROM_HOME_RAD = np.array([1.0, 0.6, 0.6, 0.7, 1.4, 0.6])
+_BABBLE_LOW_RAD = np.maximum(HOME_RAD - _BABBLE_FROM_HOME_RAD, JOINT_MIN_RAD)
+_BABBLE_HIGH_RAD = np.minimum(HOME_RAD + _BABBLE_FROM_HOME_RAD, JOINT_MAX_RAD)
+
+
+def record(
+    embodiments: Sequence[Embodiment],
+    asked: Sequence[Task],
+    seeds: Sequence[int],
+    behaviours: Sequence[Behaviour],
+    misfits: Sequence[Embodiment],
+    ticks: int,
+    *,
+    control_hz: float = CONTROL_HZ,
+    execute_ticks: int = 8,
+    threads: int = 1,
+) -> Recording:
+    """`ticks` (rounded up to whole chunks) of n arms at work; row i of the recording is arm i.
+
+    misfits: for each arm the one whose expert is at work where its behaviour is MISFIT. Every arm has random numbers
+    of its own, by its seed: it does the same in any company.
+    """
+    episodes = Episodes(embodiments, asked, seeds, control_hz=control_hz, threads=threads)
+    chosen = zip(embodiments, misfits, behaviours, strict=True)
+    believed = [misfit if kind is Behaviour.MISFIT else own for own, misfit, kind in chosen]
+    rngs = [np.random.default_rng([seed, 61]) for seed in seeds]
+    for _ in range(-(-ticks // execute_ticks)):
+        chunks = episodes.expert_chunks(execute_ticks, believed)
+        angles = episodes.state().angle_rad
+        for row, (kind, rng, arm) in enumerate(zip(behaviours, rngs, embodiments, strict=True)):
+            if kind is Behaviour.NOISY:
+                chunks[row] += _noise(execute_ticks, rng)
+            elif kind is Behaviour.BABBLE:
+                chunks[row] = arm.command_for(_babble(angles[row], execute_ticks, episodes.tick_s, rng))
+        episodes.execute(chunks)
+    return episodes.recording()
+
+
+def _noise(ticks: int, rng: np.random.Generator) -> FloatArray:
+    """To be added to commands, (ticks, 6) rad."""
+    push = rng.standard_normal(NUM_JOINTS) * _PUSH_RAD * (rng.random() < _PUSH_SHARE)
+    return np.asarray(_JITTER_RAD * rng.standard_normal((ticks, NUM_JOINTS)) + push)
+
+
+def _babble(angle_rad: FloatArray, ticks: int, tick_s: float, rng: np.random.Generator) -> FloatArray:
+    """Targets (ticks, 6) in true rad, from where the joints (6,) are, around home."""
+    speed = rng.uniform(-1.0, 1.0, NUM_JOINTS) * _BABBLE_RAD_S
+    ramp = angle_rad + speed * tick_s * np.arange(1, ticks + 1)[:, None]
+    return np.asarray(np.clip(ramp, _BABBLE_LOW_RAD, _BABBLE_HIGH_RAD))
