@@ -51,6 +51,16 @@ def frames_headline(numbers: Any) -> Headline:
     return {f"frames/s drawn, {row['size']} px": f"{fastest(row):.0f}" for row in numbers["frames_per_second"]}
 
 
+def so101_headline(numbers: Any) -> Headline:
+    speed = numbers["speed"]
+    rates = {**speed["frames_per_s"], **speed["control_steps_per_s"], **speed["samples_per_s"]}
+    found = {f"a CPU-second: {name}": f"{value:.0f}" for name, value in rates.items()}
+    for task, part in numbers["expert"].items():
+        drawn = part["drawn"]
+        found[f"expert's success on drawn arms, {task}"] = f"{drawn['successes']} of {drawn['episodes']}"
+    return found
+
+
 def sampling_headline(numbers: Any) -> Headline:
     infer = numbers["tiny"]["infer_ms"]
     found = {"policy.infer, p50 / p99 ms": quantiles(infer)}
@@ -162,6 +172,7 @@ BENCHMARKS = (
     Benchmark("message_to_chunk", "message_to_chunk.py", (), message_headline),
     Benchmark("success", "success.py", ("--shuffle-images",), success_headline),
     Benchmark("frames", "frames.py", (), frames_headline),
+    Benchmark("so101_bench", "so101_bench.py", (), so101_headline),
     Benchmark("training", "training.py", (), training_headline),
     Benchmark("project", "project.py", (), project_headline),
     Benchmark("late_chunks", "late_chunks.py", (), late_headline),

@@ -26,7 +26,7 @@ def test_things_lie_apart_and_within_reach_wherever_the_base_stands(task):
     arms = drawn(60)
     state = tasks.start(arms, tasks.assign([task] * 60, range(60)), range(60))
     things = np.concatenate([state.cube_m[..., :2], state.pad_m], axis=1)
-    pan = np.stack([arm.base_position_m[:2] for arm in arms]) + [0.0388, 0.0]
+    pan = np.stack([arm.base_position_m[:2] for arm in arms]) + np.array([0.0388, 0.0])
     radius = np.linalg.norm(things - pan[:, None], axis=-1)
     assert radius.min() > 0.135
     assert radius.max() < 0.24
@@ -47,8 +47,8 @@ def test_what_counts_as_done():
     cube, pad = asked[Task.PICK].cube[0], asked[Task.PICK].pad[0]
     over = state.cube_m[:, cube] + [0.0, 0.0, tasks.REACH_HEIGHT_M]
     assert tasks.done(asked[Task.REACH], state, over)
-    assert not tasks.done(asked[Task.REACH], state, over + [0.0, 0.021, 0.0])
-    away = over + [0.0, 0.0, 0.1]
+    assert not tasks.done(asked[Task.REACH], state, over + np.array([0.0, 0.021, 0.0]))
+    away = over + np.array([0.0, 0.0, 0.1])
     assert not tasks.done(asked[Task.PICK], state, away)
     cube_m = state.cube_m.copy()
     cube_m[0, cube, :2] = state.pad_m[0, pad] + [0.025, 0.0]

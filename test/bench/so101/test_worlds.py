@@ -45,7 +45,7 @@ def test_gravity_pulls_a_soft_or_loaded_arm_further_down():
 def test_zeros_scales_and_signs_mean_the_same_for_readings_and_commands():
     zero, sign = np.array([0.1, -0.05, 0.08, 0.1, -0.2, 0.05]), np.array([1.0, 1.0, 1.0, -1.0, -1.0, 1.0])
     arm = Embodiment(zero_rad=zero, sign=sign, scale=np.full(6, 1.1), encoder_noise_rad=0.0)
-    moved = HOME_RAD + [0.3, 0.0, 0.1, -0.1, 0.4, 0.2]
+    moved = HOME_RAD + np.array([0.3, 0.0, 0.1, -0.1, 0.4, 0.2])
     one = World(arm, table(), np.random.default_rng(0))
     one.command(arm.command_for(moved))
     one.advance(500)
@@ -60,7 +60,7 @@ def test_zeros_scales_and_signs_mean_the_same_for_readings_and_commands():
 def test_command_scale_moves_further_than_commanded_and_readings_tell():
     arm = Embodiment(command_scale=np.array([1.2, 1, 1, 1, 1, 1]), encoder_noise_rad=0.0)
     one = World(arm, table(), np.random.default_rng(0))
-    one.command(HOME_RAD + [0.5, 0, 0, 0, 0, 0])
+    one.command(HOME_RAD + np.array([0.5, 0, 0, 0, 0, 0]))
     one.advance(500)
     assert one.reading()[0] == pytest.approx(0.6, abs=0.01)
 
@@ -91,7 +91,7 @@ def test_commands_that_overtake_the_delay_keep_their_order():
 def test_within_its_play_a_joint_does_not_follow():
     from_above, from_below = (World(Embodiment(backlash_rad=0.04), table(), np.random.default_rng(0)) for _ in range(2))
     for one, side in ((from_above, 1), (from_below, -1)):
-        one.command(HOME_RAD + [side * 0.2, 0, 0, 0, 0, 0])
+        one.command(HOME_RAD + np.array([side * 0.2, 0, 0, 0, 0, 0]))
         one.advance(300)
         one.command(HOME_RAD)
         one.advance(300)
