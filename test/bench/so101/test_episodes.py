@@ -48,7 +48,7 @@ def test_an_expert_that_takes_the_arm_for_another_fails():
 def test_a_misbelief_that_is_none_plans_as_knowledge_does():
     arms = drawn(3, Family.FRONT_CAMERA, Family.BASE, Family.SIGNS)
     episodes = Episodes(arms, [Task.REACH] * 3, range(3))
-    np.testing.assert_allclose(episodes.expert_chunks(4), episodes.expert_chunks(4, arms), atol=0.02)  # encoder noise
+    np.testing.assert_allclose(episodes.expert_chunks(4), episodes.expert_chunks(4, arms), atol=1e-6)
 
 
 def test_a_held_cube_is_lifted_and_stays_in_the_jaw():
@@ -136,7 +136,7 @@ def test_recordings_of_every_behaviour():
     tick, row = np.zeros(4, np.int64), np.arange(4)
     wanted = labels(recording, arms, skeletons(arms), tick, row, 8)
     error = np.abs(recording.commands[:8] - wanted.transpose(1, 0, 2)).max(axis=(0, 2))
-    assert error[Behaviour.EXPERT] < 0.05  # as it reads its own encoders
+    assert error[Behaviour.EXPERT] < 1e-5
     assert (error[[Behaviour.NOISY, Behaviour.MISFIT, Behaviour.BABBLE]] > 0.05).all()
     assert len(joined([recording, again]).arm) == 6
     with pytest.raises(ValueError, match="of one length"):

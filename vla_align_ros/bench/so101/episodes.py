@@ -179,11 +179,11 @@ class Episodes:
 
         believed: the arms that it takes these for; without it knows them.
         """
-        known = believed is None
-        arms = self.embodiments if believed is None else believed
-        bodies = self.skeletons if known else skeletons(arms)
-        seen = experts.as_believed(self.state(), self.readings_rad(), self.skeletons, arms, bodies)
-        targets = experts.plan(bodies, self.state() if known else seen, self.asked, horizon, self.tick_s)
+        arms, bodies, seen = self.embodiments, self.skeletons, self.state()
+        if believed is not None:
+            arms, bodies = list(believed), skeletons(believed)
+            seen = experts.as_believed(seen, self.embodiments, self.skeletons, arms, bodies)
+        targets = experts.plan(bodies, seen, self.asked, horizon, self.tick_s)
         return from_rad(experts.commands(arms, targets), self.unit)
 
     def recording(self) -> Recording:

@@ -139,13 +139,18 @@ def commands(embodiments: Sequence[Embodiment], targets_rad: FloatArray) -> Floa
 
 
 def as_believed(
-    state: State, readings_rad: FloatArray, arms: Skeletons, believed: Sequence[Embodiment], believed_arms: Skeletons
+    state: State,
+    embodiments: Sequence[Embodiment],
+    arms: Skeletons,
+    believed: Sequence[Embodiment],
+    believed_arms: Skeletons,
 ) -> State:
     """What is seen by who takes n arms for others: joints by their calibration, things by their front camera.
 
-    Each thing is where the believed camera would have to see it, at the height at which it is.
+    Each thing is where the believed camera would have to see it, at the height at which it is. No encoder noise.
     """
-    angle_rad = np.stack([arm.angle_of_reading(r) for arm, r in zip(believed, readings_rad, strict=True)])
+    readings = zip(embodiments, believed, state.angle_rad, strict=True)
+    angle_rad = np.stack([taken.angle_of_reading(own.reading(angle)) for own, taken, angle in readings])
     cube_m = _through_cameras(state.cube_m, arms, believed_arms)
     faces = np.stack([np.cos(yaw_rad(state.cube_quat)), np.sin(yaw_rad(state.cube_quat))], axis=-1) * 0.01
     ends = np.concatenate([state.cube_m[..., :2] + faces, state.cube_m[..., 2:]], axis=-1)
