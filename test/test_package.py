@@ -94,6 +94,7 @@ def test_colcon_build_installs_what_the_ament_index_and_launch_look_for(workspac
         installed = {path.name for path in packages.iterdir() if path.suffix != ".egg-info"}
         assert installed == {"vla_align_ros"}
         assert (packages / "vla_align_ros" / "py.typed").is_file()
+        assert len(list((packages / "vla_align_ros" / "bench" / "so101" / "meshes").glob("*.stl"))) == 13
 
 
 @pytest.mark.slow

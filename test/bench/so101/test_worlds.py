@@ -121,3 +121,12 @@ def test_an_arm_that_becomes_another_stays_where_it_is():
     one.become(Embodiment(zero_rad=np.full(6, 0.2), encoder_noise_rad=0.0))
     np.testing.assert_array_equal(angles(one), before)
     np.testing.assert_allclose(one.reading(), before + 0.2)
+
+
+def test_a_command_that_a_faster_arm_gets_earlier_is_the_last_word():
+    one = world(delay_s=0.2)
+    one.command(HOME_RAD - 0.2)
+    one.become(Embodiment())
+    one.command(HOME_RAD + 0.2)
+    one.advance(500)
+    np.testing.assert_allclose(angles(one), HOME_RAD + 0.2, atol=0.05)

@@ -8,6 +8,8 @@
     painter, pictures       both cameras' pictures of n arms, from stored states too
     tasks, experts          reach, push, pick and place; who knows an embodiment, or believes in another, does them
     episodes, recording     batches of episodes by any policy, and their states, to be drawn again
+    collect                 recordings to train on
+    controlled              one arm on a clock behind its controllers
 
 Needs the extra `bench` (mujoco, numba). Lengths m, angles rad, unless a name says otherwise.
 """

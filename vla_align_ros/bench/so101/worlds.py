@@ -54,7 +54,14 @@ class World:
         """A target (6,) for the joints that is sent now; it holds until the next one acts."""
         e = self.embodiment
         target = np.clip(e.target(command_rad), JOINT_MIN_RAD - 0.2, JOINT_MAX_RAD + 0.2)
-        self._coming.append((self.now + round(e.delay_s / STEP_S), target))
+        from_step = self.now + round(e.delay_s / STEP_S)
+        while self._coming and self._coming[-1][0] >= from_step:  # an arm that became a faster one
+            self._coming.pop()
+        self._coming.append((from_step, target))
+
+    def standing_command(self) -> FloatArray:
+        """The command (6,) that leaves the servos' targets as they are now."""
+        return self.embodiment.command_for(self._aimed)
 
     def advance(self, steps: int) -> None:
         """Let the physics go on."""
@@ -62,7 +69,7 @@ class World:
         while self.now < end:
             while self._coming and self._coming[0][0] <= self.now:
                 self._aim(self._coming.popleft()[1])
-            until = min([end, *(start for start, _ in self._coming)])
+            until = min(end, self._coming[0][0]) if self._coming else end
             mujoco.mj_step(self._model, self._data, until - self.now)
             self.now = until
 
