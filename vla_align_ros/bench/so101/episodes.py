@@ -8,6 +8,7 @@ episodes.succeeded
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -92,8 +93,7 @@ class Episodes:
 
     def __getitem__(self, rows: NDArray[np.bool_] | NDArray[np.int64]) -> Episodes:
         places = np.arange(len(self))[rows]
-        some = object.__new__(Episodes)
-        some.tick_s, some.image_size, some.unit, some.threads = self.tick_s, self.image_size, self.unit, self.threads
+        some = copy.copy(self)
         some.embodiments = [self.embodiments[place] for place in places]
         some.skeletons = rows_of(self.skeletons, places)
         some.asked = self.asked[places]

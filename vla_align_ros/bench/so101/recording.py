@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ class Recording:
 
     states (T+1, n, FLAT_SIZE): `State.flat` before each tick and after the last. readings (T+1, n, 6): the encoders,
     rad. commands (T, n, 6): what was sent at each tick, rad. asked: of n arms. arm (n,): which embodiment each is, in
-    whatever list the reader keeps. tick_s: one control tick.
+    whatever list the reader keeps (`dataclasses.replace` gives it other numbers). tick_s: one control tick.
     """
 
     states: Float32Array
@@ -123,8 +123,3 @@ def labels(
     state, asked = recording.state(tick, row), recording.asked[row]
     targets = experts.plan(rows_of(arms, arm), state, asked, horizon, recording.tick_s)
     return experts.commands([embodiments[place] for place in arm], targets).astype(np.float32)
-
-
-def of_arms(recording: Recording, arm: NDArray[np.int64]) -> Recording:
-    """The same, with other numbers for its arms (n,)."""
-    return replace(recording, arm=arm)
