@@ -16,7 +16,17 @@ from typing import Any
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("torch", "transformers", "numpy", "rosbags", "opencv-python-headless", "ros-rclpy", "ros-fastrtps")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "numpy",
+    "rosbags",
+    "opencv-python-headless",
+    "mujoco",
+    "numba",
+    "ros-rclpy",
+    "ros-fastrtps",
+)
 
 
 def about(command: list[str]) -> dict[str, Any]:
