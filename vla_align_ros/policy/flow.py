@@ -50,6 +50,11 @@ def euler_times(num_steps: int) -> list[float]:
     return times
 
 
+def euler_step(num_steps: int) -> float:
+    """What a step multiplies v_t by."""
+    return -1.0 / num_steps
+
+
 def integrate(
     velocity: Callable[[Tensor, int], Tensor], noise: Tensor, num_steps: int
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -59,7 +64,7 @@ def integrate(
     Yields (x before the step, v, x after the step) of each step; the last x is the clean sample.
     """
     x = noise
-    step = -1.0 / num_steps
+    step = euler_step(num_steps)
     for index in range(len(euler_times(num_steps))):
         v = velocity(x, index)
         x_next = x + step * v
