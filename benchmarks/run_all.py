@@ -64,9 +64,10 @@ def so101_headline(numbers: Any) -> Headline:
 def sampling_headline(numbers: Any) -> Headline:
     infer = numbers["tiny"]["infer_ms"]
     found = {"policy.infer, p50 / p99 ms": quantiles(infer)}
-    for name, part in numbers["golden"].items():
-        found[f"sample_actions, golden {name}, p50 / p99 ms"] = quantiles(part["ours_ms"])
-        found[f"  over lerobot's, {name}"] = number(part.get("ratio_to_lerobot"), ".3f", "not measured")
+    for size in ("golden", "medium"):
+        for name, part in numbers[size].items():
+            found[f"sample_actions, {size} {name}, p50 / p99 ms"] = quantiles(part["ours_ms"])
+            found[f"  over lerobot's, {name}"] = number(part.get("ratio_to_lerobot"), ".3f", "not measured")
     return found
 
 

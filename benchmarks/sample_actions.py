@@ -1,12 +1,14 @@
-"""How long sampling an action chunk takes, batch 1, on one thread: a zoo model, and openpi's golden sizes.
+"""How long sampling an action chunk takes, batch 1, on one thread: a zoo model, the golden sizes, and a larger one.
 
     python benchmarks/sample_actions.py --json sample_actions.json
     LEROBOT_WHEEL=... LEROBOT_PYTHON=... python benchmarks/sample_actions.py --json sample_actions.json
 
 The first number is `policy.infer` as the node calls it: normalise, tokenise, the network with the model's own number of
-Euler steps, back to robot units. At the golden sizes it is the network alone with 10 steps, and with lerobot installed
-(README.md) its time over lerobot's: both processes take turns, call by call, so that both see the same machine. Only
-calls whose CPU time is above 0.97 of their wall time count; of a pair, both must.
+Euler steps, back to robot units. At the golden and medium sizes (`medium.py`) it is the network alone with 10 steps:
+`Policy.sample_actions`, the model's own readable `sample_actions` beside it, and with lerobot installed (README.md) the
+time over lerobot's: all take turns, call by call, so that they see the same machine. Only calls whose CPU time is above
+0.97 of their wall time count; of a pair, both must. On a machine that is never idle `cpu_ratio_to_lerobot` remains: the
+median of the same over all pairs, in CPU time.
 """
 
 from __future__ import annotations
@@ -14,28 +16,31 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import cv2
 import machine
+import medium
 import torch
 import typer
 from golden import policy_input, read_io
 from rich.console import Console
 from rich.table import Table
 from timing import MIN_UNDISTURBED, Timing, percentile, summary_ms, timed
+from torch import Tensor
 
 from vla_align_ros.policy import load_policy
-from vla_align_ros.policy.pi0 import Pi0
 from vla_align_ros.sim.bench import Episodes
 from vla_align_ros.sim.embodiment import unshifted
 from vla_align_ros.zoo import find_model
 
 NUM_STEPS = 10
-WARM_UP = 5
+VARIANTS = ("pi0", "pi05")
+WARM_UP = 3
 HERE = Path(__file__).resolve().parent
 GOLDEN = HERE.parent / "test" / "data" / "golden"
 
@@ -91,50 +96,65 @@ def measure_infer(model: str, calls: int) -> dict[str, Any]:
     return {**about, "infer_ms": summary_ms(timings)}
 
 
-def measure_golden(folder: Path, calls: int, wheel: Path | None, python: Path | None) -> dict[str, Any]:
-    """Our `sample_actions` with a golden folder's weights, and lerobot's in turn with it where there is one."""
-    model: Pi0 = load_policy(folder, "cpu").model
+def measure_network(folder: Path, calls: int, wheel: Path | None, python: Path | None) -> dict[str, Any]:
+    """Our `sample_actions` with the weights of a folder in the golden form, fast and readable, and lerobot's in turn
+    with them where there is one."""
+    policy = load_policy(folder, "cpu")
     io = read_io(folder)
-    inputs, noise = policy_input(io, model.architecture.cameras)[:1], io["in.noise"][:1]
-
-    def call() -> Timing:
-        return timed(lambda: model.sample_actions(inputs, noise, NUM_STEPS))
-
-    if wheel is None or python is None:
-        return {"ours_ms": summary_ms([call() for _ in range(WARM_UP + calls)][WARM_UP:])}
-    with running_peer(folder, wheel, python) as peer:
-        pairs = [(call(), peer.call()) for _ in range(WARM_UP + calls)][WARM_UP:]
-        difference = peer.max_abs_difference
-    ratios = [ours.wall_s / theirs.wall_s for ours, theirs in pairs if ours.undisturbed and theirs.undisturbed]
-    return {
-        "ours_ms": summary_ms([ours for ours, _ in pairs]),
-        "lerobot_ms": summary_ms([theirs for _, theirs in pairs]),
-        "lerobot_max_abs_difference_from_openpi": difference,
-        "undisturbed_pairs": len(ratios),
-        "ratio_to_lerobot": percentile(ratios if len(ratios) >= MIN_UNDISTURBED else [], 50),
+    inputs, noise = policy_input(io, policy.model.architecture.cameras)[:1], io["in.noise"][:1]
+    ours: dict[str, Callable[[], Tensor]] = {
+        "ours": lambda: policy.sample_actions(inputs, noise, NUM_STEPS),
+        "readable": lambda: policy.model.sample_actions(inputs, noise, NUM_STEPS),
     }
+    difference = (ours["ours"]() - ours["readable"]()).abs().max().item()
+    rounds: list[dict[str, Timing]] = []
+    with ExitStack() as stack:
+        peer = None if wheel is None or python is None else stack.enter_context(running_peer(folder, wheel, python))
+        for _ in range(WARM_UP + calls):
+            rounds.append({name: timed(call) for name, call in ours.items()})
+            if peer is not None:
+                rounds[-1]["lerobot"] = peer.call()
+    rounds = rounds[WARM_UP:]
+    found: dict[str, Any] = {f"{name}_ms": summary_ms([timings[name] for timings in rounds]) for name in rounds[0]}
+    found["max_abs_difference_from_readable"] = difference
+    if peer is not None:
+        pairs = [(timings["ours"], timings["lerobot"]) for timings in rounds]
+        calm = [a.wall_s / b.wall_s for a, b in pairs if a.undisturbed and b.undisturbed]
+        found |= {
+            "lerobot_max_abs_difference": peer.max_abs_difference,
+            "undisturbed_pairs": len(calm),
+            "ratio_to_lerobot": percentile(calm if len(calm) >= MIN_UNDISTURBED else [], 50),
+            "cpu_ratio_to_lerobot": percentile([a.cpu_s / b.cpu_s for a, b in pairs], 50),
+        }
+    return found
 
 
-def show(tiny: dict[str, Any], golden: dict[str, dict[str, Any]]) -> None:
+def show(tiny: dict[str, Any], sizes: dict[str, dict[str, dict[str, Any]]]) -> None:
     """The numbers as a table."""
     table = Table(title="one thread, batch 1")
-    for column in ("what", "p50 ms", "p99 ms", "undisturbed", "ours / lerobot"):
+    for column in ("what", "p50 ms", "p99 ms", "CPU p50 ms", "undisturbed", "ours / lerobot", "in CPU time"):
         table.add_column(column, no_wrap=True)
-    rows = {f"policy.infer of {tiny['model']}": (tiny["infer_ms"], "-")}
-    for name, part in golden.items():
-        ratio = f"{part['ratio_to_lerobot']:.3f}" if "ratio_to_lerobot" in part else "-"
-        rows[f"golden {name}"] = (part["ours_ms"], ratio)
-        if "lerobot_ms" in part:
-            rows[f"  lerobot's {name}"] = (part["lerobot_ms"], "-")
-    for name, (times, ratio) in rows.items():
+
+    def row(name: str, times: dict[str, float], *ratios: float) -> None:
+        numbers = [f"{times[key]:.2f}" for key in ("p50", "p99", "cpu_p50")]
         kept = f"{times['undisturbed']} of {times['calls']}"
-        table.add_row(name, f"{times['p50']:.2f}", f"{times['p99']:.2f}", kept, ratio)
+        table.add_row(name, *numbers, kept, *(f"{ratio:.3f}" for ratio in ratios))
+
+    row(f"policy.infer of {tiny['model']}", tiny["infer_ms"])
+    for size, variants in sizes.items():
+        for variant, part in variants.items():
+            ratios = [part[key] for key in ("ratio_to_lerobot", "cpu_ratio_to_lerobot") if key in part]
+            row(f"{size} {variant}", part["ours_ms"], *ratios)
+            for name in ("readable", "lerobot"):
+                if f"{name}_ms" in part:
+                    row(f"  {name}", part[f"{name}_ms"])
     Console().print(table)
 
 
 def main(
     model: Annotated[str, typer.Option(help="Folder of a model, or its name in the zoo.")] = "tiny",
     calls: Annotated[int, typer.Option(min=10, help="Calls of each; the disturbed ones don't count.")] = 300,
+    medium_calls: Annotated[int, typer.Option(min=10, help="The same at the medium size.")] = 20,
     lerobot_wheel: Annotated[
         Path | None, typer.Option(envvar="LEROBOT_WHEEL", help="Folder that lerobot's wheel was unzipped to.")
     ] = None,
@@ -150,12 +170,16 @@ def main(
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     tiny = measure_infer(model, calls)
+    peer = lerobot_wheel, lerobot_python
     try:
-        golden = {name: measure_golden(GOLDEN / name, calls, lerobot_wheel, lerobot_python) for name in ("pi0", "pi05")}
+        golden = {name: measure_network(GOLDEN / name, calls, *peer) for name in VARIANTS}
+        with tempfile.TemporaryDirectory() as folder:
+            folders = {name: medium.write(Path(folder) / name, name, NUM_STEPS) for name in VARIANTS}
+            larger = {name: measure_network(folders[name], medium_calls, *peer) for name in VARIANTS}
     except PeerError as error:
         raise typer.BadParameter(str(error)) from None
-    show(tiny, golden)
-    machine.write(json_file, {"tiny": tiny, "golden": golden})
+    show(tiny, {"golden": golden, "medium": larger})
+    machine.write(json_file, {"tiny": tiny, "golden": golden, "medium": larger})
 
 
 if __name__ == "__main__":

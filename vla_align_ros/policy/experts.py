@@ -6,6 +6,7 @@ them through all layers at once, or one alone against keys and values that were 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +20,7 @@ from vla_align_ros.policy.config import TransformerConfig
 
 RMS_EPS = 1e-6
 KeyValues = list[tuple[Tensor, Tensor]]  # one (B, kv_heads, N, head_dim) pair a layer; keys after rotation
+Modulation = tuple[Tensor, Tensor | None, Tensor | None]  # (W,) each: scale, shift and the branch's gate
 
 
 class RMSNorm(nn.Module):
@@ -44,6 +46,17 @@ class RMSNorm(nn.Module):
             return (normed * (1.0 + self.weight.float())).to(x.dtype), None
         scale, shift, gate = modulation.chunk(3, dim=-1)
         return torch.addcmul(shift.float(), normed, 1.0 + scale.float()).to(x.dtype), gate.to(x.dtype)
+
+
+def fuse(*linears: nn.Linear) -> Tensor:
+    """The linears' weights side by side, (in, sum of out), to be one matrix product.
+
+    Each one's own weight becomes a view of the result: memory does not double, and a change in place is seen in both.
+    """
+    fused = torch.cat([linear.weight.detach().t() for linear in linears], dim=1)
+    for linear, part in zip(linears, fused.split([linear.out_features for linear in linears], dim=1), strict=True):
+        linear.weight.data = part.t()
+    return fused
 
 
 class GemmaLayer(nn.Module):
@@ -85,6 +98,24 @@ class Expert(nn.Module):
         if cond is None:
             return [None] * (len(norms) + 1)
         return [norm.dense(cond)[:, None] for norm in [*norms, self.norm]]
+
+    def scales(self, cond: Tensor | None) -> list[list[Modulation]]:
+        """What each norm multiplies x / |x| by and adds, for every row of `cond` (one without), in the same order."""
+        root = math.sqrt(self.config.width)  # the root of the mean square is |x| over it
+        layers: list[Any] = list(self.layers)
+        if cond is None:
+            norms = [n for layer in layers for n in (layer.input_layernorm, layer.post_attention_layernorm)]
+            return [[(root * (1.0 + norm.weight), None, None) for norm in [*norms, self.norm]]]
+        parts = [m[:, 0].chunk(3, dim=-1) for m in self.modulations(cond) if m is not None]
+        return [[(root * (1.0 + a[row]), b[row], c[row]) for a, b, c in parts] for row in range(len(cond))]
+
+    def fused(self) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """Each layer's weights as `fuse` puts them: queries, keys and values; output; gate and up; down."""
+        layers: list[Any] = list(self.layers)
+        return [
+            (fuse(x.q_proj, x.k_proj, x.v_proj), fuse(x.o_proj), fuse(x.gate_proj, x.up_proj), fuse(x.down_proj))
+            for x in layers
+        ]
 
 
 @dataclass
