@@ -27,7 +27,7 @@ from vla_align_ros.alignment.rules import RULES, Rules
 from vla_align_ros.alignment.split import split
 from vla_align_ros.alignment.step import propose
 from vla_align_ros.policy import Policy
-from vla_align_ros.policy.policy import Device
+from vla_align_ros.policy.load import Device
 from vla_align_ros.sim.bench import action_error
 from vla_align_ros.sim.embodiment import Embodiments, sample_embodiments
 

@@ -24,7 +24,7 @@ from machine import write
 from torch import Tensor
 
 from vla_align_ros.policy import Policy
-from vla_align_ros.policy.policy import Device
+from vla_align_ros.policy.load import Device
 from vla_align_ros.sim.bench import action_error, fill_buffer
 from vla_align_ros.sim.embodiment import Embodiments, training_embodiments
 from vla_align_ros.zoo import find_model

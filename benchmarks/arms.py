@@ -24,7 +24,7 @@ from vla_align_ros.alignment.step import Proposal, propose
 from vla_align_ros.experience.builder import without_held
 from vla_align_ros.params import AlignParams, PolicyParams
 from vla_align_ros.policy import Policy, flow, load_policy
-from vla_align_ros.policy.policy import Device
+from vla_align_ros.policy.load import Device
 from vla_align_ros.sim import task
 from vla_align_ros.sim.bench import EXPERIENCES, Episodes, collect_experience, final_distances
 from vla_align_ros.sim.embodiment import Embodiments, sample_embodiments

@@ -27,7 +27,7 @@ from machine import write
 
 from vla_align_ros.experience.builder import without_held
 from vla_align_ros.policy import Policy
-from vla_align_ros.policy.policy import Device
+from vla_align_ros.policy.load import Device
 from vla_align_ros.sim.bench import later
 from vla_align_ros.sim.embodiment import Embodiments
 from vla_align_ros.sim.embodiment import unshifted as unshifted_arms

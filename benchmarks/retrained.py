@@ -36,7 +36,7 @@ import yaml
 from vla_align_ros.alignment.split import split
 from vla_align_ros.alignment.step import first_step
 from vla_align_ros.policy import load_policy
-from vla_align_ros.policy.policy import Device, find_device
+from vla_align_ros.policy.load import Device, find_device
 from vla_align_ros.sim.bench import action_error, fill_buffer
 from vla_align_ros.sim.embodiment import Embodiments
 from vla_align_ros.training.export import write_model

@@ -29,7 +29,7 @@ def train(
 
     from vla_align_ros.policy import PolicyError
     from vla_align_ros.policy.config import ModelConfigError
-    from vla_align_ros.policy.policy import find_device
+    from vla_align_ros.policy.load import find_device
     from vla_align_ros.training.export import export as write_model
     from vla_align_ros.training.learned_step import TrainingError
     from vla_align_ros.training.recipe import RecipeError, load_recipe

@@ -3,6 +3,7 @@
 Read `pi0` (the network) first; `experts` is its engine, `policy` its face to robots.
 """
 
-from vla_align_ros.policy.policy import Policy, PolicyError, load_policy
+from vla_align_ros.policy.load import load_policy
+from vla_align_ros.policy.policy import Policy, PolicyError
 
 __all__ = ["Policy", "PolicyError", "load_policy"]

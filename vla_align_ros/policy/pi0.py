@@ -157,7 +157,7 @@ class Pi0(nn.Module):
             )
         parts.append(actions)
         att += [True] + [False] * (actions.shape[1] - 1)
-        embs = torch.cat(parts, dim=1)
+        embs = torch.cat(parts, dim=1).to(self.embed_tokens.weight.dtype)
         pad_masks = torch.ones(embs.shape[:2], dtype=torch.bool, device=embs.device)
         return embs, pad_masks, torch.tensor(att, device=embs.device)
 
@@ -187,7 +187,7 @@ class Pi0(nn.Module):
             past=cache.key_values,
             wanted=torch.arange(length - horizon, length, device=embs.device),
         )
-        v: Tensor = self.action_out_proj(hidden)
+        v: Tensor = self.action_out_proj(hidden.float())
         return v
 
     def _with_e_bias(self, mask: Tensor, e_start: int, num_e_rows: int) -> Tensor:

@@ -1,6 +1,6 @@
 """A model of the zoo, ready to use: observations in robot units in, action chunks in robot units out.
 
-policy = load_policy("models/tiny")
+policy = load_policy("models/tiny")  # `load.py`
 chunk = policy.infer(observation)
 """
 
@@ -8,37 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from vla_align_ros.foreign import what_is_file, what_is_folder
-from vla_align_ros.observation.normalise import Normaliser, check_norm_stats, load_norm_stats
+from vla_align_ros.observation.normalise import Normaliser
 from vla_align_ros.observation.resize import letterbox
-from vla_align_ros.policy import weights
-from vla_align_ros.policy.config import (
-    MODEL_FILE,
-    Architecture,
-    ModelConfig,
-    ModelConfigError,
-    has_golden_config,
-    load_golden_architecture,
-    load_model_config,
-)
+from vla_align_ros.policy.config import MODEL_FILE, ModelConfig
 from vla_align_ros.policy.fast import FastSampler
 from vla_align_ros.policy.features import FeatureExtractor
 from vla_align_ros.policy.inputs import ExperienceInput, PolicyInput
 from vla_align_ros.policy.pi0 import Pi0
-from vla_align_ros.policy.statistics import STATS_FILE, AlignmentStats, load_alignment_stats
+from vla_align_ros.policy.statistics import AlignmentStats
 from vla_align_ros.policy.tokenizer import PromptError, PromptTokenizer
 from vla_align_ros.types import ActionChunk, Experience, Observation
 
-Device = Literal["auto", "cpu", "cuda"]
 PROMPT_MAX_CHARS = 1000
-BANK_FILE = "token_bank.safetensors"
 
 
 class PolicyError(ValueError):
@@ -253,110 +239,3 @@ class Policy:
         steps = self.config.recommended.num_steps if num_steps is None else num_steps
         actions = self.sample_actions(inputs, noise, steps, token)
         return self.robot.actions.denormalise(actions.cpu().numpy())[..., : self.config.state_dim]
-
-
-def load_policy(folder: str | Path, device: Device | torch.device = "auto") -> Policy:
-    """Load a zoo folder, or a folder with openpi's weights and a golden `config.json` (then only `policy.model` works).
-
-    device: of torch, or a name; `auto` takes cuda where there is one. Raises ModelConfigError, WeightsError,
-    NormStatsError, AlignmentStatsError or PolicyError, each with a sentence that says what is wrong in which file.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        known = what_is_file(folder) or f"give a folder that holds {MODEL_FILE}, as models/tiny does"
-        raise ModelConfigError(f"{folder}: no such model folder; {known}")
-    target = device if isinstance(device, torch.device) else find_device(device)
-    if not (folder / MODEL_FILE).exists():
-        if not has_golden_config(folder):
-            raise ModelConfigError(f"{folder}: {what_is_folder(folder)}")
-        path = folder / "model.safetensors"
-        model = _model(load_golden_architecture(folder), weights.read_tensors(path), path, target)
-        return Policy(model, None, None, None, None, None, weights.sha256_of(path), target)
-    config = load_model_config(folder)
-    path = folder / config.weights.file
-    tensors = weights.read_tensors(path)
-    sha256 = weights.sha256_of(path)
-    if config.weights.sha256 is not None and sha256 != config.weights.sha256:
-        raise weights.WeightsError(
-            f"{path}: sha256 is {sha256}, {MODEL_FILE} says {config.weights.sha256}, "
-            "so these are not the weights that were described"
-        )
-    model = _model(config.architecture, tensors, path, target)
-    features, bank, learned_step, stats = _alignment_parts(folder, config.architecture, target)
-    if config.initial_token is not None and (bank is None or config.initial_token >= len(bank)):
-        raise ModelConfigError(
-            f"{folder}: initial_token is {config.initial_token}, the bank has {0 if bank is None else len(bank)} tokens"
-        )
-    return Policy(model, _robot(folder, config), features, bank, learned_step, stats, sha256, target)
-
-
-def _model(architecture: Architecture, tensors: dict[str, Tensor], path: Path, device: torch.device) -> Pi0:
-    """The frozen network with its weights; sizes that do not fit the tensors are seen before memory is taken."""
-    ours = weights.to_our_names(tensors)
-    with torch.device("meta"):
-        weights.check_fits(Pi0(architecture).state_dict(), ours, path)
-    model = Pi0(architecture)
-    model.load_state_dict(ours)
-    return model.to(device).eval().requires_grad_(False)
-
-
-def _robot(folder: Path, config: ModelConfig) -> Robot:
-    stats_path = folder / "norm_stats.json"
-    stats = load_norm_stats(stats_path, config.robot.joint_names)
-    remarks = check_norm_stats(stats, stats_path, config.robot.joint_names, config.normalisation)
-    architecture = config.architecture
-    return Robot(
-        config,
-        Normaliser(stats["state"], config.normalisation),
-        Normaliser(stats["actions"], config.normalisation),
-        PromptTokenizer(folder, architecture.variant, architecture.max_token_len, architecture.vocab_size),
-        weights.sha256_of(stats_path),
-        remarks,
-    )
-
-
-def _alignment_parts(
-    folder: Path, architecture: Architecture, device: torch.device
-) -> tuple[FeatureExtractor | None, Tensor | None, Tensor | None, AlignmentStats | None]:
-    """Features, token bank, learned step and statistics; None where the model does not align."""
-    if architecture.alignment is None:
-        return None, None, None, None
-    features = FeatureExtractor(architecture.alignment.features)
-    path = folder / "features.safetensors"
-    weights.load_into(features, weights.read_tensors(path), path)
-    if not bool((features.scale > 0).all()):
-        raise weights.WeightsError(
-            f"{path}: `scale` whitens the features and must be above 0, got {features.scale.min()}"
-        )
-    bank_path = folder / BANK_FILE
-    tensors = weights.read_tensors(bank_path)
-    n, width = architecture.peft_num_tokens, architecture.action_expert.width
-    for name, shape in (("offsets", (None, n, width)), ("learned_step", (2, None, n * width))):
-        tensor = tensors.get(name)
-        if tensor is None or not _is_finite_of(tensor, shape):
-            raise weights.WeightsError(
-                f"{bank_path}: expected two finite tensors, `offsets` of shape (arms, {n}, {width}) and "
-                f"`learned_step` of shape (2, directions, {n * width}); `{name}` does not fit"
-            )
-    bank, learned_step = (tensors[name].to(device, torch.float32) for name in ("offsets", "learned_step"))
-    return (
-        features.to(device).eval().requires_grad_(False),
-        bank,
-        learned_step,
-        load_alignment_stats(folder / STATS_FILE),
-    )
-
-
-def _is_finite_of(tensor: Tensor, shape: Sequence[int | None]) -> bool:
-    """Finite, not empty and of a shape; None is any length."""
-    fits = tensor.dim() == len(shape) and all(w in (None, n) for n, w in zip(tensor.shape, shape, strict=True))
-    return fits and tensor.numel() > 0 and bool(torch.isfinite(tensor).all())
-
-
-def find_device(name: str) -> torch.device:
-    """The device of that name; `auto` takes cuda where there is one. Raises PolicyError where torch sees no GPU."""
-    if name not in ("auto", "cpu", "cuda"):
-        raise PolicyError(f"device must be auto, cpu or cuda, got {name!r}")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise PolicyError("device is cuda, but torch sees no GPU: use auto or cpu, or install a CUDA build of torch")
-    return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")

@@ -21,7 +21,7 @@ from vla_align_ros.alignment.step import propose
 from vla_align_ros.observation.normalise import save_norm_stats
 from vla_align_ros.params import PolicyParams
 from vla_align_ros.policy import Policy, load_policy
-from vla_align_ros.policy.policy import BANK_FILE
+from vla_align_ros.policy.load import BANK_FILE
 from vla_align_ros.policy.statistics import STATS_FILE, AlignmentStats
 from vla_align_ros.policy.weights import sha256_of
 from vla_align_ros.sim.bench import EXPERIENCES, fill_buffer
