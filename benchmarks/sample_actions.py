@@ -18,7 +18,7 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,7 +33,7 @@ from rich.table import Table
 from timing import MIN_UNDISTURBED, Timing, percentile, summary_ms, timed
 from torch import Tensor
 
-from vla_align_ros.policy import load_policy
+from vla_align_ros.policy import PolicyError, load_policy
 from vla_align_ros.sim.bench import Episodes
 from vla_align_ros.sim.embodiment import unshifted
 from vla_align_ros.zoo import find_model
@@ -106,7 +106,11 @@ def measure_network(folder: Path, calls: int, wheel: Path | None, python: Path |
         "ours": lambda: policy.sample_actions(inputs, noise, NUM_STEPS),
         "readable": lambda: policy.model.sample_actions(inputs, noise, NUM_STEPS),
     }
-    difference = (ours["ours"]() - ours["readable"]()).abs().max().item()
+    exact = ours["ours"]()
+    difference = (exact - ours["readable"]()).abs().max().item()
+    with suppress(PolicyError):  # where bfloat16 is slower than float32 it is not offered
+        coarse = load_policy(folder, "cpu", "bfloat16")
+        ours["bfloat16"] = lambda: coarse.sample_actions(inputs, noise, NUM_STEPS)
     rounds: list[dict[str, Timing]] = []
     with ExitStack() as stack:
         peer = None if wheel is None or python is None else stack.enter_context(running_peer(folder, wheel, python))
@@ -117,6 +121,8 @@ def measure_network(folder: Path, calls: int, wheel: Path | None, python: Path |
     rounds = rounds[WARM_UP:]
     found: dict[str, Any] = {f"{name}_ms": summary_ms([timings[name] for timings in rounds]) for name in rounds[0]}
     found["max_abs_difference_from_readable"] = difference
+    if "bfloat16" in ours:
+        found["bfloat16_relative_error"] = float((ours["bfloat16"]() - exact).norm() / exact.norm())
     if peer is not None:
         pairs = [(timings["ours"], timings["lerobot"]) for timings in rounds]
         calm = [a.wall_s / b.wall_s for a, b in pairs if a.undisturbed and b.undisturbed]
@@ -145,7 +151,7 @@ def show(tiny: dict[str, Any], sizes: dict[str, dict[str, dict[str, Any]]]) -> N
         for variant, part in variants.items():
             ratios = [part[key] for key in ("ratio_to_lerobot", "cpu_ratio_to_lerobot") if key in part]
             row(f"{size} {variant}", part["ours_ms"], *ratios)
-            for name in ("readable", "lerobot"):
+            for name in ("readable", "bfloat16", "lerobot"):
                 if f"{name}_ms" in part:
                     row(f"  {name}", part[f"{name}_ms"])
     Console().print(table)

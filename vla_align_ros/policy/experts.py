@@ -20,7 +20,7 @@ from vla_align_ros.policy.config import TransformerConfig
 
 RMS_EPS = 1e-6
 KeyValues = list[tuple[Tensor, Tensor]]  # one (B, kv_heads, N, head_dim) pair a layer; keys after rotation
-Modulation = tuple[Tensor, Tensor | None, Tensor | None]  # (W,) each: scale, shift and the branch's gate
+Modulation = tuple[Tensor, Tensor, Tensor | None]  # (W,) each: scale, shift and the branch's gate
 
 
 class RMSNorm(nn.Module):
@@ -105,7 +105,7 @@ class Expert(nn.Module):
         layers: list[Any] = list(self.layers)
         if cond is None:
             norms = [n for layer in layers for n in (layer.input_layernorm, layer.post_attention_layernorm)]
-            return [[(root * (1.0 + norm.weight), None, None) for norm in [*norms, self.norm]]]
+            return [[(root * (1.0 + n.weight), torch.zeros_like(n.weight), None) for n in [*norms, self.norm]]]
         parts = [m[:, 0].chunk(3, dim=-1) for m in self.modulations(cond) if m is not None]
         return [[(root * (1.0 + a[row]), b[row], c[row]) for a, b, c in parts] for row in range(len(cond))]
 

@@ -2,7 +2,7 @@
 
 What is done otherwise, all of it exact up to rounding (test/policy/test_fast.py):
 
-- a missing camera is not in the prefix, nor (unless `padded`) is the prompt's padding;
+- a missing camera is not in the prefix, nor is most of the prompt's padding;
 - of the last VLM layer only keys and values are computed: nobody reads the rest;
 - E and pi0's state see no noisy action: their keys and values are computed once, for all steps together;
 - the time enters through tables, a row a step;
@@ -30,6 +30,7 @@ from vla_align_ros.policy.pi0 import Pi0, time_embedding
 from vla_align_ros.policy.vision import FusedSiglip
 
 MAX_PLANS = 4  # shapes kept at once; a plan is as large as the activations of one pass
+PROMPT_STEP = 8  # a prompt is padded to a multiple, so that few plans serve pi0.5, whose prompt says the state
 _Stack = tuple[TransformerConfig, list[tuple[Tensor, Tensor, Tensor, Tensor]]]  # and `Expert.fused`
 
 
@@ -70,7 +71,8 @@ class _Rows:
         # Queries that share their keys and values become rows of one attention: (kv_heads, count * groups, head_dim).
         query = keys.new_empty(kv_heads, count, self.groups, head_dim)
         self.query = query.flatten(1, 2)[None]
-        self.rotary = cos, sin = self.x_and_eps.new_empty(2, 1, count, head_dim)
+        self.rotary = self.x_and_eps.new_empty(2, 1, count, head_dim)
+        cos, sin = self.rotary
         q = q.unflatten(1, (kv_heads, self.groups, head_dim)).transpose(0, 1)
         self.rotate_query = _rotation(q, query, cos[:, :, None], sin[:, :, None])
         rows = slice(start, start + count)
@@ -81,17 +83,12 @@ class _Rows:
 
     def place(self, position_ids: Tensor) -> None:
         """Positions (count,) of the tokens."""
-        for buffer, table in zip(self.rotary, rotary_tables(position_ids[None], self.query.shape[-1]), strict=True):
-            buffer.copy_(table[0])
+        self.rotary.copy_(torch.cat(rotary_tables(position_ids[None], self.query.shape[-1])))
 
-    def norm(self, norm: Modulation, out: Tensor) -> None:
-        scale, shift, _ = norm
+    def norm(self, scale: Tensor, shift: Tensor, out: Tensor) -> None:
         torch.linalg.vector_norm(self.x_and_eps, dim=1, keepdim=True, out=self.length)
         torch.mul(self.x, scale, out=self.scaled)
-        if shift is None:
-            torch.div(self.scaled, self.length, out=out)
-        else:
-            torch.addcdiv(shift, self.scaled, self.length, out=out)
+        torch.addcdiv(shift, self.scaled, self.length, out=out)
 
     def add(self, branch: Tensor, weight: Tensor, gate: Tensor | None) -> None:
         """x += gate * (branch @ weight)."""
@@ -102,16 +99,14 @@ class _Rows:
             self.x.add_(self.branch) if gate is None else self.x.addcmul_(self.branch, gate)
 
     def run(self, norms: list[Modulation], mask: Tensor, finish: bool) -> None:
-        """All layers, and the final norm into `scaled`; without `finish` only what the cache needs.
-
-        mask: additive, (count * groups, len(seen)).
+        """All layers, then the final norm into `scaled`; without `finish` only what the cache needs. mask: additive,
+        (count * groups, len(seen)).
         """
         last = len(self.cache) - 1
         for index, (weights, slots) in enumerate(zip(self.weights, self.cache, strict=True)):
-            qkv, o, gate_up, down = weights
-            rotate_key, value_slot, value, keys, values = slots
-            before, after = norms[2 * index], norms[2 * index + 1]
-            self.norm(before, self.normed)
+            (qkv, o, gate_up, down), (rotate_key, value_slot, value, keys, values) = weights, slots
+            (scale, shift, gate), (scale_after, shift_after, gate_after) = norms[2 * index], norms[2 * index + 1]
+            self.norm(scale, shift, self.normed)
             torch.mm(self.normed, qkv, out=self.qkv)
             rotate_key()
             value_slot.copy_(value)
@@ -121,12 +116,12 @@ class _Rows:
             seen = functional.scaled_dot_product_attention(self.query, keys, values, attn_mask=mask)
             if seen.shape[1] > 1:  # (1, kv_heads, count * groups, head_dim) -> heads side by side
                 seen = seen[0].unflatten(1, (-1, self.groups)).transpose(0, 1)
-            self.add(seen.reshape(self.count, -1), o, before[2])
-            self.norm(after, self.normed)
+            self.add(seen.reshape(self.count, -1), o, gate)
+            self.norm(scale_after, shift_after, self.normed)
             torch.mm(self.normed, gate_up, out=self.gate_up)
             functional.gelu(self.gate, approximate="tanh", out=self.hidden)  # type: ignore[call-arg]
-            self.add(self.hidden.mul_(self.up), down, after[2])
-        self.norm(norms[-1], self.scaled)
+            self.add(self.hidden.mul_(self.up), down, gate_after)
+        self.norm(*norms[-1][:2], self.scaled)
 
 
 class _Plan:
@@ -162,7 +157,7 @@ class _Plan:
             by_norm = [zip(*steps, strict=True) for steps in zip(*reversed(self.norms), strict=True)]
             self.fixed_norms = [[torch.stack(x).repeat_interleave(self.each, 0) for x in norm] for norm in by_norm]
         self._make_masks(prefix, fixed, horizon)
-        self.valid = 0
+        self.valid = -1
         self.set_valid(prefix)
         self.prefix.place(torch.arange(prefix, device=like.device))
         self.fill, self.denoise = (_captured(part, like.device) for part in (self._fill, self._denoise))
@@ -202,7 +197,7 @@ class _Plan:
         torch.mul(prompt, math.sqrt(sampler.model.vlm.config.width), out=self.prefix.x[images:])
         self.prefix.run(sampler.vlm_norms, self.prefix_mask, finish=False)
         if not self.each:
-            return
+            return  # pi0.5 without E
         tokens = self.fixed.x.unflatten(0, (self.copies, self.each))
         tokens[:, : self.num_e] = self.e_token
         if not sampler.model.pi05:
@@ -246,8 +241,8 @@ def _captured(part: Callable[[], None], device: torch.device) -> Callable[[], No
 class FastSampler:
     """Call it as `Pi0.sample_actions`, with one observation. The model is in eval mode, its weights stay as they are.
 
-    padded: carry the prompt's padding, masked, so that one plan serves every prompt: for CUDA, where a plan is two
-    graphs. Calls from several threads wait for each other.
+    padded: carry all of the prompt's padding, masked, so that one plan serves every prompt: for CUDA, where a plan is
+    two graphs. Calls from several threads wait for each other.
     """
 
     @torch.inference_mode(False)
@@ -261,8 +256,7 @@ class FastSampler:
         self.e_bias = 0.0 if model.peft_prefix_token is None else float(model.e_token_attention_bias)
         self.action_in, self.action_out = fuse(model.action_in_proj), fuse(model.action_out_proj)
         self.action_out_bias = model.action_out_proj.bias.detach()
-        if not model.pi05:
-            # action_time_mlp_in reads [action_in_proj(x), time]: two products, of which the first is folded.
+        if not model.pi05:  # action_time_mlp_in reads [action_in_proj(x), time]: two products, the first one folded
             of_actions, self.of_time = model.action_time_mlp_in.weight.double().t().chunk(2)
             self.action_in = (self.action_in.double() @ of_actions).float()
             self.time_in_bias = model.action_time_mlp_in.bias + model.action_in_proj.bias.double() @ of_actions
@@ -286,7 +280,9 @@ class FastSampler:
         tokens = inputs.tokens[0][inputs.token_masks[0]]
         e_token = self.model.peft_prefix_token if token is None else token[0]
         with self._lock:
-            key = (len(images), inputs.tokens.shape[1] if self.padded else len(tokens), num_steps)
+            most = inputs.tokens.shape[1]
+            length = most if self.padded else min(most, math.ceil(len(tokens) / PROMPT_STEP) * PROMPT_STEP)
+            key = (len(images), length, num_steps)
             plan = self._plans.pop(key, None)
             plan = self._plans[key] = _Plan(self, *key) if plan is None else plan  # the newest last
             if len(self._plans) > MAX_PLANS:
