@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import golden
+import numpy as np
 import pytest
 import torch
-from builders import GOLDEN, make_inputs, make_model, make_observation, write_model
+from builders import GOLDEN, make_inputs, make_losses, make_model, make_observation, write_model
 from torch import Tensor
 
 from vla_align_ros.policy import PolicyError, load_policy
@@ -186,21 +187,32 @@ def test_bfloat16_is_as_close_to_float32_as_the_readable_model_in_bfloat16(varia
     assert errors[0] < 1.5 * errors[1]
 
 
-def test_bfloat16_keeps_what_openpi_keeps_in_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = write_model(tmp_path / "model")
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
-    policy = load_policy(folder, "cpu", "bfloat16")
-    kept = {name for name, value in policy.model.named_parameters() if value.dtype == torch.float32}
-    for name, _ in policy.model.named_parameters():
+def test_bfloat16_keeps_what_openpi_keeps_in_float32(tmp_path: Path) -> None:
+    policy = load_policy(write_model(tmp_path / "model"), "cpu")
+    model = policy.model
+    to_bfloat16(model)
+    for name, value in model.named_parameters():
         large = name.startswith(("vision_tower.", "multi_modal_projector.", "embed_tokens."))
         large |= name.startswith(("vlm.", "action_expert.")) and "_proj." in name
-        assert (name in kept) != large, name
-    assert policy.infer(make_observation(), torch.Generator().manual_seed(0)).actions.dtype == "float32"
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    with pytest.raises(PolicyError, match=r"bfloat16 slower than float32 .*: use float32"):
-        load_policy(folder, "cpu", "bfloat16")
+        assert value.dtype == (torch.bfloat16 if large else torch.float32), name
+    policy.model = model
+    chunk = policy.infer(make_observation(), torch.Generator().manual_seed(0))
+    assert chunk.actions.dtype == np.float32
+    losses = make_losses(policy)(policy.e_0.requires_grad_(True), torch.arange(4), 1, 0)
+    assert all(torch.isfinite(loss).all() and loss.requires_grad for loss in losses.values()), "and it can align"
+
+
+def test_bfloat16_is_offered_where_it_is_faster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small, large = write_model(tmp_path / "small"), write_model(tmp_path / "large", vlm__width=512)
     with pytest.raises(PolicyError, match="dtype must be float32 or bfloat16, got 'float16'"):
-        load_policy(folder, "cpu", "float16")  # type: ignore[arg-type]
+        load_policy(small, "cpu", "float16")  # type: ignore[arg-type]
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    with pytest.raises(PolicyError, match="which has no AMX: use float32"):
+        load_policy(large, "cpu", "bfloat16")
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    with pytest.raises(PolicyError, match=r"its VLM is 40 wide, 512 are needed\): use float32"):
+        load_policy(small, "cpu", "bfloat16")
+    assert load_policy(large, "cpu", "bfloat16").model.embed_tokens.weight.dtype == torch.bfloat16
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

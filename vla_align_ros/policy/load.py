@@ -30,6 +30,9 @@ from vla_align_ros.policy.tokenizer import PromptTokenizer
 Device = Literal["auto", "cpu", "cuda"]
 Dtype = Literal["float32", "bfloat16"]
 BANK_FILE = "token_bank.safetensors"
+BFLOAT16_CPU_MIN_WIDTH = (
+    512  # of the VLM; measured with AMX (docs/performance.md): 2.2 times as fast at 512, half at 64
+)
 
 
 def load_policy(folder: str | Path, device: Device | torch.device = "auto", dtype: Dtype = "float32") -> Policy:
@@ -44,7 +47,6 @@ def load_policy(folder: str | Path, device: Device | torch.device = "auto", dtyp
         known = what_is_file(folder) or f"give a folder that holds {MODEL_FILE}, as models/tiny does"
         raise ModelConfigError(f"{folder}: no such model folder; {known}")
     target = device if isinstance(device, torch.device) else find_device(device)
-    _check_dtype(dtype, target)
     if not (folder / MODEL_FILE).exists():
         if not has_golden_config(folder):
             raise ModelConfigError(f"{folder}: {what_is_folder(folder)}")
@@ -73,6 +75,7 @@ def _model(
     architecture: Architecture, tensors: dict[str, Tensor], path: Path, device: torch.device, dtype: Dtype
 ) -> Pi0:
     """The frozen network with its weights; sizes that do not fit the tensors are seen before memory is taken."""
+    _check_dtype(dtype, device, architecture)
     ours = weights.to_our_names(tensors)
     with torch.device("meta"):
         weights.check_fits(Pi0(architecture).state_dict(), ours, path)
@@ -95,11 +98,20 @@ def to_bfloat16(model: Pi0) -> None:
                 part.bfloat16()
 
 
-def _check_dtype(dtype: str, device: torch.device) -> None:
+def _check_dtype(dtype: str, device: torch.device, architecture: Architecture) -> None:
+    """Raises PolicyError for an unknown one, and for bfloat16 where a CPU is slower with it than with float32."""
     if dtype not in ("float32", "bfloat16"):
         raise PolicyError(f"dtype must be float32 or bfloat16, got {dtype!r}")
-    if dtype == "bfloat16" and device.type == "cpu" and not torch.cpu._is_amx_tile_supported():
-        raise PolicyError("this CPU multiplies bfloat16 slower than float32 (it has no AMX): use float32")
+    if dtype == "float32" or device.type != "cpu":
+        return
+    if not torch.cpu._is_amx_tile_supported():
+        raise PolicyError("bfloat16 is slower than float32 on this CPU, which has no AMX: use float32")
+    width = architecture.vlm.width
+    if width < BFLOAT16_CPU_MIN_WIDTH:
+        raise PolicyError(
+            f"on a CPU bfloat16 is slower than float32 for a model this small (its VLM is {width} wide, "
+            f"{BFLOAT16_CPU_MIN_WIDTH} are needed): use float32"
+        )
 
 
 def _robot(folder: Path, config: ModelConfig) -> Robot:
