@@ -4,8 +4,8 @@
 
 Random weights. The fast path (two CUDA graphs) and the readable model, in turn; also how far the fast path is from the
 readable one, the time of the first call, in which the graphs are captured, and memory. Under 8 minutes on an H200
-(estimated: nobody has run it on a GPU yet). `--device cpu --depth 1 --vision-depth 1 --calls 1` tries the script without
-a GPU.
+(estimated: nobody has run it on a GPU yet). To try the script without one:
+`--device cpu --depth 1 --vision-depth 1 --calls 1`.
 """
 
 from __future__ import annotations
