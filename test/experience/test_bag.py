@@ -287,6 +287,22 @@ def test_a_recorder_beside_a_simulation_that_is_slower_or_faster_gives_nearly_al
     assert len(made) >= len(experiences_when(0)) - 1
 
 
+@pytest.mark.parametrize("share", [0.3, 0.6])
+@pytest.mark.parametrize("offset_s", [-3600.0, -3.0, 3.0, 3600.0])
+def test_a_recorders_clock_that_is_set_meanwhile_costs_a_few_experiences_at_most(
+    tmp_path: Path, offset_s: float, share: float
+) -> None:
+    """By NTP, say: the stamps, of another computer, go on."""
+    place = round(share * len(RUN))
+    received = [(sent.stamp_ns + round(offset_s * 1e9) * (number >= place), sent) for number, sent in enumerate(RUN)]
+    made = read(write_mcap(tmp_path / "a.mcap", received))
+    whole = {item.observation.stamp_ns: item for item in experiences_when(0)}
+    assert len(made) >= len(whole) - (5 if offset_s > 0 else 0)
+    for item in made:
+        assert np.array_equal(item.commands, whole[item.observation.stamp_ns].commands)
+        assert np.array_equal(item.next_observation.state, whole[item.observation.stamp_ns].next_observation.state)
+
+
 def test_a_recorder_on_the_same_machine_is_believed(tmp_path: Path) -> None:
     reading = BagReading(write_mcap(tmp_path / "a.mcap", arrivals(RUN, 30 * MS)), TOPICS, *new_pipeline())
     assert list(reading)

@@ -367,3 +367,49 @@ def test_a_process_that_is_killed_while_it_reads_leaves_a_folder_that_gives_the_
     watched = Watched(folder)
     assert_same(watched.read(), expected)
     assert [split.name for split in watched.ledger.splits] == [f"run/run_{part}.mcap" for part in range(PARTS)]
+
+
+@pytest.mark.parametrize("offset_s", [-3600.0, -2.0, -0.2, 2.0, 3600.0])
+def test_a_recorders_clock_that_is_set_between_two_splits_costs_nothing(folder, expected, offset_s, caplog):
+    cut, offset_ns = len(RUN) // 3, round(offset_s * 1e9)
+    record(folder.parent / "run_0", [(sent.stamp_ns, sent) for sent in RUN[:cut]])
+    record(folder.parent / "run_1", [(sent.stamp_ns + offset_ns, sent) for sent in RUN[cut:]])
+    close(folder, *(folder.parent / name / f"{name}.mcap" for name in ("run_0", "run_1")))
+    assert_same(Watched(folder).read(), expected)
+    assert "run_1.mcap: the recorder's clock is not that of the stamps" in caplog.text
+
+
+def test_copies_of_our_commands_behind_the_seam_cost_nothing(folder, expected):
+    """A relay's copy of the last command of a split, as the first message of the next one."""
+    run: list[Sent] = []
+    for sent in RUN:
+        copy = [Sent("/relay", sent.stamp_ns, sent.raw)] if sent.topic == TOPICS.command else []
+        run += [sent, *copy]
+    cut = [place for place, sent in enumerate(run) if sent.topic == "/relay"][2]
+    for number, part in enumerate((run[:cut], run[cut:])):
+        with BagRecorder(folder.parent / f"run_{number}", {**TYPES, "/relay": JOINT_TRAJECTORY}) as recorder:
+            for sent in part:
+                recorder.write(sent.topic, sent.raw, sent.stamp_ns)
+        close(folder, folder.parent / f"run_{number}" / f"run_{number}.mcap")
+    assert_same(Watched(folder).read(), expected)
+
+
+@pytest.mark.parametrize("capacity", [1000, 8])
+def test_a_split_that_grows_after_it_was_read_gives_nothing_twice(folder, splits, capacity):
+    """A copy that stalled, with later splits there already."""
+    close(folder, splits[0], splits[2])
+    grown = folder / "run" / "run_1.mcap"
+    grown.write_bytes(splits[1].read_bytes()[: len(splits[1].read_bytes()) * 3 // 4])
+    os.utime(grown, (time.time() - 60,) * 2)
+    watched = Watched(folder, capacity)
+    count = len(watched.read())
+    close(folder, splits[1])
+    stamps = [item.observation.stamp_ns for item in watched.read()]
+    assert count < len(stamps) == len(set(stamps))
+    close(folder, *splits[3:])
+    held = watched.read()
+    stamps = [item.observation.stamp_ns for item in held]
+    assert len(stamps) == len(set(stamps))
+    again = Watched(folder, 1000)
+    assert {item.observation.stamp_ns for item in held} <= {item.observation.stamp_ns for item in again.read()}
+    assert len(again.buffer) == len({item.observation.stamp_ns for item in again.buffer.snapshot()})

@@ -153,9 +153,12 @@ def messages_of(times_ms: list[tuple[str, int]]) -> list[BagMessage]:
     return [BagMessage(topic, "", T0 + t_ms * MS, b"%d" % number) for number, (topic, t_ms) in enumerate(times_ms)]
 
 
-def ordered(messages: list[BagMessage]) -> list[BagMessage]:
+def ordered(messages: list[BagMessage], second_file: int = -1) -> list[BagMessage]:
+    """second_file: the number of its first message."""
     scan = OrderScan()
-    for message in messages:
+    for number, message in enumerate(messages):
+        if number in (0, second_file):
+            scan.begin_file()
         scan.note(message.topic, message.t_ns)
     return list(in_order(messages, scan.spans()))
 
@@ -163,7 +166,7 @@ def ordered(messages: list[BagMessage]) -> list[BagMessage]:
 STEADY = [("/a" if t_ms % 20 else "/b", t_ms) for t_ms in range(0, 6000, 10)]
 
 
-@pytest.mark.parametrize("kind", ["late", "by topic", "shuffled", "halves swapped", "backwards", "one very late"])
+@pytest.mark.parametrize("kind", ["late", "by topic", "shuffled", "files swapped", "backwards", "one very late"])
 def test_messages_in_any_order_come_out_by_time(kind: str) -> None:
     expected = messages_of(STEADY)
     written = list(expected)
@@ -173,13 +176,19 @@ def test_messages_in_any_order_come_out_by_time(kind: str) -> None:
         written.sort(key=lambda message: message.topic)
     elif kind == "shuffled":
         random.Random(0).shuffle(written)
-    elif kind == "halves swapped":
+    elif kind == "files swapped":
         written = written[300:] + written[:300]
     elif kind == "backwards":
         written.reverse()
     else:
         written.insert(550, written.pop(10))
-    assert ordered(written) == expected
+    assert ordered(written, second_file=300 if kind == "files swapped" else -1) == expected
+
+
+def test_a_clock_that_was_set_back_within_a_file_changes_no_order() -> None:
+    messages = messages_of(STEADY)
+    was_set = [*messages[300:], *messages[:300]]
+    assert ordered(was_set) == was_set
 
 
 def test_a_clock_that_fell_back_keeps_the_time_before_and_after_apart() -> None:

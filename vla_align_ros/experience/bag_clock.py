@@ -21,6 +21,7 @@ from vla_align_ros.observation.codecs import COMPRESSED_IMAGE, IMAGE, JOINT_STAT
 STAMPED: Final = {IMAGE, COMPRESSED_IMAGE, JOINT_STATE, JOINT_TRAJECTORY}  # these begin with a header
 SAME_CLOCK_S: Final = 0.05  # the quickest messages take less, and none comes before it is stamped
 _RECENT: Final = 5  # joint states; the quickest of them tells how far apart the clocks are
+_STEP_NS: Final = 500_000_000  # of receive time: a burst of late joint states is over by then, a clock that was set not
 _S: Final = 1e-9
 
 
@@ -43,6 +44,7 @@ class BagClock:
         self._joints_topic = joints_topic
         self._ages_ns = deque((round(age) for age in ages_ns[:_RECENT]), maxlen=_RECENT)
         self._newest_ns, self._now_ns = -(2**63), -(2**63)
+        self._fast_since_ns: int | None = None  # receive time since which the joints come far behind the time
         if len(ages_ns):
             quick, middle, slow = np.quantile(np.asarray(ages_ns), (0.05, 0.5, 0.95)) * _S
             if abs(quick) > SAME_CLOCK_S or slow > lag_s:
@@ -65,4 +67,14 @@ class BagClock:
                 self._newest_ns = max(self._newest_ns, stamp_ns)
                 self._ages_ns.append(message.t_ns - stamp_ns)
             self._now_ns = max(self._now_ns, message.t_ns - min(self._ages_ns))
+            if self._was_set_ahead(message.t_ns):
+                self._now_ns = self._newest_ns
             yield message._replace(t_ns=self._now_ns)
+
+    def _was_set_ahead(self, t_ns: int) -> bool:
+        """Whether the recorder's clock was set ahead a while ago: the time ran away from all joint states since."""
+        if self._now_ns - self._newest_ns <= FALL_NS or self._now_ns - (t_ns - min(self._ages_ns)) <= FALL_NS:
+            self._fast_since_ns = None
+        elif self._fast_since_ns is None:
+            self._fast_since_ns = t_ns
+        return self._fast_since_ns is not None and t_ns - self._fast_since_ns > _STEP_NS

@@ -50,7 +50,12 @@ class OrderScan:
         self._whole = _Part(0, 2**63, -(2**63))
         self._count, self._steps_back, self._fallen = 0, 0, 0
         self._last: dict[str, int] = {}
+        self._files: list[int] = []  # number of the first message of each file
         self._waiting: list[tuple[str, int]] = []  # fell, or came since: late ones, or the beginning of a new part
+
+    def begin_file(self) -> None:
+        """The next message is a file's first one."""
+        self._files.append(self._count)
 
     def note(self, topic: str, t_ns: int) -> None:
         """The next message."""
@@ -77,9 +82,16 @@ class OrderScan:
         self._settle()
         by_time = sorted(self._parts, key=lambda part: part.oldest_ns)
         apart = all(one.newest_ns <= other.oldest_ns for one, other in pairwise(by_time))
+        # files may have any names; within a file a clock that fell to another time was set, and what came before it
+        # (a prompt) holds
+        apart = apart and all(self._begins_a_file(part) for part in self._parts)
         if apart or self._steps_back > SHUFFLED_SHARE * self._count:
             return [Span(0, self._whole.late_ns)]
         return [Span(part.first, part.late_ns) for part in self._parts]
+
+    def _begins_a_file(self, part: _Part) -> bool:
+        """Its first messages may have been taken for the part before, where their topics were new."""
+        return any(0 <= part.first - first < SURE for first in self._files)
 
     def _settle(self) -> None:
         for topic, t_ns in self._waiting:

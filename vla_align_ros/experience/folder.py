@@ -18,6 +18,8 @@ from itertools import accumulate, islice
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+
 from vla_align_ros.experience.bag import BagTopics, feed, is_foreign
 from vla_align_ros.experience.bag_clock import BagClock
 from vla_align_ros.experience.bag_order import FALL_NS
@@ -38,12 +40,13 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class Pipeline:
-    """What the splits of one recording go through. clock: made of the first one; last_ns: when the newest message came;
-    topics: seen so far; episodes: the builder's -> the buffer's."""
+    """What the splits of one recording go through. clock: of the newest split; commands: hashes of those of ours in it;
+    last_ns: when the newest message came; topics: seen so far; episodes: the builder's -> the buffer's."""
 
     assembler: ObservationAssembler
     builder: ExperienceBuilder
     clock: BagClock | None = None
+    commands: set[int] = field(default_factory=set)
     last_ns: int = 0
     topics: set[str] = field(default_factory=set)
     episodes: dict[int, int] = field(default_factory=dict)
@@ -164,6 +167,8 @@ class BagFolder:
         if split is None:
             self._next_look_s = time.monotonic() + LOOK_PERIOD_S
             return False
+        if split.name in _by_name(self.ledger.splits):  # it has grown, or another file has its name
+            self._drop(split.recording)
         self._drop_pipelines(split.recording, {item.recording for item in found if item.name in self.waiting})
         self._take_up(split, _prompt_after(self.ledger.splits, split.recording), None)
         return True
@@ -182,14 +187,25 @@ class BagFolder:
         with Recording([reading.split.path]) as recording:
             reading.problem = "; ".join(recording.lost)
             reading.topics = self._topics.beside(recording.trajectories)
-            ours = recording.trajectories[self._topics.command]
-            pipeline.clock = pipeline.clock or BagClock(joints, recording.ages_ns[joints], pipeline.builder.lag_s)
-            for message in pipeline.clock.retimed(recording.messages()):
+            newest = recording.trajectories[self._topics.command]
+            ours, pipeline.commands = newest | pipeline.commands, newest  # a copy may lie behind the seam
+            clock = self._clock_of(reading, recording.ages_ns[joints])
+            for message in clock.retimed(recording.messages()):
                 if message.topic in reading.topics.other_commands and not is_foreign(message.raw, ours, names):
                     continue
                 late = 0 < pipeline.last_ns - message.t_ns < FALL_NS
                 pipeline.last_ns = pipeline.last_ns if late else message.t_ns
                 yield message._replace(t_ns=pipeline.last_ns)
+
+    def _clock_of(self, reading: _Reading, ages_ns: Sequence[float]) -> BagClock:
+        """That of the split itself: between two splits a recorder's clock may be set. Without joints the one before."""
+        pipeline, before = reading.pipeline, reading.pipeline.clock
+        if before is None or ages_ns:
+            pipeline.clock = BagClock(self._topics.joints, ages_ns, pipeline.builder.lag_s)
+            if pipeline.clock.sentence and not (before and before.sentence):
+                _log.warning("%s: %s", reading.split.path, pipeline.clock.sentence)
+        assert pipeline.clock is not None
+        return pipeline.clock
 
     def _read_on(self, reading: _Reading) -> None:
         """The next messages of the split; at its end, hand over what it gave."""
@@ -215,20 +231,35 @@ class BagFolder:
     def _hand_over(self, reading: _Reading) -> None:
         split, again = reading.split, reading.again
         if again is None:
-            prompt, count = reading.pipeline.assembler.newest_prompt(), reading.count
+            made = self._not_held(reading)
+            prompt, count = reading.pipeline.assembler.newest_prompt(), reading.count - len(reading.made) + len(made)
             taken = TakenSplit(split.name, split.recording, split.size, count, prompt, reading.problem)
             self.ledger.take(taken)
-            self._buffer.add(*reading.made)
+            self._buffer.add(*made)
             if reading.problem:
                 _log.warning("%s: %s", split.path, reading.problem)
         else:
-            made = list(reading.made)[max(0, len(reading.made) - again.taken.experiences) :]
+            of_all_sizes = sum(one.experiences for one in self.ledger.splits if one.name == split.name)
+            made = list(reading.made)[max(0, len(reading.made) - of_all_sizes) :]
             self._restored += [(again.end - len(made) + place, item) for place, item in enumerate(made)]
         if reading.problem:  # what lies before it in its recording must not meet what lies behind it
             self._drop(split.recording)
         else:
             self._look_for_topics(split.recording, reading.pipeline)
         self._reading = None
+
+    def _not_held(self, reading: _Reading) -> list[Experience]:
+        """What it gave; of a split that has grown, what the buffer has not got from it already."""
+        if reading.split.name not in _by_name(self.ledger.splits):
+            return list(reading.made)
+        held = {item.observation.stamp_ns: item for item in self._buffer.snapshot()}
+        return [
+            item
+            for item in reading.made
+            if (before := held.get(item.observation.stamp_ns)) is None
+            or not np.array_equal(before.observation.state, item.observation.state)
+            or not np.array_equal(before.commands, item.commands)
+        ]
 
     def _look_for_topics(self, recording: str, pipeline: Pipeline) -> None:
         """Say which topics the recording lacks so far."""
@@ -260,7 +291,8 @@ class BagFolder:
             if split is None or not _is_taken(split, entry) or (entry.problem and not entry.experiences):
                 gone.add(entry.recording)
                 continue
-            prompt, fresh = _prompt_after(taken[:place], entry.recording), entry.recording in gone
+            prompt = _prompt_after(taken[:place], entry.recording)
+            fresh = entry.recording in gone or entry.name in _by_name(taken[:place])
             again.append(_Again(split, entry, prompt, ends[place], fresh))
             gone.discard(entry.recording)
         return again

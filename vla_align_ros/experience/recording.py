@@ -111,6 +111,7 @@ class Recording:
         count = 0
         try:
             file = StorageFile(path, scratch)
+            self._order.begin_file()
             for message in file.messages():
                 count += 1
                 self.counts[message.topic][message.msgtype] += 1
