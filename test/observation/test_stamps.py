@@ -108,7 +108,18 @@ def test_one_joint_group_with_a_wrong_clock_is_named() -> None:
     assert refused.reason is ObservationReason.NO_JOINTS
     assert "no joint state of ['elbow']" in str(refused)
     assert "1.50 s ahead" in str(refused)
+    assert "slow way" not in str(refused), "the shoulder's message was all right"
     assert seen.diagnose(T0)[1]["arrival_delay_ms.joints.elbow"] == -1500.0
+
+
+def test_a_message_that_came_long_ago_is_no_problem_of_now() -> None:
+    seen = assembler()
+    with pytest.raises(ObservationRefused):
+        feel(seen, 5000, 0, names=("elbow",))
+    assert "5.00 s ahead" in seen.diagnose(T0 + 1000 * MS)[0]
+    for t_ms in range(0, 6000, 50):
+        feel(seen, t_ms, t_ms)
+    assert seen.diagnose(T0 + 6000 * MS)[0] == ""
 
 
 def test_the_problem_is_over_with_the_next_good_message() -> None:

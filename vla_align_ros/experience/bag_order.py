@@ -82,9 +82,10 @@ class OrderScan:
         self._settle()
         by_time = sorted(self._parts, key=lambda part: part.oldest_ns)
         apart = all(one.newest_ns <= other.oldest_ns for one, other in pairwise(by_time))
-        # files may have any names; within a file a clock that fell to another time was set, and what came before it
-        # (a prompt) holds
-        apart = apart and all(self._begins_a_file(part) for part in self._parts)
+        # Files may have any names. In a file that runs forward before and after it, the clock was set to another time,
+        # and what came before that (a prompt) holds.
+        forward = all(2 * part.late_ns <= part.newest_ns - part.oldest_ns for part in self._parts)
+        apart = apart and not (forward and any(not self._begins_a_file(part) for part in self._parts))
         if apart or self._steps_back > SHUFFLED_SHARE * self._count:
             return [Span(0, self._whole.late_ns)]
         return [Span(part.first, part.late_ns) for part in self._parts]

@@ -60,6 +60,9 @@ class ObservationAssembler:
         self._fits = check_prompt
         self._cameras = tuple(cameras)
         self._history_ns, self._frozen_ns = round(limits.history_s / _S), round(limits.frozen_s / _S)
+        self._clocks_differ_ns = round(
+            (limits.image_stale_s + limits.stamp_ahead_max_s) / _S
+        )  # at most: joints, camera
         self._forget_all()
         self._prompts: list[tuple[int, str]] = []  # by rising stamp; the last one stays valid for ever
         self._stamps = StampWatch(limits)
@@ -184,7 +187,7 @@ class ObservationAssembler:
             joint_stamps_ns = self._joints.at(now_ns).stamps_ns
             if joint_stamps_ns.all():
                 stamps["joints"] = int(joint_stamps_ns.min())
-            fault, delays_ns = self._stamps.fault(), self._stamps.delays_ns()
+            fault, delays_ns = self._stamps.fault(now_ns), self._stamps.delays_ns()
         values = {f"age_ms.{name}": round((now_ns - stamp_ns) * 1e-6, 1) for name, stamp_ns in stamps.items()}
         values |= {f"arrival_delay_ms.{name}": round(ns * 1e-6, 1) for name, ns in delays_ns.items()}
         return fault, values
@@ -249,8 +252,10 @@ class ObservationAssembler:
         if age_s > limit_s:
             text = f"the newest image of camera {camera!r} is {age_s:.3f} s old, image_stale_s is {limit_s:g}"
             raise ObservationRefused(ObservationReason.STALE_IMAGE, text + self._stamps.last_words(camera))
-        # still the same that long after a motion, not merely since long: without noise a scene at rest looks the same
-        if self._frozen_ns and self._joints.moved_ns(sample.stamp_ns - self._frozen_ns) > sample.since_ns:
+        # Still the same that long after a motion, not merely since long: without noise a scene at rest looks the same.
+        # A motion that ends as it begins to be the same may look later, by another clock.
+        same_ns = sample.since_ns + self._clocks_differ_ns
+        if self._frozen_ns and self._joints.moved_ns(sample.stamp_ns - self._frozen_ns) > same_ns:
             same_s = (sample.stamp_ns - sample.since_ns) * _S
             text = f"camera {camera!r} sends the same pixels since {same_s:.3f} s, though a joint has moved; "
             hint = f"frozen_s is {self.limits.frozen_s:g} (0 switches this off, for a camera that sees no motion)"

@@ -8,6 +8,7 @@ from typing import Final
 from vla_align_ros.observation.refusal import ObservationReason
 
 FALL_BACK_NS: Final = 100_000_000  # a clock that falls back farther has jumped; less is a correction (NTP)
+LATE_NS: Final = 100_000_000  # from stamp to arrival; a sensor on a quick way takes less
 STANDS_S: Final = 1.0  # a clock that has not gone on for longer stands: paused, or without a publisher
 WAITING: Final = "waiting for /clock, which use_sim_time:=true asks for and nobody has published yet"
 _S: Final = 1e-9
@@ -18,7 +19,8 @@ class AssemblerLimits:
     """How old and how unchanging sensor data may be.
 
     image_stale_s, joint_stale_s: oldest message that still counts at a tick.
-    frozen_s: how long a camera may send the very same pixels after a joint has moved; 0 switches the check off.
+    frozen_s: how long a camera may send the very same pixels after a joint has moved; 0 switches the check off. The
+        motion must be later than any difference between the two clocks that the other limits let through.
     history_s: how far back ticks can be asked about, reckoned from each stream's newest message.
     stamp_ahead_max_s: how far a stamp may lie ahead of the clock at its arrival.
     """
@@ -42,9 +44,10 @@ class AssemblerLimits:
 
 @dataclass(frozen=True)
 class _Arrival:
-    """The last message of one sensor. delay_ns: from its stamp to its arrival, negative for a clock that is ahead.
-    fault: why its stamp was refused, or empty."""
+    """The last message of one sensor, come at `now_ns`. delay_ns: from its stamp until then, negative for a clock that
+    is ahead. fault: why its stamp was refused, or empty."""
 
+    now_ns: int
     delay_ns: int
     fault: str
 
@@ -72,23 +75,28 @@ class StampWatch:
     def judge(self, sensor: str, what: str, stamp_ns: int, now_ns: int) -> tuple[ObservationReason, str] | None:
         """Why a message of `sensor` that comes at `now_ns` cannot be used, in words about `what`; None when it can."""
         fault = self._fault(what, stamp_ns, now_ns)
-        self._arrivals[sensor] = _Arrival(now_ns - stamp_ns, fault[1] if fault else "")
+        self._arrivals[sensor] = _Arrival(now_ns, now_ns - stamp_ns, fault[1] if fault else "")
         return fault
 
-    def fault(self) -> str:
-        """What is wrong with the last messages' stamps; empty when nothing is."""
-        return "; ".join(item.fault for item in self._arrivals.values() if item.fault)
+    def fault(self, now_ns: int) -> str:
+        """What is wrong with the last messages' stamps; empty when nothing is. One that came long ago, or before the
+        clock fell back, says nothing about now."""
+        recent = [item for item in self._arrivals.values() if abs(now_ns - item.now_ns) <= self._history_ns]
+        return "; ".join(item.fault for item in recent if item.fault)
 
     def delays_ns(self) -> dict[str, int]:
         """Per sensor, from its last message's stamp to its arrival."""
         return {sensor: item.delay_ns for sensor, item in self._arrivals.items()}
 
     def last_words(self, sensor: str) -> str:
-        """About the last message of a sensor, or of each of its parts ("joints.gripper"): why it was refused, or how
-        late it was."""
+        """About the last message of a sensor, or of each of its parts ("joints.gripper"): why it was refused, or that
+        it was late; nothing about one that was all right."""
         found = [item for name, item in self._arrivals.items() if name == sensor or name.startswith(f"{sensor}.")]
         late = "the last message came {:.3f} s after its stamp: a slow way, or a clock that is behind"
-        return "".join(f" ({item.fault or late.format(item.delay_ns * _S)})" for item in found)
+        words = [
+            item.fault or late.format(item.delay_ns * _S) for item in found if item.fault or item.delay_ns > LATE_NS
+        ]
+        return "".join(f" ({text})" for text in words)
 
     def _fault(self, what: str, stamp_ns: int, now_ns: int) -> tuple[ObservationReason, str] | None:
         if now_ns <= 0:
