@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from itertools import pairwise
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,7 @@ from vla_align_ros.observation.codecs import (
     MessageReason,
     decode_trajectory,
     encode_image,
+    encode_joint_state,
     encode_string,
     encode_trajectory,
 )
@@ -301,6 +303,19 @@ def test_a_recorders_clock_that_is_set_meanwhile_costs_a_few_experiences_at_most
     for item in made:
         assert np.array_equal(item.commands, whole[item.observation.stamp_ns].commands)
         assert np.array_equal(item.next_observation.state, whole[item.observation.stamp_ns].next_observation.state)
+
+
+@pytest.mark.parametrize("offset_s", [-3600, -2, 2, 3600])
+def test_other_joints_on_the_same_topic_may_have_a_clock_of_their_own(tmp_path: Path, offset_s: int) -> None:
+    """As live: they are passed over."""
+    messages = arrivals(RUN)
+    for t_ns, sent in arrivals(RUN):
+        if sent.topic == TOPICS.joints:
+            raw = encode_joint_state(("wheel", f"left_{JOINTS[0]}"), np.zeros(2), t_ns + offset_s * 10**9)
+            messages.append((t_ns + 1, Sent(TOPICS.joints, t_ns, raw)))
+    reading = BagReading(write_mcap(tmp_path / "a.mcap", sorted(messages, key=itemgetter(0))), TOPICS, *new_pipeline())
+    assert_all_same(list(reading), experiences_when(0))
+    assert reading.summary.notes == []
 
 
 def test_a_recorder_on_the_same_machine_is_believed(tmp_path: Path) -> None:

@@ -89,7 +89,8 @@ class BagReading:
         Raises BagError for a bag that is missing, unreadable, empty or without a needed topic, ObservationRefused for a
         prompt that the model cannot read.
         """
-        self._recording = Recording([paths] if isinstance(paths, Path) else list(paths))
+        names = assembler.joint_names
+        self._recording = Recording([paths] if isinstance(paths, Path) else list(paths), names)
         self._topics = topics.beside(self._recording.trajectories)
         self._assembler, self._builder = assembler, builder
         self._foreign: Counter[str] = Counter()
@@ -101,7 +102,7 @@ class BagReading:
         except ValueError:
             self._recording.close()
             raise
-        self._clock = BagClock(topics.joints, self._recording.ages_ns[topics.joints], builder.lag_s)
+        self._clock = BagClock(topics.joints, names, self._recording.ages_ns[topics.joints], builder.lag_s)
         if self._clock.sentence:
             self.summary.notes.append(self._clock.sentence)
 
@@ -109,7 +110,7 @@ class BagReading:
         names = self._assembler.joint_names
         with self._recording as recording:
             for message in self._clock.retimed(recording.messages()):
-                if message.topic in self._needed and (stamp_ns := stamp_ns_of(message)) is not None:
+                if message.topic in self._needed and (stamp_ns := stamp_ns_of(message, names)) is not None:
                     self._ages_s[message.topic].append((message.t_ns - stamp_ns) * 1e-9)
                 self._last_ns = message.t_ns
                 if message.topic in self._topics.other_commands:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from typing import Final
 
 import numpy as np
@@ -25,22 +26,34 @@ _STEP_NS: Final = 500_000_000  # of receive time: a burst of late joint states i
 _S: Final = 1e-9
 
 
-def stamp_ns_of(message: BagMessage) -> int | None:
-    """header.stamp of a message whose type is in STAMPED; None where there is none, or it is 0 or no time."""
+def stamp_ns_of(message: BagMessage, joint_names: Sequence[str]) -> int | None:
+    """header.stamp of a message whose type is in STAMPED; None where there is none, or it is 0 or no time, or it is of
+    a joint state with none of `joint_names`: wheels on the same topic may have a clock of their own."""
     if message.msgtype not in STAMPED or len(message.raw) < 12:
         return None
-    sec, nanosec = struct.unpack_from("<iI" if message.raw[1] & 1 else ">iI", message.raw, 4)
+    order = "<" if message.raw[1] & 1 else ">"
+    if message.msgtype == JOINT_STATE and not any(_as_cdr(name, order) in message.raw for name in joint_names):
+        return None
+    sec, nanosec = struct.unpack_from(f"{order}iI", message.raw, 4)
     return sec * 10**9 + nanosec if sec >= 0 and nanosec < 10**9 and sec + nanosec > 0 else None
 
 
+@cache
+def _as_cdr(text: str, order: str) -> bytes:
+    encoded = text.encode() + b"\0"
+    return struct.pack(f"{order}I", len(encoded)) + encoded
+
+
 class BagClock:
-    """ages_ns: of all joint states, receive time minus stamp. lag_s: how late a message may come and still count.
+    """ages_ns: of all joint states with one of `joint_names`, receive time minus stamp. lag_s: how late a message may
+    come and still count.
 
     sentence: says that and how far the two clocks differ; empty where they do not.
     """
 
-    def __init__(self, joints_topic: str, ages_ns: Sequence[float], lag_s: float) -> None:
+    def __init__(self, joints_topic: str, joint_names: Sequence[str], ages_ns: Sequence[float], lag_s: float) -> None:
         self.sentence = ""
+        self._joint_names = joint_names
         self._joints_topic = joints_topic
         self._ages_ns = deque((round(age) for age in ages_ns[:_RECENT]), maxlen=_RECENT)
         self._newest_ns, self._now_ns = -(2**63), -(2**63)
@@ -60,7 +73,8 @@ class BagClock:
             yield from messages
             return
         for message in messages:
-            if message.topic == self._joints_topic and (stamp_ns := stamp_ns_of(message)) is not None:
+            stamp_ns = stamp_ns_of(message, self._joint_names) if message.topic == self._joints_topic else None
+            if stamp_ns is not None:
                 if stamp_ns < self._newest_ns - FALL_NS:  # the stamps' clock fell back
                     self._ages_ns.clear()
                     self._newest_ns, self._now_ns = stamp_ns, -(2**63)

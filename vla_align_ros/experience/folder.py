@@ -184,7 +184,7 @@ class BagFolder:
         """Those of the split, with the time at which they came by the clock of the stamps. What a recorder wrote over
         the seam, into the split before, does not turn the time back."""
         pipeline, joints, names = reading.pipeline, self._topics.joints, reading.pipeline.assembler.joint_names
-        with Recording([reading.split.path]) as recording:
+        with Recording([reading.split.path], names) as recording:
             reading.problem = "; ".join(recording.lost)
             reading.topics = self._topics.beside(recording.trajectories)
             newest = recording.trajectories[self._topics.command]
@@ -201,7 +201,8 @@ class BagFolder:
         """That of the split itself: between two splits a recorder's clock may be set. Without joints the one before."""
         pipeline, before = reading.pipeline, reading.pipeline.clock
         if before is None or ages_ns:
-            pipeline.clock = BagClock(self._topics.joints, ages_ns, pipeline.builder.lag_s)
+            names = pipeline.assembler.joint_names
+            pipeline.clock = BagClock(self._topics.joints, names, ages_ns, pipeline.builder.lag_s)
             if pipeline.clock.sentence and not (before and before.sentence):
                 _log.warning("%s: %s", reading.split.path, pipeline.clock.sentence)
         assert pipeline.clock is not None

@@ -63,8 +63,10 @@ class Recording:
     bytes of all JointTrajectories, by topic. lost: sentences, what could not be read. notes: what else is to be known.
     """
 
-    def __init__(self, paths: Sequence[Path]) -> None:
-        """`paths`: one folder, or files. Raises BagError when nothing can be read."""
+    def __init__(self, paths: Sequence[Path], joint_names: Sequence[str] = ()) -> None:
+        """`paths`: one folder, or files. joint_names: whose joint states have an age. Raises BagError when nothing can
+        be read."""
+        self._joint_names = tuple(joint_names)
         self.name = ", ".join(map(str, paths))
         self.counts: dict[str, Counter[str]] = defaultdict(Counter)
         self.declared: Counter[str] = Counter()
@@ -118,7 +120,7 @@ class Recording:
                 self._order.note(message.topic, message.t_ns)
                 if message.msgtype == JOINT_TRAJECTORY:
                     self.trajectories[message.topic].add(hash(message.raw))
-                if (stamp_ns := stamp_ns_of(message)) is not None:
+                if (stamp_ns := stamp_ns_of(message, self._joint_names)) is not None:
                     self.ages_ns[message.topic].append(message.t_ns - stamp_ns)
         except BagError as error:
             return str(error)
