@@ -184,6 +184,20 @@ def test_ours_that_was_stamped_before_somebody_elses_came_is_over_too() -> None:
         assert commands(held, 2100, 1) is None
 
 
+def test_a_copy_of_ours_that_came_first_is_nobody_elses() -> None:
+    held = in_force()
+    held.put(chunk([1.0] * 20), T0)
+    ours = chunk([2.0] * 20, start_ms=1000)
+    held.put_foreign(ours, T0 + 1050 * MS)
+    assert disturbed(held)
+    held.put(ours, T0 + 1060 * MS)
+    assert disturbed(held) == []
+    assert commands(held, 900, 2) == pytest.approx([1.0, 2.0])
+    held.put_foreign(FOREIGN, T0 + 1500 * MS)
+    held.put(FOREIGN, T0 + 1900 * MS)
+    assert disturbed(held), "so much later it is another command"
+
+
 def test_one_that_starts_before_it_comes_has_the_arm_from_then_on() -> None:
     held = in_force()
     held.put_foreign(message(500, [1000], [1.0]), T0 + 1050 * MS)

@@ -9,6 +9,7 @@ its arrival, whichever is earlier:
 - One that cannot be read may move the arm all the same. It lasts until a later command of ours has come and begun. That
   goes for a command of ours that is refused, too, as a controller may have obeyed or stopped. Only bytes that are no
   message at all change nothing.
+- One that turns out to be a copy of ours, which came first (the way into a relay or a multiplexer), is nobody else's.
 """
 
 from __future__ import annotations
@@ -44,11 +45,13 @@ class _Command:
 
 @dataclass
 class _Foreign:
-    """Somebody else's, come at `came_ns`, which may have moved the arm from `from_ns` to `until_ns`."""
+    """Somebody else's, come at `came_ns`, which may have moved the arm from `from_ns` to `until_ns`. key: hash of its
+    bytes; None for one that cannot be read."""
 
     from_ns: int
     came_ns: int
     until_ns: int
+    key: int | None = None
 
 
 class CommandsInForce:
@@ -80,6 +83,8 @@ class CommandsInForce:
         if says_start(trajectory, self._period_ns):
             command.running = begin(trajectory, start_ns, self._period_ns)
         self._commands.put(start_ns, command)
+        key = hash(bytes(raw))
+        self._foreign = [held for held in self._foreign if held.key != key or now_ns - held.came_ns > self._lag_ns]
         for foreign in self._foreign:
             _end(command, foreign)
             if foreign.until_ns == _FOREVER_NS and command.earliest_ns >= foreign.came_ns:
@@ -93,7 +98,8 @@ class CommandsInForce:
             self._take_over(error, now_ns)
             raise
         start_ns = trajectory.start_ns(now_ns)
-        self._add(_Foreign(min(start_ns, now_ns), now_ns, start_ns + int(trajectory.times_ns[-1])))
+        until_ns = start_ns + int(trajectory.times_ns[-1])
+        self._add(_Foreign(min(start_ns, now_ns), now_ns, until_ns, hash(bytes(raw))))
 
     def measure_starts(self, now_ns: int) -> None:
         """Note where the arm was when the commands began that do not say it, once that is known and before it is
