@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Iterable
+
+import numpy as np
 
 from vla_align_ros.types import Experience
 
@@ -27,6 +30,17 @@ class ExperienceBuffer:
         with self._lock:
             self._experiences.extend(experiences)
             self.total_added += len(experiences)
+
+    def not_held(self, experiences: Iterable[Experience]) -> list[Experience]:
+        """Those of `experiences` that it does not hold, by stamp, state and commands."""
+        held = {item.observation.stamp_ns: item for item in self.snapshot()}
+        return [
+            item
+            for item in experiences
+            if (one := held.get(item.observation.stamp_ns)) is None
+            or not np.array_equal(one.observation.state, item.observation.state)
+            or not np.array_equal(one.commands, item.commands)
+        ]
 
     def clear(self) -> None:
         """Forget all experiences."""

@@ -18,8 +18,6 @@ from itertools import accumulate, islice
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-
 from vla_align_ros.experience.bag import BagTopics, feed, is_foreign
 from vla_align_ros.experience.bag_clock import BagClock
 from vla_align_ros.experience.bag_order import FALL_NS
@@ -232,7 +230,8 @@ class BagFolder:
     def _hand_over(self, reading: _Reading) -> None:
         split, again = reading.split, reading.again
         if again is None:
-            made = self._not_held(reading)
+            grown = split.name in _by_name(self.ledger.splits)
+            made = self._buffer.not_held(reading.made) if grown else list(reading.made)
             prompt, count = reading.pipeline.assembler.newest_prompt(), reading.count - len(reading.made) + len(made)
             taken = TakenSplit(split.name, split.recording, split.size, count, prompt, reading.problem)
             self.ledger.take(taken)
@@ -248,19 +247,6 @@ class BagFolder:
         else:
             self._look_for_topics(split.recording, reading.pipeline)
         self._reading = None
-
-    def _not_held(self, reading: _Reading) -> list[Experience]:
-        """What it gave; of a split that has grown, what the buffer has not got from it already."""
-        if reading.split.name not in _by_name(self.ledger.splits):
-            return list(reading.made)
-        held = {item.observation.stamp_ns: item for item in self._buffer.snapshot()}
-        return [
-            item
-            for item in reading.made
-            if (before := held.get(item.observation.stamp_ns)) is None
-            or not np.array_equal(before.observation.state, item.observation.state)
-            or not np.array_equal(before.commands, item.commands)
-        ]
 
     def _look_for_topics(self, recording: str, pipeline: Pipeline) -> None:
         """Say which topics the recording lacks so far."""
