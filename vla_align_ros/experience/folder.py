@@ -271,16 +271,18 @@ class BagFolder:
         others = {split.recording for split in taken[start + 1 :]} - {split.recording for split in taken[start:][:1]}
         again: deque[_Again] = deque()
         gone: set[str] = set()
-        for place, entry in enumerate(taken):
-            split = found.get(entry.name)
-            if place < start and entry.recording not in others:
+        newest = {entry.name: place for place, entry in enumerate(taken)}
+        first_of = {entry.name: place for place, entry in reversed(list(enumerate(taken)))}
+        for name in sorted(newest, key=first_of.__getitem__):  # one that has grown is read where it was first
+            entry, split = taken[newest[name]], found.get(name)
+            if newest[name] < start and entry.recording not in others:
                 continue
             if split is None or not _is_taken(split, entry) or (entry.problem and not entry.experiences):
                 gone.add(entry.recording)
                 continue
-            prompt = _prompt_after(taken[:place], entry.recording)
-            fresh = entry.recording in gone or entry.name in _by_name(taken[:place])
-            again.append(_Again(split, entry, prompt, ends[place], fresh))
+            before = taken[: first_of[name]]
+            fresh = entry.recording in gone
+            again.append(_Again(split, entry, _prompt_after(before, entry.recording), ends[newest[name]], fresh))
             gone.discard(entry.recording)
         return again
 
