@@ -129,3 +129,32 @@ def test_what_a_killed_recorder_left_is_read(tmp_path: Path) -> None:
     assert lost_bytes <= 2 * 2**20  # the chunk in memory and the end of the one before
     assert len(killed) > len(whole) // 2
     assert all(same(one, other) for one, other in zip(killed, whole[: len(killed)], strict=True))
+
+
+def test_a_disk_that_takes_no_more_ends_the_bag_and_what_is_whole_is_read(tmp_path: Path) -> None:
+    record = """
+import resource, sys
+from pathlib import Path
+from vla_align_ros.experience.recorder import BagRecorder, RecorderError
+resource.setrlimit(resource.RLIMIT_FSIZE, (3_000_000, 3_000_000))
+recorder, number = BagRecorder(Path(sys.argv[1]), {"/text": "std_msgs/msg/String"}), 0
+try:
+    while sys.argv[2] == "write" or number < 30:
+        recorder.write("/text", bytes(100_000), number)
+        number += 1
+    recorder.close()
+except RecorderError as error:
+    print(error)
+recorder.close()
+try:
+    recorder.write("/text", b"later", 0)
+except RecorderError as error:
+    print(error)
+"""
+    for when, expected in (("write", 20), ("close", 20)):
+        done = subprocess.run(
+            [sys.executable, "-c", record, tmp_path / when, when], capture_output=True, text=True, check=True
+        )
+        assert "the bag ends here" in done.stdout and "the bag is closed" in done.stdout
+        assert done.stderr == "", "nothing is tried again when the process ends"
+        assert len(list(bag_messages(tmp_path / when))) >= expected

@@ -1,6 +1,7 @@
 """The node `bag_recorder` as a real process over DDS; what it leaves on disk however it ends."""
 
 import json
+import resource
 import signal
 from pathlib import Path
 
@@ -90,6 +91,19 @@ def test_prompt_that_was_latched_before_the_recorder_came_is_in_the_bag(ros, tmp
     assert process.stop() == 0
     said = [on_the_wire(encode_string(text)) for text in ("touch blue", "touch red")]
     assert [message.raw for message in bag_messages(tmp_path / "bag")] == said
+
+
+def test_full_disk_ends_it_with_a_sentence_and_what_is_whole_can_be_read(ros, tmp_path: Path):
+    path = tmp_path / "bag"
+    process = ros.run_node(MODULE, {"path": str(path), "topics": "image:sensor_msgs/msg/Image"})
+    publisher = ros.publisher("/image", Image)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (3_000_000, 3_000_000))
+    pixels = np.random.default_rng(0).integers(0, 256, (240, 320, 3), np.uint8)
+    ros.wait_until(lambda: publisher.publish(encode_image(pixels, 10**18)) or not process.running, "the recorder ends")
+    assert process.wait() == 1
+    assert "the bag ends here: [Errno 27] File too large" in process.output
+    assert "Traceback" not in process.output and "Exception" not in process.output
+    assert list(bag_messages(path))
 
 
 def test_whole_messages_can_be_read_after_a_kill(ros, tmp_path: Path):

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
+from typing import NoReturn
 
 from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
 from rosbags.rosbag2 import StoragePlugin, Writer, WriterError
@@ -18,7 +20,7 @@ from vla_align_ros.observation.codecs import TYPESTORE, RawMessage
 
 
 class RecorderError(RuntimeError):
-    """A bag cannot be started, or a message does not belong into it."""
+    """A bag cannot be started or written on, or a message does not belong into it."""
 
 
 class BagRecorder:
@@ -48,20 +50,37 @@ class BagRecorder:
         self._writer = writer
 
     def write(self, topic: str, raw: RawMessage, t_ns: int) -> None:
-        """Append a serialised message that came at `t_ns`. RecorderError for an unknown topic or a closed bag."""
+        """Append a serialised message that came at `t_ns`. RecorderError for an unknown topic, a closed bag, and a disk
+        that takes no more: the bag is closed then, since what would follow a torn record could not be found.
+        """
         if topic not in self._connections:
             raise RecorderError(f"{topic} is not recorded, this bag has {sorted(self._connections)}")
         with self._lock:
             if self._writer is None:
                 raise RecorderError("the bag is closed")
-            self._writer.write(self._connections[topic], t_ns, bytes(raw))
+            try:
+                self._writer.write(self._connections[topic], t_ns, bytes(raw))
+            except OSError as error:
+                self._give_up(error)
 
     def close(self) -> None:
-        """Finish the bag (index, metadata.yaml). A second call does nothing."""
+        """Finish the bag (index, metadata.yaml). A second call does nothing. RecorderError when the disk takes no more."""
         with self._lock:
-            writer, self._writer = self._writer, None
+            if self._writer is not None:
+                try:
+                    self._writer.close()
+                except OSError as error:
+                    self._give_up(error)
+                self._writer = None
+
+    def _give_up(self, error: OSError) -> NoReturn:
+        writer, self._writer = self._writer, None
+        with suppress(OSError):  # what is buffered cannot be written either
             if writer is not None:
-                writer.close()
+                writer.abort()
+        raise RecorderError(
+            f"the bag ends here: {error}. What is whole in it can be read; make room, and record again"
+        ) from error
 
     def __enter__(self) -> BagRecorder:
         return self

@@ -11,6 +11,7 @@ import importlib
 import json
 import re
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ from vla_align_ros.ros import process
 from vla_align_ros.ros.inputs import Input
 from vla_align_ros.ros.parameters import NodeParameters
 from vla_align_ros.ros.sensors import HEAR_LATCHED_QOS, LATCHED_QOS
-from vla_align_ros.ros.steady import STEADY, THROTTLED
+from vla_align_ros.ros.steady import STEADY
 
 NAME = "bag_recorder"
 DEPTH = 100
@@ -107,9 +108,12 @@ def _parse_topic(word: str) -> RecordedTopic:
 
 
 class BagRecorderNode(Node):
-    """Records from its start until `finish`. `~/recorded`: JSON {topic: messages in the bag}, latched."""
+    """Records from its start until `finish`. `~/recorded`: JSON {topic: messages in the bag}, latched.
 
-    def __init__(self) -> None:
+    ended: set when the bag takes no more, as on a full disk; `failed` then says so.
+    """
+
+    def __init__(self, ended: threading.Event) -> None:
         """Raises ParameterError for topics that cannot be recorded, and for a path where no bag can be made."""
         super().__init__(NAME)
         params = NodeParameters(self, RecorderParams).values
@@ -122,7 +126,8 @@ class BagRecorderNode(Node):
         except RecorderError as error:
             raise ParameterError(f"path {path} with topics {[t.name for t in topics]}: {error}") from error
         self._counts: Counter[str] = Counter()
-        self._finished = False
+        self._ended = ended
+        self.failed = False
         self._recorded_publisher = self.create_publisher(String, "~/recorded", LATCHED_QOS)
         for name, topic in resolved.items():
             kinds = {topic.msgtype: topic.message_class}
@@ -134,32 +139,42 @@ class BagRecorderNode(Node):
 
     def finish(self) -> None:
         """Close the bag; what comes later is not recorded."""
-        self._finished = True
-        self._bag.close()
+        self._ended.set()
+        try:
+            self._bag.close()
+        except RecorderError as error:
+            self._fail(error)
         self.get_logger().info(f"recorded {self._counts.total()} messages")
 
     def _write(self, topic: str, raw: bytes) -> None:
-        if self._finished:
+        if self._ended.is_set():
             return
         try:
             self._bag.write(topic, raw, self.get_clock().now().nanoseconds)
             self._counts[topic] += 1
-        except (RecorderError, OSError) as error:  # a full disk must not end the node: there may be room again
-            self.get_logger().error(f"{topic}: not recorded: {error}", **THROTTLED)
+        except RecorderError as error:
+            self._fail(error)
+
+    def _fail(self, error: RecorderError) -> None:
+        self.failed = True
+        self.get_logger().error(str(error))
+        self._ended.set()
 
     def _report(self) -> None:
         self._recorded_publisher.publish(String(data=json.dumps(self._counts)))
 
 
 def main() -> None:
-    """Record until SIGINT or SIGTERM; exit code 0, or 2 for a wrong parameter."""
+    """Record until SIGINT or SIGTERM; exit code 0, 1 when the disk took no more, 2 for a wrong parameter."""
     made: list[BagRecorderNode] = []
+    ended = threading.Event()
 
     def make() -> list[list[Node]]:
-        made.append(BagRecorderNode())
+        made.append(BagRecorderNode(ended))
         return [list(made)]
 
-    sys.exit(process.run(make, goodbye=lambda: made[0].finish(), started=lambda: None))
+    code = process.run(make, goodbye=lambda: made[0].finish(), started=lambda: None, stop=ended)
+    sys.exit(code or (1 if made and made[0].failed else 0))
 
 
 if __name__ == "__main__":
