@@ -151,10 +151,11 @@ try:
 except RecorderError as error:
     print(error)
 """
-    for when, expected in (("write", 20), ("close", 20)):
+    for when in ("write", "close"):
         done = subprocess.run(
             [sys.executable, "-c", record, tmp_path / when, when], capture_output=True, text=True, check=True
         )
-        assert "the bag ends here" in done.stdout and "the bag is closed" in done.stdout
+        assert "the bag ends here" in done.stdout
+        assert "the bag is closed" in done.stdout
         assert done.stderr == "", "nothing is tried again when the process ends"
-        assert len(list(bag_messages(tmp_path / when))) >= expected
+        assert len(list(bag_messages(tmp_path / when))) >= 20

@@ -64,7 +64,7 @@ class BagRecorder:
                 self._give_up(error)
 
     def close(self) -> None:
-        """Finish the bag (index, metadata.yaml). A second call does nothing. RecorderError when the disk takes no more."""
+        """Finish the bag (index, metadata.yaml). A second call does nothing. RecorderError for a full disk."""
         with self._lock:
             if self._writer is not None:
                 try:
