@@ -39,6 +39,7 @@ def generate_launch_description() -> LaunchDescription:
                 "use_sim_time", default_value="false", description="sim_robot publishes /clock, the nodes follow it."
             ),
             DeclareLaunchArgument("model", default_value="tiny", description="Model of the policy."),
+            DeclareLaunchArgument("namespace", default_value="", description="Namespace of all nodes."),
             # Before the include, which starts a process. That comes before the robot, so that the DDS profile that it
             # sets holds for the robot too, and declares the other arguments.
             OpaqueFunction(function=_check),
@@ -58,7 +59,10 @@ def _robot_parameters(context: LaunchContext) -> list:
 
     clock = {"publish_clock": launch_arguments.flag("use_sim_time", text("use_sim_time"))}
     given = launch_arguments.parameters(SimParams, {name: text(name) for name in PARAMETERS}, clock)
-    return [launch_arguments.parameter_file("sim_params_file", text("sim_params_file"), ("sim_robot",)), given]
+    path = launch_arguments.parameter_file(
+        "sim_params_file", text("sim_params_file"), ("sim_robot",), text("namespace")
+    )
+    return [path, given]
 
 
 def _check(context: LaunchContext) -> list:

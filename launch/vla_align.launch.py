@@ -55,7 +55,9 @@ def generate_launch_description() -> LaunchDescription:
                 description="Parameters of vla_policy; may hold those of checkpoint_manager too.",
             ),
             DeclareLaunchArgument("namespace", default_value="", description="Namespace of both nodes."),
-            DeclareLaunchArgument("use_sim_time", default_value="false", description="Take the time from /clock."),
+            DeclareLaunchArgument(
+                "use_sim_time", default_value="", description="Take the time from /clock (default false)."
+            ),
             DeclareLaunchArgument("log_level", default_value="info", description="debug, info, warn, error or fatal."),
             DeclareLaunchArgument(
                 "remap",
@@ -89,7 +91,9 @@ def _processes(context: LaunchContext) -> list:
         return LaunchConfiguration(argument).perform(context)
 
     given = launch_arguments.parameters(PolicyParams, {name: text(name) for name in PARAMETERS})
-    values = {**given, "use_sim_time": launch_arguments.flag("use_sim_time", text("use_sim_time"))}
+    values = dict(given)
+    if text("use_sim_time"):
+        values["use_sim_time"] = launch_arguments.flag("use_sim_time", text("use_sim_time"))
     events = launch_arguments.flag("lifecycle_events", text("lifecycle_events"))
     if events:
         values["autostart"] = False  # the events do it
@@ -104,7 +108,7 @@ def _processes(context: LaunchContext) -> list:
         "namespace": launch_arguments.namespace(text("namespace")),
         "parameters": [
             PathJoinSubstitution([CONFIG, "checkpoint_manager.yaml"]),
-            launch_arguments.parameter_file("params_file", text("params_file"), NODES),
+            launch_arguments.parameter_file("params_file", text("params_file"), NODES, text("namespace")),
             # Given as text, a value would be read as YAML: a prompt "yes" is a string.
             {name: ParameterValue(value, value_type=type(value)) for name, value in values.items()},
         ],

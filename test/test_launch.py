@@ -254,7 +254,7 @@ def test_bare_launch_starts_one_process_whose_values_come_from_the_files():
     context = Context()
     (node,) = run_file("vla_align.launch.py", context)
     assert (node.package, node.executable, node.name) == ("vla_align_ros", "vla_align_node", None)
-    assert parameters_of(node, context) == {"use_sim_time": False}
+    assert parameters_of(node, context) == {}
     files = files_of(node, context)
     assert [Path(path).name for path in files] == ["checkpoint_manager.yaml", "vla_policy.yaml"]
     assert all(Path(path).is_file() for path in files)
@@ -263,12 +263,12 @@ def test_bare_launch_starts_one_process_whose_values_come_from_the_files():
 
 def test_arguments_that_are_given_win_over_the_file_and_only_those(tmp_path):
     mine = tmp_path / "mine.yaml"
-    mine.write_text("vla_policy:\n  ros__parameters:\n    seed: 3\n")
+    mine.write_text("/**/vla_policy:\n  ros__parameters:\n    seed: 3\n    use_sim_time: true\n")
     given = {"model": "tiny", "autostart": "false", "prompt": "yes", "namespace": "robot1", "params_file": str(mine)}
     context = Context(given)
     (node,) = run_file("vla_align.launch.py", context)
     values = parameters_of(node, context)
-    assert values == {"use_sim_time": False, "model": "tiny", "prompt": "yes", "autostart": False}
+    assert values == {"model": "tiny", "prompt": "yes", "autostart": False}, "not use_sim_time: the file says it"
     assert text_of(node.namespace, context) == "robot1"
     assert files_of(node, context)[-1] == str(mine)
     # Later entries win in ROS: the files first, then what was given.

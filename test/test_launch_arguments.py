@@ -71,15 +71,27 @@ def written(tmp_path, text):
     "text",
     [
         "/**/vla_policy:\n  ros__parameters:\n    seed: 3\n    use_sim_time: true\n",
-        "vla_policy: {ros__parameters: {lambda_dyn: 0.5}}\nmoveit: {ros__parameters: {anything: 1}}\n",
-        "arm1:\n  vla_policy:\n    ros__parameters: {seed: 3}\n",
+        "/arm1/vla_policy: {ros__parameters: {lambda_dyn: 1}}\nmoveit: {ros__parameters: {anything: 1}}\n",
+        "arm1:\n  vla_policy:\n    ros__parameters: {seed: 3}\narm2: {vla_policy: {ros__parameters: {seed: 4}}}",
         "/arm1/checkpoint_manager: {ros__parameters: {keep_versions: 3}}\n",
+        "/*/vla_policy: {ros__parameters: {seed: 3}}\n",
         "/**: {ros__parameters: {robot_description: x, lambda_dyn: 0.5}}\n",
     ],
 )
 def test_parameter_file_in_each_form_that_ros_reads(tmp_path, text):
     path = written(tmp_path, text)
-    assert arguments.parameter_file("params_file", path, NODES) == path
+    assert arguments.parameter_file("params_file", path, NODES, "/arm1") == path
+
+
+@pytest.mark.parametrize(
+    ("name", "namespace"),
+    [("vla_policy", "arm1"), ("/arm1/vla_policy", ""), ("/*/vla_policy", ""), ("/arm1/**/vla_policy", "/arm2")],
+)
+def test_parameter_file_for_a_node_of_another_namespace_is_refused(tmp_path, name, namespace):
+    path = written(tmp_path, f"{name}: {{ros__parameters: {{seed: 3}}}}")
+    full = f"{namespace}/vla_policy".strip("/")
+    with pytest.raises(ParameterError, match=rf"is for \['.*'\], and the node is /{full}: write /\*\*/vla_policy"):
+        arguments.parameter_file("params_file", path, NODES, namespace)
 
 
 @pytest.mark.parametrize(
@@ -94,6 +106,7 @@ def test_parameter_file_in_each_form_that_ros_reads(tmp_path, text):
         ("/**: {ros__parameters: {lambda_dyn: 9.0}}", "lambda_dyn: expected float 0.0..2.0"),
         ("vla_polcy: {ros__parameters: {seed: 3}}", "sets nothing for vla_policy or checkpoint_manager, only for"),
         ("vla_policy:\n  ros__parameters:\n", "no parameters below ros__parameters"),
+        ("vla_policy: {ros__parameters: {use_sim_time: maybe}}", "use_sim_time: expected true or false, got 'maybe'"),
         ("seed: 3", "sets nothing for"),
         ("", "sets nothing for"),
         ("a: [", "cannot be read"),

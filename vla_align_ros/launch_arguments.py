@@ -72,9 +72,9 @@ def remappings(text: str) -> list[tuple[str, str]]:
     return pairs
 
 
-def parameter_file(argument: str, text: str, nodes: Sequence[str]) -> str:
-    """The path of a ROS parameter file for `nodes`. What it sets for a node of this package must be a parameter of that
-    node and a value of it; something in it must be for one of `nodes`.
+def parameter_file(argument: str, text: str, nodes: Sequence[str], within: str = "") -> str:
+    """The path of a ROS parameter file for `nodes` in the namespace `within`. What it sets for a node of this package
+    must be a parameter of that node and a value of it; something in it must be for one of `nodes`, in that namespace.
     """
     path = Path(text).expanduser()
     try:
@@ -92,9 +92,14 @@ def parameter_file(argument: str, text: str, nodes: Sequence[str]) -> str:
             for own in (NODES[ours] for ours in nodes):
                 names = {descriptor.name for descriptor in fields_of(own)}
                 _check_values(where, own, {key: value for key, value in values.items() if key in names})
-    reached = {node.rpartition("/")[2] for node, _ in sections}
-    if not reached & {*nodes, *WILDCARDS}:
-        raise ParameterError(f"{argument}: {path} sets nothing for {' or '.join(nodes)}, only for {sorted(reached)}")
+    listed = [node for node, _ in sections]
+    wanted = {node: f"{namespace(within).strip('/')}/{node}".strip("/") for node in nodes}
+    for node, full in wanted.items():
+        same = [name for name in listed if name.rpartition("/")[2] == node]
+        if same and not any(_reaches(name, full) for name in same):
+            raise ParameterError(f"{argument}: {path} is for {same}, and the node is /{full}: write /**/{node}")
+    if not any(_reaches(name, full) for name in listed for full in wanted.values()):
+        raise ParameterError(f"{argument}: {path} sets nothing for {' or '.join(nodes)}, only for {sorted(listed)}")
     return str(path)
 
 
@@ -122,10 +127,19 @@ def _sections(tree: object, above: str = "") -> Iterator[tuple[str, Any]]:
             yield from _sections({name: value for name, value in below.items() if name != _PARAMETERS}, node)
 
 
+def _reaches(name: str, full: str) -> bool:
+    """Whether parameters below `name` are for the node of this full name, by rcl's rules."""
+    forms = {"**": r"(/\w+)*", "*": r"/\w+"}
+    pattern = "".join(forms.get(part, f"/{re.escape(part)}") for part in name.strip("/").split("/"))
+    return re.fullmatch(pattern, f"/{full}") is not None
+
+
 def _check_values(where: str, group: type[Params], values: Mapping[str, object]) -> None:
     known = {descriptor.name: descriptor for descriptor in fields_of(group)}
     problems = []
     for name, value in values.items():
+        if name == "use_sim_time" and not isinstance(value, bool):
+            problems.append(f"use_sim_time: expected true or false, got {value!r}")
         if name == "use_sim_time" or str(name).startswith("qos_overrides"):
             continue
         if name not in known:

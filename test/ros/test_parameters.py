@@ -190,13 +190,19 @@ def test_model_recommends_only_where_the_user_has_set_nothing():
             settings.recommend({"lambda_inv": 99.0})
 
 
+def test_whole_number_at_start_is_taken_for_a_float_as_the_launch_files_do():
+    with started("lambda_dyn:=1", "frozen_s:=0") as made:
+        assert (made.values.align.lambda_dyn, made.set_by_user) == (1.0, {"lambda_dyn", "frozen_s"})
+        assert made._node.get_parameter("frozen_s").value == 0.0
+
+
 @pytest.mark.parametrize(
     ("group", "argument", "words"),
     [
         (PolicyParams, "lambda_dyn:=11.0", "lambda_dyn: expected float 0.0..2.0"),
         (PolicyParams, "num_steps:=many", "num_steps: expected int 1..50, got 'many' (str)"),
         (PolicyParams, "num_steps:=2.5", "num_steps: expected int"),
-        (PolicyParams, "lambda_dyn:=1", "DOUBLE"),
+        (PolicyParams, "lambda_dyn:=3", "lambda_dyn: expected float 0.0..2.0"),
         (PolicyParams, "lambda_dyn:=.nan", "lambda_dyn: expected float"),
         (PolicyParams, "lambda_dyn:=[1.0, 2.0]", "lambda_dyn: expected float"),
         (PolicyParams, "device:=tpu", "auto | cpu | cuda"),

@@ -8,6 +8,8 @@ import pytest
 from lifecycle_msgs.srv import GetState
 from policy_live import MODULE, POLICY
 
+from vla_align_ros.ros.process import run
+
 pytestmark = [pytest.mark.ros, pytest.mark.slow]
 
 
@@ -47,3 +49,10 @@ def test_wrong_ros_argument_ends_it_with_exit_code_2_and_a_sentence(ros, argumen
     assert process.wait() == 2
     assert words in process.output
     assert "Traceback" not in process.output
+
+
+def test_arguments_before_ros_args_are_refused_since_ros_would_pass_over_them(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["sim_robot", "-p", "embodiment_seed:=3"])
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    assert run(lambda: pytest.fail("nothing starts"), lambda: None, lambda: None) == 2
+    assert capsys.readouterr().err == "an argument is wrong: -p: expected --ros-args, and all others after it\n"

@@ -37,8 +37,9 @@ class NodeParameters(Generic[Group]):
         found: dict[str, ParameterValue] = {}
         for descriptor in fields_of(group):
             given = node._parameter_overrides.get(descriptor.name)
-            if given is not None:
-                descriptor.checked(given.value)
+            if given is not None:  # `lambda_dyn:=1` is meant as 1.0, which rclpy does not take it for
+                value = descriptor.checked(given.value)
+                node._parameter_overrides[descriptor.name] = Parameter(descriptor.name, _TYPES[descriptor.type], value)
             found[descriptor.name] = node.declare_parameter(
                 descriptor.name, descriptor.default, _describe(descriptor, self._read)
             ).value

@@ -16,6 +16,7 @@ from rclpy._rclpy_pybind11 import RCLError, UnknownROSArgsError
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
+from rclpy.utilities import remove_ros_args
 
 from vla_align_ros.params import ParameterError
 
@@ -39,6 +40,8 @@ def run(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     try:
+        if strangers := remove_ros_args(sys.argv)[1:]:
+            return _refused(f"an argument is wrong: {strangers[0]}: expected --ros-args, and all others after it")
         rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
         groups = make_groups()
     except (RCLError, UnknownROSArgsError) as error:
