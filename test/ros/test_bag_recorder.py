@@ -164,17 +164,21 @@ def test_topics_of_a_model_can_be_read_and_latched_ones_are_marked():
 def test_topics_of_the_model_follow_namespace_and_remaps(ros, tmp_path: Path):
     params = {"path": str(tmp_path / "bag"), "model": "tiny"}
     remaps = ("-r", "__ns:=/arm1", "-r", "base_0_rgb/image_raw:=/cam/image_raw", "-r", "joint_states:=/js")
+    remaps = (*remaps, "-r", "left_wrist_0_rgb/image_raw:=/wrist/color")
     process = ros.run_node(MODULE, params, *remaps)
     recorded = ros.listen("/arm1/bag_recorder/recorded", String, LATCHED)
     publisher = ros.publisher("/cam/image_raw", Image)
     image = encode_image(np.zeros((8, 8, 3), np.uint8), 1)
     ros.wait_until(lambda: publisher.publish(image) or len(counts(recorded)) > 0, "an image came")
+    ros.node.create_publisher(CompressedImage, "/wrist/color", RELIABLE)  # long after the recorder
+    said = "publishes sensor_msgs/msg/CompressedImage on /wrist/color, expected sensor_msgs/msg/Image"
+    ros.wait_until(lambda: said in process.output, "it names what it cannot record")
     assert process.stop() == 0, process.output
     metadata = yaml.safe_load((tmp_path / "bag" / "metadata.yaml").read_text())["rosbag2_bagfile_information"]
     names = {item["topic_metadata"]["name"] for item in metadata["topics_with_message_count"]}
     assert names == {
         "/cam/image_raw",
-        "/arm1/left_wrist_0_rgb/image_raw",
+        "/wrist/color",
         "/js",
         "/arm1/vla_policy/prompt",
         "/arm1/vla_policy/action_chunk",

@@ -129,13 +129,13 @@ class BagRecorderNode(Node):
         self._ended = ended
         self.failed = False
         self._recorded_publisher = self.create_publisher(String, "~/recorded", LATCHED_QOS)
-        for name, topic in resolved.items():
-            kinds = {topic.msgtype: topic.message_class}
-            Input(
-                self, name, topic.name, kinds, topic.profiles, lambda raw, *_, name=name: self._write(name, raw), False
-            )
+        self._inputs = [self._input(name, topic) for name, topic in resolved.items()]
         self.create_timer(REPORT_PERIOD_S, self._report, clock=STEADY)
         self.get_logger().info(f"recording {len(resolved)} topics to {path.absolute()}")
+
+    def _input(self, name: str, topic: RecordedTopic) -> Input:
+        kinds = {topic.msgtype: topic.message_class}
+        return Input(self, name, topic.name, kinds, topic.profiles, lambda raw, *_: self._write(name, raw), False)
 
     def finish(self) -> None:
         """Close the bag; what comes later is not recorded."""
@@ -162,6 +162,8 @@ class BagRecorderNode(Node):
 
     def _report(self) -> None:
         self._recorded_publisher.publish(String(data=json.dumps(self._counts)))
+        for heard in self._inputs:  # a publisher of another type, or whose QoS does not fit, may come at any time
+            heard.check()
 
 
 def main() -> None:
