@@ -15,7 +15,14 @@ from trajectory_msgs.msg import JointTrajectory
 
 from vla_align_ros.action.trajectory import hold_trajectory
 from vla_align_ros.experience.recording import bag_messages
-from vla_align_ros.observation.codecs import encode_image, encode_joint_state, encode_string, encode_trajectory
+from vla_align_ros.observation.codecs import (
+    COMPRESSED_IMAGE,
+    IMAGE,
+    encode_image,
+    encode_joint_state,
+    encode_string,
+    encode_trajectory,
+)
 from vla_align_ros.params import ParameterError
 from vla_align_ros.ros.bag_recorder import model_topics, parse_topics
 
@@ -170,13 +177,19 @@ def test_topics_of_the_model_follow_namespace_and_remaps(ros, tmp_path: Path):
     publisher = ros.publisher("/cam/image_raw", Image)
     image = encode_image(np.zeros((8, 8, 3), np.uint8), 1)
     ros.wait_until(lambda: publisher.publish(image) or len(counts(recorded)) > 0, "an image came")
-    ros.node.create_publisher(CompressedImage, "/wrist/color", RELIABLE)  # long after the recorder
-    said = "publishes sensor_msgs/msg/CompressedImage on /wrist/color, expected sensor_msgs/msg/Image"
+    # Long after the recorder, and of the other type; and one that nothing can be made of.
+    wrist = ros.node.create_publisher(CompressedImage, "/wrist/color", RELIABLE)
+    ros.wait_until(lambda: wrist.publish(CompressedImage()) or "/wrist/color" in counts(recorded), "it is recorded")
+    ros.node.create_publisher(String, "/js", RELIABLE)
+    said = "publishes std_msgs/msg/String on /js, expected sensor_msgs/msg/JointState"
     ros.wait_until(lambda: said in process.output, "it names what it cannot record")
     assert process.stop() == 0, process.output
     metadata = yaml.safe_load((tmp_path / "bag" / "metadata.yaml").read_text())["rosbag2_bagfile_information"]
-    names = {item["topic_metadata"]["name"] for item in metadata["topics_with_message_count"]}
-    assert names == {
+    described = [item["topic_metadata"] for item in metadata["topics_with_message_count"]]
+    types = {topic["name"]: topic["type"] for topic in described}
+    assert len(described) == len(types)
+    assert (types["/cam/image_raw"], types["/wrist/color"]) == (IMAGE, COMPRESSED_IMAGE)
+    assert set(types) == {
         "/cam/image_raw",
         "/wrist/color",
         "/js",

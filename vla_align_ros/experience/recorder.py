@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NoReturn
 
-from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
+from rosbags.interfaces import Connection, Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
 from rosbags.rosbag2 import StoragePlugin, Writer, WriterError
 
 from vla_align_ros.observation.codecs import TYPESTORE, RawMessage
@@ -41,25 +41,22 @@ class BagRecorder:
             writer.open()
         except (WriterError, OSError) as error:
             raise RecorderError(f"cannot start a bag: {error} Choose a path that does not exist yet.") from error
-        self._connections = {
-            topic: writer.add_connection(
-                topic, msgtype, typestore=TYPESTORE, offered_qos_profiles=[_LATCHED] if topic in latched else []
-            )
-            for topic, msgtype in topics.items()
-        }
+        self._types, self._latched = dict(topics), set(latched)
+        self._connections: dict[tuple[str, str], Connection] = {}
         self._writer = writer
 
-    def write(self, topic: str, raw: RawMessage, t_ns: int) -> None:
-        """Append a serialised message that came at `t_ns`. RecorderError for an unknown topic, a closed bag, and a disk
-        that takes no more: the bag is closed then, since what would follow a torn record could not be found.
+    def write(self, topic: str, raw: RawMessage, t_ns: int, msgtype: str = "") -> None:
+        """Append a serialised message that came at `t_ns`. msgtype: another type than the topic's, as of a camera that
+        turned out to send CompressedImage. RecorderError for an unknown topic, a closed bag, and a disk that takes no
+        more: the bag is closed then, since what would follow a torn record could not be found.
         """
-        if topic not in self._connections:
-            raise RecorderError(f"{topic} is not recorded, this bag has {sorted(self._connections)}")
+        if topic not in self._types:
+            raise RecorderError(f"{topic} is not recorded, this bag has {sorted(self._types)}")
         with self._lock:
             if self._writer is None:
                 raise RecorderError("the bag is closed")
             try:
-                self._writer.write(self._connections[topic], t_ns, bytes(raw))
+                self._writer.write(self._connection(self._writer, topic, msgtype), t_ns, bytes(raw))
             except OSError as error:
                 self._give_up(error)
 
@@ -67,11 +64,23 @@ class BagRecorder:
         """Finish the bag (index, metadata.yaml). A second call does nothing. RecorderError for a full disk."""
         with self._lock:
             if self._writer is not None:
+                written = {topic for topic, _ in self._connections}
+                for topic in self._types:
+                    if topic not in written:  # no message came, and the bag says so
+                        self._connection(self._writer, topic)
                 try:
                     self._writer.close()
                 except OSError as error:
                     self._give_up(error)
                 self._writer = None
+
+    def _connection(self, writer: Writer, topic: str, msgtype: str = "") -> Connection:
+        """Made with the first message, since only that tells a camera's type."""
+        key = (topic, msgtype or self._types[topic])
+        if key not in self._connections:
+            qos = [_LATCHED] if topic in self._latched else []
+            self._connections[key] = writer.add_connection(*key, typestore=TYPESTORE, offered_qos_profiles=qos)
+        return self._connections[key]
 
     def _give_up(self, error: OSError) -> NoReturn:
         writer, self._writer = self._writer, None

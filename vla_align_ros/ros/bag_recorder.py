@@ -30,7 +30,7 @@ from vla_align_ros.params import ParameterError, RecorderParams
 from vla_align_ros.ros import process
 from vla_align_ros.ros.inputs import Input
 from vla_align_ros.ros.parameters import NodeParameters
-from vla_align_ros.ros.sensors import HEAR_LATCHED_QOS, LATCHED_QOS
+from vla_align_ros.ros.sensors import CAMERA_TYPES, HEAR_LATCHED_QOS, LATCHED_QOS
 from vla_align_ros.ros.steady import STEADY
 
 NAME = "bag_recorder"
@@ -116,7 +116,7 @@ class BagRecorderNode(Node):
     def __init__(self, ended: threading.Event) -> None:
         """Raises ParameterError for topics that cannot be recorded, and for a path where no bag can be made."""
         super().__init__(NAME)
-        params = NodeParameters(self, RecorderParams).values
+        self._params = params = NodeParameters(self, RecorderParams).values
         topics = parse_topics(params.topics or model_topics(params.model, self.resolve_topic_name))
         path = Path(params.path).expanduser() if params.path else Path(f"bag_{datetime.now():%Y%m%d_%H%M%S}")
         try:
@@ -135,7 +135,11 @@ class BagRecorderNode(Node):
 
     def _input(self, name: str, topic: RecordedTopic) -> Input:
         kinds = {topic.msgtype: topic.message_class}
-        return Input(self, name, topic.name, kinds, topic.profiles, lambda raw, *_: self._write(name, raw), False)
+        if topic.message_class in CAMERA_TYPES.values() and not self._params.topics:
+            kinds |= CAMERA_TYPES  # as the policy does, whichever is published
+        return Input(
+            self, name, topic.name, kinds, topic.profiles, lambda raw, kind, _: self._write(name, raw, kind), False
+        )
 
     def finish(self) -> None:
         """Close the bag; what comes later is not recorded."""
@@ -146,11 +150,11 @@ class BagRecorderNode(Node):
             self._fail(error)
         self.get_logger().info(f"recorded {self._counts.total()} messages")
 
-    def _write(self, topic: str, raw: bytes) -> None:
+    def _write(self, topic: str, raw: bytes, msgtype: str) -> None:
         if self._ended.is_set():
             return
         try:
-            self._bag.write(topic, raw, self.get_clock().now().nanoseconds)
+            self._bag.write(topic, raw, self.get_clock().now().nanoseconds, msgtype)
             self._counts[topic] += 1
         except RecorderError as error:
             self._fail(error)
