@@ -37,8 +37,8 @@ def test_ctrl_c_while_it_loads_a_model_that_takes_for_ever_ends_it(ros, tmp_path
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["-r", "foo"], "a ROS argument is wrong: failed to initialize rcl: Couldn't parse remap rule: '-r foo'."),
-        (["--log-level", "loud"], "a ROS argument is wrong: failed to initialize rcl: Couldn't parse log level"),
+        (["-r", "foo"], "a ROS argument is wrong: Failed to parse ROS arguments: Couldn't parse remap rule: '-r foo'."),
+        (["--log-level", "loud"], "a ROS argument is wrong: Failed to parse ROS arguments: Couldn't parse log level"),
         (["--params-file", "no_such.yaml"], "Couldn't parse params file: '--params-file no_such.yaml'"),
         (["--bogus"], "a ROS argument is wrong: ['--bogus']"),
         (["-r", "__ns:=/a__b"], "Couldn't parse remap rule: '-r __ns:=/a__b'"),

@@ -79,7 +79,8 @@ def test_a_robots_cameras_joints_and_commands_stay_in_its_namespace(robots, shar
     for arm in ARMS:
         heard = shared_ros.node.get_subscriber_names_and_types_by_node("vla_policy_sensors", f"/{arm}")
         topics = {topic for topic, _ in heard} - set(COMMON)
-        expected = ("base_0_rgb/image_raw", "left_wrist_0_rgb/image_raw", "joint_states", "vla_policy/prompt")
+        expected = ["base_0_rgb/image_raw", "left_wrist_0_rgb/image_raw", "joint_states", "vla_policy/prompt"]
+        expected += ["vla_policy/action_chunk"]  # whoever else commands this arm
         assert topics == {f"/{arm}/{topic}" for topic in expected}
     said = shared_ros.node.get_publisher_names_and_types_by_node("sim_robot", "/arm1")
     assert {topic for topic, _ in said if not topic.startswith("/arm1/")} <= set(COMMON)
