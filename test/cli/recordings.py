@@ -22,7 +22,9 @@ BASE, JOINTS, PROMPT, COMMANDS = (
 Sent = tuple[str, int, bytes]
 
 
-def run_of(arm: Embodiments | None = None, seconds: float = 12.0, episode_s: float = 60.0) -> list[Sent]:
+def run_of(
+    arm: Embodiments | None = None, seconds: float = 12.0, episode_s: float = 60.0, latency_s: float = 0.05
+) -> list[Sent]:
     """What was sent on each topic, with its stamp; a prompt at the start of each episode."""
     sent: list[Sent] = []
     robot = SimulatedRobot(arm or unshifted(), T0, 3, image_size=64, episode_s=episode_s)
@@ -30,6 +32,7 @@ def run_of(arm: Embodiments | None = None, seconds: float = 12.0, episode_s: flo
         load_policy(find_model("tiny"), "cpu"),
         robot,
         seconds,
+        latency_s=latency_s,
         tap=lambda message: sent.append((f"/{message.topic.lstrip('/')}", message.stamp_ns, message.raw)) or message,
     )
     return sorted(sent, key=lambda item: item[1])

@@ -25,14 +25,14 @@ def inspect(*arguments: object) -> Result:
 @pytest.mark.slow
 def test_a_bag_says_how_far_each_joint_goes_for_its_command(tmp_path: Path) -> None:
     weak = dataclasses.replace(unshifted(), gain=np.array([[1.0, 0.6]]))
-    bag = record(tmp_path / "bag", run_of(weak, seconds=40.0, episode_s=4.0))
+    bag = record(tmp_path / "bag", run_of(weak, seconds=40.0, episode_s=4.0, latency_s=0.001))
     result = inspect("--model", "tiny", bag)
     assert result.exit_code == 0, result.output
     assert f"joints: {JOINTS} (sensor_msgs/msg/JointState)" in result.stdout
-    assert "elbow moves less than commanded, gain 0." in result.stdout
+    assert "elbow moves less than commanded, gain 0.60" in result.stdout
     (found,) = json.loads(inspect("--model", "tiny", "--json", bag).stdout)
     gains = {joint["name"]: joint["gain"] for joint in found["joints"]}
-    assert gains["elbow"] == pytest.approx(0.6, abs=0.1)  # less than 0.6: a chunk acts 50 ms after its stamp
+    assert gains["elbow"] == pytest.approx(0.6, abs=0.02)
     assert gains["shoulder"] == pytest.approx(1.0, abs=0.06)
     assert found["bags"][0]["experiences"] > 0
 

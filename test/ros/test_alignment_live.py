@@ -54,7 +54,8 @@ def test_two_alignments_while_the_robot_moves_cost_no_chunk(node):
         assert "alignment" in answers.wait().message
         assert len(node.chunks.messages) > chunks, "no chunk came meanwhile"
     after = start_of(node.chunks.wait_for_new())
-    node.wait_for_status("alignment", lambda status: status.number("attempted") == attempted)
+    alignment = node.wait_for_status("alignment", lambda status: status.number("attempted") == attempted).values
+    assert alignment["joint.shoulder"].startswith("shoulder"), "what the joints do, by commands and joint states alone"
     end = node.wait_for_status("inference")
     observed = node.wait_for_status("observation").values
     assert end.number("late_chunks") == start.number("late_chunks"), f"{start.values} -> {end.values}, {observed}"

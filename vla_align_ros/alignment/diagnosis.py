@@ -4,8 +4,9 @@
     gain     = sum asked * moved / sum asked^2      at the delay d that leaves the smallest squared rest
 
 x is the measured position, c the commanded one (velocities added up), k the tick at which an experience starts, H its
-ticks, d the delay in ticks. Intervals hold 95 % of 200 bootstrap draws over whole experiences. A gain of -1 is a joint
-that turns the wrong way; an offset (position commands only) is what is left of x - gain * c.
+ticks, d the delay in ticks. Intervals hold 95 % of 200 bootstrap draws over whole experiences. They do not count
+commands that acted later than stamped, which make a gain smaller under a policy that corrects itself. A gain of -1 is a
+joint that turns the wrong way; an offset (position commands only) is what is left of x - gain * c.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Rules:
-    """How a proposal is made; what each rule buys is measured in `benchmarks/ablation.py`.
+    """How a proposal is made; `benchmarks/ablation.py` leaves out each rule.
 
     blended: effective number of bank tokens in the start (`pick.py`); 1 takes the best alone. alike: mean squared
     difference of two tokens' actions over their mean square up to which the running token fits nearly (a reversed joint
