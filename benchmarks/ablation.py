@@ -26,10 +26,10 @@ from vla_align_ros.alignment.evidence import collect, on_later
 from vla_align_ros.alignment.rules import RULES, Rules
 from vla_align_ros.alignment.split import split
 from vla_align_ros.alignment.step import propose
+from vla_align_ros.bench.reach2.bench import action_error
+from vla_align_ros.bench.reach2.embodiment import Embodiments, sample_embodiments
 from vla_align_ros.policy import Policy
 from vla_align_ros.policy.load import Device
-from vla_align_ros.sim.bench import action_error
-from vla_align_ros.sim.embodiment import Embodiments, sample_embodiments
 
 ABLATION_SEED = 60_001  # of arms that are neither training's, nor those whose losses made the limits, nor any test's
 WITHOUT = {

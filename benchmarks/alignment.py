@@ -23,10 +23,10 @@ import yaml
 from machine import write
 from torch import Tensor
 
+from vla_align_ros.bench.reach2.bench import action_error, fill_buffer
+from vla_align_ros.bench.reach2.embodiment import Embodiments, training_embodiments
 from vla_align_ros.policy import Policy
 from vla_align_ros.policy.load import Device
-from vla_align_ros.sim.bench import action_error, fill_buffer
-from vla_align_ros.sim.embodiment import Embodiments, training_embodiments
 from vla_align_ros.zoo import find_model
 
 STAGES = ("e_0", "shipped", "picked", "proposed", "after", "oracle")

@@ -21,13 +21,13 @@ from vla_align_ros.alignment.losses import ExperienceLosses, weights_of
 from vla_align_ros.alignment.report import AlignReport
 from vla_align_ros.alignment.split import LEAST_TO_LEARN, split_by_episode
 from vla_align_ros.alignment.step import Proposal, propose
+from vla_align_ros.bench.reach2 import task
+from vla_align_ros.bench.reach2.bench import EXPERIENCES, Episodes, collect_experience, final_distances
+from vla_align_ros.bench.reach2.embodiment import Embodiments, sample_embodiments
 from vla_align_ros.experience.builder import without_held
 from vla_align_ros.params import AlignParams, PolicyParams
 from vla_align_ros.policy import Policy, flow, load_policy
 from vla_align_ros.policy.load import Device
-from vla_align_ros.sim import task
-from vla_align_ros.sim.bench import EXPERIENCES, Episodes, collect_experience, final_distances
-from vla_align_ros.sim.embodiment import Embodiments, sample_embodiments
 from vla_align_ros.types import Experience
 from vla_align_ros.zoo import find_model
 

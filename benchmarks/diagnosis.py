@@ -16,9 +16,9 @@ from torch import Tensor
 
 from vla_align_ros.alignment.split import split
 from vla_align_ros.alignment.step import first_step
+from vla_align_ros.bench.reach2.bench import EXPERIENCES, action_error, fill_buffer
+from vla_align_ros.bench.reach2.embodiment import Embodiments
 from vla_align_ros.policy import Policy
-from vla_align_ros.sim.bench import EXPERIENCES, action_error, fill_buffer
-from vla_align_ros.sim.embodiment import Embodiments
 
 COUNTS, PARTS = (8, 16, 32, 64, 128, 256, 512, 1024), ("picked", "proposed")
 GRADIENT_DRAWS = 8

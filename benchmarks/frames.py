@@ -21,10 +21,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from vla_align_ros.sim import task
-from vla_align_ros.sim.camera import CAMERAS, draw
-from vla_align_ros.sim.embodiment import sample_embodiments, unshifted
-from vla_align_ros.sim.robot import SimulatedRobot
+from vla_align_ros.bench.reach2 import task
+from vla_align_ros.bench.reach2.camera import CAMERAS, draw
+from vla_align_ros.bench.reach2.embodiment import sample_embodiments, unshifted
+from vla_align_ros.bench.reach2.robot import SimulatedRobot
 
 SIZES = (64, 224, 640)
 BATCHES = (1, 32)

@@ -23,11 +23,11 @@ import typer
 from machine import write
 
 from vla_align_ros.alignment.reasons import Reason
+from vla_align_ros.bench.reach2.bench import EXPERIENCES, action_error, later
+from vla_align_ros.bench.reach2.embodiment import Embodiments
 from vla_align_ros.experience.builder import without_held
 from vla_align_ros.policy import Policy
 from vla_align_ros.policy.load import Device
-from vla_align_ros.sim.bench import EXPERIENCES, action_error, later
-from vla_align_ros.sim.embodiment import Embodiments
 from vla_align_ros.types import Experience, Observation, UInt8Array
 
 HARM = USE = 0.05

@@ -25,12 +25,12 @@ import numpy as np
 import typer
 from machine import write
 
+from vla_align_ros.bench.reach2.bench import later
+from vla_align_ros.bench.reach2.embodiment import Embodiments
+from vla_align_ros.bench.reach2.embodiment import unshifted as unshifted_arms
 from vla_align_ros.experience.builder import without_held
 from vla_align_ros.policy import Policy
 from vla_align_ros.policy.load import Device
-from vla_align_ros.sim.bench import later
-from vla_align_ros.sim.embodiment import Embodiments
-from vla_align_ros.sim.embodiment import unshifted as unshifted_arms
 from vla_align_ros.types import Experience
 
 EXPERIENCES_A_ROUND = 64

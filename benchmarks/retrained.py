@@ -35,10 +35,10 @@ import yaml
 
 from vla_align_ros.alignment.split import split
 from vla_align_ros.alignment.step import first_step
+from vla_align_ros.bench.reach2.bench import action_error, fill_buffer
+from vla_align_ros.bench.reach2.embodiment import Embodiments
 from vla_align_ros.policy import load_policy
 from vla_align_ros.policy.load import Device, find_device
-from vla_align_ros.sim.bench import action_error, fill_buffer
-from vla_align_ros.sim.embodiment import Embodiments
 from vla_align_ros.training.export import write_model
 from vla_align_ros.training.recipe import Recipe, load_recipe
 from vla_align_ros.training.train import prepare, train

@@ -33,9 +33,9 @@ from rich.table import Table
 from timing import MIN_UNDISTURBED, Timing, percentile, summary_ms, timed
 from torch import Tensor
 
+from vla_align_ros.bench.reach2.bench import Episodes
+from vla_align_ros.bench.reach2.embodiment import unshifted
 from vla_align_ros.policy import PolicyError, load_policy
-from vla_align_ros.sim.bench import Episodes
-from vla_align_ros.sim.embodiment import unshifted
 from vla_align_ros.zoo import find_model
 
 NUM_STEPS = 10

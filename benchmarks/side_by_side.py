@@ -24,12 +24,12 @@ from torch import Tensor
 from vla_align_ros.alignment.losses import ExperienceLosses, weights_of
 from vla_align_ros.alignment.split import split
 from vla_align_ros.alignment.step import descend, first_step, gradient
+from vla_align_ros.bench.reach2.bench import action_error, fill_buffer
+from vla_align_ros.bench.reach2.embodiment import Embodiments
 from vla_align_ros.params import AlignParams
 from vla_align_ros.policy import Policy, flow
 from vla_align_ros.policy.load import Device
 from vla_align_ros.policy.pi0 import Pi0
-from vla_align_ros.sim.bench import action_error, fill_buffer
-from vla_align_ros.sim.embodiment import Embodiments
 from vla_align_ros.types import Experience
 
 PLAIN_STEPS, PLAIN_RATE = 20, 0.03

@@ -21,6 +21,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from vla_align_ros.bench.reach2.rates import wilson_interval
 from vla_align_ros.bench.so101.collect import Behaviour, record
 from vla_align_ros.bench.so101.embodiment import Embodiment
 from vla_align_ros.bench.so101.episodes import Episodes, expert, run
@@ -31,7 +32,6 @@ from vla_align_ros.bench.so101.scene import CAMERAS
 from vla_align_ros.bench.so101.shifts import ALL_FAMILIES, Family, Split, draw_embodiment
 from vla_align_ros.bench.so101.skeleton import rows_of, skeletons
 from vla_align_ros.bench.so101.tasks import Task
-from vla_align_ros.sim.rates import wilson_interval
 
 HORIZON, EXECUTE = 16, 8
 SIZES, SUPERSAMPLES = (64, 96, 224), (1, 2)

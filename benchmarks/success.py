@@ -5,7 +5,7 @@
 
 One episode: a random pose, scene and prompt (seed, seed + 1, ...), 48 control ticks of 0.1 s; then the tip's distance
 from the target counts. Everything goes through serialised messages, features, `sample_actions` and the chunk queue on a
-simulated clock (`sim/clocked.py`). The control, --shuffle-images, shows every episode the pictures that the episode
+simulated clock (`bench/reach2/clocked.py`). The control, --shuffle-images, shows every episode the pictures that the episode
 before it recorded, tick by tick: a policy that looks must fail with them.
 """
 
@@ -24,16 +24,16 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from vla_align_ros.bench.reach2 import task
+from vla_align_ros.bench.reach2.arm import PERIOD_S
+from vla_align_ros.bench.reach2.clocked import ClockedRun, Tap, run_clocked
+from vla_align_ros.bench.reach2.embodiment import unshifted
+from vla_align_ros.bench.reach2.rates import wilson_interval
+from vla_align_ros.bench.reach2.robot import CAMERA_TOPICS, PERIOD_NS, SimMessage, SimulatedRobot
 from vla_align_ros.observation.normalise import NormStatsError
 from vla_align_ros.policy import Policy, PolicyError, load_policy
 from vla_align_ros.policy.config import ModelConfigError
 from vla_align_ros.policy.weights import WeightsError
-from vla_align_ros.sim import task
-from vla_align_ros.sim.arm import PERIOD_S
-from vla_align_ros.sim.clocked import ClockedRun, Tap, run_clocked
-from vla_align_ros.sim.embodiment import unshifted
-from vla_align_ros.sim.rates import wilson_interval
-from vla_align_ros.sim.robot import CAMERA_TOPICS, PERIOD_NS, SimMessage, SimulatedRobot
 from vla_align_ros.zoo import find_model
 
 START_NS = 17_000_000_000 * PERIOD_NS

@@ -14,11 +14,11 @@ from torch import Tensor
 from vla_align_ros.action.trajectory import ActionKind
 from vla_align_ros.alignment import AlignReport, align, split
 from vla_align_ros.alignment.reasons import Reason
+from vla_align_ros.bench.reach2.bench import action_error, collect_experience, final_distances
+from vla_align_ros.bench.reach2.embodiment import Embodiments, sample_embodiments, unshifted
+from vla_align_ros.bench.reach2.task import SUCCESS_M
 from vla_align_ros.params import PolicyParams
 from vla_align_ros.policy import Policy, load_policy
-from vla_align_ros.sim.bench import action_error, collect_experience, final_distances
-from vla_align_ros.sim.embodiment import Embodiments, sample_embodiments, unshifted
-from vla_align_ros.sim.task import SUCCESS_M
 from vla_align_ros.types import Experience
 from vla_align_ros.zoo import find_model
 

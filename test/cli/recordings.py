@@ -5,12 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from vla_align_ros.bench.reach2.clocked import run_clocked
+from vla_align_ros.bench.reach2.embodiment import Embodiments, unshifted
+from vla_align_ros.bench.reach2.robot import (
+    CAMERA_TOPICS,
+    CHUNK_TOPIC,
+    JOINTS_TOPIC,
+    PROMPT_TOPIC,
+    TOPICS,
+    SimulatedRobot,
+)
 from vla_align_ros.experience.recorder import BagRecorder
 from vla_align_ros.observation.codecs import JOINT_TRAJECTORY
 from vla_align_ros.policy import load_policy
-from vla_align_ros.sim.clocked import run_clocked
-from vla_align_ros.sim.embodiment import Embodiments, unshifted
-from vla_align_ros.sim.robot import CAMERA_TOPICS, CHUNK_TOPIC, JOINTS_TOPIC, PROMPT_TOPIC, TOPICS, SimulatedRobot
 from vla_align_ros.zoo import find_model
 
 T0 = 17_000_000_000 * 10**8

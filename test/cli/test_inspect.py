@@ -12,8 +12,8 @@ from lerobot_files import write_dataset
 from recordings import JOINTS, record, run_of
 from typer.testing import CliRunner, Result
 
+from vla_align_ros.bench.reach2.embodiment import unshifted
 from vla_align_ros.cli.main import app
-from vla_align_ros.sim.embodiment import unshifted
 
 SO101 = Path(__file__).parents[2] / "config" / "robots" / "so101.yaml"
 

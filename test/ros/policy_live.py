@@ -27,8 +27,15 @@ from std_msgs.msg import Float64, String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
+from vla_align_ros.bench.reach2.robot import (
+    CAMERA_TOPICS,
+    CHUNK_TOPIC,
+    JOINTS_TOPIC,
+    PROMPT_TOPIC,
+    SimMessage,
+    make_robot,
+)
 from vla_align_ros.params import SimParams
-from vla_align_ros.sim.robot import CAMERA_TOPICS, CHUNK_TOPIC, JOINTS_TOPIC, PROMPT_TOPIC, SimMessage, make_robot
 from vla_align_ros.zoo import find_model
 
 MODULE = "vla_align_ros.ros.vla_align_node"

@@ -15,8 +15,8 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header, String
 
+from vla_align_ros.bench.reach2.arm import JOINT_NAMES
 from vla_align_ros.observation.codecs import IMAGE, decode_image, encode_joint_state
-from vla_align_ros.sim.arm import JOINT_NAMES
 
 pytestmark = [pytest.mark.ros, pytest.mark.slow]
 

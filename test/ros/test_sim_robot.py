@@ -15,8 +15,8 @@ from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from vla_align_ros.action.trajectory import to_trajectory
+from vla_align_ros.bench.reach2.arm import JOINT_NAMES
 from vla_align_ros.observation.codecs import IMAGE, decode_image, decode_joint_state, encode_trajectory
-from vla_align_ros.sim.arm import JOINT_NAMES
 from vla_align_ros.types import ActionChunk
 
 pytestmark = pytest.mark.ros

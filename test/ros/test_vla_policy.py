@@ -25,6 +25,7 @@ from std_msgs.msg import Float64
 from trajectory_msgs.msg import JointTrajectory
 
 from vla_align_ros.action.trajectory import hold_trajectory
+from vla_align_ros.bench.reach2.arm import JOINT_NAMES
 from vla_align_ros.checkpoint.store import TokenStore
 from vla_align_ros.observation.codecs import (
     IMAGE,
@@ -34,7 +35,6 @@ from vla_align_ros.observation.codecs import (
     encode_image,
     encode_trajectory,
 )
-from vla_align_ros.sim.arm import JOINT_NAMES
 
 pytestmark = [pytest.mark.ros, pytest.mark.slow]
 

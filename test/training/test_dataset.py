@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vla_align_ros.sim.embodiment import training_embodiments
+from vla_align_ros.bench.reach2.embodiment import training_embodiments
 from vla_align_ros.training.dataset import draw_samples, executions
 from vla_align_ros.training.probe import linear_r2
 

@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from vla_align_ros.alignment.pick import Pick, pick
+from vla_align_ros.bench.reach2.bench import final_distances
+from vla_align_ros.bench.reach2.embodiment import unshifted
 from vla_align_ros.policy import load_policy
-from vla_align_ros.sim.bench import final_distances
-from vla_align_ros.sim.embodiment import unshifted
 from vla_align_ros.training import learned_step
 from vla_align_ros.training.export import export
 from vla_align_ros.training.learned_step import TrainingError

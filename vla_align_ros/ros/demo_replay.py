@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from vla_align_ros.bench.reach2.robot import CHUNK_TOPIC, JOINTS_TOPIC, PROMPT_TOPIC, TOPICS
 from vla_align_ros.demo.processes import NodeProcess
 from vla_align_ros.observation.codecs import IMAGE
 from vla_align_ros.ros.listener import Listener
-from vla_align_ros.sim.robot import CHUNK_TOPIC, JOINTS_TOPIC, PROMPT_TOPIC, TOPICS
 
 RATE = 2.0  # what two cores manage without losing an image
 BEFORE_S = 5.0  # of the bag before the first experience: more than the assembler's history

@@ -18,6 +18,10 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from vla_align_ros.bench.reach2.bench import final_distances
+from vla_align_ros.bench.reach2.camera import CAMERAS
+from vla_align_ros.bench.reach2.embodiment import one_embodiment
+from vla_align_ros.bench.reach2.task import SUCCESS_M
 from vla_align_ros.checkpoint.store import TokenStore
 from vla_align_ros.checkpoint.version import TokenVersion
 from vla_align_ros.demo.agreement import align_again, differences, from_bag, from_folder
@@ -28,10 +32,6 @@ from vla_align_ros.params import ManagerParams, PolicyParams
 from vla_align_ros.policy import Policy, load_policy
 from vla_align_ros.ros.demo_replay import DemoError, replay_by_topic
 from vla_align_ros.ros.listener import Listener, listening
-from vla_align_ros.sim.bench import final_distances
-from vla_align_ros.sim.camera import CAMERAS
-from vla_align_ros.sim.embodiment import one_embodiment
-from vla_align_ros.sim.task import SUCCESS_M
 from vla_align_ros.zoo import find_model
 
 START_TIMEOUT_S, STALL_TIMEOUT_S, ANSWER_TIMEOUT_S = 30.0, 90.0, 10.0

@@ -18,13 +18,13 @@ from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 
+from vla_align_ros.bench.reach2.robot import CHUNK_TOPIC, PROMPT_TOPIC, TOPICS, SimMessage, make_robot
 from vla_align_ros.observation.codecs import IMAGE, JOINT_STATE, STRING, MessageRefused
 from vla_align_ros.params import SimParams
 from vla_align_ros.ros import process
 from vla_align_ros.ros.parameters import NodeParameters
 from vla_align_ros.ros.sensors import LATCHED_QOS, SENSOR_QOS
 from vla_align_ros.ros.steady import STEADY, THROTTLED
-from vla_align_ros.sim.robot import CHUNK_TOPIC, PROMPT_TOPIC, TOPICS, SimMessage, make_robot
 
 NAME = "sim_robot"
 POLL_S = 0.005  # how often the simulation catches up with the clock

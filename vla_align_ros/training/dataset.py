@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vla_align_ros.action.exploration import motion
+from vla_align_ros.bench.reach2 import camera, task
+from vla_align_ros.bench.reach2.arm import encoder_reading, move_chunk
+from vla_align_ros.bench.reach2.embodiment import Embodiments
 from vla_align_ros.observation.normalise import Normaliser, NormMode, NormStats
 from vla_align_ros.policy.features import FeatureExtractor
 from vla_align_ros.policy.inputs import ExperienceInput, PolicyInput
 from vla_align_ros.policy.tokenizer import PromptTokenizer
-from vla_align_ros.sim import camera, task
-from vla_align_ros.sim.arm import encoder_reading, move_chunk
-from vla_align_ros.sim.embodiment import Embodiments
 from vla_align_ros.training.vision import keypoints, to_model_image
 
 NUM_PREFIX_KEYPOINTS = 4  # in the first camera: target, tip, elbow; in the second: target

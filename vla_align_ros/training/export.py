@@ -18,14 +18,14 @@ from vla_align_ros.alignment.evidence import on_later, with_actions
 from vla_align_ros.alignment.losses import ExperienceLosses, weights_of
 from vla_align_ros.alignment.split import parts_of, split
 from vla_align_ros.alignment.step import propose
+from vla_align_ros.bench.reach2.bench import EXPERIENCES, fill_buffer
+from vla_align_ros.bench.reach2.embodiment import sample_embodiments
 from vla_align_ros.observation.normalise import save_norm_stats
 from vla_align_ros.params import PolicyParams
 from vla_align_ros.policy import Policy, load_policy
 from vla_align_ros.policy.load import BANK_FILE
 from vla_align_ros.policy.statistics import STATS_FILE, AlignmentStats
 from vla_align_ros.policy.weights import sha256_of
-from vla_align_ros.sim.bench import EXPERIENCES, fill_buffer
-from vla_align_ros.sim.embodiment import sample_embodiments
 from vla_align_ros.training.curves import draw_curves
 from vla_align_ros.training.learned_step import TrainingError, learn_step
 from vla_align_ros.training.recipe import Recipe

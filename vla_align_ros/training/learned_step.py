@@ -19,10 +19,10 @@ from torch import Tensor
 from vla_align_ros.alignment.losses import ExperienceLosses
 from vla_align_ros.alignment.pick import pick
 from vla_align_ros.alignment.step import gradient
+from vla_align_ros.bench.reach2.bench import fill_buffer
+from vla_align_ros.bench.reach2.embodiment import Embodiments
 from vla_align_ros.policy import Policy
 from vla_align_ros.policy.losses import LossWeights
-from vla_align_ros.sim.bench import fill_buffer
-from vla_align_ros.sim.embodiment import Embodiments
 from vla_align_ros.training.progress import save_atomically
 
 DRAWS = 4

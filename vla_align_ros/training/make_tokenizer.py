@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from vla_align_ros.sim.task import COLOURS, TEMPLATES
+from vla_align_ros.bench.reach2.task import COLOURS, TEMPLATES
 
 
 def write_tokenizer(path: Path, vocab_size: int) -> None:

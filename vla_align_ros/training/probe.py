@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from vla_align_ros.action.exploration import motion
+from vla_align_ros.bench.reach2 import camera, task
+from vla_align_ros.bench.reach2.arm import move_chunk
+from vla_align_ros.bench.reach2.embodiment import sample_embodiments
 from vla_align_ros.policy.features import FeatureExtractor
-from vla_align_ros.sim import camera, task
-from vla_align_ros.sim.arm import move_chunk
-from vla_align_ros.sim.embodiment import sample_embodiments
 from vla_align_ros.training.vision import to_model_image
 
 PROBE_FRAMES = 6000  # fewer make the regression overfit, and R2 look lower

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vla_align_ros.action.exploration import motion
+from vla_align_ros.bench.reach2 import camera, task
+from vla_align_ros.bench.reach2.arm import encoder_reading, move_chunk
+from vla_align_ros.bench.reach2.embodiment import sample_embodiments
 from vla_align_ros.policy.features import FeatureExtractor
-from vla_align_ros.sim import camera, task
-from vla_align_ros.sim.arm import encoder_reading, move_chunk
-from vla_align_ros.sim.embodiment import sample_embodiments
 from vla_align_ros.training.recipe import VisionRecipe
 from vla_align_ros.training.vision import learning_rate, to_model_image
 

@@ -18,12 +18,12 @@ import yaml
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from vla_align_ros.bench.reach2.embodiment import Embodiments, training_embodiments
 from vla_align_ros.policy.config import ModelConfig, load_model_description
 from vla_align_ros.policy.features import FeatureExtractor
 from vla_align_ros.policy.losses import LossWeights
 from vla_align_ros.policy.pi0 import Pi0
 from vla_align_ros.policy.tokenizer import PromptTokenizer
-from vla_align_ros.sim.embodiment import Embodiments, training_embodiments
 from vla_align_ros.training import self_supervised, vision
 from vla_align_ros.training.bank import TokenBank
 from vla_align_ros.training.dataset import NUM_PREFIX_KEYPOINTS, SampleMaker, Samples, draw_samples, norm_stats

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vla_align_ros.sim import camera, task
-from vla_align_ros.sim.arm import forward_kinematics
-from vla_align_ros.sim.embodiment import Embodiments, FloatArray, sample_embodiments
+from vla_align_ros.bench.reach2 import camera, task
+from vla_align_ros.bench.reach2.arm import forward_kinematics
+from vla_align_ros.bench.reach2.embodiment import Embodiments, FloatArray, sample_embodiments
 from vla_align_ros.training.recipe import VisionRecipe
 
 NUM_KEYPOINTS = 3 + len(task.COLOURS)  # tip, elbow, base, and the target of each colour

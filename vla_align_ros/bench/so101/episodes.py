@@ -16,6 +16,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from vla_align_ros.bench.reach2.camera import with_sensor_noise
 from vla_align_ros.bench.so101 import experts, tasks
 from vla_align_ros.bench.so101.embodiment import Embodiment
 from vla_align_ros.bench.so101.joints import NUM_JOINTS, FloatArray, JointUnit, from_rad, to_rad
@@ -27,7 +28,6 @@ from vla_align_ros.bench.so101.skeleton import rows_of, skeletons
 from vla_align_ros.bench.so101.state import State, from_flat
 from vla_align_ros.bench.so101.tasks import HOLD_S, LIMIT_S, Task
 from vla_align_ros.bench.so101.worlds import STEP_S, World
-from vla_align_ros.sim.camera import with_sensor_noise
 from vla_align_ros.types import Float32Array, Observation
 
 CONTROL_HZ = 10.0

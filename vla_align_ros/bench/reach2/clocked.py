@@ -11,12 +11,7 @@ from dataclasses import dataclass
 
 from vla_align_ros.action.controller import Controller
 from vla_align_ros.action.limits import ChunkLimits, ChunkReason, ChunkRefused
-from vla_align_ros.observation.assemble import ObservationAssembler, ObservationReason, ObservationRefused
-from vla_align_ros.observation.codecs import IMAGE, JOINT_STATE, MessageRefused, encode_trajectory
-from vla_align_ros.params import PolicyParams
-from vla_align_ros.policy import Policy
-from vla_align_ros.runtime import make_assembler
-from vla_align_ros.sim.robot import (
+from vla_align_ros.bench.reach2.robot import (
     CAMERA_TOPICS,
     CHUNK_TOPIC,
     PROMPT_TOPIC,
@@ -25,6 +20,11 @@ from vla_align_ros.sim.robot import (
     SimMessage,
     SimulatedRobot,
 )
+from vla_align_ros.observation.assemble import ObservationAssembler, ObservationReason, ObservationRefused
+from vla_align_ros.observation.codecs import IMAGE, JOINT_STATE, MessageRefused, encode_trajectory
+from vla_align_ros.params import PolicyParams
+from vla_align_ros.policy import Policy
+from vla_align_ros.runtime import make_assembler
 
 Tap = Callable[[SimMessage], SimMessage | None]
 _CAMERA_OF = {topic: camera for camera, topic in CAMERA_TOPICS.items()}

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_align_ros.sim.arm import forward_kinematics
-from vla_align_ros.sim.embodiment import Embodiments, FloatArray
+from vla_align_ros.bench.reach2.arm import forward_kinematics
+from vla_align_ros.bench.reach2.embodiment import Embodiments, FloatArray
 
 CAMERAS = ("base_0_rgb", "left_wrist_0_rgb")
 TARGET_RGB = np.array([[220, 50, 40], [40, 190, 70], [50, 90, 230], [235, 200, 40]], np.float64)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from vla_align_ros.sim.embodiment import Embodiments, FloatArray
+from vla_align_ros.bench.reach2.embodiment import Embodiments, FloatArray
 
 PERIOD_S = 0.1  # one control tick
 JOINT_NAMES = ("shoulder", "elbow")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vla_align_ros.sim.arm import (
+from vla_align_ros.bench.reach2.arm import (
     JOINT_MAX_RAD,
     JOINT_MIN_RAD,
     PERIOD_S,
@@ -17,7 +17,7 @@ from vla_align_ros.sim.arm import (
     move,
     move_chunk,
 )
-from vla_align_ros.sim.embodiment import LINK_M, sample_embodiments, unshifted
+from vla_align_ros.bench.reach2.embodiment import LINK_M, sample_embodiments, unshifted
 
 ARM = unshifted()
 MIDDLE = np.array([[0.0, 1.4]])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-sys.path.append(str(Path(__file__).parents[1] / "policy"))
+sys.path.append(str(Path(__file__).parents[2] / "policy"))
 
 from builders import write_model
 

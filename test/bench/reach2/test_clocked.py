@@ -5,17 +5,11 @@ import pytest
 import torch
 
 from vla_align_ros.action.limits import ChunkReason
-from vla_align_ros.experience.bag import BagReading, BagTopics
-from vla_align_ros.experience.recorder import BagRecorder
-from vla_align_ros.observation.assemble import ObservationReason
-from vla_align_ros.observation.codecs import JOINT_TRAJECTORY, decode_trajectory
-from vla_align_ros.params import PolicyParams
-from vla_align_ros.runtime import make_assembler, make_builder
-from vla_align_ros.sim import task
-from vla_align_ros.sim.arm import JOINT_NAMES
-from vla_align_ros.sim.clocked import run_clocked
-from vla_align_ros.sim.embodiment import sample_embodiments, unshifted
-from vla_align_ros.sim.robot import (
+from vla_align_ros.bench.reach2 import task
+from vla_align_ros.bench.reach2.arm import JOINT_NAMES
+from vla_align_ros.bench.reach2.clocked import run_clocked
+from vla_align_ros.bench.reach2.embodiment import sample_embodiments, unshifted
+from vla_align_ros.bench.reach2.robot import (
     CAMERA_TOPICS,
     CHUNK_TOPIC,
     JOINTS_TOPIC,
@@ -24,6 +18,12 @@ from vla_align_ros.sim.robot import (
     TOPICS,
     SimulatedRobot,
 )
+from vla_align_ros.experience.bag import BagReading, BagTopics
+from vla_align_ros.experience.recorder import BagRecorder
+from vla_align_ros.observation.assemble import ObservationReason
+from vla_align_ros.observation.codecs import JOINT_TRAJECTORY, decode_trajectory
+from vla_align_ros.params import PolicyParams
+from vla_align_ros.runtime import make_assembler, make_builder
 from vla_align_ros.types import ActionChunk
 
 pytestmark = pytest.mark.slow

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from vla_align_ros.bench.reach2.bench import collect_experience, fill_buffer
+from vla_align_ros.bench.reach2.embodiment import unshifted
 from vla_align_ros.experience.builder import joint_held
 from vla_align_ros.policy import load_policy
-from vla_align_ros.sim.bench import collect_experience, fill_buffer
-from vla_align_ros.sim.embodiment import unshifted
 from vla_align_ros.zoo import find_model
 
 

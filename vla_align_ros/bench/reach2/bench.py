@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vla_align_ros.action.exploration import Exploration
+from vla_align_ros.bench.reach2 import task
+from vla_align_ros.bench.reach2.arm import PERIOD_S, encoder_reading, move_chunk
+from vla_align_ros.bench.reach2.camera import CAMERAS, draw, with_sensor_noise
+from vla_align_ros.bench.reach2.embodiment import Embodiments, FloatArray
 from vla_align_ros.experience.builder import without_held
 from vla_align_ros.policy import Policy
-from vla_align_ros.sim import task
-from vla_align_ros.sim.arm import PERIOD_S, encoder_reading, move_chunk
-from vla_align_ros.sim.camera import CAMERAS, draw, with_sensor_noise
-from vla_align_ros.sim.embodiment import Embodiments, FloatArray
 from vla_align_ros.types import Experience, Observation
 
 PERIOD_NS = round(PERIOD_S * 1e9)

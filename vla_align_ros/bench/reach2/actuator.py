@@ -16,7 +16,7 @@ import numpy as np
 from vla_align_ros.action.chunk_queue import HELD_CHUNKS
 from vla_align_ros.action.running import RunningTrajectory
 from vla_align_ros.action.timeline import Timeline
-from vla_align_ros.sim.embodiment import FloatArray
+from vla_align_ros.bench.reach2.embodiment import FloatArray
 
 DELAY_MAX_NS = 1_000_000_000  # how far back commands are remembered
 

@@ -15,6 +15,11 @@ from itertools import count
 import numpy as np
 
 from vla_align_ros.action.running import begin
+from vla_align_ros.bench.reach2 import task
+from vla_align_ros.bench.reach2.actuator import DELAY_MAX_NS, Actuator
+from vla_align_ros.bench.reach2.arm import JOINT_NAMES, PERIOD_S, encoder_reading, within_stops
+from vla_align_ros.bench.reach2.camera import CAMERAS, draw, with_sensor_noise
+from vla_align_ros.bench.reach2.embodiment import Embodiments, one_embodiment
 from vla_align_ros.observation.codecs import (
     IMAGE,
     JOINT_STATE,
@@ -26,11 +31,6 @@ from vla_align_ros.observation.codecs import (
     encode_string,
 )
 from vla_align_ros.params import SimParams
-from vla_align_ros.sim import task
-from vla_align_ros.sim.actuator import DELAY_MAX_NS, Actuator
-from vla_align_ros.sim.arm import JOINT_NAMES, PERIOD_S, encoder_reading, within_stops
-from vla_align_ros.sim.camera import CAMERAS, draw, with_sensor_noise
-from vla_align_ros.sim.embodiment import Embodiments, one_embodiment
 
 PERIOD_NS = round(PERIOD_S * 1e9)
 LATE_NS = 500_000_000  # a sensor message that is due longer ago than this is dropped, not sent late

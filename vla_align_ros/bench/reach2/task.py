@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_align_ros.action.exploration import CLIP_RAD_S
-from vla_align_ros.sim.arm import (
+from vla_align_ros.bench.reach2.arm import (
     JOINT_MAX_RAD,
     JOINT_MIN_RAD,
     PERIOD_S,
@@ -15,8 +15,8 @@ from vla_align_ros.sim.arm import (
     move,
     within_stops,
 )
-from vla_align_ros.sim.camera import Scene
-from vla_align_ros.sim.embodiment import Embodiments, FloatArray
+from vla_align_ros.bench.reach2.camera import Scene
+from vla_align_ros.bench.reach2.embodiment import Embodiments, FloatArray
 
 COLOURS = ("red", "green", "blue", "yellow")
 TEMPLATES = ("reach the {} target", "move to the {} disc", "go to the {} one", "touch {}")

@@ -10,6 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vla_align_ros.action.trajectory import Trajectory, hold_trajectory, to_trajectory
+from vla_align_ros.bench.reach2.arm import JOINT_MAX_RAD, JOINT_NAMES, encoder_reading
+from vla_align_ros.bench.reach2.embodiment import sample_embodiments, unshifted
+from vla_align_ros.bench.reach2.robot import (
+    CAMERA_TOPICS,
+    EPISODE_TOPIC,
+    JOINTS_TOPIC,
+    PERIOD_NS,
+    PROMPT_TOPIC,
+    SimulatedRobot,
+    make_robot,
+)
 from vla_align_ros.observation.codecs import (
     IMAGE,
     MessageReason,
@@ -20,17 +31,6 @@ from vla_align_ros.observation.codecs import (
     encode_trajectory,
 )
 from vla_align_ros.params import SimParams
-from vla_align_ros.sim.arm import JOINT_MAX_RAD, JOINT_NAMES, encoder_reading
-from vla_align_ros.sim.embodiment import sample_embodiments, unshifted
-from vla_align_ros.sim.robot import (
-    CAMERA_TOPICS,
-    EPISODE_TOPIC,
-    JOINTS_TOPIC,
-    PERIOD_NS,
-    PROMPT_TOPIC,
-    SimulatedRobot,
-    make_robot,
-)
 from vla_align_ros.types import ActionChunk
 
 T0 = 17_000_000_000 * PERIOD_NS
