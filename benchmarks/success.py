@@ -5,8 +5,8 @@
 
 One episode: a random pose, scene and prompt (seed, seed + 1, ...), 48 control ticks of 0.1 s; then the tip's distance
 from the target counts. Everything goes through serialised messages, features, `sample_actions` and the chunk queue on a
-simulated clock (`bench/reach2/clocked.py`). The control, --shuffle-images, shows every episode the pictures that the episode
-before it recorded, tick by tick: a policy that looks must fail with them.
+simulated clock (`bench/reach2/clocked.py`). The control, --shuffle-images, shows every episode the pictures that the
+episode before it recorded, tick by tick: a policy that looks must fail with them.
 """
 
 from __future__ import annotations
