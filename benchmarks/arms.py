@@ -103,7 +103,7 @@ def aligned(policy: Policy, token: Tensor, experiences: list[Experience], params
     used, proposal = token if found.token is None else found.token, found.proposal
     if proposal is None:
         robot = policy.config.robot
-        learn, _ = split_by_episode(without_held(experiences, robot.action, robot.period_ns))
+        learn, _ = split_by_episode(without_held(experiences, robot))
         if len(learn) < LEAST_TO_LEARN:
             return Alignment(found.report, token, token, used)
         proposal = without_guard(policy, learn, params, token, seed)

@@ -142,7 +142,7 @@ def at_work(policy: Policy, arm: Embodiments, seed: int) -> Experiences:
 def in_buffer(policy: Policy, experiences: Experiences) -> Experiences:
     """What the robot's buffer would hold of it."""
     robot = policy.config.robot
-    return without_held(experiences, robot.action, robot.period_ns)[-EXPERIENCES:]
+    return without_held(experiences, robot)[-EXPERIENCES:]
 
 
 def one_arm(policy: Policy, arm: Embodiments, other_arm: Embodiments, seed: int) -> list[dict[str, Any]]:

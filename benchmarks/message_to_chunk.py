@@ -77,10 +77,10 @@ def watched(arrivals: Arrivals) -> Iterator[None]:
 
     def stand_still(policy: Policy, observation: Observation, *arguments: object) -> ActionChunk:
         architecture, robot = policy.model.architecture, policy.config.robot
-        actions = np.zeros((architecture.action_horizon, len(robot.joints)), np.float32)
-        if robot.action == "position":
-            actions += observation.state
-        return ActionChunk(actions, observation.state, observation.stamp_ns, robot.period_ns)
+        actions = np.zeros((architecture.action_horizon, len(robot.action)), np.float32)
+        start = robot.measured(observation.state).astype(np.float32)
+        actions += np.where(robot.kinds == "position", start, 0.0).astype(np.float32)
+        return ActionChunk(actions, start, observation.stamp_ns, robot.period_ns)
 
     def note_image(self: ObservationAssembler, camera: str, raw: RawMessage, msgtype: str, ros_ns: int) -> None:
         push_image(self, camera, raw, msgtype, ros_ns)
@@ -144,7 +144,7 @@ def publish(model: str, seconds: float, results: Connection) -> None:
     pictures = random.integers(0, 256, (4, HEIGHT, WIDTH, 3), np.uint8)  # a camera that changes is not frozen
     rclpy.init()
     node = rclpy.create_node("sensors")
-    cameras = {camera: node.create_publisher(Image, topic, SENSOR_QOS) for camera, topic in robot.camera_topics.items()}
+    cameras = {camera: node.create_publisher(Image, topic, SENSOR_QOS) for camera, topic in robot.cameras.items()}
     joints = node.create_publisher(JointState, "joint_states", SENSOR_QOS)
     deadline = time.monotonic() + START_TIMEOUT_S
     while not all(publisher.get_subscription_count() for publisher in (*cameras.values(), joints)):
@@ -158,13 +158,13 @@ def publish(model: str, seconds: float, results: Connection) -> None:
     images: dict[str, list[int]] = {camera: [] for camera in cameras}
     joint_stamps: list[int] = []
     image_index = joint_index = 0
-    position = np.zeros(len(robot.joints))
+    position = np.zeros(len(robot.state))
     while time.time_ns() < last_ns:
         image_due_s, joint_due_s = start_s + image_index / IMAGE_HZ, start_s + joint_index / JOINT_HZ
         time.sleep(max(0.0, min(image_due_s, joint_due_s) - time.monotonic()))
         if joint_due_s <= image_due_s:
             joint_stamps.append(time.time_ns())
-            joints.publish(encode_joint_state(robot.joint_names, position, joint_stamps[-1]))
+            joints.publish(encode_joint_state(robot.state_joints, position, joint_stamps[-1]))
             joint_index += 1
             continue
         for camera, publisher in cameras.items():

@@ -55,7 +55,7 @@ def one_arm(
             hit = float(arms.successes(policy, arm, token, n, seed).mean())
             rate = float(arms.successes(policy, arm, shipped, n, seed).mean())
         made = arms.work(policy, arm, token, seed * 100 + index, exploration, EXPERIENCES_A_ROUND)
-        buffer += later(without_held(made, policy.config.robot.action, policy.config.robot.period_ns), buffer)
+        buffer += later(without_held(made, policy.config.robot), buffer)
         done = arms.aligned(policy, token, buffer, arms.recommended(policy), seed + index)
         token = done.used
         reasons.append(done.report.reason.value)

@@ -126,11 +126,12 @@ class PolicyParams(Params):
         unit="s",
         within=(0.0, 60.0),
     )
-    jump_max_rad: float = parameter(
-        0.5,
-        "Largest distance between where a chunk's motion would begin and where the arm was measured last.",
-        unit="rad",
-        within=(0.001, 6.3),
+    jump_max_s: float = parameter(
+        0.125,
+        "How far from where it was measured last a joint's motion may begin: as far as it goes in this time at its "
+        "velocity_max.",
+        unit="s",
+        within=(0.001, 10.0),
     )
     ramp_ticks: int = parameter(
         2, "Control ticks in which the velocity falls to zero after the last action of a chunk.", within=(1, 50)
@@ -140,6 +141,9 @@ class PolicyParams(Params):
         "Share of chunks that are random motion inside the limits, for varied experience. Leave 0 on a robot.",
         within=(0.0, 1.0),
         live=True,
+    )
+    exploration_speed_fraction: float = parameter(
+        0.35, "Largest speed of random motion, as a share of each joint's velocity_max.", within=(0.01, 1.0)
     )
     experience_lag_s: float = parameter(
         0.3, "Experience is built this long after the fact, when late messages are in.", unit="s", within=(0.01, 10.0)

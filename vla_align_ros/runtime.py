@@ -100,22 +100,22 @@ def make_assembler(policy: Policy, params: PolicyParams) -> ObservationAssembler
         params.stamp_ahead_max_s,
     )
     return ObservationAssembler(
-        config.robot.joint_names, architecture.cameras, architecture.vision.image_size, limits, policy.check_prompt
+        config.robot.state_joints, architecture.cameras, architecture.vision.image_size, limits, policy.check_prompt
     )
 
 
 def make_builder(policy: Policy, params: PolicyParams, assembler: ObservationAssembler) -> ExperienceBuilder:
     """The builder that joins what `assembler` saw with the chunks that were sent."""
-    robot = policy.config.robot
+    horizon = policy.model.architecture.action_horizon
     return ExperienceBuilder(
-        assembler,
-        robot.joint_names,
-        robot.period_ns,
-        policy.model.architecture.action_horizon,
-        robot.action,
-        params.experience_lag_s,
-        params.experience_stride_ticks,
+        assembler, policy.config.robot, horizon, params.experience_lag_s, params.experience_stride_ticks
     )
+
+
+def make_controller(policy: Policy, params: PolicyParams, assembler: ObservationAssembler) -> Controller:
+    """The controller that makes chunks from what `assembler` saw."""
+    limits = ChunkLimits(policy.config.robot, params.jump_max_s, params.ramp_ticks)
+    return Controller(policy, assembler, limits, params.seed, params.exploration_speed_fraction)
 
 
 def make_bag_folder(runtime: Runtime, params: PolicyParams, folder: Path, topics: BagTopics) -> BagFolder:
@@ -135,7 +135,7 @@ def make_bag_folder(runtime: Runtime, params: PolicyParams, folder: Path, topics
     made_with = {
         "topics": asdict(topics),
         "limits": asdict(limits),
-        "robot": [robot.joint_names, robot.period_ns, robot.action],
+        "robot": asdict(robot),
         "model": [architecture.action_horizon, architecture.vision.image_size],
         "prompt": params.prompt,
         "experience": [params.experience_lag_s, params.experience_stride_ticks],
@@ -151,14 +151,13 @@ def make_runtime(policy: Policy, params: PolicyParams, keep_versions: int) -> Ru
     Raises StoreError, and TokenMismatch when the store belongs to another model.
     """
     assembler = make_assembler(policy, params)
-    limits = ChunkLimits(policy.config.robot.joints, params.jump_max_rad, params.ramp_ticks)
     store = TokenStore(store_folder(params.store, policy.config.name, params.robot_id), keep_versions)
     runtime = Runtime(
         policy,
         assembler,
         make_builder(policy, params, assembler),
         ExperienceBuffer(params.buffer_capacity),
-        Controller(policy, assembler, limits, params.seed),
+        make_controller(policy, params, assembler),
         store,
         None,
     )
@@ -182,7 +181,7 @@ def check_token_fits(policy: Policy, version: TokenVersion) -> None:
         version.manifest,
         base_weights_sha256=policy.weights_sha256,
         norm_stats_sha256=policy.robot.norm_stats_sha256,
-        joint_names=policy.config.robot.joint_names,
+        joint_names=policy.config.robot.state_labels,
         cameras=architecture.cameras,
         shape=(architecture.peft_num_tokens, architecture.action_expert.width),
     )

@@ -21,7 +21,7 @@ class Observation:
     """What the robot sees and feels at one control tick.
 
     images: camera name -> (height, width, 3) uint8 RGB; a missing camera is absent from the mapping.
-    state: (S,) float32, the joint positions in rad, in the model's joint order.
+    state: (S,) float32 in ROS's units (rad, m, a second), field by field as the robot description says.
     prompt: the instruction in words.
     stamp_ns: the control tick, in nanoseconds.
     """
@@ -34,14 +34,14 @@ class Observation:
 
 @dataclass(frozen=True)
 class ActionChunk:
-    """H future actions in robot units (`model.yaml: robot.action`), the first one for `stamp_ns`.
+    """H future actions in ROS's units, field by field as the robot description says, the first one for `stamp_ns`.
 
     actions: (H, A) float32; row i holds from stamp_ns + i * period_ns to stamp_ns + (i + 1) * period_ns.
-    state: (S,) float32, the measured joint positions in rad that the chunk starts from.
+    start: (A,) float32, the measured positions of the commanded joints that the chunk starts from.
     """
 
     actions: Float32Array
-    state: Float32Array
+    start: Float32Array
     stamp_ns: int
     period_ns: int
 
@@ -50,7 +50,7 @@ class ActionChunk:
 class Experience:
     """One lesson about the robot: what it saw, the H commands that were sent, what it saw after them.
 
-    commands: (H, A) float32 in robot units, for ticks k .. k+H-1, across chunk seams.
+    commands: (H, A) float32 in ROS's units, for ticks k .. k+H-1, across chunk seams.
     episode: counts up with every activation gap over 1 s or change of prompt.
     """
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from robots import a_robot
 
 from vla_align_ros.action.controller import Controller, Published
 from vla_align_ros.action.limits import ChunkLimits, ChunkReason, ChunkRefused, check_chunk
@@ -17,20 +18,18 @@ from vla_align_ros.observation.assemble import (
     ObservationRefused,
 )
 from vla_align_ros.observation.codecs import IMAGE, encode_image, encode_joint_state
-from vla_align_ros.policy.config import JointConfig, RobotConfig
 from vla_align_ros.types import ActionChunk, Observation
 
 PERIOD_NS, HORIZON, EXECUTE = 100_000_000, 8, 4
 T = 10**18  # a control tick
-JOINTS = tuple(JointConfig(name, -3.0, 3.0, 2.5) for name in ("shoulder", "elbow"))
-LIMITS = ChunkLimits(JOINTS, 0.3, 2)
+JUMP_MAX_S, SPEED_FRACTION = 0.12, 0.56
 
 
 class FakePolicy:
     """Answers with constant actions."""
 
     def __init__(self, action: Any = "velocity", value: float = 0.5) -> None:
-        robot = RobotConfig(JOINTS, {"front": "/front"}, 10.0, action, EXECUTE)
+        robot = a_robot(action)
         self.config = SimpleNamespace(robot=robot)
         self.model = SimpleNamespace(architecture=SimpleNamespace(action_horizon=HORIZON))
         self.value = value
@@ -66,7 +65,9 @@ def make(
 
 
 def make_controller(policy: FakePolicy | None = None, *ticks: int, seed: int = 0) -> Controller:
-    return Controller(policy or FakePolicy(), make_assembler(*ticks), LIMITS, seed)  # type: ignore[arg-type]
+    policy = policy or FakePolicy()
+    limits = ChunkLimits(policy.config.robot, JUMP_MAX_S, 2)
+    return Controller(policy, make_assembler(*ticks), limits, seed, SPEED_FRACTION)  # type: ignore[arg-type]
 
 
 def send(controller: Controller, tick_ns: int, latency_ns: int = 10_000_000) -> None:
@@ -142,7 +143,7 @@ def test_trajectory_answers_the_observation_at_the_tick_and_ends_at_rest() -> No
     assert policy.asked == [7]
     assert trajectory.stamp_ns == T
     assert trajectory.positions.shape == (HORIZON + 2, 2)
-    np.testing.assert_allclose(trajectory.start_rad, [0.1, 0.2], atol=1e-7)
+    np.testing.assert_allclose(trajectory.start_position, [0.1, 0.2], atol=1e-7)
     assert (trajectory.velocities[:HORIZON] == 0.5).all()
     assert (trajectory.velocities[-1] == 0).all()
     assert published.latency_ms > 0
@@ -179,7 +180,7 @@ def test_exploration_is_varied_motion_inside_the_limits_whatever_an_action_is(ac
     np.testing.assert_array_equal(first.velocities, second.velocities)
     assert np.abs(first.velocities).max() <= 2.5 * (1 + 1e-6)
     assert np.ptp(first.velocities[:HORIZON], axis=0).min() > 0
-    np.testing.assert_allclose(first.start_rad, [0.1, 0.2], atol=0.26)
+    np.testing.assert_allclose(first.start_position, [0.1, 0.2], atol=0.26)
     np.testing.assert_allclose(np.diff(first.positions, axis=0), first.velocities[1:] * 0.1, atol=1e-6)
 
 

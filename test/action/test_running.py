@@ -7,10 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from robots import a_robot
 from scipy.interpolate import BPoly
 
 from vla_align_ros.action.running import RunningTrajectory, begin, says_start
-from vla_align_ros.action.trajectory import ActionKind, Trajectory, hold_trajectory, to_trajectory
+from vla_align_ros.action.trajectory import Trajectory, hold_trajectory, to_trajectory
+from vla_align_ros.robot.description import ActionKind
 from vla_align_ros.types import ActionChunk
 
 MS = 1_000_000
@@ -85,7 +87,7 @@ def chunks(draw: st.DrawFn) -> ActionChunk:
     shape = draw(st.tuples(st.integers(1, 10), st.integers(1, 7)))
     return ActionChunk(
         actions=draw(hnp.arrays(np.float32, shape, elements=st.floats(-7, 7, width=32))),
-        state=draw(hnp.arrays(np.float32, shape[1:], elements=st.floats(-7, 7, width=32))),
+        start=draw(hnp.arrays(np.float32, shape[1:], elements=st.floats(-7, 7, width=32))),
         stamp_ns=T0,
         period_ns=draw(st.integers(MS, 1000 * MS)),
     )
@@ -93,14 +95,14 @@ def chunks(draw: st.DrawFn) -> ActionChunk:
 
 @given(chunks(), st.sampled_from(["velocity", "position", "delta_position"]), st.integers(1, 6))
 def test_a_chunk_leads_where_its_actions_say(chunk: ActionChunk, kind: ActionKind, ramp_ticks: int) -> None:
-    names = tuple(f"joint{index}" for index in range(chunk.actions.shape[1]))
-    trajectory = to_trajectory(chunk, kind, names, ramp_ticks)
-    running = begin(trajectory, T0, chunk.period_ns, (T0, chunk.state))
+    robot = a_robot(kind, [f"joint{index}" for index in range(chunk.actions.shape[1])])
+    trajectory = to_trajectory(chunk, robot, ramp_ticks)
+    running = begin(trajectory, T0, chunk.period_ns, (T0, chunk.start))
     at = [running.position_at(T0 + tick * chunk.period_ns) for tick in range(len(chunk.actions) + 1)]
     actions = {
         "velocity": np.diff(at, axis=0) / (chunk.period_ns * 1e-9),
         "position": at[1:],
-        "delta_position": np.array(at[1:]) - chunk.state,
+        "delta_position": np.array(at[1:]) - chunk.start,
     }[kind]
     np.testing.assert_allclose(actions, chunk.actions, rtol=1e-6, atol=1e-6 if kind == "velocity" else 1e-9)
 
@@ -108,7 +110,8 @@ def test_a_chunk_leads_where_its_actions_say(chunk: ActionChunk, kind: ActionKin
 def test_a_chunk_is_exact_wherever_the_arm_was_measured() -> None:
     """The joint state at the chunk's stamp may be newer than the one that the policy saw."""
     actions = np.array([[0.5], [0.1]], np.float32)
-    trajectory = to_trajectory(ActionChunk(actions, np.array([1], np.float32), T0, PERIOD_NS), "velocity", ("j",), 1)
+    chunk = ActionChunk(actions, np.array([1], np.float32), T0, PERIOD_NS)
+    trajectory = to_trajectory(chunk, a_robot(names=["j"]), 1)
     running = begin(trajectory, T0, PERIOD_NS, (T0, [1.02]))
     assert ways(running, [0, 50, 100, 150, 200]) == pytest.approx([1, 1.025, 1.05, 1.055, 1.06]), "constant velocity"
 

@@ -7,15 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from robots import a_robot
 
 from vla_align_ros.action.trajectory import (
     NOT_SAID,
-    ActionKind,
     Trajectory,
     TrajectoryError,
     hold_trajectory,
     to_trajectory,
 )
+from vla_align_ros.robot.description import ActionKind, RobotDescription
 from vla_align_ros.types import ActionChunk
 
 KINDS: tuple[ActionKind, ...] = ("velocity", "position", "delta_position")
@@ -29,14 +30,14 @@ def chunks(draw: st.DrawFn) -> ActionChunk:
     horizon, joints = draw(st.integers(1, 10)), draw(st.integers(1, 7))
     return ActionChunk(
         actions=draw(hnp.arrays(np.float32, (horizon, joints), elements=radians)),
-        state=draw(hnp.arrays(np.float32, (joints,), elements=radians)),
+        start=draw(hnp.arrays(np.float32, (joints,), elements=radians)),
         stamp_ns=draw(st.integers(0, 2**62)),
         period_ns=draw(st.integers(1_000_000, 1_000_000_000)),
     )
 
 
-def names_of(chunk: ActionChunk) -> tuple[str, ...]:
-    return tuple(f"joint{index}" for index in range(chunk.actions.shape[1]))
+def robot_of(chunk: ActionChunk, kind: ActionKind) -> RobotDescription:
+    return a_robot(kind, [f"joint{index}" for index in range(chunk.actions.shape[1])])
 
 
 def chunk_of(actions: list[list[float]], state: list[float]) -> ActionChunk:
@@ -45,7 +46,7 @@ def chunk_of(actions: list[list[float]], state: list[float]) -> ActionChunk:
 
 @given(chunks(), st.sampled_from(KINDS), st.integers(1, 6))
 def test_every_trajectory_is_one_that_the_controller_takes(chunk: ActionChunk, kind: ActionKind, ramp: int) -> None:
-    trajectory = to_trajectory(chunk, kind, names_of(chunk), ramp)
+    trajectory = to_trajectory(chunk, robot_of(chunk, kind), ramp)
     assert (trajectory.velocities[-1] == 0).all()
     assert trajectory.times_ns[0] > 0
     assert (np.diff(trajectory.times_ns) > 0).all()
@@ -54,14 +55,14 @@ def test_every_trajectory_is_one_that_the_controller_takes(chunk: ActionChunk, k
 
 @given(chunks(), st.sampled_from(KINDS), st.integers(1, 6))
 def test_positions_are_the_integral_of_the_velocities(chunk: ActionChunk, kind: ActionKind, ramp: int) -> None:
-    trajectory = to_trajectory(chunk, kind, names_of(chunk), ramp)
-    steps = np.diff(trajectory.positions, axis=0, prepend=np.float64(chunk.state)[None])
+    trajectory = to_trajectory(chunk, robot_of(chunk, kind), ramp)
+    steps = np.diff(trajectory.positions, axis=0, prepend=np.float64(chunk.start)[None])
     np.testing.assert_allclose(steps, trajectory.velocities * chunk.period_ns * 1e-9, atol=1e-9)
 
 
-@given(chunks(), st.sampled_from(KINDS), st.integers(1, 6))
-def test_the_ramp_slows_down_linearly(chunk: ActionChunk, kind: ActionKind, ramp: int) -> None:
-    trajectory = to_trajectory(chunk, kind, names_of(chunk), ramp)
+@given(chunks(), st.integers(1, 6))
+def test_the_ramp_slows_down_linearly(chunk: ActionChunk, ramp: int) -> None:
+    trajectory = to_trajectory(chunk, robot_of(chunk, "velocity"), ramp)
     tail = trajectory.velocities[len(chunk.actions) - 1 :]
     np.testing.assert_allclose(
         np.diff(tail, axis=0), np.broadcast_to(-tail[0] / ramp, (ramp, tail.shape[1])), atol=1e-9
@@ -69,7 +70,7 @@ def test_the_ramp_slows_down_linearly(chunk: ActionChunk, kind: ActionKind, ramp
 
 
 def test_velocity_points_by_hand() -> None:
-    trajectory = to_trajectory(chunk_of([[1, 0], [2, -1]], [0.5, 0]), "velocity", NAMES, ramp_ticks=2)
+    trajectory = to_trajectory(chunk_of([[1, 0], [2, -1]], [0.5, 0]), a_robot(), ramp_ticks=2)
     assert trajectory.times_ns.tolist() == [100_000_000, 200_000_000, 300_000_000, 400_000_000]
     assert trajectory.times_ns.dtype == np.int64
     np.testing.assert_allclose(trajectory.velocities, [[1, 0], [2, -1], [1, -0.5], [0, 0]])
@@ -77,14 +78,25 @@ def test_velocity_points_by_hand() -> None:
 
 
 def test_position_points_by_hand() -> None:
-    trajectory = to_trajectory(chunk_of([[1.1], [1.3]], [1.0]), "position", ("j",), ramp_ticks=1)
+    trajectory = to_trajectory(chunk_of([[1.1], [1.3]], [1.0]), a_robot("position", ["j"]), ramp_ticks=1)
     np.testing.assert_allclose(trajectory.positions, [[1.1], [1.3], [1.3]], rtol=1e-6)
     np.testing.assert_allclose(trajectory.velocities, [[1], [2], [0]], rtol=1e-6)
 
 
 def test_delta_position_counts_from_the_observed_state_not_from_the_action_before() -> None:
-    trajectory = to_trajectory(chunk_of([[0.1], [0.3]], [1.0]), "delta_position", ("j",), ramp_ticks=1)
+    trajectory = to_trajectory(chunk_of([[0.1], [0.3]], [1.0]), a_robot("delta_position", ["j"]), ramp_ticks=1)
     np.testing.assert_allclose(trajectory.positions, [[1.1], [1.3], [1.3]], rtol=1e-6)
+
+
+def test_fields_of_several_kinds_in_one_action_and_where_each_comes_to_rest() -> None:
+    robot = a_robot(["position", "velocity", "delta_position"], ["gripper", "wrist", "arm"])
+    chunk = chunk_of([[1.0, 1.0, 0.1], [1.1, 1.0, 0.3]], [0.9, 0.0, 2.0])
+    sent = to_trajectory(chunk, robot, ramp_ticks=2)
+    expected = [[1.0, 0.1, 2.1], [1.1, 0.2, 2.3], [1.1, 0.25, 2.3], [1.1, 0.25, 2.3]]
+    np.testing.assert_allclose(sent.positions, expected, rtol=1e-6)
+    np.testing.assert_allclose(sent.velocities[2], [0, 0.5, 0], atol=1e-6)
+    assert sent.is_steps(PERIOD_NS)
+    np.testing.assert_allclose(sent.start_position, chunk.start, atol=1e-6)
 
 
 def test_a_hold_is_one_point_at_the_measured_position() -> None:
@@ -153,8 +165,6 @@ def test_a_step_without_duration_cannot_be_made() -> None:
 def test_wrong_arguments_are_named() -> None:
     chunk = chunk_of([[1, 0]], [0, 0])
     with pytest.raises(TrajectoryError, match="ramp_ticks must be at least 1"):
-        to_trajectory(chunk, "velocity", NAMES, ramp_ticks=0)
-    with pytest.raises(TrajectoryError, match="action_kind must be one of"):
-        to_trajectory(chunk, "torque", NAMES, ramp_ticks=1)  # type: ignore[arg-type]
-    with pytest.raises(TrajectoryError, match="actions \\(H, A\\) and state"):
-        to_trajectory(chunk_of([[1, 0]], [0]), "velocity", NAMES, ramp_ticks=1)
+        to_trajectory(chunk, a_robot(), ramp_ticks=0)
+    with pytest.raises(TrajectoryError, match=r"actions \(H, 2\) and start \(2,\)"):
+        to_trajectory(chunk_of([[1, 0]], [0]), a_robot(), ramp_ticks=1)

@@ -97,7 +97,7 @@ def test_a_kept_alignment_improves_and_changes_only_the_token(policy: Policy, tm
         exploration_fraction=0.5,
         on_step=lambda step, curve: steps.append(step),
     )
-    assert [found.name for found in report.diagnosis] == list(policy.config.robot.joint_names)
+    assert [found.name for found in report.diagnosis] == list(policy.config.robot.action_labels)
     assert report.to_json()["diagnosis"][0]["clear"] == report.diagnosis[0].clear
     assert report.accepted
     assert report.reason is Reason.KEPT

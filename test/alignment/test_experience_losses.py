@@ -151,7 +151,7 @@ def test_what_the_policy_would_do_is_what_it_samples_in_one_step(
     width = policy.model.architecture.action_dim
     noise = torch.randn(3, found.shape[2], width, generator=torch.Generator().manual_seed(7))
     inputs = policy.prepare([made[row].observation for row in rows])
-    assert found.shape[3] == policy.config.state_dim < width, "no padding"
+    assert found.shape[3] == len(policy.config.robot.action) < width, "no padding"
     for by_token, one in zip(found, (token, -token), strict=True):
         expected = policy.model.sample_actions(inputs, noise, 1, one.expand(3, -1, -1))[..., : found.shape[3]]
         torch.testing.assert_close(by_token, expected)

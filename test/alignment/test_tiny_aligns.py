@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vla_align_ros.action.trajectory import ActionKind
 from vla_align_ros.alignment import AlignReport, align, split
 from vla_align_ros.alignment.reasons import Reason
 from vla_align_ros.bench.reach2.bench import action_error, collect_experience, final_distances
@@ -19,6 +18,7 @@ from vla_align_ros.bench.reach2.embodiment import Embodiments, sample_embodiment
 from vla_align_ros.bench.reach2.task import SUCCESS_M
 from vla_align_ros.params import PolicyParams
 from vla_align_ros.policy import Policy, load_policy
+from vla_align_ros.robot.description import RobotDescription
 from vla_align_ros.types import Experience
 from vla_align_ros.zoo import find_model
 
@@ -98,7 +98,7 @@ def test_actions_that_do_not_belong_to_the_frames_leave_an_aligned_token_as_it_w
         assert torch.equal(after, token)
 
 
-def no_joint_strays(experiences: Sequence[Experience], action_kind: ActionKind, period_ns: int) -> NDArray[np.bool_]:
+def no_joint_strays(experiences: Sequence[Experience], robot: RobotDescription) -> NDArray[np.bool_]:
     """So that the guard's other checks are asked alone."""
     return np.zeros((len(experiences), 2), bool)
 

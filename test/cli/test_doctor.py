@@ -138,14 +138,14 @@ def with_stats(folder: Path, **fields: list[float]) -> str:
 def test_statistics_that_would_be_divided_by_fail_by_joint(tmp_path):
     check = doctor.check_model(with_stats(tmp_path, std=[1.0, 0.0]))
     assert check.status == "fail"
-    assert "state: std is 0 (or next to it) for joint 'elbow'" in check.found
+    assert "state: std is 0 (or next to it) for field 'elbow'" in check.found
 
 
 @pytest.mark.slow
 def test_statistics_without_spread_that_are_not_used_warn_by_joint(tmp_path):
     check = doctor.check_model(with_stats(tmp_path, q01=[0.5, -1.0], q99=[0.5, 1.0]))
     assert check.status == "warn"
-    assert "state: q01 and q99 are equal (or nearly) for joint 'shoulder'" in check.found
+    assert "state: q01 and q99 are equal (or nearly) for field 'shoulder'" in check.found
 
 
 def test_opencv_from_elsewhere_than_pip_counts(monkeypatch):

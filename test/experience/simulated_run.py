@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from robots import a_robot
 
-from vla_align_ros.action.trajectory import ActionKind, to_trajectory
+from vla_align_ros.action.trajectory import to_trajectory
 from vla_align_ros.experience.bag import BagTopics
 from vla_align_ros.experience.builder import ExperienceBuilder
 from vla_align_ros.experience.recorder import BagRecorder
@@ -25,6 +26,7 @@ from vla_align_ros.observation.codecs import (
     encode_string,
     encode_trajectory,
 )
+from vla_align_ros.robot.description import ActionKind
 from vla_align_ros.types import ActionChunk, Experience
 
 MS = 1_000_000
@@ -57,7 +59,7 @@ class Sent:
 def new_pipeline(action_kind: ActionKind = "velocity") -> tuple[ObservationAssembler, ExperienceBuilder]:
     limits = AssemblerLimits(0.2, 0.1, frozen_s=1.0, history_s=2.0, stamp_ahead_max_s=0.2)
     assembler = ObservationAssembler(JOINTS, tuple(TOPICS.cameras), 8, limits, check_prompt=str)
-    return assembler, ExperienceBuilder(assembler, JOINTS, PERIOD_NS, HORIZON, action_kind, LAG_S, STRIDE)
+    return assembler, ExperienceBuilder(assembler, a_robot(action_kind), HORIZON, LAG_S, STRIDE)
 
 
 def feed(assembler: ObservationAssembler, builder: ExperienceBuilder, sent: Sent, t_ns: int) -> None:
@@ -79,7 +81,7 @@ def chunk_message(tick: int, first: float, horizon: int = 8) -> Sent:
     actions = first + np.arange(horizon, dtype=np.float32)[:, None] + np.array([0, 0.5], np.float32)
     stamp_ns = T0 + tick * PERIOD_NS
     chunk = ActionChunk(actions, np.zeros(2, np.float32), stamp_ns, PERIOD_NS)
-    return Sent(TOPICS.command, stamp_ns, encode_trajectory(to_trajectory(chunk, "velocity", JOINTS, 2)))
+    return Sent(TOPICS.command, stamp_ns, encode_trajectory(to_trajectory(chunk, a_robot(), 2)))
 
 
 def sensor_messages(

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from robots import a_robot
 from simulated_run import (
     HORIZON,
     JOINTS,
@@ -25,7 +26,7 @@ from simulated_run import (
     sensor_messages,
 )
 
-from vla_align_ros.action.trajectory import ActionKind, Trajectory, hold_trajectory
+from vla_align_ros.action.trajectory import Trajectory, hold_trajectory
 from vla_align_ros.experience.builder import ExperienceBuilder, ExperienceReason, joint_held
 from vla_align_ros.observation.assemble import (
     AssemblerLimits,
@@ -39,6 +40,7 @@ from vla_align_ros.observation.codecs import (
     encode_string,
     encode_trajectory,
 )
+from vla_align_ros.robot.description import ActionKind, Joint
 from vla_align_ros.types import Experience
 
 
@@ -188,11 +190,19 @@ def test_a_joint_that_was_asked_to_go_far_and_stood_still_was_held(action: Actio
 
     def held(*state: float) -> bool:
         after = dataclasses.replace(made[0].next_observation, state=np.array(state, np.float32))
-        return joint_held(Experience(seen, rows, after, 0), action, PERIOD_NS)
+        return joint_held(Experience(seen, rows, after, 0), a_robot(action))
 
     assert held(0.1, 0.9)
     assert not held(0.15, 0.2)
     assert not held(np.nan, 0.2)
+
+
+def test_a_joint_that_an_object_may_block_is_never_held() -> None:
+    made, _ = run([*sensor_messages(0, 3000), chunk_message(0, 1)], 2999)
+    stood = dataclasses.replace(made[0], next_observation=made[0].observation)
+    gripper = Joint((-3.0, 3.0), 2.5, may_be_blocked=True)
+    assert joint_held(stood, a_robot(joint=[gripper, Joint((-3.0, 3.0), 2.5)])), "the other one should have moved"
+    assert not joint_held(stood, a_robot(joint=gripper))
 
 
 def test_a_bad_chunk_is_refused_counted_and_leaves_the_others() -> None:
@@ -280,9 +290,9 @@ def test_years_without_messages_cost_no_time() -> None:
 def test_senseless_numbers_are_refused(arguments: dict[str, float], message: str) -> None:
     limits = AssemblerLimits(0.2, 0.1, 1.0, 2.0, 0.2)
     assembler = ObservationAssembler(JOINTS, ("base",), 8, limits, str)
-    good = {"period_ns": PERIOD_NS, "horizon": 4, "action_kind": "velocity", "lag_s": 0.3}
+    good = {"horizon": 4, "lag_s": 0.3}
     with pytest.raises(ValueError, match=message):
-        ExperienceBuilder(assembler, JOINTS, **{**good, **arguments})
+        ExperienceBuilder(assembler, a_robot(), **{**good, **arguments})
 
 
 @given(st.lists(st.tuples(st.integers(0, 40), st.integers(1, 9)), max_size=8, unique_by=lambda chunk: chunk[0]))

@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from robots import a_robot
 
-from vla_align_ros.action.trajectory import NOT_SAID, ActionKind, Trajectory, to_trajectory
+from vla_align_ros.action.trajectory import NOT_SAID, Trajectory, to_trajectory
 from vla_align_ros.experience.in_force import CommandsInForce
 from vla_align_ros.observation.assemble import ObservationReason, ObservationRefused
 from vla_align_ros.observation.codecs import MessageReason, MessageRefused, encode_trajectory
+from vla_align_ros.robot.description import ActionKind
 from vla_align_ros.types import ActionChunk, Float32Array
 
 MS = 1_000_000
@@ -24,7 +26,7 @@ def in_force(action_kind: ActionKind = "velocity", measured_rad: float = 0.0) ->
     def joints_at(t_ns: int) -> Float32Array:
         return np.array([measured_rad], np.float32)
 
-    return CommandsInForce(["j"], PERIOD_NS, action_kind, LAG_NS, joints_at)
+    return CommandsInForce(a_robot(action_kind, ["j"]), LAG_NS, joints_at)
 
 
 def message(start_ms: int | None, times_ms: list[float], *rows: list[float]) -> bytes:
@@ -38,12 +40,12 @@ def message(start_ms: int | None, times_ms: list[float], *rows: list[float]) -> 
 def chunk(actions: list[float], start_ms: int = 0) -> bytes:
     rows = np.array(actions, np.float32)[:, None]
     made = ActionChunk(rows, np.zeros(1, np.float32), T0 + start_ms * MS, PERIOD_NS)
-    return encode_trajectory(to_trajectory(made, "velocity", ("j",), 2))
+    return encode_trajectory(to_trajectory(made, a_robot(names=["j"]), 2))
 
 
-def commands(held: CommandsInForce, start_ms: int, count: int, origin_rad: float = 0.0) -> list[float] | None:
+def commands(held: CommandsInForce, start_ms: int, count: int, origin: float = 0.0) -> list[float] | None:
     held.measure_starts(T0 + LATE_MS * MS)
-    made = held.actions(T0 + start_ms * MS, count, np.array([origin_rad], np.float32))
+    made = held.actions(T0 + start_ms * MS, count, np.array([origin], np.float32))
     return None if made is None else made[:, 0].tolist()
 
 
@@ -100,7 +102,7 @@ def test_points_anywhere_on_a_smooth_motion_are_the_same_commands(
 def test_a_command_is_what_the_model_would_have_said(kind: ActionKind, expected: list[float]) -> None:
     held = in_force(kind)
     held.put(message(0, [100, 200, 300], [0.1, 0.3, 0.4]), T0)
-    assert commands(held, 0, 2, origin_rad=0.05) == pytest.approx(expected, abs=1e-6)
+    assert commands(held, 0, 2, origin=0.05) == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_way_begins_where_the_arm_was_measured() -> None:
@@ -128,7 +130,7 @@ def test_where_the_start_cannot_be_known_its_reason_is_given() -> None:
     def joints_at(t_ns: int) -> Float32Array:
         raise ObservationRefused(ObservationReason.STALE_JOINTS, "old")
 
-    held = CommandsInForce(["j"], PERIOD_NS, "velocity", LAG_NS, joints_at)
+    held = CommandsInForce(a_robot(names=["j"]), LAG_NS, joints_at)
     held.put(message(0, [400], [0.4]), T0)
     with pytest.raises(ObservationRefused) as caught:
         commands(held, 0, 1)

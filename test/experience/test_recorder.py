@@ -98,7 +98,7 @@ def test_threads_may_write_at_once(tmp_path: Path) -> None:
 RECORD_AND_WAIT = """
 import sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = [sys.argv[1], str(Path(sys.argv[1]).parent)]
 from simulated_run import TYPES, eventful_run
 from vla_align_ros.experience.recorder import BagRecorder
 recorder = BagRecorder(Path(sys.argv[2]), TYPES)

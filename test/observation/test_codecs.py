@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from robots import a_robot
 from rosbags.typesys.stores import ros2_jazzy as ros
 
 from vla_align_ros.action.trajectory import Trajectory, to_trajectory
@@ -55,7 +56,7 @@ def joint_message(names: list[str], position: list[float]) -> bytes:
 
 def trajectory_of(joints: tuple[str, ...] = NAMES) -> Trajectory:
     actions = np.arange(3 * len(joints), dtype=np.float32).reshape(3, -1)
-    return to_trajectory(ActionChunk(actions, actions[0], STAMP_NS, 10**8), "velocity", joints, 2)
+    return to_trajectory(ActionChunk(actions, actions[0], STAMP_NS, 10**8), a_robot(names=joints), 2)
 
 
 @given(stamps, hnp.arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9), st.just(3))))

@@ -106,9 +106,13 @@ def make_inputs(a: Architecture, batch: int = 3, seed: int = 0) -> PolicyInput:
 
 
 def make_experience(
-    a: Architecture, inputs: PolicyInput, real_dims: int | None = None, seed: int = 1
+    a: Architecture,
+    inputs: PolicyInput,
+    state_dim: int | None = None,
+    action_dim: int | None = None,
+    seed: int = 1,
 ) -> ExperienceInput:
-    """Random commands and features; feature masks as `inputs`' cameras, the first `real_dims` dimensions real."""
+    """Random commands and features; feature masks as `inputs`' cameras, the first so many dimensions real."""
     assert a.alignment is not None
     generator = torch.Generator().manual_seed(seed)
     batch, per_camera = inputs.state.shape[0], a.alignment.features.tokens_per_camera
@@ -116,7 +120,8 @@ def make_experience(
         torch.randn(batch, a.action_horizon, a.action_dim, generator=generator),
         torch.randn(batch, per_camera * len(a.cameras), a.alignment.features.token_dim, generator=generator),
         torch.cat([mask[:, None].expand(-1, per_camera) for mask in inputs.image_masks], dim=1),
-        torch.arange(a.action_dim) < (a.action_dim if real_dims is None else real_dims),
+        torch.arange(a.action_dim) < (a.action_dim if state_dim is None else state_dim),
+        torch.arange(a.action_dim) < (a.action_dim if action_dim is None else action_dim),
     )
 
 
@@ -139,13 +144,11 @@ def model_yaml(**changes: Any) -> dict[str, Any]:
         "name": "made_up",
         "architecture": raw_architecture,
         "robot": {
-            "joints": [
-                {"name": name, "position_min_rad": -3.0, "position_max_rad": 3.0, "velocity_max_rad_s": 4.0}
-                for name in ("shoulder", "elbow")
-            ],
-            "camera_topics": {camera: f"{camera}/image_raw" for camera in cameras},
+            "joints": {name: {"position": [-3.0, 3.0], "velocity_max": 4.0} for name in ("shoulder", "elbow")},
+            "state": [{"joint": name} for name in ("shoulder", "elbow")],
+            "action": [{"joint": name, "kind": "velocity"} for name in ("shoulder", "elbow")],
+            "cameras": {camera: f"{camera}/image_raw" for camera in cameras},
             "control_rate_hz": 10.0,
-            "action": "velocity",
             "execute": 4,
         },
         "normalisation": "zscore",

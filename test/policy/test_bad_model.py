@@ -297,17 +297,16 @@ WRONG = [
     ("architecture.variant", "pi1", "'pi0' or 'pi05'"),
     ("format", 2, "format"),
     ("name", "../elsewhere", "name"),
-    ("robot.joints", [], "joints: at least one is needed"),
-    ("robot.joints.1.name", "shoulder", "every name once"),
-    ("robot.joints.0.name", "", "robot.joints.0.name"),
-    ("robot.joints.0.position_min_rad", 5.0, "position_min_rad must be below"),
-    ("robot.joints.0.velocity_max_rad_s", float("nan"), "velocity_max_rad_s must be above 0"),
-    ("robot.camera_topics", {"base_0_rgb": "/image"}, "must name exactly architecture.cameras"),
+    ("robot.state", [], "robot.state"),
+    ("robot.state.1.joint", "shoulder", "the field 'shoulder' is there twice"),
+    ("robot.joints.shoulder.position", [3.0, -3.0], "the wrong way round?"),
+    ("robot.joints.shoulder.velocity_max", float("nan"), "robot.joints.shoulder.velocity_max"),
+    ("robot.cameras", {"base_0_rgb": "image"}, "must name exactly architecture.cameras"),
     ("robot.control_rate_hz", 0, "control_rate_hz"),
     ("robot.control_rate_hz", float("inf"), "control_rate_hz"),
     ("robot.execute", 6, "robot.execute must be 1..5"),
-    ("robot.action", "torque", "robot.action"),
-    ("architecture.action_dim", 1, "2 joints do not fit action_dim 1"),
+    ("robot.action.0.kind", "torque", "kind must be one of position, delta_position, velocity"),
+    ("architecture.action_dim", 1, "robot.state: 2 fields do not fit action_dim 1"),
     ("recommended.num_steps", 0, "recommended.num_steps"),
     ("recommended.lambda_perc", -1, "recommended.lambda_perc"),
     ("normalisation", "none", "normalisation"),
@@ -474,14 +473,14 @@ def test_a_joint_without_spread(
         assert f"`normalisation: {mode}` does not use" in said
     assert "norm_stats.json" in said
     assert f"{name}: {what}" in said
-    assert "for joint 'elbow'" in said
+    assert "for field 'elbow'" in said
     assert "shoulder" not in said
 
 
 @pytest.mark.parametrize(
     ("fields", "named"),
     [
-        ({"std": [1.0, None]}, "state.std: finite numbers are needed, got None for joint 'elbow'"),
+        ({"std": [1.0, None]}, "state.std: finite numbers are needed, got None for field 'elbow'"),
         ({"mean": [float("nan"), 0.0]}, "state.mean: finite numbers are needed, got nan for joint 'shoulder'"),
         ({"std": None}, "state.std"),
         ({"mean": [[0.0, 0.0]] * 5}, "one number per dimension, got 5 x 2 (a step each?)"),

@@ -19,9 +19,11 @@ from vla_align_ros.policy.pi0 import Pi0
 LAMBDA = {"perception": "lambda_perc", "dynamics": "lambda_dyn", "inverse_dynamics": "lambda_inv"}
 
 
-def batch_of(model: Pi0, real_dims: int | None = None) -> tuple[PolicyInput, ExperienceInput]:
+def batch_of(
+    model: Pi0, state_dim: int | None = None, action_dim: int | None = None
+) -> tuple[PolicyInput, ExperienceInput]:
     inputs = make_inputs(model.architecture, batch=4)
-    return inputs, make_experience(model.architecture, inputs, real_dims)
+    return inputs, make_experience(model.architecture, inputs, state_dim, action_dim)
 
 
 def run(
@@ -127,20 +129,22 @@ def test_masked_mse_is_the_mean_of_what_is_unmasked(seed: int) -> None:
 
 def test_padded_dimensions_of_v_weigh_nothing() -> None:
     model = make_model()
-    inputs, experience = batch_of(model, real_dims=2)
-    whole = run(model, inputs, dataclasses.replace(experience, dim_mask=torch.ones(3, dtype=torch.bool)))[1]
+    inputs, experience = batch_of(model, state_dim=1, action_dim=2)
+    every = torch.ones(3, dtype=torch.bool)
+    whole = run(model, inputs, dataclasses.replace(experience, state_mask=every, action_mask=every))[1]
     loss, parts = run(model, inputs, experience)
     assert all(
         not torch.equal(parts[name], whole[name])
         for name in ("action_loss", "perception_loss", "inverse_dynamics_loss")
     )
     loss.backward()
-    for head in ("action_out_proj", "alignment.perception_head", "alignment.inverse_dynamics_head"):
+    heads = {"action_out_proj": 2, "alignment.perception_head": 1, "alignment.inverse_dynamics_head": 2}
+    for head, real in heads.items():
         for gradient in (model.get_parameter(f"{head}.weight").grad, model.get_parameter(f"{head}.bias").grad):
-            assert gradient[:2].any()
-            assert not gradient[2:].any(), f"{head} learns from padding"
+            assert gradient[:real].any()
+            assert not gradient[real:].any(), f"{head} learns from padding"
     with torch.no_grad():
-        for head in ("action_out_proj", "alignment.perception_head", "alignment.inverse_dynamics_head"):
+        for head in heads:
             model.get_parameter(f"{head}.bias")[2] += 100.0
     moved = run(model, inputs, experience)[1]
     assert all(torch.equal(parts[name], moved[name]) for name in LOSSES)

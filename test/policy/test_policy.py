@@ -38,7 +38,7 @@ def test_a_chunk_has_the_shape_stamp_and_period_of_its_observation(policy: Polic
     assert chunk.actions.shape == (5, 2)
     assert chunk.actions.dtype == np.float32
     assert (chunk.stamp_ns, chunk.period_ns) == (12345, 100_000_000)
-    np.testing.assert_array_equal(chunk.state, make_observation().state)
+    np.testing.assert_array_equal(chunk.start, make_observation().state)
 
 
 def test_the_same_generator_gives_the_same_chunk(policy: Policy) -> None:
@@ -158,7 +158,7 @@ def test_experiences_become_inputs(policy: Policy) -> None:
     experiences[1] = dataclasses.replace(experiences[1], next_observation=blind)
     inputs, given = policy.prepare_experiences(experiences)
     assert given.actions.shape == (3, 5, 3)
-    assert given.dim_mask.tolist() == [True, True, False]
+    assert given.state_mask.tolist() == given.action_mask.tolist() == [True, True, False]
     assert not given.actions[..., 2].any()
     np.testing.assert_allclose(given.actions[0, :, :2].numpy(), experiences[0].commands, atol=1e-4)
     assert given.features.shape == (3, 8, 5)

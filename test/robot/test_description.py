@@ -42,14 +42,14 @@ def test_the_way_to_the_model_and_back_changes_nothing(path: Path, data: st.Data
     numbers = st.floats(-10, 10, width=32)
     state = np.array(data.draw(st.lists(numbers, min_size=len(robot.state), max_size=len(robot.state))))
     actions = np.array(data.draw(st.lists(numbers, min_size=len(robot.action), max_size=len(robot.action))))
-    assert np.allclose(robot.state_to_ros(robot.state_to_model(state)), state, atol=1e-9)
-    assert np.allclose(robot.actions_to_ros(robot.actions_to_model(actions)), actions, atol=1e-9)
+    assert np.allclose(robot.state_scale.to_ros(robot.state_scale.to_model(state)), state, atol=1e-9)
+    assert np.allclose(robot.action_scale.to_ros(robot.action_scale.to_model(actions)), actions, atol=1e-9)
 
 
 def test_so101_speaks_degrees_and_percent() -> None:
     robot = described(raw())
-    assert np.allclose(robot.state_to_ros(np.array([90.0, 0, 0, 0, 0, 100.0])), [math.pi / 2, 0, 0, 0, 0, 1.745])
-    assert np.allclose(robot.state_to_model(np.array([0.0, 0, 0, 0, 0, -0.175])), np.zeros(6))
+    assert np.allclose(robot.state_scale.to_ros(np.array([90.0, 0, 0, 0, 0, 100.0])), [math.pi / 2, 0, 0, 0, 0, 1.745])
+    assert np.allclose(robot.state_scale.to_model(np.array([0.0, 0, 0, 0, 0, -0.175])), np.zeros(6))
 
 
 def test_only_a_position_has_an_offset() -> None:
@@ -58,7 +58,7 @@ def test_only_a_position_has_an_offset() -> None:
     value["action"][0] |= spoken
     value["action"][1] |= spoken | {"kind": "delta_position"}
     value["action"][2] |= spoken | {"kind": "velocity"}
-    actions = described(value).actions_to_ros(np.array([180.0, 180.0, 180.0, 0.0, 0.0, 0.0]))
+    actions = described(value).action_scale.to_ros(np.array([180.0, 180.0, 180.0, 0.0, 0.0, 0.0]))
     assert np.allclose(actions[:3], [0.5 - math.pi, -math.pi, -math.pi])
 
 

@@ -20,7 +20,7 @@ def node(shared_ros, tmp_path_factory):
     shared_ros.run_node("vla_align_ros.ros.sim_robot", {"embodiment_seed": 3, "episode_s": 5.0})
     model = str(lenient_model(folder, CONTROL_RATE_HZ, FITTING))
     # At half the rate the arm goes twice as far in a tick, and the policy alone would drive it from stop to stop.
-    own = {"jump_max_rad": 2.0, "exploration_fraction": 0.8, "align_steps": 300}
+    own = {"jump_max_s": 0.5, "exploration_fraction": 0.8, "align_steps": 300}
     made = PolicyProcess(shared_ros, folder, **{"model": model, **ALIGN_QUICKLY, **own})
     made.wait_for_experience(64)
     return made

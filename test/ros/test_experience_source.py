@@ -66,7 +66,7 @@ def recording(policy, tmp_path_factory) -> Path:
     robot = make_robot(SimParams(embodiment_seed=3, episode_s=6.0, image_hz=10.0, joint_hz=20.0), 1_800_000_000 * 10**9)
     config, start_ns = policy.config.robot, robot.now_ns
     horizon = policy.model.architecture.action_horizon
-    motion = Exploration(1, horizon, config.execute, len(config.joints), np.random.default_rng(5))
+    motion = Exploration(1, horizon, config.execute, 0.35 * config.velocity_max, np.random.default_rng(5))
     for split, end_s in (("run_0", SEAM_S), ("run_1", SECONDS)):
         types = {name: {**TOPICS, CHUNK_TOPIC: JOINT_TRAJECTORY}[topic] for topic, name in NAMES.items()}
         with BagRecorder(folder / split, types, latched=[NAMES[PROMPT]]) as bag:
@@ -76,8 +76,8 @@ def recording(policy, tmp_path_factory) -> Path:
                 tick_ns = robot.now_ns
                 if (tick_ns - start_ns) // config.period_ns % config.execute == 0:
                     actions = motion.chunk(1.0)[0][0].astype(np.float32)
-                    chunk = ActionChunk(actions, np.zeros(len(config.joints), np.float32), tick_ns, config.period_ns)
-                    raw = encode_trajectory(to_trajectory(chunk, "velocity", config.joint_names, 2))
+                    chunk = ActionChunk(actions, np.zeros(len(config.action), np.float32), tick_ns, config.period_ns)
+                    raw = encode_trajectory(to_trajectory(chunk, config, 2))
                     robot.receive(raw)
                     bag.write(NAMES[CHUNK_TOPIC], raw, tick_ns)
                 for message in robot.advance(tick_ns + config.period_ns):

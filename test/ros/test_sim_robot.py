@@ -9,6 +9,7 @@ import pytest
 from builtin_interfaces.msg import Duration
 from live import LATCHED, SENSOR
 from rclpy.qos import QoSProfile
+from robots import a_robot
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
@@ -31,7 +32,7 @@ def trajectory(position: np.ndarray, velocity: np.ndarray, stamp_ns: int) -> byt
     """Constant velocity for 8 ticks, and a ramp."""
     actions = np.tile(velocity, (8, 1)).astype(np.float32)
     chunk = ActionChunk(actions, position.astype(np.float32), stamp_ns, PERIOD_NS)
-    return encode_trajectory(to_trajectory(chunk, "velocity", JOINT_NAMES, 2))
+    return encode_trajectory(to_trajectory(chunk, a_robot(), 2))
 
 
 def to_the_middle(position: np.ndarray) -> np.ndarray:

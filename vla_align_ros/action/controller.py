@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from vla_align_ros.action.chunk_queue import ChunkQueue
-from vla_align_ros.action.exploration import Exploration
+from vla_align_ros.action.exploration import Exploration, exploring_actions
 from vla_align_ros.action.limits import ChunkLimits, ChunkReason, ChunkRefused, check_chunk
 from vla_align_ros.action.trajectory import Trajectory, hold_trajectory, to_trajectory
 from vla_align_ros.observation.assemble import ObservationAssembler, ObservationReason, ObservationRefused
@@ -25,9 +25,10 @@ from vla_align_ros.types import ActionChunk, Observation
 
 @dataclass(frozen=True)
 class Published:
-    """One trajectory to publish, and how long its making took."""
+    """One chunk, the trajectory that says it on the wire, and how long its making took."""
 
     trajectory: Trajectory
+    chunk: ActionChunk
     observation: Observation
     latency_ms: float
 
@@ -39,7 +40,14 @@ class Controller:
     (which `refused` counts), is never late.
     """
 
-    def __init__(self, policy: Policy, assembler: ObservationAssembler, limits: ChunkLimits, seed: int) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        assembler: ObservationAssembler,
+        limits: ChunkLimits,
+        seed: int,
+        exploration_speed_fraction: float,
+    ) -> None:
         self._policy, self._assembler, self._limits = policy, assembler, limits
         robot = policy.config.robot
         self.period_ns, self._execute, self._robot = robot.period_ns, robot.execute, robot
@@ -50,7 +58,8 @@ class Controller:
         self._last_tick: int | None = None
         self._generator = torch.Generator().manual_seed(seed)
         horizon = policy.model.architecture.action_horizon
-        self._exploration = Exploration(1, horizon, robot.execute, len(robot.joints), np.random.default_rng(seed))
+        speed = exploration_speed_fraction * robot.velocity_max
+        self._exploration = Exploration(1, horizon, robot.execute, speed, np.random.default_rng(seed))
 
     @property
     def refused(self) -> Counter[ChunkReason | ObservationReason]:
@@ -87,26 +96,23 @@ class Controller:
                 self._refused[error.reason] += 1
             self._flowing = False
             raise
-        trajectory = to_trajectory(chunk, self._robot.action, self._robot.joint_names, self._limits.ramp_ticks)
-        return Published(trajectory, observation, (time.perf_counter() - started) * 1e3)
+        trajectory = to_trajectory(chunk, self._robot, self._limits.ramp_ticks)
+        return Published(trajectory, chunk, observation, (time.perf_counter() - started) * 1e3)
 
     def sent(self, published: Published, now_ns: int) -> None:
         """Tell that a trajectory is on the wire at `now_ns`."""
         if self.queue.command_at(now_ns) is None and self._flowing:
             self.late += 1
         self._flowing = True
-        trajectory = published.trajectory
-        rows = self._policy.model.architecture.action_horizon
-        actions = trajectory.velocities[:rows].astype(np.float32)
-        self.queue.put(ActionChunk(actions, published.observation.state, trajectory.stamp_ns, self.period_ns))
+        self.queue.put(published.chunk)
 
     def hold(self, now_ns: int) -> Trajectory:
         """Stop where the arm is, and forget what was queued. Raises ObservationRefused (no_joints, stale_joints) when
         nobody knows where that is: the chunk that runs comes to rest by itself."""
         self._forget()
         self._last_tick = None
-        position = self._assembler.measured(now_ns)
-        return hold_trajectory(position, now_ns, self.period_ns, self._robot.joint_names)
+        position = self._robot.measured(self._assembler.measured(now_ns))
+        return hold_trajectory(position, now_ns, self.period_ns, self._robot.action_joints)
 
     def _forget(self) -> None:
         self.queue.clear()
@@ -117,14 +123,10 @@ class Controller:
         if sent_ns < chunk.stamp_ns:
             text = "the clock fell back while a chunk was made, which would be for a time to come"
             raise ObservationRefused(ObservationReason.CLOCK_JUMP, text)
-        measured = self._assembler.measured(sent_ns)
-        check_chunk(chunk, self._robot.action, self._limits, measured, sent_ns - chunk.stamp_ns)
+        measured = self._robot.measured(self._assembler.measured(sent_ns))
+        check_chunk(chunk, self._limits, measured, sent_ns - chunk.stamp_ns)
 
     def _explore(self, observation: Observation, velocities: NDArray[np.float64]) -> ActionChunk:
-        """Random velocities (H, A), as positions where the model's actions are positions."""
-        limit = np.array([joint.velocity_max_rad_s for joint in self._robot.joints])
-        velocities = np.clip(velocities, -limit, limit)
-        offsets = np.cumsum(velocities, axis=0) * (self.period_ns * 1e-9)
-        by_kind = {"velocity": velocities, "delta_position": offsets, "position": observation.state + offsets}
-        actions = by_kind[self._robot.action].astype(np.float32)
-        return ActionChunk(actions, observation.state, observation.stamp_ns, self.period_ns)
+        start = self._robot.measured(observation.state)
+        actions = exploring_actions(velocities, start, self._robot, self._limits.ramp_ticks).astype(np.float32)
+        return ActionChunk(actions, start.astype(np.float32), observation.stamp_ns, self.period_ns)

@@ -82,7 +82,7 @@ def begin(
     times_ns, positions = start_ns + trajectory.times_ns, trajectory.positions
     velocities, accelerations = trajectory.velocities, trajectory.accelerations
     if trajectory.is_steps(period_ns):
-        measured, velocities = (start_ns, trajectory.start_rad), NOT_SAID
+        measured, velocities = (start_ns, trajectory.start_position), NOT_SAID
     elif trajectory.times_ns[0] == 0:
         measured = None
     elif measured is None:

@@ -1,6 +1,6 @@
 """Action chunk -> joint trajectory on the wire, and what any joint trajectory says.
 
-A chunk starts at the position x_{-1} (its measured `state`) and has H actions for the intervals i = 0 .. H-1, interval
+A chunk starts at the measured position x_{-1} (its `start`) and has H actions for the intervals i = 0 .. H-1, interval
 i being [stamp + i*p, stamp + (i+1)*p) with period p. Point i sits at the *end* of its interval, time_from_start =
 (i+1)*p, and carries
 
@@ -10,8 +10,10 @@ i being [stamp + i*p, stamp + (i+1)*p) with period p. Point i sits at the *end* 
     position         x_i = a_i           v_i = (x_i - x_{i-1}) / p
     delta_position   x_i = x_{-1} + a_i  v_i = (x_i - x_{i-1}) / p
 
-Behind them R ramp points slow down linearly, v_{H-1+j} = v_{H-1} * (1 - j/R) for j = 1 .. R, so that the last velocity
-is exactly 0: joint_trajectory_controller demands that, and a robot whose next chunk does not come stops by itself.
+Behind them R ramp points come to a stop: a `velocity` field slows down linearly, v_{H-1+j} = v_{H-1} * (1 - j/R) for
+j = 1 .. R, the others stay at their last target. So the last velocity is exactly 0: joint_trajectory_controller demands
+that, and a robot whose next chunk does not come stops by itself. (A spline through a target at which it should stay
+passes it by at most 4/27 of the last step.)
 
 All points satisfy x_i = x_{i-1} + v_i * p (`Trajectory.is_steps`), so the start can be recovered from the wire,
 x_{-1} = x_0 - v_0 * p. Neighbours: `limits.py` judges a chunk by this trajectory, ramp included; `running.py` reads
@@ -21,14 +23,14 @@ this and every other trajectory by its times.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final, Literal, get_args
+from typing import Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from vla_align_ros.robot.description import RobotDescription
 from vla_align_ros.types import ActionChunk
 
-ActionKind = Literal["velocity", "position", "delta_position"]
 Float64Array = NDArray[np.float64]
 Int64Array = NDArray[np.int64]
 
@@ -46,10 +48,10 @@ class Trajectory:
     """What a `trajectory_msgs/JointTrajectory` says, ours or another's, checked at construction (TrajectoryError).
 
     stamp_ns: header stamp; of ours the tick of the observation that it answers. 0 means as soon as it arrives.
-    joint_names: (A,) the model's joint order, each name once.
+    joint_names: (A,) in the order of the model's action, each name once.
     times_ns: (P,) int64 time_from_start of each point, at least 0, strictly increasing, the last one above 0.
-    positions: (P, A) float64 rad. velocities: (P, A) float64 rad/s, the last row 0. accelerations: (P, A) float64
-        rad/s^2. All finite. Velocities, or accelerations, may be NOT_SAID; these are never said without those.
+    positions, velocities, accelerations: (P, A) float64 in rad or m, a second, a second squared; all finite, the last
+        velocities 0. Velocities, or accelerations, may be NOT_SAID; these are never said without those.
     """
 
     stamp_ns: int
@@ -84,7 +86,7 @@ class Trajectory:
         return self.stamp_ns or arrival_ns
 
     @property
-    def start_rad(self) -> Float64Array:
+    def start_position(self) -> Float64Array:
         """(A,) the position before the first point of steps, x_0 - v_0 * p: where the arm was for who wrote them."""
         start: Float64Array = self.positions[0] - self.velocities[0] * (self.times_ns[0] * 1e-9)
         return start
@@ -103,28 +105,26 @@ class Trajectory:
         return bool((abs(steps_ns - step_ns) <= step_ns // 1000).all() and follows.all() and self.velocities.any())
 
 
-def to_trajectory(
-    chunk: ActionChunk, action_kind: ActionKind, joint_names: tuple[str, ...], ramp_ticks: int
-) -> Trajectory:
+def to_trajectory(chunk: ActionChunk, robot: RobotDescription, ramp_ticks: int) -> Trajectory:
     """The H points of `chunk` and `ramp_ticks` (R >= 1) more that come to a stop, P = H + R. Equations above.
 
-    Raises TrajectoryError for actions that are not (H, A), a state that is not (A,), non-finite numbers, R < 1, an
-    unknown kind.
+    Raises TrajectoryError for actions that are not (H, A), a start that is not (A,), non-finite numbers, R < 1.
     """
-    actions, start = np.asarray(chunk.actions, np.float64), np.asarray(chunk.state, np.float64)
-    if actions.ndim != 2 or len(actions) == 0 or start.shape != actions.shape[1:]:
-        raise TrajectoryError(f"a chunk needs actions (H, A) and state (A,), got {actions.shape} and {start.shape}")
+    actions, start = np.asarray(chunk.actions, np.float64), np.asarray(chunk.start, np.float64)
+    if actions.shape[1:] != (len(robot.action),) or len(actions) == 0 or start.shape != actions.shape[1:]:
+        expected = f"actions (H, {len(robot.action)}) and start ({len(robot.action)},)"
+        raise TrajectoryError(f"a chunk needs {expected}, got {actions.shape} and {start.shape}")
     if ramp_ticks < 1:
         raise TrajectoryError(f"ramp_ticks must be at least 1 (the last point is the stop), got {ramp_ticks}")
-    period_s = chunk.period_ns * 1e-9
-    positions = positions_of(actions, start, action_kind, period_s)
-    velocities = actions if action_kind == "velocity" else np.diff(positions, axis=0, prepend=start[None]) / period_s
+    period_s, by_velocity = chunk.period_ns * 1e-9, robot.kinds == "velocity"
+    positions = positions_of(actions, start, robot.kinds, period_s)
+    velocities = np.where(by_velocity, actions, np.diff(positions, axis=0, prepend=start[None]) / period_s)
     fade = 1.0 - np.arange(1, ramp_ticks + 1) / ramp_ticks
-    ramp_velocities = fade[:, None] * velocities[-1]
+    ramp_velocities = fade[:, None] * np.where(by_velocity, velocities[-1], 0.0)
     ramp_positions = positions[-1] + np.cumsum(ramp_velocities, axis=0) * period_s
     return Trajectory(
         stamp_ns=chunk.stamp_ns,
-        joint_names=joint_names,
+        joint_names=robot.action_joints,
         times_ns=np.arange(1, len(actions) + ramp_ticks + 1, dtype=np.int64) * chunk.period_ns,
         positions=np.concatenate([positions, ramp_positions]),
         velocities=np.concatenate([velocities, ramp_velocities]),
@@ -137,18 +137,8 @@ def hold_trajectory(position: ArrayLike, stamp_ns: int, period_ns: int, joint_na
     return Trajectory(stamp_ns, joint_names, np.array([period_ns], np.int64), positions, np.zeros_like(positions))
 
 
-def positions_of(actions: ArrayLike, start_rad: ArrayLike, action_kind: ActionKind, period_s: float) -> Float64Array:
-    """Where each action (H, A) leads from `start_rad` (A,), in rad (H, A). Raises TrajectoryError for an unknown
-    kind."""
-    wanted, start = np.asarray(actions, np.float64), np.asarray(start_rad, np.float64)
-    if action_kind == "velocity":
-        return start + np.cumsum(wanted, axis=0) * period_s
-    if action_kind == "position":
-        return wanted
-    if action_kind == "delta_position":
-        return start + wanted
-    raise TrajectoryError(_unknown_kind(action_kind))
-
-
-def _unknown_kind(action_kind: str) -> str:
-    return f"action_kind must be one of {list(get_args(ActionKind))}, got {action_kind!r}"
+def positions_of(actions: ArrayLike, start: ArrayLike, kinds: NDArray[np.str_], period_s: float) -> Float64Array:
+    """Where each action (H, A), of `kinds` (A,), leads from the positions `start` (A,): positions (H, A)."""
+    wanted, before = np.asarray(actions, np.float64), np.asarray(start, np.float64)
+    by_velocity = before + np.cumsum(wanted, axis=0) * period_s
+    return np.where(kinds == "velocity", by_velocity, wanted + np.where(kinds == "delta_position", before, 0.0))

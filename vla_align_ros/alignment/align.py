@@ -118,7 +118,7 @@ def attempt(
 
     refused = experience_check.check_request(policy, used, parts, params)
     if refused is None or refused.reason not in (Reason.MALFORMED, Reason.NON_FINITE):
-        report = replace(report, diagnosis=diagnose(used, policy.config.robot.description))
+        report = replace(report, diagnosis=diagnose(used, policy.config.robot))
     if refused is not None:
         return ended(refused, report)
     losses = ExperienceLosses(policy, [*learn, *judged], weights_of(params))
@@ -175,7 +175,7 @@ def provenance(
         model_name=policy.config.name,
         base_weights_sha256=policy.weights_sha256,
         norm_stats_sha256=policy.robot.norm_stats_sha256,
-        joint_names=policy.config.robot.joint_names,
+        joint_names=policy.config.robot.state_labels,
         cameras=policy.config.architecture.cameras,
         reason=reason,
         parameters=asdict(params) if params is not None else {},

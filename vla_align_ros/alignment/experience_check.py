@@ -58,7 +58,7 @@ def well_formed(policy: Policy, experiences: Sequence[Experience], split: Split,
 
 def moving(policy: Policy, experiences: Sequence[Experience], split: Split, params: AlignParams) -> Verdict | None:
     """A joint that moved."""
-    moved = [float(np.abs(e.next_observation.state - e.observation.state).max()) for e in experiences]
+    moved = [_farthest(policy, item) for item in experiences]
     if not moved or max(moved) >= STILL_RAD:
         return None
     return Verdict(
@@ -80,7 +80,7 @@ def enough(policy: Policy, experiences: Sequence[Experience], split: Split, para
 
 def seeing(policy: Policy, experiences: Sequence[Experience], split: Split, params: AlignParams) -> Verdict | None:
     """No camera that shows the same pixels before and after, in more than half of the experiences that moved."""
-    moving = [e for e in experiences if float(np.abs(e.next_observation.state - e.observation.state).max()) > STILL_RAD]
+    moving = [item for item in experiences if _farthest(policy, item) > STILL_RAD]
     for camera in moving[0].observation.images if moving else ():
         both = [(e.observation.images.get(camera), e.next_observation.images.get(camera)) for e in moving]
         same = sum(first is not None and then is not None and np.array_equal(first, then) for first, then in both)
@@ -98,11 +98,11 @@ def steady(policy: Policy, experiences: Sequence[Experience], split: Split, para
         ticks = (second.observation.stamp_ns - first.observation.stamp_ns) // robot.period_ns
         if first.episode != second.episode or not 0 < ticks <= len(first.commands):
             continue
-        start = first.observation.state
-        path = positions_of(first.commands, start, robot.action, robot.period_ns * 1e-9)[:ticks]
+        start, then = (robot.measured(item.observation.state) for item in (first, second))
+        path = positions_of(first.commands, start, robot.kinds, robot.period_ns * 1e-9)[:ticks]
         asked = np.abs(np.diff(path, axis=0, prepend=start[None])).sum(0)
         pairs += 1
-        jumps += bool((np.abs(second.observation.state - start) > JUMP_FACTOR * asked + JUMP_RAD).any())
+        jumps += bool((np.abs(then - start) > JUMP_FACTOR * asked + JUMP_RAD).any())
     if jumps < max(LEAST_JUMPS, JUMP_SHARE * pairs):
         return None
     limit = f"more than {JUMP_FACTOR:g} times what was asked and {JUMP_RAD} rad"
@@ -112,7 +112,7 @@ def steady(policy: Policy, experiences: Sequence[Experience], split: Split, para
 def following(policy: Policy, experiences: Sequence[Experience], split: Split, params: AlignParams) -> Verdict | None:
     """No joint that strays too often, in all experience or in the newest quarter: what is left out must be the odd one,
     not the robot of now."""
-    joint_names, strays = policy.config.robot.joint_names, split.strays
+    joint_names, strays = policy.config.robot.action_joints, split.strays
     newest = strays[len(strays) - len(strays) // 4 :]
     for part, rows, share in (("", strays, STRAY_SHARE), ("the newest ", newest, NEWEST_STRAY_SHARE)):
         counts = rows.sum(0)
@@ -125,14 +125,20 @@ def following(policy: Policy, experiences: Sequence[Experience], split: Split, p
 CHECKS = (a_task, well_formed, moving, steady, following, seeing, enough)
 
 
+def _farthest(policy: Policy, item: Experience) -> float:
+    """How far the commanded joint that moved most did move."""
+    before, after = (policy.config.robot.measured(seen.state) for seen in (item.observation, item.next_observation))
+    return float(np.abs(after - before).max())
+
+
 def _misfit(policy: Policy, item: Experience) -> str | None:
     """What about an experience the model cannot read."""
-    joints, horizon = policy.config.state_dim, policy.model.architecture.action_horizon
-    if item.commands.shape != (horizon, joints):
-        return f"commands must have shape {(horizon, joints)}, got {item.commands.shape}"
+    robot, horizon = policy.config.robot, policy.model.architecture.action_horizon
+    if item.commands.shape != (horizon, len(robot.action)):
+        return f"commands must have shape {(horizon, len(robot.action))}, got {item.commands.shape}"
     for seen in (item.observation, item.next_observation):
-        if seen.state.shape != (joints,):
-            return f"a joint state must have shape {(joints,)}, got {seen.state.shape}"
+        if seen.state.shape != (len(robot.state),):
+            return f"a state must have shape {(len(robot.state),)}, got {seen.state.shape}"
         if not set(seen.images) & set(policy.config.architecture.cameras):
             return f"no camera of {list(policy.config.architecture.cameras)} among {list(seen.images)}"
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import torch
 from torch import Tensor
@@ -41,7 +41,8 @@ class ExperienceLosses:
             torch.cat([part.actions for part in parts]),
             torch.cat([part.features for part in parts]),
             torch.cat([part.feature_masks for part in parts]),
-            parts[0].dim_mask,
+            parts[0].state_mask,
+            parts[0].action_mask,
         )
 
     def __len__(self) -> int:
@@ -94,7 +95,7 @@ class ExperienceLosses:
         noise = torch.randn(self._experience.actions[rows].shape, generator=generator).to(self.device)
         parts = torch.arange(len(tokens) * len(rows)).split(AT_ONCE)
         chunks = [self._act(tokens[p // len(rows)], rows[p % len(rows)], noise[p % len(rows)]) for p in parts]
-        return torch.cat(chunks).view(len(tokens), *noise.shape)[..., self._experience.dim_mask]
+        return torch.cat(chunks).view(len(tokens), *noise.shape)[..., self._experience.action_mask]
 
     def _act(self, tokens: Tensor, rows: Tensor, noise: Tensor) -> Tensor:
         cache, state = self._cache.rows(rows), self._state[rows]
@@ -123,12 +124,7 @@ class ExperienceLosses:
 
 def _shapes(experience: ExperienceInput) -> ExperienceInput:
     """On the CPU, where the noise is drawn, so that every device sees the same."""
-    return ExperienceInput(
-        *(
-            value.cpu()
-            for value in (experience.actions, experience.features, experience.feature_masks, experience.dim_mask)
-        )
-    )
+    return ExperienceInput(*(getattr(experience, field.name).cpu() for field in fields(experience)))
 
 
 def weights_of(params: AlignParams) -> LossWeights:

@@ -24,7 +24,7 @@ def bag_topics(
 ) -> BagTopics:
     """The topics of a bag that `policy`'s robot recorded, made absolute. cameras: those that are not as in the model's
     model.yaml. Raises ValueError for a camera that the model does not have."""
-    known = policy.config.robot.camera_topics
+    known = policy.config.robot.cameras
     if unknown := sorted(set(cameras or {}) - set(known)):
         raise ValueError(f"the model has no camera {unknown}, it has {list(known)}")
     absolute = {camera: _absolute(topic) for camera, topic in {**known, **(cameras or {})}.items()}

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_align_ros.action.trajectory import ActionKind, positions_of
-from vla_align_ros.experience.builder import ASKED_RAD, STILL_RAD, without_held
-from vla_align_ros.policy.config import RobotConfig
+from vla_align_ros.action.trajectory import positions_of
+from vla_align_ros.experience.builder import ASKED_RAD, STILL_RAD, readable, without_held
+from vla_align_ros.robot.description import RobotDescription
 from vla_align_ros.types import Experience
 
 LEAST_TO_LEARN, LEAST_TO_JUDGE = 8, 4
@@ -40,10 +40,10 @@ class Split:
         return len(self.learn) >= LEAST_TO_LEARN and len(self.judged) >= LEAST_TO_JUDGE
 
 
-def split(experiences: Sequence[Experience], robot: RobotConfig) -> Split:
+def split(experiences: Sequence[Experience], robot: RobotDescription) -> Split:
     """Of experiences in order of time."""
-    moved = without_held(experiences, robot.action, robot.period_ns)
-    strays = straying(moved, robot.action, robot.period_ns)
+    moved = without_held(experiences, robot)
+    strays = straying(moved, robot)
     usable = [item for item, stray in zip(moved, strays, strict=True) if not stray.any()]
     return Split(*split_by_episode(usable), strays, len(experiences) - len(usable))
 
@@ -74,33 +74,34 @@ def parts_of(experiences: Sequence[Experience]) -> list[list[int]]:
     return [rows for rows in parts.values() if len(rows) >= LEAST_OF_PART]
 
 
-def straying(experiences: Sequence[Experience], action_kind: ActionKind, period_ns: int) -> NDArray[np.bool_]:
+def straying(experiences: Sequence[Experience], robot: RobotDescription) -> NDArray[np.bool_]:
     """Which joints did not go as far as they mostly go for what was asked of them, of each experience (N, A).
 
     How far is the median of moved / asked, which a reversed motor or another gear changes. Not asked of a joint that
     starts or ends at its farthest, where it may have met a stop, nor of a joint that is seldom sent far. In all of a
     part of an episode it strays where it goes another distance in most of what says so clearly, for which less is
     enough: that is another robot. Needs neither pictures nor a model, and sees commands of another time or robot.
-    (N, 0) where nothing can be said: of `position` actions, which do not ask for a distance, and where an experience
-    has another shape or a state is not finite.
+    False of `position` fields, which do not ask for a distance, of joints that an object may block, and of everything
+    where an experience has another shape or a state is not finite.
     """
-    unknown = np.zeros((len(experiences), 0), bool)
-    if not experiences or action_kind == "position":
-        return unknown
-    ends = [(item.observation.state, item.next_observation.state) for item in experiences]
-    shapes = {joints.shape for pair in ends for joints in pair} | {item.commands.shape[1:] for item in experiences}
-    if shapes != {(ends[0][0].size,)} or not all(len(e.commands) for e in experiences) or not np.isfinite(ends).all():
-        return unknown  # the alignment says what is wrong
-    start, end = np.array(ends, np.float64).swapaxes(0, 1)
-    period_s = period_ns * 1e-9
-    goals = [positions_of(item.commands, item.observation.state, action_kind, period_s)[-1] for item in experiences]
+    strays = np.zeros((len(experiences), len(robot.action)), bool)
+    if not experiences or not all(readable(item, robot) for item in experiences):
+        return strays  # the alignment says what is wrong
+    ends = robot.measured(np.array([(item.observation.state, item.next_observation.state) for item in experiences]))
+    start, end = ends.swapaxes(0, 1)
+    period_s = robot.period_ns * 1e-9
+    goals = [
+        positions_of(e.commands, before, robot.kinds, period_s)[-1]
+        for e, before in zip(experiences, start, strict=True)
+    ]
     asked, moved = np.array(goals) - start, end - start
     low, high = np.quantile(ends, (STOP_SHARE, 1 - STOP_SHARE), axis=(0, 1))
     inside = (low + STILL_RAD <= start) & (start <= high - STILL_RAD)
     inside &= (low + STILL_RAD <= end) & (end <= high - STILL_RAD)
     clear = inside & (np.abs(asked) > ASKED_RAD)
-    strays, parts = np.zeros(start.shape, bool), [np.array(rows) for rows in parts_of(experiences)]
-    for joint in np.flatnonzero(clear.sum(0) >= LEAST_CLEAR):
+    parts = [np.array(rows) for rows in parts_of(experiences)]
+    asks_distance = (robot.kinds != "position") & robot.must_follow
+    for joint in np.flatnonzero(asks_distance & (clear.sum(0) >= LEAST_CLEAR)):
         which = clear[:, joint]
         gain = np.median(moved[which, joint] / asked[which, joint])
         should = gain * asked[:, joint]

@@ -78,7 +78,7 @@ def _bags(
     return {
         "lines": [line for summary in summaries for line in summary.lines()],
         "bags": [summary.to_json() for summary in summaries],
-        "joints": diagnose(buffer.snapshot(), policy.config.robot.description),
+        "joints": diagnose(buffer.snapshot(), policy.config.robot),
     }
 
 

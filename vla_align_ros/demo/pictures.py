@@ -37,7 +37,7 @@ def planned_motion(
         for picture, observation in zip(pictures, chosen, strict=True):
             chunk = policy.infer(observation, torch.Generator().manual_seed(0))
             robot = policy.config.robot
-            draw_way(picture, observation, to_trajectory(chunk, robot.action, robot.joint_names, 1), arm, colour)
+            draw_way(picture, observation, to_trajectory(chunk, robot, 1), arm, colour)
     return pictures
 
 
@@ -51,7 +51,7 @@ def _observed(policy: Policy, bag: Path, params: PolicyParams) -> Sequence[Obser
             if message.topic != topics.command:
                 push_sensed(message, topics, assembler)
             else:
-                trajectory = decode_trajectory(message.raw, policy.config.robot.joint_names)
+                trajectory = decode_trajectory(message.raw, policy.config.robot.action_joints)
                 seen.append(assembler.observe(trajectory.start_ns(message.t_ns)))
         except (MessageRefused, ObservationRefused):
             continue  # as live: the policy had no use for it either

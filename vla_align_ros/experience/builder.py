@@ -15,11 +15,12 @@ from typing import Final
 
 import numpy as np
 
-from vla_align_ros.action.trajectory import ActionKind, positions_of
+from vla_align_ros.action.trajectory import positions_of
 from vla_align_ros.experience.in_force import CommandsInForce
 from vla_align_ros.observation.assemble import ObservationAssembler, ObservationReason, ObservationRefused
 from vla_align_ros.observation.codecs import MessageReason, MessageRefused, RawMessage
 from vla_align_ros.observation.stamps import FALL_BACK_NS
+from vla_align_ros.robot.description import RobotDescription
 from vla_align_ros.types import Experience, Observation
 
 EPISODE_GAP_NS: Final = 1_000_000_000
@@ -49,31 +50,28 @@ class ExperienceBuilder:
     def __init__(
         self,
         assembler: ObservationAssembler,
-        joint_names: Sequence[str],
-        period_ns: int,
+        robot: RobotDescription,
         horizon: int,
-        action_kind: ActionKind,
         lag_s: float,
         stride_ticks: int = 4,
     ) -> None:
         """Raises ValueError for numbers that are not positive, and for a history that would forget too early."""
-        if min(period_ns, horizon, stride_ticks) < 1 or not lag_s > 0:
-            text = f"period_ns {period_ns}, horizon {horizon}, stride_ticks {stride_ticks}, lag_s {lag_s}"
+        if min(horizon, stride_ticks) < 1 or not lag_s > 0:
+            text = f"horizon {horizon}, stride_ticks {stride_ticks}, lag_s {lag_s}"
             raise ValueError(f"all must be above 0: {text}")
         limits = assembler.limits
-        needed_s = lag_s + horizon * period_ns * 1e-9 + max(limits.image_stale_s, limits.joint_stale_s)
+        needed_s = lag_s + horizon * robot.period_ns * 1e-9 + max(limits.image_stale_s, limits.joint_stale_s)
         if limits.history_s < needed_s:
             text = "to look back over lag, horizon and the oldest usable message"
             raise ValueError(f"history_s must be at least {needed_s:.3f} {text}, got {limits.history_s:g}")
         self._skipped: Counter[ExperienceReason | ObservationReason | MessageReason] = Counter()
         self._assembler = assembler
-        self._period_ns = period_ns
+        self._robot, self._period_ns = robot, robot.period_ns
         self._horizon = horizon
-        self._action_kind = action_kind
         self.lag_s = lag_s
         self._lag_ns = round(lag_s * 1e9)
         self._stride = stride_ticks
-        self._commands = CommandsInForce(joint_names, period_ns, action_kind, self._lag_ns, assembler.joints_at)
+        self._commands = CommandsInForce(robot, self._lag_ns, assembler.joints_at)
         self._observed: dict[int, Observation | None] = {}  # by tick; None was refused
         self._next_tick = 0
         self._now_ns = 0
@@ -139,7 +137,8 @@ class ExperienceBuilder:
             self._skipped[ExperienceReason.PROMPT_CHANGED] += 1
             return None
         try:
-            commands = self._commands.actions(start_ns, self._horizon, observation.state)
+            origin = self._robot.measured(observation.state)
+            commands = self._commands.actions(start_ns, self._horizon, origin)
         except ObservationRefused as error:
             self._skipped[error.reason] += 1
             return None
@@ -147,7 +146,7 @@ class ExperienceBuilder:
             self._skipped[ExperienceReason.NO_COMMAND] += 1
             return None
         self._last = Experience(observation, commands, after, self._episode(observation))
-        if joint_held(self._last, self._action_kind, self._period_ns):
+        if joint_held(self._last, self._robot):
             self._skipped[ExperienceReason.JOINT_HELD] += 1
             return None
         return self._last
@@ -180,20 +179,27 @@ class ExperienceBuilder:
         self._next_tick, self._now_ns = 0, now_ns
 
 
-def joint_held(item: Experience, action_kind: ActionKind, period_ns: int) -> bool:
+def readable(item: Experience, robot: RobotDescription) -> bool:
+    """Whether an experience has the robot's shapes and finite states."""
+    states = (item.observation.state, item.next_observation.state)
+    fits = all(state.shape == (len(robot.state),) and np.isfinite(state).all() for state in states)
+    return fits and item.commands.shape[1:] == (len(robot.action),) and len(item.commands) > 0
+
+
+def joint_held(item: Experience, robot: RobotDescription) -> bool:
     """Whether a joint stood still that was asked to go far, as at its stop: commands that do nothing say nothing about
-    the robot, and would look like actions that do not fit the frames."""
-    start, end = item.observation.state, item.next_observation.state
-    shapes = {start.shape, end.shape, item.commands.shape[1:]}
-    if len(shapes) != 1 or len(item.commands) == 0 or not np.isfinite([start, end]).all():
+    the robot, and would look like actions that do not fit the frames. Not a joint that an object may block."""
+    if not readable(item, robot):
         return False  # the alignment says what is wrong
-    goal = positions_of(item.commands, start, action_kind, period_ns * 1e-9)[-1]
-    return bool(((np.abs(goal - start) > ASKED_RAD) & (np.abs(end - start) < STILL_RAD)).any())
+    start, end = (robot.measured(seen.state) for seen in (item.observation, item.next_observation))
+    goal = positions_of(item.commands, start, robot.kinds, robot.period_ns * 1e-9)[-1]
+    held = (np.abs(goal - start) > ASKED_RAD) & (np.abs(end - start) < STILL_RAD)
+    return bool((held & robot.must_follow).any())
 
 
-def without_held(experiences: Sequence[Experience], action_kind: ActionKind, period_ns: int) -> list[Experience]:
+def without_held(experiences: Sequence[Experience], robot: RobotDescription) -> list[Experience]:
     """Those in which no joint was held: a builder has left out the others, experience from elsewhere may have them."""
-    return [item for item in experiences if not joint_held(item, action_kind, period_ns)]
+    return [item for item in experiences if not joint_held(item, robot)]
 
 
 def _ceil_div(number: int, divisor: int) -> int:

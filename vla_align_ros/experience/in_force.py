@@ -14,7 +14,7 @@ its arrival, whichever is earlier:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import zip_longest
 
@@ -22,9 +22,10 @@ import numpy as np
 
 from vla_align_ros.action.running import RunningTrajectory, begin, says_start
 from vla_align_ros.action.timeline import Timeline
-from vla_align_ros.action.trajectory import ActionKind, Float64Array, Trajectory
+from vla_align_ros.action.trajectory import Float64Array, Trajectory
 from vla_align_ros.observation.assemble import ObservationReason, ObservationRefused
 from vla_align_ros.observation.codecs import MessageReason, MessageRefused, RawMessage, decode_trajectory
+from vla_align_ros.robot.description import RobotDescription
 from vla_align_ros.types import Float32Array
 
 _FOREVER_NS = 2**63
@@ -55,19 +56,11 @@ class _Foreign:
 
 
 class CommandsInForce:
-    """Not thread-safe. joints_at: measured joint positions (S,) at a time, as an assembler has them; asked `lag_ns`
-    after a command began, when all messages are in. Actions are of `action_kind`."""
+    """Not thread-safe. state_at: the state (S,) at a time, as an assembler has it; asked `lag_ns` after a command
+    began, when all messages are in."""
 
-    def __init__(
-        self,
-        joint_names: Sequence[str],
-        period_ns: int,
-        action_kind: ActionKind,
-        lag_ns: int,
-        joints_at: Callable[[int], Float32Array],
-    ) -> None:
-        self._joint_names, self._period_ns, self._action_kind = tuple(joint_names), period_ns, action_kind
-        self._lag_ns, self._joints_at = lag_ns, joints_at
+    def __init__(self, robot: RobotDescription, lag_ns: int, state_at: Callable[[int], Float32Array]) -> None:
+        self._robot, self._period_ns, self._lag_ns, self._state_at = robot, robot.period_ns, lag_ns, state_at
         self._commands = Timeline[_Command]()
         self._foreign: list[_Foreign] = []
 
@@ -108,7 +101,7 @@ class CommandsInForce:
             start_ns = command.start_ns
             if command.running is None and command.problem is None and start_ns + self._lag_ns <= now_ns:
                 try:
-                    measured = (start_ns, self._joints_at(start_ns))
+                    measured = (start_ns, self._robot.measured(self._state_at(start_ns)))
                 except ObservationRefused as error:
                     command.problem = error.reason
                 else:
@@ -124,18 +117,18 @@ class CommandsInForce:
         """Whether somebody else's command, or one that cannot be read, lasts in a part of this time."""
         return any(foreign.from_ns < end_ns and foreign.until_ns > start_ns for foreign in self._foreign)
 
-    def actions(self, start_ns: int, count: int, origin_rad: Float32Array) -> Float32Array | None:
+    def actions(self, start_ns: int, count: int, origin: Float64Array) -> Float32Array | None:
         """What was asked for in `count` control ticks from `start_ns` on, (count, A) float32, read-only; None where at
         the start of one of them nothing is in force.
 
-        origin_rad: (A,) what changes of position count from. Raises ObservationRefused where it is not known from where
+        origin: (A,) what changes of position count from. Raises ObservationRefused where it is not known from where
         a command began.
         """
         ticks = range(start_ns, start_ns + count * self._period_ns, self._period_ns)
         if not all((command := self._commands.at(t_ns)) is not None and t_ns < command.until_ns for t_ns in ticks):
             return None
         with np.errstate(over="ignore"):
-            actions = np.stack([self._action(t_ns, origin_rad) for t_ns in ticks]).astype(np.float32)
+            actions = np.stack([self._action(t_ns, origin) for t_ns in ticks]).astype(np.float32)
         actions.flags.writeable = False
         return actions
 
@@ -150,7 +143,7 @@ class CommandsInForce:
         self._foreign = [foreign for foreign in self._foreign if foreign.came_ns <= t_ns]
 
     def _read(self, raw: RawMessage, now_ns: int) -> Trajectory:
-        trajectory = decode_trajectory(raw, self._joint_names)
+        trajectory = decode_trajectory(raw, self._robot.action_joints)
         start_ns = trajectory.start_ns(now_ns)
         over_s = (now_ns - start_ns - int(trajectory.times_ns[-1])) * 1e-9
         if over_s >= 0:
@@ -178,20 +171,19 @@ class CommandsInForce:
         for command in self._commands:
             _end(command, foreign)
 
-    def _action(self, t_ns: int, origin_rad: Float32Array) -> Float64Array:
+    def _action(self, t_ns: int, origin: Float64Array) -> Float64Array:
         """Of the tick from `t_ns` on: how far the commands lead in it, over their seams, or where to by its end."""
         pieces = [
             (from_ns, until_ns, _begun(command))
             for from_ns, until_ns, command in self._commands.between(t_ns, t_ns + self._period_ns)
             if command is not None
         ]
-        if self._action_kind == "velocity":
-            ways = [part.position_at(until_ns) - part.position_at(from_ns) for from_ns, until_ns, part in pieces]
-            velocity: Float64Array = np.sum(ways, axis=0) / (self._period_ns * 1e-9)
-            return velocity
+        ways = [part.position_at(until_ns) - part.position_at(from_ns) for from_ns, until_ns, part in pieces]
+        velocity = np.sum(ways, axis=0) / (self._period_ns * 1e-9)
         _, end_ns, running = pieces[-1]
         goal = running.position_at(end_ns)
-        return goal - origin_rad if self._action_kind == "delta_position" else goal
+        kinds = self._robot.kinds
+        return np.where(kinds == "velocity", velocity, goal - np.where(kinds == "delta_position", origin, 0.0))
 
 
 def _begun(command: _Command) -> RunningTrajectory:

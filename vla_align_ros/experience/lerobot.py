@@ -127,7 +127,7 @@ class LeRobotDataset:
         states, actions = states[:, self._state_columns], actions[:, self._action_columns]
         if not (np.isfinite(states).all() and np.isfinite(actions).all()):
             raise DatasetError(f"{self.folder}: NaN or infinity in the state or action of episode {episode.index}")
-        in_ros = self._robot.state_to_ros(states).astype(np.float32)
+        in_ros = self._robot.state_scale.to_ros(states).astype(np.float32)
         pictures = [self._pictures(episode, key) for key in self._cameras.values()]
         start_ns = number * PAUSE_NS + self._start_ns(episode)
         together = zip(*pictures, strict=True) if pictures else repeat((), episode.length)
@@ -143,7 +143,7 @@ class LeRobotDataset:
     def _commands(self, actions: NDArray[np.float64], state: NDArray[np.float32]) -> NDArray[np.float32]:
         """(H, A) of the dataset -> the robot's kinds, in ROS's units."""
         delta = self._robot.kinds == "delta_position"
-        commands = self._robot.absolute_to_ros(actions)
+        commands = self._robot.goal_scale.to_ros(actions)
         commands[:, delta] -= self._robot.measured(state)[delta]
         return commands.astype(np.float32)
 

@@ -1,4 +1,4 @@
-"""Robot units <-> the network's units, with openpi's statistics file and openpi's arithmetic.
+"""The model's units <-> the network's, with openpi's statistics file and openpi's arithmetic.
 
 z-score     y = (x - mean) / (std + 1e-6)                     x = y * (std + 1e-6) + mean
 quantiles   y = 2 * (x - q01) / (q99 - q01 + 1e-6) - 1         x = (y + 1) / 2 * (q99 - q01 + 1e-6) + q01
@@ -22,6 +22,7 @@ from vla_align_ros.types import Float32Array
 
 EPS: Final = 1e-6
 NormMode = Literal["zscore", "quantiles"]
+Labels = Mapping[str, Sequence[str]]  # "state" and "actions" -> the name of each number
 Array = TypeVar("Array", Float32Array, torch.Tensor)
 
 
@@ -58,15 +59,15 @@ class NormStats:
             raise NormStatsError(f"q01 must not exceed q99, got {self.q01.tolist()} and {self.q99.tolist()}")
 
 
-def load_norm_stats(path: Path, joint_names: Sequence[str] = ()) -> dict[str, NormStats]:
+def load_norm_stats(path: Path, labels: Labels | None = None) -> dict[str, NormStats]:
     """Read `{"norm_stats": {"state": {mean, std, q01, q99}, "actions": {...}}}`; returns the two under these names.
 
-    joint_names: what the dimensions are called in errors. Raises NormStatsError: no such file, not JSON, a missing
+    labels: what the dimensions are called in errors. Raises NormStatsError: no such file, not JSON, a missing
     part, wrong lengths, NaN or null.
     """
     try:
         parts = json.loads(path.read_text(encoding="utf-8"))["norm_stats"]
-        return {name: _parse(path, name, parts[name], joint_names) for name in ("state", "actions")}
+        return {name: _parse(path, name, parts[name], (labels or {}).get(name, ())) for name in ("state", "actions")}
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise NormStatsError(f"{path}: cannot be read as JSON: {what_is_file(path) or error}") from None
     except (KeyError, TypeError) as error:
@@ -85,7 +86,7 @@ def _listed(values: Float32Array | None) -> list[float] | None:
     return None if values is None else [float(value) for value in values]
 
 
-def _parse(path: Path, name: str, raw: Mapping[str, Any], joint_names: Sequence[str]) -> NormStats:
+def _parse(path: Path, name: str, raw: Mapping[str, Any], labels: Sequence[str]) -> NormStats:
     def numbers(field: str) -> Float32Array:
         where, given = f"{path}: {name}.{field}", raw[field]
         try:
@@ -96,7 +97,7 @@ def _parse(path: Path, name: str, raw: Mapping[str, Any], joint_names: Sequence[
             text = f"one number per dimension, got {values.shape[0]} x {values.shape[1]} (a step each?)"
             raise NormStatsError(f"{where}: {text}: take the statistics over all steps together")
         if values.ndim == 1 and len(bad := np.flatnonzero(~np.isfinite(values))):
-            which = ", ".join(f"{given[index]} for {_name(int(index), joint_names)}" for index in bad)
+            which = ", ".join(f"{given[index]} for {_name(int(index), labels)}" for index in bad)
             raise NormStatsError(f"{where}: finite numbers are needed, got {which}")
         return values
 
@@ -108,32 +109,29 @@ def _parse(path: Path, name: str, raw: Mapping[str, Any], joint_names: Sequence[
         raise NormStatsError(said if said.startswith(str(path)) else f"{path}: {name}.{said}") from None
 
 
-def check_norm_stats(
-    stats: Mapping[str, NormStats], path: Path, joint_names: Sequence[str], mode: NormMode
-) -> tuple[str, ...]:
+def check_norm_stats(stats: Mapping[str, NormStats], path: Path, labels: Labels, mode: NormMode) -> tuple[str, ...]:
     """Do the statistics, from `path`, fit a robot and a normalisation? Returns what is odd about them, a sentence each.
 
-    Raises NormStatsError: another number of joints, no quantiles where `mode` needs them, and a joint without spread,
-    as the normalisation would divide by it: what the network sees of that joint would be noise times a million.
+    labels: of each field of `state` and `actions`. Raises NormStatsError: another number of fields, no quantiles where
+    `mode` needs them, and a field without spread, as the normalisation would divide by it: what the network sees of
+    that field would be noise times a million.
     """
     remarks = []
     for name, part in stats.items():
-        count = len(part.mean)
-        if count != len(joint_names):
-            text = f"{path}: {name} has {count} numbers, the robot has {len(joint_names)} joints {list(joint_names)}"
-            rest = slice(len(joint_names), count)
-            padded = count > len(joint_names) and not part.mean[rest].any() and set(part.std[rest]) <= {0.0, 1.0}
-            todo = (
-                f"the last {count - len(joint_names)} are padding: leave them out" if padded else "one each, in order"
-            )
+        count, fields = len(part.mean), labels[name]
+        if count != len(fields):
+            text = f"{path}: {name} has {count} numbers, the robot has {len(fields)} fields {list(fields)}"
+            rest = slice(len(fields), count)
+            padded = count > len(fields) and not part.mean[rest].any() and set(part.std[rest]) <= {0.0, 1.0}
+            todo = f"the last {count - len(fields)} are padding: leave them out" if padded else "one each, in order"
             raise NormStatsError(f"{text}: {todo}")
         if mode == "quantiles" and part.q01 is None:
             raise NormStatsError(f"{path}: {name} has no q01 and q99, which `normalisation: quantiles` needs")
         for used, what in (("zscore", "std is 0 (or next to it)"), ("quantiles", "q01 and q99 are equal (or nearly)")):
-            flat = [_name(index, joint_names) for index in _without_spread(part, used)]
+            flat = [_name(index, fields) for index in _without_spread(part, used)]
             found = f"{path}: {name}: {what} for {', '.join(flat)}"
             if flat and used == mode:
-                todo = "take the statistics from data in which it moves, or leave it out of robot.joints"
+                todo = "take the statistics from data in which it moves, or leave it out of `robot:`"
                 raise NormStatsError(f"{found}, and `normalisation: {mode}` divides by that: {todo}")
             if flat:
                 remarks.append(f"{found}, which `normalisation: {mode}` does not use")
@@ -151,8 +149,8 @@ def _without_spread(stats: NormStats, mode: str) -> list[int]:
     return [int(index) for index in np.flatnonzero(spread <= EPS)]
 
 
-def _name(index: int, joint_names: Sequence[str]) -> str:
-    return f"joint {joint_names[index]!r}" if index < len(joint_names) else f"number {index}"
+def _name(index: int, labels: Sequence[str]) -> str:
+    return f"field {labels[index]!r}" if index < len(labels) else f"number {index}"
 
 
 class Normaliser:

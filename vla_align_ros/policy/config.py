@@ -16,7 +16,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from vla_align_ros.foreign import what_is_file
-from vla_align_ros.robot.description import ActionField, Joint, RobotDescription, StateField
+from vla_align_ros.robot.description import RobotDescription
 
 MODEL_FILE = "model.yaml"
 FORMAT = 1
@@ -148,72 +148,6 @@ class Architecture:
 
 
 @dataclass(frozen=True, config=_strict)
-class JointConfig:
-    """One joint: its name in JointState, and the limits that no command may leave."""
-
-    name: Annotated[str, Field(min_length=1)]
-    position_min_rad: float
-    position_max_rad: float
-    velocity_max_rad_s: float
-
-    def __post_init__(self) -> None:
-        if not self.position_min_rad < self.position_max_rad:
-            raise ValueError(f"joint {self.name}: position_min_rad must be below position_max_rad")
-        if not self.velocity_max_rad_s > 0:
-            raise ValueError(f"joint {self.name}: velocity_max_rad_s must be above 0")
-
-
-@dataclass(frozen=True, config=_strict)
-class RobotConfig:
-    """What the model expects of the robot that it runs on.
-
-    action: what one action is: joint `velocity` (rad/s), `position` (rad), or change of `delta_position` from the
-    observation's state (rad). execute: actions that run of each chunk before the next takes over.
-    camera_topics: camera name -> topic, remappable; in the node's namespace unless it begins with /, so that two robots
-    do not see each other's cameras. Their order is `architecture.cameras`.
-    """
-
-    joints: tuple[JointConfig, ...]
-    camera_topics: dict[str, str]
-    control_rate_hz: float
-    action: Literal["velocity", "position", "delta_position"]
-    execute: int
-
-    def __post_init__(self) -> None:
-        if not self.joints:
-            raise ValueError("joints: at least one is needed")
-        names = [joint.name for joint in self.joints]
-        if len(set(names)) != len(names):
-            raise ValueError(f"joints: every name once, got {names}")
-        if not 0.001 <= self.control_rate_hz <= 10_000:
-            raise ValueError("control_rate_hz: a rate from 0.001 to 10000 is needed")
-
-    @property
-    def joint_names(self) -> tuple[str, ...]:
-        return tuple(joint.name for joint in self.joints)
-
-    @property
-    def period_ns(self) -> int:
-        """One control tick, in nanoseconds."""
-        return round(1e9 / self.control_rate_hz)
-
-    @property
-    def description(self) -> RobotDescription:
-        """The same robot field by field."""
-        return RobotDescription(
-            joints={
-                joint.name: Joint((joint.position_min_rad, joint.position_max_rad), joint.velocity_max_rad_s)
-                for joint in self.joints
-            },
-            state=tuple(StateField(joint=name) for name in self.joint_names),
-            action=tuple(ActionField(joint=name, kind=self.action) for name in self.joint_names),
-            cameras=self.camera_topics,
-            control_rate_hz=self.control_rate_hz,
-            execute=self.execute,
-        )
-
-
-@dataclass(frozen=True, config=_strict)
 class WeightsConfig:
     """Where the weights come from. `sha256` is checked at load when given; `source` and `licence` are for people."""
 
@@ -237,7 +171,7 @@ class RecommendedConfig:
 class ModelConfig:
     """A whole `model.yaml`.
 
-    name: also the name of the token store's folder.
+    name: also the name of the token store's folder. robot: what it expects of the robot that it runs on.
     normalisation: `zscore` or `quantiles`, with the numbers in `norm_stats.json`.
     initial_token: row of the token bank that a fresh install loads; None loads E_0.
     """
@@ -245,7 +179,7 @@ class ModelConfig:
     format: Literal[1]
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     architecture: Architecture
-    robot: RobotConfig
+    robot: RobotDescription
     normalisation: Literal["zscore", "quantiles"]
     weights: WeightsConfig = field(default_factory=WeightsConfig)
     recommended: RecommendedConfig = field(default_factory=RecommendedConfig)
@@ -253,22 +187,16 @@ class ModelConfig:
     description: str = ""
 
     def __post_init__(self) -> None:
-        if set(self.robot.camera_topics) != set(self.architecture.cameras):
-            raise ValueError(
-                f"robot.camera_topics must name exactly architecture.cameras {list(self.architecture.cameras)}, "
-                f"got {list(self.robot.camera_topics)}"
-            )
-        if len(self.robot.joints) > self.architecture.action_dim:
-            raise ValueError(
-                f"robot.joints: {len(self.robot.joints)} joints do not fit action_dim {self.architecture.action_dim}"
-            )
-        if not 1 <= self.robot.execute <= self.architecture.action_horizon:
-            raise ValueError(f"robot.execute must be 1..{self.architecture.action_horizon} (the action horizon)")
-
-    @property
-    def state_dim(self) -> int:
-        """Real, unpadded length of states and actions: one number a joint."""
-        return len(self.robot.joints)
+        robot, architecture = self.robot, self.architecture
+        if set(robot.cameras) != set(architecture.cameras):
+            names = list(architecture.cameras)
+            raise ValueError(f"robot.cameras must name exactly architecture.cameras {names}, got {list(robot.cameras)}")
+        for vector, fields in (("state", robot.state), ("action", robot.action)):
+            if len(fields) > architecture.action_dim:
+                text = f"{len(fields)} fields do not fit action_dim {architecture.action_dim}"
+                raise ValueError(f"robot.{vector}: {text}")
+        if robot.execute > architecture.action_horizon:
+            raise ValueError(f"robot.execute must be 1..{architecture.action_horizon} (the action horizon)")
 
 
 # What PyYAML lets through for a tag or scalar that it cannot make a value of, and for a nesting that is too deep.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -39,13 +39,16 @@ class ExperienceInput:
 
     actions: (B, H, action_dim) float32, the normalised commands that were sent.
     features: (B, N, D) float32, whitened DINO tokens of the next observation; feature_masks (B, N) bool, False for
-    tokens of a missing camera. dim_mask: (action_dim,) bool, False for padding.
+    tokens of a missing camera. state_mask, action_mask: (action_dim,) bool, False for padding.
     """
 
     actions: Tensor
     features: Tensor
     feature_masks: Tensor
-    dim_mask: Tensor
+    state_mask: Tensor
+    action_mask: Tensor
 
     def __getitem__(self, rows: Tensor | slice) -> ExperienceInput:
-        return ExperienceInput(self.actions[rows], self.features[rows], self.feature_masks[rows], self.dim_mask)
+        return replace(
+            self, actions=self.actions[rows], features=self.features[rows], feature_masks=self.feature_masks[rows]
+        )

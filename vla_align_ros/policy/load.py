@@ -116,8 +116,9 @@ def _check_dtype(dtype: str, device: torch.device, architecture: Architecture) -
 
 def _robot(folder: Path, config: ModelConfig) -> Robot:
     stats_path = folder / "norm_stats.json"
-    stats = load_norm_stats(stats_path, config.robot.joint_names)
-    remarks = check_norm_stats(stats, stats_path, config.robot.joint_names, config.normalisation)
+    labels = {"state": config.robot.state_labels, "actions": config.robot.action_labels}
+    stats = load_norm_stats(stats_path, labels)
+    remarks = check_norm_stats(stats, stats_path, labels, config.normalisation)
     architecture = config.architecture
     return Robot(
         config,

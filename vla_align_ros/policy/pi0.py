@@ -283,12 +283,12 @@ class Pi0(nn.Module):
         actions: Tensor,
         noise: Tensor,
         time: Tensor,
-        dim_mask: Tensor,
+        action_mask: Tensor,
         peft_token: Tensor | None,
     ) -> Tensor:
         """L_action of each row (B,)."""
         v = self.denoise(cache, state, flow.interpolate(actions, noise, time), time, peft_token)
-        return losses.masked_mse(v, flow.target_velocity(actions, noise), dim_mask)
+        return losses.masked_mse(v, flow.target_velocity(actions, noise), action_mask)
 
     def alignment_losses(
         self,
@@ -304,9 +304,9 @@ class Pi0(nn.Module):
         noisy = {task: flow.interpolate(clean[task], noise[task], time) for task in noise}
         v = self.denoise_alignment(cache, state, experience, noisy, time, peft_token)
         masks = {
-            "perception": experience.dim_mask,
+            "perception": experience.state_mask,
             "dynamics": experience.feature_masks[..., None],
-            "inverse_dynamics": experience.dim_mask,
+            "inverse_dynamics": experience.action_mask,
         }
         return {
             task: losses.masked_mse(v[task], flow.target_velocity(clean[task], noise[task]), masks[task])
@@ -348,10 +348,10 @@ class Pi0(nn.Module):
         weights = weights or losses.LossWeights()
         cache = self.prefix_cache(inputs)
         token = self.make_peft_token(actions.shape[0]) if peft_token is None else peft_token
-        dim_mask = (
+        action_mask = (
             torch.ones(actions.shape[-1], dtype=torch.bool, device=actions.device)
             if experience is None
-            else experience.dim_mask
+            else experience.action_mask
         )
         rows = actions.shape[0]
         time = flow.sample_time(rows * action_draws, generator, actions.device)
@@ -364,7 +364,7 @@ class Pi0(nn.Module):
                 repeated,
                 noise,
                 time,
-                dim_mask,
+                action_mask,
                 None if token is None else token.repeat_interleave(action_draws, 0),
             ).mean()
         }

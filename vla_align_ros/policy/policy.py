@@ -1,4 +1,6 @@
-"""A model of the zoo, ready to use: observations in robot units in, action chunks in robot units out.
+"""A model of the zoo, ready to use: observations in ROS's units in, action chunks in ROS's units out.
+
+The model's own units (`robot/units.py`) exist from here to the network only.
 
 policy = load_policy("models/tiny")  # `load.py`
 chunk = policy.infer(observation)
@@ -134,7 +136,8 @@ class Policy:
         """Return when the model can read the prompt, whatever the state; raise PromptError otherwise."""
         if len(prompt) > PROMPT_MAX_CHARS:
             raise PromptError(f"the prompt has {len(prompt)} characters, at most {PROMPT_MAX_CHARS} are read")
-        longest = np.ones(self.config.state_dim, np.float32)  # the largest numbers, where the prompt holds the state
+        # The largest numbers, where the prompt holds the state.
+        longest = np.ones(len(self.config.robot.state), np.float32)
         self.robot.tokenizer(prompt, longest)
 
     def prepare(self, observations: Sequence[Observation], state_in_prompt: bool = True) -> PolicyInput:
@@ -146,7 +149,7 @@ class Policy:
         architecture, robot = self.model.architecture, self.robot
         size = architecture.vision.image_size
         states = np.stack([self._checked_state(item) for item in observations])
-        normalised = robot.state.normalise(states)
+        normalised = robot.state.normalise(robot.config.robot.state_scale.to_model(states).astype(np.float32))
         padded = np.zeros((len(observations), architecture.action_dim), np.float32)
         padded[:, : normalised.shape[1]] = normalised
         tokens, token_masks = robot.tokenizer.batch(
@@ -166,14 +169,14 @@ class Policy:
         return PolicyInput(tuple(images), tuple(masks), *to_device)
 
     def _checked_state(self, observation: Observation) -> np.ndarray:
-        names = self.config.robot.joint_names
-        if observation.state.shape != (len(names),):
+        labels = self.config.robot.state_labels
+        if observation.state.shape != (len(labels),):
             raise PolicyError(
-                f"the state must have one number for each joint of {list(names)}, got shape {observation.state.shape}"
+                f"the state must have one number for each field of {list(labels)}, got shape {observation.state.shape}"
             )
         if not np.isfinite(observation.state).all():
             raise PolicyError(f"the state must be finite, got {observation.state.tolist()}")
-        return observation.state.astype(np.float32)
+        return observation.state
 
     def prepare_experiences(self, experiences: Sequence[Experience]) -> tuple[PolicyInput, ExperienceInput]:
         """The alignment expert's view of experiences: prefix and state without the state text, commands, next features.
@@ -182,8 +185,8 @@ class Policy:
         """
         if self.features is None:
             raise PolicyError(self.align_problem)
-        architecture, dims = self.model.architecture, self.config.state_dim
-        shape = (architecture.action_horizon, dims)
+        architecture, described = self.model.architecture, self.config.robot
+        shape = (architecture.action_horizon, len(described.action))
         for item in experiences:
             if item.commands.shape != shape or not np.isfinite(item.commands).all():
                 raise PolicyError(f"commands must be finite and of shape {shape}, got {item.commands.shape}")
@@ -191,18 +194,19 @@ class Policy:
         after = self.prepare([item.next_observation for item in experiences], state_in_prompt=False)
         features, masks = self.features(after)
         actions = np.zeros((len(experiences), architecture.action_horizon, architecture.action_dim), np.float32)
-        actions[..., :dims] = self.robot.actions.normalise(
-            np.stack([item.commands for item in experiences]).astype(np.float32)
-        )
-        dim_mask = torch.arange(architecture.action_dim, device=self.device) < dims
-        return inputs, ExperienceInput(torch.from_numpy(actions).to(self.device), features, masks, dim_mask)
+        commands = described.action_scale.to_model(np.stack([item.commands for item in experiences]))
+        actions[..., : shape[1]] = self.robot.actions.normalise(commands.astype(np.float32))
+        place = torch.arange(architecture.action_dim, device=self.device)
+        real = (place < len(described.state), place < len(described.action))
+        return inputs, ExperienceInput(torch.from_numpy(actions).to(self.device), features, masks, *real)
 
     def warm_up(self, num_steps: int) -> None:
         """One inference on made-up input, so that the first real one is as fast as the others."""
         robot = self.config.robot
         size = self.model.architecture.vision.image_size
         black = np.zeros((size, size, 3), np.uint8)
-        state = self.robot.state.denormalise(np.zeros(len(robot.joints), np.float32))
+        middle = self.robot.state.denormalise(np.zeros(len(robot.state), np.float32))
+        state = robot.state_scale.to_ros(middle).astype(np.float32)
         observation = Observation(dict.fromkeys(self.model.architecture.cameras, black), state, "warm up", 0)
         self.infer(observation, torch.Generator().manual_seed(0), num_steps)
 
@@ -210,12 +214,13 @@ class Policy:
     def infer(
         self, observation: Observation, generator: torch.Generator | None = None, num_steps: int | None = None
     ) -> ActionChunk:
-        """Sample one action chunk in robot units. `num_steps`: Euler steps, the model's recommendation when None."""
-        architecture, robot = self.model.architecture, self.robot
+        """Sample one action chunk. `num_steps`: Euler steps, the model's recommendation when None."""
+        architecture, robot = self.model.architecture, self.config.robot
         shape = (1, architecture.action_horizon, architecture.action_dim)
         noise = torch.randn(shape, generator=generator).to(self.device)
         actions = self.sample(self.prepare([observation]), noise, num_steps)[0]
-        return ActionChunk(actions, observation.state, observation.stamp_ns, robot.config.robot.period_ns)
+        start = robot.measured(observation.state).astype(np.float32)
+        return ActionChunk(actions, start, observation.stamp_ns, robot.period_ns)
 
     @torch.inference_mode()
     def sample_actions(
@@ -230,12 +235,13 @@ class Policy:
     def sample(
         self, inputs: PolicyInput, noise: Tensor, num_steps: int | None = None, token: Tensor | None = None
     ) -> np.ndarray:
-        """A batch of chunks in robot units, (B, H, joints) float32. token: (n, W) or (B, n, W) in place of the
+        """A batch of chunks in ROS's units, (B, H, A) float32. token: (n, W) or (B, n, W) in place of the
         running one.
         """
         token = self.token if token is None else token
         if token is not None:
             token = token.expand(noise.shape[0], -1, -1)
         steps = self.config.recommended.num_steps if num_steps is None else num_steps
-        actions = self.sample_actions(inputs, noise, steps, token)
-        return self.robot.actions.denormalise(actions.cpu().numpy())[..., : self.config.state_dim]
+        robot = self.config.robot
+        actions = self.sample_actions(inputs, noise, steps, token).cpu().numpy()[..., : len(robot.action)]
+        return robot.action_scale.to_ros(self.robot.actions.denormalise(actions)).astype(np.float32)

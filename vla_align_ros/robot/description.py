@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from vla_align_ros.robot.units import ROS_UNIT, Unit, line
+from vla_align_ros.robot.units import ROS_UNIT, Scale, Unit, line
 
 ActionKind = Literal["position", "delta_position", "velocity"]
 
@@ -209,6 +209,31 @@ class RobotDescription:
         """(A,) the limits of each commanded joint."""
         return tuple(self.joints[name] for name in self.action_joints)
 
+    @property
+    def state_joints(self) -> tuple[str, ...]:
+        """(S,) the joint of each state field."""
+        return tuple(item.joint for item in self.state)
+
+    @property
+    def state_labels(self) -> tuple[str, ...]:
+        """(S,) the name of each state field."""
+        return tuple(item.label for item in self.state)
+
+    @property
+    def action_labels(self) -> tuple[str, ...]:
+        """(A,) the name of each action field."""
+        return tuple(item.label for item in self.action)
+
+    @cached_property
+    def velocity_max(self) -> Float64Array:
+        """(A,) of each commanded joint, its unit a second."""
+        return np.array([joint.velocity_max for joint in self.action_limits])
+
+    @cached_property
+    def must_follow(self) -> NDArray[np.bool_]:
+        """(A,) False where an object in the way of the joint is no fault (`Joint.may_be_blocked`)."""
+        return np.array([not joint.may_be_blocked for joint in self.action_limits])
+
     @cached_property
     def kinds(self) -> NDArray[np.str_]:
         """(A,) the kind of each action field."""
@@ -224,43 +249,20 @@ class RobotDescription:
         """(..., S) state in ROS's units -> (..., A) the positions of the commanded joints."""
         return np.asarray(state, np.float64)[..., self.position_columns]
 
-    def state_to_model(self, state: Float64Array) -> Float64Array:
-        """(..., S) in ROS's units -> the model's."""
-        factor, offset = self._state_line
-        converted: Float64Array = (state - offset) / factor
-        return converted
-
-    def state_to_ros(self, state: Float64Array) -> Float64Array:
-        """(..., S) in the model's units -> ROS's."""
-        factor, offset = self._state_line
-        converted: Float64Array = offset + factor * state
-        return converted
-
-    def actions_to_model(self, actions: Float64Array) -> Float64Array:
-        """(..., A) in ROS's units -> the model's."""
-        factor, offset = self._action_line
-        converted: Float64Array = (actions - offset) / factor
-        return converted
-
-    def actions_to_ros(self, actions: Float64Array) -> Float64Array:
-        """(..., A) in the model's units -> ROS's."""
-        factor, offset = self._action_line
-        converted: Float64Array = offset + factor * actions
-        return converted
-
-    def absolute_to_ros(self, actions: Float64Array) -> Float64Array:
-        """(..., A) in the model's units, with the *position* that a `delta_position` leads to -> ROS's units."""
-        factor, offset = _lines(self.action, self.kinds != "velocity")
-        converted: Float64Array = offset + factor * actions
-        return converted
+    @cached_property
+    def state_scale(self) -> Scale:
+        """Of the state's numbers."""
+        return _scale(self.state, [item.entry == "position" for item in self.state])
 
     @cached_property
-    def _state_line(self) -> Float64Array:
-        return _lines(self.state, [item.entry == "position" for item in self.state])
+    def action_scale(self) -> Scale:
+        """Of an action's numbers."""
+        return _scale(self.action, self.kinds == "position")
 
     @cached_property
-    def _action_line(self) -> Float64Array:
-        return _lines(self.action, [item.kind == "position" for item in self.action])
+    def goal_scale(self) -> Scale:
+        """Of an action's numbers where a `delta_position` is written as the *position* that it leads to."""
+        return _scale(self.action, self.kinds != "velocity")
 
 
 def load_description(path: Path) -> RobotDescription:
@@ -276,12 +278,11 @@ def load_description(path: Path) -> RobotDescription:
     return description
 
 
-def _lines(fields: Sequence[StateField | ActionField], absolute: Iterable[bool]) -> Float64Array:
-    """(2, D): factor and offset of each field; only an absolute position has an offset."""
+def _scale(fields: Sequence[StateField | ActionField], absolute: Iterable[bool]) -> Scale:
+    """Only an absolute position has an offset."""
     lines = [line(item.unit, item.range, item.scale, item.offset) for item in fields]
-    return np.array(
-        [[factor, offset if whole else 0.0] for (factor, offset), whole in zip(lines, absolute, strict=True)]
-    ).T
+    whole = [(factor, offset if has else 0.0) for (factor, offset), has in zip(lines, absolute, strict=True)]
+    return Scale(*np.array(whole).T)
 
 
 def _twice(names: Iterable[str]) -> list[str]:

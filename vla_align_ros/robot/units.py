@@ -1,12 +1,16 @@
 """The model's numbers <-> ROS's: per field one straight line, ros = offset + factor * model.
 
-A `position` goes through the whole line, a change of position and a velocity through its factor alone.
+A `position` goes through the whole line; a change of position, a velocity and an effort go through its factor alone.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 Unit = Literal["rad", "m", "degrees", "percent", "signed_percent", "fraction"]
 ROS_UNIT: Final[dict[str, str]] = {"rad": "rad", "degrees": "rad", "m": "m"}  # the others are a share of any range
@@ -38,3 +42,19 @@ def line(unit: Unit, span: tuple[float, float] | None, scale: float, offset: flo
     if scale == 0 or not math.isfinite(scale) or not math.isfinite(offset):
         raise ValueError(f"scale must be finite and not 0 and offset finite, got {scale} and {offset}")
     return scale * _FACTOR[unit], offset
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The lines of a vector's D fields. factor, offset: (D,) float64."""
+
+    factor: NDArray[np.float64]
+    offset: NDArray[np.float64]
+
+    def to_ros(self, numbers: NDArray[np.floating]) -> NDArray[np.float64]:
+        """(..., D) in the model's units -> ROS's."""
+        return self.offset + self.factor * np.asarray(numbers, np.float64)
+
+    def to_model(self, numbers: NDArray[np.floating]) -> NDArray[np.float64]:
+        """(..., D) in ROS's units -> the model's."""
+        return (np.asarray(numbers, np.float64) - self.offset) / self.factor

@@ -75,7 +75,7 @@ def model_topics(model: str, resolve: Callable[[str], str]) -> str:
     from vla_align_ros.zoo import find_model
 
     try:
-        cameras = load_model_config(find_model(model)).robot.camera_topics.values()
+        cameras = load_model_config(find_model(model)).robot.cameras.values()
     except ModelConfigError as error:
         raise ParameterError(f"model: {error}; or say what to record with topics") from None
     kinds = {camera: "CompressedImage" if resolve(camera).endswith("/compressed") else "Image" for camera in cameras}

@@ -103,7 +103,7 @@ class BagSource:
         """ValueError without a folder; OSError for a ledger that cannot be read."""
         if not params.bag_folder:
             raise ValueError("bag_folder: experience_source bag needs the folder that the recorder fills, got nothing")
-        cameras = runtime.policy.config.robot.camera_topics
+        cameras = runtime.policy.config.robot.cameras
         topics = BagTopics(
             {camera: node.resolve_topic_name(topic) for camera, topic in cameras.items()},
             node.resolve_topic_name("joint_states"),

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vla_align_ros.action.exploration import motion
 from vla_align_ros.bench.reach2 import camera, task
-from vla_align_ros.bench.reach2.arm import encoder_reading, move_chunk
+from vla_align_ros.bench.reach2.arm import EXPLORATION_RAD_S, encoder_reading, move_chunk
 from vla_align_ros.bench.reach2.embodiment import Embodiments
 from vla_align_ros.observation.normalise import Normaliser, NormMode, NormStats
 from vla_align_ros.policy.features import FeatureExtractor
@@ -47,7 +47,7 @@ def draw_samples(
     scene = task.sample_scene(count, rng)
     pose = task.training_pose(mine, scene, rng)
     first = task.expert_chunk(mine, pose, np.zeros((count, 2)), scene, 1)[:, 0]
-    last = np.where(rng.random((count, 1)) < 0.5, first, motion(count, 1, rng)[:, 0])
+    last = np.where(rng.random((count, 1)) < 0.5, first, motion(count, 1, rng, EXPLORATION_RAD_S)[:, 0])
     actions = task.expert_chunk(mine, pose, last, scene, horizon)
     commands = executions(actions, rng)
     after = move_chunk(mine, pose, commands, last)
@@ -85,7 +85,9 @@ def executions(actions: NDArray[np.float64], rng: np.random.Generator) -> NDArra
     sent = actions * np.where(rng.random((count, 1, 1)) < 0.5, other, 1.0)
     expert_like = rng.random((count, 2)) < 0.5
     first, second = (
-        np.where(expert_like[:, part, None, None], task.perturbed(sent, rng), motion(count, horizon, rng))
+        np.where(
+            expert_like[:, part, None, None], task.perturbed(sent, rng), motion(count, horizon, rng, EXPLORATION_RAD_S)
+        )
         for part in range(2)
     )
     later = np.arange(horizon) >= rng.integers(1, horizon + 1, (count, 1))
@@ -133,7 +135,7 @@ class Samples:
         device = self.state.device
         masks = torch.ones(len(rows), self.features.shape[1], dtype=torch.bool, device=device)
         dims = torch.ones(self.state.shape[1], dtype=torch.bool, device=device)
-        return ExperienceInput(self.commands[rows], self.features[rows], masks, dims)
+        return ExperienceInput(self.commands[rows], self.features[rows], masks, dims, dims)
 
 
 class SampleMaker:

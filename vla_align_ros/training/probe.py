@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vla_align_ros.action.exploration import motion
 from vla_align_ros.bench.reach2 import camera, task
-from vla_align_ros.bench.reach2.arm import move_chunk
+from vla_align_ros.bench.reach2.arm import EXPLORATION_RAD_S, move_chunk
 from vla_align_ros.bench.reach2.embodiment import sample_embodiments
 from vla_align_ros.policy.features import FeatureExtractor
 from vla_align_ros.training.vision import to_model_image
@@ -27,7 +27,7 @@ def motion_r2(
     arms = sample_embodiments(count, seed + 40_009)
     scene = task.sample_scene(count, rng)
     pose = task.training_pose(arms, scene, rng)
-    after = move_chunk(arms, pose, motion(count, horizon, rng), np.zeros((count, 2)))
+    after = move_chunk(arms, pose, motion(count, horizon, rng, EXPLORATION_RAD_S), np.zeros((count, 2)))
     both = [
         _tokens(features, torch.from_numpy(camera.draw(arms, angles, scene, image_size))) for angles in (pose, after)
     ]

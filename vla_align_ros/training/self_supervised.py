@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from vla_align_ros.action.exploration import motion
 from vla_align_ros.bench.reach2 import camera, task
-from vla_align_ros.bench.reach2.arm import encoder_reading, move_chunk
+from vla_align_ros.bench.reach2.arm import EXPLORATION_RAD_S, encoder_reading, move_chunk
 from vla_align_ros.bench.reach2.embodiment import sample_embodiments
 from vla_align_ros.policy.features import FeatureExtractor
 from vla_align_ros.training.recipe import VisionRecipe
@@ -53,7 +53,7 @@ def draw_pairs(count: int, size: int, seed: int) -> Pairs:
     arms = sample_embodiments(count, seed + 7919)
     scene = task.sample_scene(count, rng)
     pose = task.training_pose(arms, scene, rng)
-    moved = move_chunk(arms, pose, motion(count, HORIZON, rng), np.zeros((count, 2)))
+    moved = move_chunk(arms, pose, motion(count, HORIZON, rng, EXPLORATION_RAD_S), np.zeros((count, 2)))
     before, after = (torch.from_numpy(camera.draw(arms, angles, scene, size)) for angles in (pose, moved))
     change = encoder_reading(arms, moved) - encoder_reading(arms, pose)
     return Pairs(before, after, torch.from_numpy(change).float())

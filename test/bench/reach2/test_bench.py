@@ -18,9 +18,9 @@ def test_a_buffer_is_filled_with_experience_that_counts_however_often_the_arm_is
     assert token is not None
     (recorded,) = collect_experience(policy, arm, token[None], 128, seed=3)
     buffer = fill_buffer(policy, arm, token, seed=3)
-    assert sum(joint_held(item, robot.action, robot.period_ns) for item in recorded) > 10
+    assert sum(joint_held(item, robot) for item in recorded) > 10
     assert len(buffer) == 128
-    assert not any(joint_held(item, robot.action, robot.period_ns) for item in buffer)
+    assert not any(joint_held(item, robot) for item in buffer)
     assert len({item.commands.tobytes() for item in buffer}) == 128, "each turn is another one"
     starts_ns = [item.observation.stamp_ns for item in buffer]
     assert (np.diff(starts_ns) > 0).all()

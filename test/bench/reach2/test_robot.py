@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from robots import a_robot
 
 from vla_align_ros.action.trajectory import Trajectory, hold_trajectory, to_trajectory
 from vla_align_ros.bench.reach2.arm import JOINT_MAX_RAD, JOINT_NAMES, encoder_reading
@@ -50,7 +51,7 @@ def constant(
 ) -> Trajectory:
     actions = np.tile(np.array(velocity, np.float32), (horizon, 1))
     chunk = ActionChunk(actions, np.array(start, np.float32), stamp_ns, PERIOD_NS)
-    return to_trajectory(chunk, "velocity", JOINT_NAMES, ramp)
+    return to_trajectory(chunk, a_robot(), ramp)
 
 
 def moved(made: SimulatedRobot) -> np.ndarray:
@@ -152,7 +153,7 @@ def test_motion_does_not_depend_on_how_often_time_advances(stops_ms, arrival_ms,
     rng = np.random.default_rng(seed)
     actions = rng.uniform(-2, 2, (8, 2)).astype(np.float32)
     chunk = ActionChunk(actions, np.zeros(2, np.float32), T0 + int(rng.integers(0, 300)) * MS, PERIOD_NS)
-    raw = encode_trajectory(to_trajectory(chunk, "velocity", JOINT_NAMES, 2))
+    raw = encode_trajectory(to_trajectory(chunk, a_robot(), 2))
     for stop_ms in sorted({ms for ms in stops_ms if ms < arrival_ms}):
         other.advance(T0 + stop_ms * MS)
     for made in (one, other):

@@ -8,6 +8,7 @@ from vla_align_ros.bench.reach2.embodiment import Embodiments, FloatArray
 
 PERIOD_S = 0.1  # one control tick
 JOINT_NAMES = ("shoulder", "elbow")
+EXPLORATION_RAD_S = np.array([1.4, 1.4])  # largest speed of random motion
 JOINT_MIN_RAD = np.array([-1.9, 0.25])  # hard stops, in true angles
 JOINT_MAX_RAD = np.array([1.9, 2.6])
 

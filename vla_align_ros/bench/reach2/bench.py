@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vla_align_ros.action.exploration import Exploration
 from vla_align_ros.bench.reach2 import task
-from vla_align_ros.bench.reach2.arm import PERIOD_S, encoder_reading, move_chunk
+from vla_align_ros.bench.reach2.arm import EXPLORATION_RAD_S, PERIOD_S, encoder_reading, move_chunk
 from vla_align_ros.bench.reach2.camera import CAMERAS, draw, with_sensor_noise
 from vla_align_ros.bench.reach2.embodiment import Embodiments, FloatArray
 from vla_align_ros.experience.builder import without_held
@@ -119,7 +119,7 @@ def collect_experience(
     span = -(-horizon // execute)
     rows = np.repeat(np.arange(num_arms), episodes)
     batch = Episodes(arm[rows], seed, policy.model.architecture.vision.image_size)
-    exploration = Exploration(len(rows), horizon, execute, 2, np.random.default_rng([seed, 23]))
+    exploration = Exploration(len(rows), horizon, execute, EXPLORATION_RAD_S, np.random.default_rng([seed, 23]))
     seen, sent = [batch.observe()], []
     for step in range(-(-count // episodes) + span - 1):
         chunks = sample_chunks(policy, seen[-1], tokens[torch.from_numpy(rows)], seed * 2003 + step)
@@ -163,7 +163,7 @@ def fill_buffer(
     for turn in range(MOST_TURNS * -(-count // EXPERIENCES)):
         seed_of_turn = seed + turn * 1_000_003
         (made,) = collect_experience(policy, arm, token[None], EXPERIENCES, seed_of_turn, exploration_fraction)
-        found += later(without_held(made, robot.action, robot.period_ns), found)
+        found += later(without_held(made, robot), found)
         if len(found) >= count:
             break
     return found[:count]

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from vla_align_ros.action.controller import Controller
-from vla_align_ros.action.limits import ChunkLimits, ChunkReason, ChunkRefused
+from vla_align_ros.action.limits import ChunkReason, ChunkRefused
 from vla_align_ros.bench.reach2.robot import (
     CAMERA_TOPICS,
     CHUNK_TOPIC,
@@ -24,7 +23,7 @@ from vla_align_ros.observation.assemble import ObservationAssembler, Observation
 from vla_align_ros.observation.codecs import IMAGE, JOINT_STATE, MessageRefused, encode_trajectory
 from vla_align_ros.params import PolicyParams
 from vla_align_ros.policy import Policy
-from vla_align_ros.runtime import make_assembler
+from vla_align_ros.runtime import make_assembler, make_controller
 
 Tap = Callable[[SimMessage], SimMessage | None]
 _CAMERA_OF = {topic: camera for camera, topic in CAMERA_TOPICS.items()}
@@ -57,8 +56,7 @@ def run_clocked(
     """
     params = PolicyParams()
     assembler = make_assembler(policy, params)
-    limits = ChunkLimits(policy.config.robot.joints, params.jump_max_rad, params.ramp_ticks)
-    controller = Controller(policy, assembler, limits, seed)
+    controller = make_controller(policy, replace(params, seed=seed), assembler)
     refused: Counter[ObservationReason | ChunkReason] = Counter()
     period_ns, latency_ns = controller.period_ns, round(latency_s * 1e9)
     end_ns = robot.now_ns + round(seconds * 1e9)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_align_ros.action.exploration import CLIP_RAD_S
+from vla_align_ros.action.exploration import CLIP_SHARE
 from vla_align_ros.bench.reach2.arm import (
+    EXPLORATION_RAD_S,
     JOINT_MAX_RAD,
     JOINT_MIN_RAD,
     PERIOD_S,
@@ -80,7 +81,7 @@ def perturbed(commands: FloatArray, rng: np.random.Generator) -> FloatArray:
     count = len(commands)
     push = 0.45 * rng.standard_normal((count, 1, 2)) * (rng.random((count, 1, 1)) < 0.5)
     noisy = commands + 0.15 * rng.standard_normal(commands.shape) + push
-    return np.clip(noisy, -CLIP_RAD_S, CLIP_RAD_S)
+    return np.clip(noisy, -CLIP_SHARE * EXPLORATION_RAD_S, CLIP_SHARE * EXPLORATION_RAD_S)
 
 
 def training_pose(arms: Embodiments, scene: Scene, rng: np.random.Generator) -> FloatArray:
