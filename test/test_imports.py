@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -72,3 +73,13 @@ def test_library_file_never_imports_ros_nor_what_is_built_on_it(path):
 def test_console_script_answers_without_loading_torch_or_ros():
     code = "import sys, vla_align_ros.cli.main; print(*(n for n in sys.argv[1:] if n in sys.modules))"
     assert run(code, "torch", "transformers", "matplotlib", *ROS_MODULES, *MESSAGES) == []
+
+
+def test_folders_import_each_other_one_way():
+    """Data goes forward: no folder needs, over any way round, one that needs it."""
+    needs: dict[str, set[str]] = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        folder = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        inside = {name.split(".")[1] for name in modules_imported_by(path) if name.startswith("vla_align_ros.")}
+        needs.setdefault(folder, set()).update(inside - {folder})
+    TopologicalSorter(needs).prepare()  # CycleError names the circle

@@ -11,9 +11,9 @@ from robots import a_robot
 from scipy.interpolate import BPoly
 
 from vla_align_ros.action.running import RunningTrajectory, begin, says_start
-from vla_align_ros.action.trajectory import Trajectory, hold_trajectory, to_trajectory
+from vla_align_ros.action.trajectory import hold_trajectory, to_trajectory
 from vla_align_ros.robot.description import ActionKind
-from vla_align_ros.types import ActionChunk
+from vla_align_ros.types import ActionChunk, Trajectory
 
 MS = 1_000_000
 PERIOD_NS = 100 * MS

@@ -9,15 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from robots import a_robot
 
-from vla_align_ros.action.trajectory import (
-    NOT_SAID,
-    Trajectory,
-    TrajectoryError,
-    hold_trajectory,
-    to_trajectory,
-)
+from vla_align_ros.action.trajectory import hold_trajectory, to_trajectory
 from vla_align_ros.robot.description import ActionKind, RobotDescription
-from vla_align_ros.types import ActionChunk
+from vla_align_ros.types import NOT_SAID, ActionChunk, Trajectory, TrajectoryError
 
 KINDS: tuple[ActionKind, ...] = ("velocity", "position", "delta_position")
 PERIOD_NS = 100_000_000

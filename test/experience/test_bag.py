@@ -33,7 +33,7 @@ from simulated_run import (
     sensor_messages,
 )
 
-from vla_align_ros.action.trajectory import Trajectory, hold_trajectory
+from vla_align_ros.action.trajectory import hold_trajectory
 from vla_align_ros.experience.bag import BagReading, BagTopics
 from vla_align_ros.experience.recorder import BagRecorder
 from vla_align_ros.experience.recording import bag_messages, grouped
@@ -50,7 +50,7 @@ from vla_align_ros.observation.codecs import (
     encode_string,
     encode_trajectory,
 )
-from vla_align_ros.types import Experience
+from vla_align_ros.types import Experience, Trajectory
 
 RUN = eventful_run()
 

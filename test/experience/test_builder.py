@@ -26,7 +26,7 @@ from simulated_run import (
     sensor_messages,
 )
 
-from vla_align_ros.action.trajectory import Trajectory, hold_trajectory
+from vla_align_ros.action.trajectory import hold_trajectory
 from vla_align_ros.experience.builder import ExperienceBuilder, ExperienceReason, joint_held
 from vla_align_ros.observation.assemble import (
     AssemblerLimits,
@@ -41,7 +41,7 @@ from vla_align_ros.observation.codecs import (
     encode_trajectory,
 )
 from vla_align_ros.robot.description import ActionKind, Joint
-from vla_align_ros.types import Experience
+from vla_align_ros.types import Experience, Trajectory
 
 
 def run(

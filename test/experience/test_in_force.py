@@ -6,12 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from robots import a_robot
 
-from vla_align_ros.action.trajectory import NOT_SAID, Trajectory, to_trajectory
+from vla_align_ros.action.trajectory import to_trajectory
 from vla_align_ros.experience.in_force import CommandsInForce
 from vla_align_ros.observation.assemble import ObservationReason, ObservationRefused
 from vla_align_ros.observation.codecs import MessageReason, MessageRefused, encode_trajectory
 from vla_align_ros.robot.description import ActionKind
-from vla_align_ros.types import ActionChunk, Float32Array
+from vla_align_ros.types import NOT_SAID, ActionChunk, Float32Array, Trajectory
 
 MS = 1_000_000
 PERIOD_NS = 100 * MS

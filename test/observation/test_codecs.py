@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 from robots import a_robot
 from rosbags.typesys.stores import ros2_jazzy as ros
 
-from vla_align_ros.action.trajectory import Trajectory, to_trajectory
+from vla_align_ros.action.trajectory import to_trajectory
 from vla_align_ros.observation import codecs
 from vla_align_ros.observation.codecs import (
     COMPRESSED_IMAGE,
@@ -28,7 +28,7 @@ from vla_align_ros.observation.codecs import (
     decode_string,
     decode_trajectory,
 )
-from vla_align_ros.types import ActionChunk
+from vla_align_ros.types import ActionChunk, Trajectory
 
 NAMES = ("shoulder", "elbow")
 STAMP_NS = 1_700_000_000_123_456_789

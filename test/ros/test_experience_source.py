@@ -31,11 +31,11 @@ from trajectory_msgs.msg import JointTrajectory
 from vla_align_ros.action.exploration import Exploration
 from vla_align_ros.action.trajectory import to_trajectory
 from vla_align_ros.alignment import align
-from vla_align_ros.alignment.offline import bag_topics, read_bag
 from vla_align_ros.bench.reach2.robot import CHUNK_TOPIC, TOPICS, make_robot
 from vla_align_ros.checkpoint.store import TokenStore
 from vla_align_ros.experience.recorder import BagRecorder
 from vla_align_ros.observation.codecs import JOINT_TRAJECTORY, encode_trajectory
+from vla_align_ros.offline import bag_topics, read_bag
 from vla_align_ros.params import PolicyParams, SimParams
 from vla_align_ros.policy import load_policy
 from vla_align_ros.types import ActionChunk

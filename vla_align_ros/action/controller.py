@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from vla_align_ros.action.chunk_queue import ChunkQueue
 from vla_align_ros.action.exploration import Exploration, exploring_actions
 from vla_align_ros.action.limits import ChunkLimits, ChunkReason, ChunkRefused, check_chunk
-from vla_align_ros.action.trajectory import Trajectory, hold_trajectory, to_trajectory
+from vla_align_ros.action.trajectory import hold_trajectory, to_trajectory
 from vla_align_ros.observation.assemble import ObservationAssembler, ObservationReason, ObservationRefused
 from vla_align_ros.policy import Policy
-from vla_align_ros.types import ActionChunk, Observation
+from vla_align_ros.types import ActionChunk, Observation, Trajectory
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_align_ros.action.trajectory import Float64Array
 from vla_align_ros.robot.description import RobotDescription
+from vla_align_ros.types import Float64Array
 
 JITTER_SHARE: Final = 0.15 / 1.4  # of the largest speed: standard deviation of what each tick adds to the velocity
 CLIP_SHARE: Final = 2.25 / 1.4  # of the largest speed: no tick goes beyond it

@@ -14,9 +14,9 @@ from enum import Enum
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_align_ros.action.trajectory import Float64Array, to_trajectory
+from vla_align_ros.action.trajectory import to_trajectory
 from vla_align_ros.robot.description import RobotDescription
-from vla_align_ros.types import ActionChunk
+from vla_align_ros.types import ActionChunk, Float64Array
 
 FLOAT32_SLACK = 1e-6  # relative; an action clamped to a limit in float32 may lie a rounding error beyond it in float64
 

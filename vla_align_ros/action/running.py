@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from vla_align_ros.action.trajectory import NOT_SAID, Float64Array, Int64Array, Trajectory
+from vla_align_ros.types import NOT_SAID, Float64Array, Int64Array, Trajectory
 
 
 @dataclass(frozen=True)

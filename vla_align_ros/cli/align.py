@@ -51,11 +51,11 @@ def align(
     import torch
     import yaml
 
-    from vla_align_ros.alignment.offline import bag_topics, fill_buffer, would_refuse
     from vla_align_ros.alignment.reasons import Reason
     from vla_align_ros.checkpoint.manifest import StoreError
     from vla_align_ros.checkpoint.owner import owner_of
     from vla_align_ros.experience.buffer import ExperienceBuffer
+    from vla_align_ros.offline import bag_topics, fill_buffer, would_refuse
     from vla_align_ros.params import ManagerParams, ParameterError, PolicyParams
     from vla_align_ros.policy import load_policy
     from vla_align_ros.runtime import make_runtime

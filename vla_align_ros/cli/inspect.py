@@ -64,8 +64,8 @@ def _bags(
     sources: Sequence[Path], model: str, cameras: dict[str, str], topics: dict[str, str], prompt: str
 ) -> dict[str, Any]:
     from vla_align_ros.alignment.diagnosis import diagnose
-    from vla_align_ros.alignment.offline import bag_topics, fill_buffer
     from vla_align_ros.experience.buffer import ExperienceBuffer
+    from vla_align_ros.offline import bag_topics, fill_buffer
     from vla_align_ros.params import PolicyParams
     from vla_align_ros.policy import load_policy
     from vla_align_ros.zoo import find_model

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from vla_align_ros.alignment import align
-from vla_align_ros.alignment.offline import bag_topics, read_bag
+from vla_align_ros.offline import bag_topics, read_bag
 from vla_align_ros.params import PolicyParams
 from vla_align_ros.policy import Policy
 from vla_align_ros.runtime import make_bag_folder, make_runtime

@@ -10,13 +10,13 @@ import torch
 from numpy.typing import NDArray
 
 from vla_align_ros.action.trajectory import to_trajectory
-from vla_align_ros.alignment.offline import bag_topics
 from vla_align_ros.bench.reach2.embodiment import Embodiments
 from vla_align_ros.demo.report import AFTER_RGB, BEFORE_RGB, draw_scene, draw_way
 from vla_align_ros.experience.bag import push_sensed
 from vla_align_ros.experience.recording import bag_messages
 from vla_align_ros.observation.assemble import ObservationRefused
 from vla_align_ros.observation.codecs import MessageRefused, decode_trajectory
+from vla_align_ros.offline import bag_topics
 from vla_align_ros.params import PolicyParams
 from vla_align_ros.policy import Policy
 from vla_align_ros.runtime import make_assembler

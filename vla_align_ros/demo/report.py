@@ -16,12 +16,11 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from vla_align_ros.action.running import begin
-from vla_align_ros.action.trajectory import Trajectory
 from vla_align_ros.alignment.reasons import Reason
 from vla_align_ros.bench.reach2.arm import PERIOD_S, forward_kinematics, move
 from vla_align_ros.bench.reach2.camera import ARM_HEIGHT_M, CAMERAS, at_height, base_view
 from vla_align_ros.bench.reach2.embodiment import Embodiments
-from vla_align_ros.types import Observation
+from vla_align_ros.types import Observation, Trajectory
 
 matplotlib.use("Agg")
 

@@ -22,11 +22,10 @@ import numpy as np
 
 from vla_align_ros.action.running import RunningTrajectory, begin, says_start
 from vla_align_ros.action.timeline import Timeline
-from vla_align_ros.action.trajectory import Float64Array, Trajectory
 from vla_align_ros.observation.assemble import ObservationReason, ObservationRefused
 from vla_align_ros.observation.codecs import MessageReason, MessageRefused, RawMessage, decode_trajectory
 from vla_align_ros.robot.description import RobotDescription
-from vla_align_ros.types import Float32Array
+from vla_align_ros.types import Float32Array, Float64Array, Trajectory
 
 _FOREVER_NS = 2**63
 

@@ -17,11 +17,10 @@ from rosbags.serde.utils import check_string
 from rosbags.typesys import Stores, get_typestore
 from rosbags.typesys.stores import ros2_jazzy as ros
 
-from vla_align_ros.action.trajectory import NOT_SAID, STANDS_RAD_S, Trajectory, TrajectoryError
 from vla_align_ros.observation.images import decompressed, to_rgb
 from vla_align_ros.observation.refusal import MessageReason as MessageReason
 from vla_align_ros.observation.refusal import MessageRefused as MessageRefused
-from vla_align_ros.types import Float32Array, UInt8Array
+from vla_align_ros.types import NOT_SAID, STANDS_RAD_S, Float32Array, Trajectory, TrajectoryError, UInt8Array
 
 TYPESTORE: Final = get_typestore(Stores.ROS2_JAZZY)
 IMAGE: Final = "sensor_msgs/msg/Image"

@@ -22,7 +22,6 @@ from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from vla_align_ros.action.limits import ChunkRefused
-from vla_align_ros.action.trajectory import Trajectory
 from vla_align_ros.alignment.reasons import Reason
 from vla_align_ros.alignment.report import AlignReport, StepCurve
 from vla_align_ros.alignment.waiting import left_out_sentence
@@ -42,6 +41,7 @@ from vla_align_ros.ros.prompt import OwnPrompt
 from vla_align_ros.ros.sensors import LATCHED_QOS, SensorNode
 from vla_align_ros.ros.steady import STEADY, THROTTLED
 from vla_align_ros.runtime import Runtime, make_runtime
+from vla_align_ros.types import Trajectory
 from vla_align_ros.worker import Worker
 from vla_align_ros.zoo import find_model, robot_of, store_folder
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from robots import a_robot
 
-from vla_align_ros.action.trajectory import Trajectory, hold_trajectory, to_trajectory
+from vla_align_ros.action.trajectory import hold_trajectory, to_trajectory
 from vla_align_ros.bench.reach2.arm import JOINT_MAX_RAD, JOINT_NAMES, encoder_reading
 from vla_align_ros.bench.reach2.embodiment import sample_embodiments, unshifted
 from vla_align_ros.bench.reach2.robot import (
@@ -32,7 +32,7 @@ from vla_align_ros.observation.codecs import (
     encode_trajectory,
 )
 from vla_align_ros.params import SimParams
-from vla_align_ros.types import ActionChunk
+from vla_align_ros.types import ActionChunk, Trajectory
 
 T0 = 17_000_000_000 * PERIOD_NS
 MS = 1_000_000

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from so101_tables import table
 
-from vla_align_ros.action.trajectory import Trajectory
 from vla_align_ros.bench.so101.controlled import ARM_JOINTS, ControlledArm
 from vla_align_ros.bench.so101.embodiment import Embodiment
 from vla_align_ros.bench.so101.joints import HOME_RAD
+from vla_align_ros.types import Trajectory
 
 START_NS, MS = 1_000_000_000_000, 1_000_000
 ARM = slice(0, 5)

@@ -13,11 +13,11 @@ import numpy as np
 
 from vla_align_ros.action.running import RunningTrajectory, begin
 from vla_align_ros.action.timeline import Timeline
-from vla_align_ros.action.trajectory import Trajectory
 from vla_align_ros.bench.so101.embodiment import Embodiment
 from vla_align_ros.bench.so101.joints import GRIPPER, JOINT_NAMES, FloatArray
 from vla_align_ros.bench.so101.state import State
 from vla_align_ros.bench.so101.worlds import STEP_S, World
+from vla_align_ros.types import Trajectory
 
 UPDATE_HZ = 50
 HELD_TRAJECTORIES = 8  # that wait for their start
