@@ -47,8 +47,7 @@ def one_buffer(
     policy: Policy, start: torch.Tensor, experiences: Experiences, seed: int, rules: Rules
 ) -> dict[str, Any]:
     """The proposal, and what each check says: a reason, or None. `token` is None where nothing can be proposed."""
-    params, stats = arms.recommended(policy), policy.stats
-    assert stats is not None
+    params, stats = arms.recommended(policy), policy.alignment.stats
     parts = split(experiences, policy.config.robot)
     says = {check.__name__: check(policy, experiences, parts, params) for check in experience_check.CHECKS}
     if not parts.enough:

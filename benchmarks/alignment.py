@@ -61,8 +61,7 @@ def by_token(tokens: dict[str, Tensor], measure: Any) -> dict[str, Any]:
 
 def own_token(policy: Policy, arm: Embodiments, row: int, seed: int, episodes: int) -> dict[str, float]:
     """A training arm with the bank's token for it, the cap: success, and action error by number of Euler steps."""
-    assert policy.bank is not None
-    token = policy.e_0 + policy.bank[row]
+    token = policy.e_0 + policy.alignment.bank[row]
     errors = {n: action_error(policy, arm, token[None], seed, arms.ERROR_SAMPLES, n)[0] for n in EULER_STEPS}
     return {
         "success": float(arms.successes(policy, arm, token, episodes, seed).mean()),

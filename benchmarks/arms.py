@@ -165,9 +165,8 @@ def label_loss(policy: Policy, arm: Embodiments, seed: int) -> LabelLoss:
 
 def best_by_labels(policy: Policy, arm: Embodiments, starts: Sequence[Tensor], seed: int) -> Tensor:
     """The best token that the labels lead to: from the best of bank and `starts`, by gradient."""
-    assert policy.bank is not None
     loss = label_loss(policy, arm, seed)
-    candidates = [*starts, *(policy.e_0 + policy.bank)]
+    candidates = [*starts, *(policy.e_0 + policy.alignment.bank)]
     with torch.no_grad():
         first = [float(loss(t, torch.arange(12), torch.Generator().manual_seed(0))) for t in candidates]
         finalists = [candidates[index] for index in np.argsort(first)[:8]]

@@ -64,8 +64,7 @@ def cosines(policy: Policy, arm: Embodiments, experiences: list[Any], shipped: T
     losses = arms.losses_of(policy, learn, params)
     rows, labels = torch.arange(len(learn)), arms.label_loss(policy, arm, seed)
     picked = first_step(policy, losses, rows, shipped, seed).token
-    assert policy.learned_step is not None
-    reads, moves = policy.learned_step
+    reads, moves = policy.alignment.learned_step
     found: dict[str, Any] = {}
     for place, start in (("shipped", shipped), ("picked", picked)):
         token = start.clone().requires_grad_(True)

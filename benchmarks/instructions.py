@@ -18,6 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
+import golden
 import machine
 import medium
 import torch
@@ -26,7 +27,7 @@ from golden import policy_input, read_io
 from sample_actions import GOLDEN, NUM_STEPS, VARIANTS
 from timing import timed
 
-from vla_align_ros.policy import load_policy
+from vla_align_ros.policy.fast import FastSampler
 
 HERE = Path(__file__).resolve().parent
 CALLGRIND = ("valgrind", "--tool=callgrind", "--instr-atstart=no", "--callgrind-out-file=/dev/null")
@@ -35,11 +36,12 @@ CALLGRIND = ("valgrind", "--tool=callgrind", "--instr-atstart=no", "--callgrind-
 def serve(folder: Path) -> None:
     """As `lerobot_peer.py`: a line when ready, then one call for every line on stdin."""
     torch.set_num_threads(1)
-    policy, io = load_policy(folder, "cpu"), read_io(folder)
-    inputs, noise = policy_input(io, policy.model.architecture.cameras)[:1], io["in.noise"][:1]
+    model, io = golden.load(folder), read_io(folder)
+    inputs, noise = policy_input(io, model.architecture.cameras)[:1], io["in.noise"][:1]
+    sample = FastSampler(model)
     print(json.dumps({}), flush=True)
     for _ in sys.stdin:
-        print(json.dumps(asdict(timed(lambda: policy.sample_actions(inputs, noise, NUM_STEPS)))), flush=True)
+        print(json.dumps(asdict(timed(lambda: sample(inputs, noise, NUM_STEPS)))), flush=True)
 
 
 def count(command: list[str]) -> int:

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from golden import policy_input
+from golden import architecture_of, policy_input
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vla_align_ros.policy.config import load_golden_architecture
 from vla_align_ros.policy.pi0 import Pi0
 
 CAMERAS = ("base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb")
@@ -67,7 +66,7 @@ def write(folder: Path, variant: str, num_steps: int, seed: int = 0) -> Path:
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(sizes(variant)))
     torch.manual_seed(seed)
-    model = Pi0(load_golden_architecture(folder)).eval().requires_grad_(False)
+    model = Pi0(architecture_of(folder)).eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         if "norm.dense" in name:  # adaRMS starts at zero: then nothing would depend on the time

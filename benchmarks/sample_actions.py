@@ -19,10 +19,12 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import cv2
+import golden
 import machine
 import medium
 import torch
@@ -36,6 +38,7 @@ from torch import Tensor
 from vla_align_ros.bench.reach2.bench import Episodes
 from vla_align_ros.bench.reach2.embodiment import unshifted
 from vla_align_ros.policy import PolicyError, load_policy
+from vla_align_ros.policy.fast import FastSampler
 from vla_align_ros.zoo import find_model
 
 NUM_STEPS = 10
@@ -99,18 +102,17 @@ def measure_infer(model: str, calls: int) -> dict[str, Any]:
 def measure_network(folder: Path, calls: int, wheel: Path | None, python: Path | None) -> dict[str, Any]:
     """Our `sample_actions` with the weights of a folder in the golden form, fast and readable, and lerobot's in turn
     with them where there is one."""
-    policy = load_policy(folder, "cpu")
-    io = read_io(folder)
-    inputs, noise = policy_input(io, policy.model.architecture.cameras)[:1], io["in.noise"][:1]
+    model, io = golden.load(folder), read_io(folder)
+    inputs, noise = policy_input(io, model.architecture.cameras)[:1], io["in.noise"][:1]
     ours: dict[str, Callable[[], Tensor]] = {
-        "ours": lambda: policy.sample_actions(inputs, noise, NUM_STEPS),
-        "readable": lambda: policy.model.sample_actions(inputs, noise, NUM_STEPS),
+        "ours": partial(FastSampler(model), inputs, noise, NUM_STEPS),
+        "readable": partial(model.sample_actions, inputs, noise, NUM_STEPS),
     }
     exact = ours["ours"]()
     difference = (exact - ours["readable"]()).abs().max().item()
     with suppress(PolicyError):  # where bfloat16 is slower than float32 it is not offered
-        coarse = load_policy(folder, "cpu", "bfloat16")
-        ours["bfloat16"] = lambda: coarse.sample_actions(inputs, noise, NUM_STEPS)
+        coarse = FastSampler(golden.load(folder, "bfloat16"))
+        ours["bfloat16"] = partial(coarse, inputs, noise, NUM_STEPS)
     rounds: list[dict[str, Timing]] = []
     with ExitStack() as stack:
         peer = None if wheel is None or python is None else stack.enter_context(running_peer(folder, wheel, python))

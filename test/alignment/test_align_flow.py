@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from builders import TASKS, make_experiences, make_observation, one_after_another, stats_of
+from builders import TASKS, make_experiences, make_observation, one_after_another, replace_parts, stats_of
 from torch import Tensor
 
 from vla_align_ros.alignment import AlignReport, Reason, align, attempt, commit, evidence, guard, step
@@ -50,7 +50,8 @@ def policy(make_policy: Callable[..., Policy]) -> Policy:
     """A policy whose running token fits its robot badly, so that there is something to gain."""
     policy = make_policy(peft_num_tokens=4)
     assert policy.token is not None
-    policy.learned_step = 3.0 * torch.eye(policy.token.numel()).expand(2, -1, -1)  # the plain gradient, 9 times as long
+    nine_times_the_gradient = 3.0 * torch.eye(policy.token.numel()).expand(2, -1, -1)
+    replace_parts(policy, learned_step=nine_times_the_gradient)
     policy.swap_token(policy.token + 2.0 * torch.randn(4, 32, generator=torch.Generator().manual_seed(0)))
     return policy
 
@@ -229,8 +230,7 @@ def test_the_gradient_starts_at_what_was_picked_from_running_token_and_bank(
     token, e_0 = policy.token, policy.model.peft_prefix_token
     assert token is not None
     assert e_0 is not None
-    assert policy.bank is not None
-    expected = torch.cat([token[None], e_0[None], e_0 + policy.bank])
+    expected = torch.cat([token[None], e_0[None], e_0 + policy.alignment.bank])
     report = align(policy, FEW, QUICK)
     assert torch.equal(given["candidates"], expected)
     assert torch.equal(given["rows"], torch.arange(report.learned_from)), "what judges must not choose"
@@ -247,12 +247,11 @@ def test_the_running_token_alone_is_the_start_where_nothing_is_better(
     monkeypatch.setattr(step, "pick", spied_pick)
     token, rows, best = policy.token, torch.arange(16), 0
     assert token is not None
-    assert policy.bank is not None
     losses = ExperienceLosses(policy, FEW[:16], LossWeights())
     assert torch.equal(step.first_step(policy, losses, rows, token, 0).token, token)
     best = 3
     assert not torch.equal(step.first_step(policy, losses, rows, token, 0).token, token)
-    same = policy.e_0 + policy.bank[1]  # as in a fresh install, whose token is one of the bank's
+    same = policy.e_0 + policy.alignment.bank[1]  # as in a fresh install, whose token is one of the bank's
     found = step.first_step(policy, losses, rows, same, 0)
     assert torch.equal(found.token, same)
     assert found.index == 0
@@ -301,7 +300,7 @@ def test_a_part_of_the_way_is_gone_where_the_policy_would_do_much_the_same(
 def test_the_token_comes_back_to_the_region_that_training_knows(
     policy: Policy, alike: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    policy.stats = stats_of(token_distance_max=1.0)
+    replace_parts(policy, stats=stats_of(token_distance_max=1.0))
     monkeypatch.setattr(guard, "judge", lambda *_: _kept())
     params = dataclasses.replace(QUICK, align_learning_rate=1.0, align_steps=10)
     align(policy, FEW, params, rules=Rules(alike=alike))
@@ -435,7 +434,7 @@ def test_the_guard_asks_for_the_actions_of_all_experience_after_the_whole_step(
 
 
 def run_case(policy: Policy, case: dict[str, Any], monkeypatch: pytest.MonkeyPatch, **more: Any) -> AlignReport:
-    policy.stats = case.get("stats", policy.stats)
+    replace_parts(policy, stats=case.get("stats", policy.alignment.stats))
     if "judged" in case:  # the losses after, so much higher than those before
         rose = case["judged"]
         judge = guard.judge
@@ -478,8 +477,7 @@ def test_a_refusal_has_its_reason_and_changes_nothing(
 ) -> None:
     reason, case = REFUSED[name]
     if case.get("bank") is False:  # nothing better than the running token to start from
-        assert policy.bank is not None
-        policy.bank = torch.zeros_like(policy.bank)
+        replace_parts(policy, bank=torch.zeros_like(policy.alignment.bank))
         policy.swap_token(policy.e_0)
     untouched = Untouched(policy)
     store = TokenStore(tmp_path / "store", keep=3)

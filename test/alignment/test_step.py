@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from builders import make_losses
+from builders import make_losses, replace_parts
 from torch import Tensor
 
 from vla_align_ros.alignment import step
@@ -36,8 +36,8 @@ def test_a_step_that_makes_the_losses_worse_is_not_taken(policy: Policy, token: 
     losses, params = make_losses(policy), AlignParams(align_steps=5, align_learning_rate=0.5)
     down, _ = descend(policy, losses, ROWS, token, params, 0)
     assert not torch.equal(down, token)
-    assert policy.learned_step is not None
-    policy.learned_step = policy.learned_step * torch.tensor([1.0, -1.0])[:, None, None]
+    uphill = policy.alignment.learned_step * torch.tensor([1.0, -1.0])[:, None, None]
+    replace_parts(policy, learned_step=uphill)
     stayed, curve = descend(policy, losses, ROWS, token, params, 0)
     assert torch.equal(stayed, token)
     assert {(taken.e_token_norm, taken.learning_rate) for taken in curve} == {(float(token.norm()), 0.0)}
@@ -61,7 +61,7 @@ def test_of_a_step_the_share_is_taken_that_lowers_the_loss_most(policy: Policy, 
     start = torch.zeros_like(policy.e_0)
     slope, _ = gradient(losses, start, ROWS, 1, 0)
     reads = slope.flatten()[None] / slope.square().sum()
-    policy.learned_step = torch.stack([reads, torch.full_like(reads, -goes_to)])
+    replace_parts(policy, learned_step=torch.stack([reads, torch.full_like(reads, -goes_to)]))
     token, (curve,) = descend(policy, losses, ROWS, start, AlignParams(align_learning_rate=1.0, align_steps=1), 0)
     assert curve.learning_rate == rate
     torch.testing.assert_close(token, torch.full_like(token, rate * goes_to), atol=1e-4, rtol=0.0)
@@ -74,7 +74,7 @@ def test_a_step_is_the_learned_one_for_the_gradient_of_the_whole_batch(policy: P
     order = torch.randperm(len(ROWS), generator=torch.Generator().manual_seed(0))
     slope, means = gradient(losses, policy.e_0, order, params.align_draws, 1)
     moves[0, 5] = 30.0 * float(slope.flatten()[5] * slope.flatten()[3]) / float(slope.norm()) ** 2  # downhill
-    policy.learned_step = torch.stack([reads, moves])
+    replace_parts(policy, learned_step=torch.stack([reads, moves]))
     shadow, (curve,) = descend(policy, losses, ROWS, policy.e_0, params, 0)
     moved = (shadow - policy.e_0).flatten()
     assert float(moved[5]) == pytest.approx(-0.7 * float(moves[0, 5]) * float(slope.flatten()[3]), rel=1e-3)
@@ -155,8 +155,7 @@ def test_without_inverse_dynamics_nothing_is_doubted(policy: Policy, token: Tens
 def test_the_whole_step_explains_the_experience_beside_the_finalists_with_the_same_draws(
     policy: Policy, token: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert policy.bank is not None
-    bank = policy.e_0 + policy.bank
+    bank = policy.e_0 + policy.alignment.bank
     candidates = torch.cat([token[None], policy.e_0[None], bank])  # so few are all finalists
     monkeypatch.setattr(step, "descend", lambda *arguments: (bank[2], []))
     proposal = propose(policy, make_losses(policy), ROWS, token, AlignParams(), 0)

@@ -184,6 +184,11 @@ def write_model(folder: Path, seed: int = 0, **changes: Any) -> Path:
     return folder
 
 
+def replace_parts(policy: Policy, **changes: Any) -> None:
+    """Give a policy other parts to align with: a bank, a step, statistics."""
+    policy._alignment = dataclasses.replace(policy.alignment, **changes)
+
+
 def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     save_file({key: value.detach().contiguous().clone() for key, value in tensors.items()}, path)
 

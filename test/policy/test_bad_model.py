@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import golden
 import pytest
 import torch
 import yaml
@@ -251,11 +252,12 @@ def test_openpis_weights_with_a_stray_tensor(tmp_path: Path) -> None:
     folder = Path(shutil.copytree(GOLDEN / "pi0", tmp_path / "pi0"))
     name = "paligemma_with_expert.gemma_expert.model.layers.7.self_attn.q_proj.weight"
     edit_weights(folder, "model.safetensors", lambda tensors: tensors.update({name: torch.ones(1)}))
-    assert "unexpected: action_expert.layers.7.q_proj.weight" in refusal(folder, WeightsError)
+    with pytest.raises(WeightsError, match=r"unexpected: action_expert\.layers\.7\.q_proj\.weight"):
+        golden.load(folder)
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xff", b"3", b"[]", b"{}", b'{"vlm": 3}', b"[" * 100_000])
-def test_a_golden_description_that_is_none(tmp_path: Path, content: bytes) -> None:
+def test_a_config_json_that_says_nothing(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "config.json").write_bytes(content)
     shutil.copyfile(GOLDEN / "pi0" / "model.safetensors", tmp_path / "model.safetensors")
     assert "no model.yaml is here" in refusal(tmp_path, ModelConfigError)

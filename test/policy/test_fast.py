@@ -38,7 +38,7 @@ def assert_equal(found: Tensor, expected: Tensor) -> None:
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("variant", ["pi0", "pi05"])
 def test_it_is_openpis_and_the_readable_models(variant: str, padded: bool) -> None:
-    model = load_policy(GOLDEN / variant, "cpu").model
+    model = golden.load(GOLDEN / variant)
     io = golden.read_io(GOLDEN / variant)
     inputs, noise = golden.policy_input(io, model.architecture.cameras), io["in.noise"]
     sampler = FastSampler(model, padded)
@@ -175,7 +175,7 @@ def test_what_it_cannot_do_is_refused() -> None:
 
 @pytest.mark.parametrize("variant", ["pi0", "pi05"])
 def test_bfloat16_is_as_close_to_float32_as_the_readable_model_in_bfloat16(variant: str) -> None:
-    model = load_policy(GOLDEN / variant, "cpu").model
+    model = golden.load(GOLDEN / variant)
     io = golden.read_io(GOLDEN / variant)
     inputs, noise = golden.policy_input(io, model.architecture.cameras), io["in.noise"]
     exact = io["out.sample_actions.10"]

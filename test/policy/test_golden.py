@@ -15,7 +15,7 @@ import torch
 from builders import GOLDEN
 from torch import Tensor
 
-from vla_align_ros.policy import flow, load_policy
+from vla_align_ros.policy import flow
 from vla_align_ros.policy.inputs import PolicyInput
 from vla_align_ros.policy.losses import masked_mse
 from vla_align_ros.policy.pi0 import Pi0
@@ -37,7 +37,7 @@ def io(folder: Path) -> dict[str, Tensor]:
 
 @pytest.fixture(scope="module")
 def model(folder: Path) -> Pi0:
-    return load_policy(folder, "cpu").model
+    return golden.load(folder)
 
 
 def test_every_tensor_is_openpis(folder: Path, io: dict[str, Tensor]) -> None:

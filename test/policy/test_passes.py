@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import golden
 import pytest
 import torch
 from builders import GOLDEN, make_experience, make_inputs, make_model, make_noisy, untame
 from torch import Tensor
 
-from vla_align_ros.policy import experts, flow, joint, load_policy, pi0
-from vla_align_ros.policy.config import Architecture, load_golden_architecture
+from vla_align_ros.policy import experts, flow, joint, pi0
+from vla_align_ros.policy.config import Architecture
 from vla_align_ros.policy.inputs import PolicyInput
 from vla_align_ros.policy.joint import forward_joint
 from vla_align_ros.policy.pi0 import Pi0
@@ -201,8 +202,8 @@ def test_switched_off_equals_built_without_bit_for_bit() -> None:
 
 @pytest.mark.parametrize("variant", ["pi0", "pi05"])
 def test_weights_that_never_saw_an_e_act_the_same_after_e_and_alignment_expert_are_added(variant: str) -> None:
-    bare = load_policy(GOLDEN / variant, "cpu").model
-    a = load_golden_architecture(GOLDEN / variant)
+    bare = golden.load(GOLDEN / variant)
+    a = bare.architecture
     alignment = make_model().architecture.alignment
     assert alignment is not None
     sizes = dataclasses.replace(a.action_expert, width=48)

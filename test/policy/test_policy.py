@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from builders import CAMERAS, GOLDEN, make_experiences, make_observation, write_model
+from builders import CAMERAS, make_experiences, make_observation, write_model
 
 from vla_align_ros.policy import Policy, PolicyError, load_policy
 from vla_align_ros.policy.tokenizer import PromptError, PromptTokenizer, clean_prompt
@@ -86,7 +86,7 @@ def test_actions_come_back_in_robot_units(folder: Path, tmp_path: Path) -> None:
     shifted = load_policy(write_model(tmp_path / "shifted"), "cpu")
     stats = shifted.robot.actions.stats
     scaled = dataclasses.replace(stats, mean=np.array([1, -1], np.float32), std=np.array([2, 3], np.float32))
-    shifted._robot = dataclasses.replace(shifted.robot, actions=type(shifted.robot.actions)(scaled, "zscore"))
+    shifted.robot = dataclasses.replace(shifted.robot, actions=type(shifted.robot.actions)(scaled, "zscore"))
     plain = policy.infer(make_observation(), torch.Generator().manual_seed(1)).actions
     found = shifted.infer(make_observation(), torch.Generator().manual_seed(1)).actions
     np.testing.assert_allclose(found, plain * np.array([2, 3]) + np.array([1, -1]), rtol=1e-4, atol=1e-4)
@@ -142,13 +142,6 @@ def test_a_model_without_an_alignment_expert_acts_and_does_not_align(tmp_path: P
         policy.prepare_experiences(make_experiences(1))
 
 
-def test_a_golden_folder_has_a_network_and_no_robot() -> None:
-    policy = load_policy(GOLDEN / "pi0", "cpu")
-    assert policy.token is None
-    with pytest.raises(PolicyError, match=r"no model\.yaml: use policy\.model, or convert it"):
-        policy.infer(make_observation())
-
-
 # --- experience ---
 
 
@@ -163,9 +156,8 @@ def test_experiences_become_inputs(policy: Policy) -> None:
     np.testing.assert_allclose(given.actions[0, :, :2].numpy(), experiences[0].commands, atol=1e-4)
     assert given.features.shape == (3, 8, 5)
     assert given.feature_masks.tolist() == [[True] * 8, [False] * 4 + [True] * 4, [True] * 8]
-    assert policy.features is not None
     after = policy.prepare([item.next_observation for item in experiences])
-    torch.testing.assert_close(given.features, policy.features(after)[0])
+    torch.testing.assert_close(given.features, policy.alignment.features(after)[0])
     assert inputs.state.shape == (3, 3)
 
 
@@ -201,15 +193,14 @@ def test_pi05_writes_the_state_in_256_bins(folder: Path) -> None:
 def test_the_first_token_is_the_banks_row_or_e_0(policy: Policy, folder: Path) -> None:
     e_0 = policy.model.peft_prefix_token
     assert e_0 is not None
-    assert policy.bank is not None
     assert policy.token is not None
     assert torch.equal(policy.token, e_0)
     assert policy.token.data_ptr() != e_0.data_ptr()
     assert policy.robot.config.initial_token is None
-    policy._robot = dataclasses.replace(policy.robot, config=dataclasses.replace(policy.config, initial_token=2))
+    policy.robot = dataclasses.replace(policy.robot, config=dataclasses.replace(policy.config, initial_token=2))
     first = policy.initial_token()
     assert first is not None
-    assert torch.equal(first, e_0 + policy.bank[2])
+    assert torch.equal(first, e_0 + policy.alignment.bank[2])
 
 
 def test_a_swapped_token_acts_and_is_a_copy(policy: Policy) -> None:

@@ -80,14 +80,11 @@ def test_what_is_exported_loads_and_acts(small: Recipe, tmp_path: Path) -> None:
     export(trainee, small, RECIPE, tmp_path / "run", tmp_path / "zoo", lambda line: None)
     policy = load_policy(tmp_path / "zoo", "cpu")
     assert policy.token is not None
-    assert policy.bank is not None
-    assert torch.equal(policy.token, trainee.model.peft_prefix_token.detach() + policy.bank[0])
+    assert torch.equal(policy.token, trainee.model.peft_prefix_token.detach() + policy.alignment.bank[0])
     distances = final_distances(policy, unshifted(2), policy.token.expand(2, -1, -1), seed=1, ticks=8)
     assert np.isfinite(distances).all()
-    assert policy.stats is not None
-    assert policy.stats.arms == 1
-    assert policy.learned_step is not None
-    assert policy.learned_step.count_nonzero() > 0
+    assert policy.alignment.stats.arms == 1
+    assert policy.alignment.learned_step.count_nonzero() > 0
 
 
 def test_a_step_is_learned_from_the_arms_that_a_cut_off_run_has_left(

@@ -89,9 +89,7 @@ def attempt(
     """Propose a token from the running one (n, W) and judge it. Changes nothing: the same arguments give the same
     attempt. Raises PolicyError when the model cannot align."""
     started = time.monotonic()
-    stats = policy.stats
-    if stats is None or policy.align_problem:
-        raise PolicyError(policy.align_problem)
+    stats = policy.alignment.stats
     used = list(experiences)[-params.align_max_experiences :]
     parts = split(used, policy.config.robot)
     learn, judged = parts.learn, parts.judged

@@ -109,8 +109,7 @@ def first_step(
 ) -> Pick:
     """The pick among the running token, E_0 and the bank, without dynamics. Where nothing is better than the running
     token the start is that token alone."""
-    assert policy.bank is not None
-    candidates = torch.cat([torch.stack([token, policy.e_0]), policy.e_0 + policy.bank])
+    candidates = torch.cat([torch.stack([token, policy.e_0]), policy.e_0 + policy.alignment.bank])
     picked = pick(losses.without_dynamics(), rows, candidates, seed + 2, blended)
     alone = torch.equal(candidates[picked.index], token)  # a fresh install's is in the bank, too
     return replace(picked, index=RUNNING, token=token) if alone else picked
@@ -133,8 +132,7 @@ def descend(
     share is taken that has the lowest weighted loss by one further draw of (t, noise) a row, which may be none. Raises
     FloatingPointError at the first loss that is not finite, as it is after a gradient that is not.
     """
-    assert policy.learned_step is not None
-    reads, moves = policy.learned_step
+    reads, moves = policy.alignment.learned_step
     rate, shadow = params.align_learning_rate, within_radius(policy, start)
     generator = torch.Generator().manual_seed(seed)
     curve = []
@@ -169,7 +167,6 @@ def gradient(
 
 def within_radius(policy: Policy, token: Tensor) -> Tensor:
     """A token (n, W), or the nearest one that is no farther from E_0 than the guard allows."""
-    assert policy.stats is not None
-    offset, radius = token - policy.e_0, policy.stats.radius
+    offset, radius = token - policy.e_0, policy.alignment.stats.radius
     inside: Tensor = policy.e_0 + offset * (radius / offset.norm().clamp(min=1e-12)).clamp(max=1.0)
     return inside

@@ -155,7 +155,7 @@ def check_profile() -> Check:
 def check_model(model: str) -> Check:
     """The model loads, whole, and its features see a robot move."""
     from vla_align_ros.policy import load_policy
-    from vla_align_ros.training.probe import MOTION_R2_AIM, motion_r2
+    from vla_align_ros.training.probe import MOTION_R2_AIM
     from vla_align_ros.zoo import find_model
 
     try:
@@ -163,11 +163,11 @@ def check_model(model: str) -> Check:
     except Exception as error:  # noqa: BLE001 - whatever is wrong with it, the doctor says so
         return Check("model", "fail", f"{model}: {error}", "see the model's README.md, or name another folder")
     found, todo = model, "take the statistics from data in which all joints move" if policy.remarks else ""
-    if policy.features is None:
+    if policy.align_problem:
         found = f"{found}, {policy.align_problem}"
     else:
-        r2 = motion_r2(policy.features, policy.model.architecture.vision.image_size, seed=0)
-        found = f"{found}, linear R2 of joint motion from its features on the bench's frames {r2:.2f}"
+        r2 = policy.alignment.stats.motion_r2
+        found = f"{found}, linear R2 of joint motion from its features {r2:.2f}, as measured in training"
         if r2 < MOTION_R2_AIM:
             todo = f"alignment learns little from features that hardly see the robot move: aim for {MOTION_R2_AIM}"
     return Check("model", "warn" if todo else "ok", "; ".join([found, *policy.remarks]), todo)

@@ -1,4 +1,4 @@
-"""`model.yaml` and the golden files' `config.json` as frozen dataclasses, checked key by key.
+"""`model.yaml` as frozen dataclasses, checked key by key.
 
 Everything that differs between two models is here; no other file holds a size. Neighbours: `weights.py` reads the
 tensors that belong to an `Architecture`, `policy.py` puts both together.
@@ -6,7 +6,6 @@ tensors that belong to an `Architecture`, `policy.py` puts both together.
 
 from __future__ import annotations
 
-import json
 from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -227,32 +226,3 @@ def load_model_description(path: Path) -> ModelConfig:
         raise ModelConfigError(f"{path}: cannot be read as YAML: {what_is_file(path) or error}") from None
     config: ModelConfig = _validated(TypeAdapter(ModelConfig), raw, path)
     return config
-
-
-def has_golden_config(folder: Path) -> bool:
-    """Whether a folder holds a golden `config.json`, and not another project's."""
-    try:
-        raw = json.loads((folder / "config.json").read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(raw, dict) and {"pi05", "vlm", "expert"} <= raw.keys()
-
-
-def load_golden_architecture(folder: Path) -> Architecture:
-    """The `Architecture` of a folder that holds openpi's weights and a golden `config.json`."""
-    path = folder / "config.json"
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        sizes = {name: {key: raw[name][key] for key in TransformerConfig.__annotations__} for name in ("vlm", "expert")}
-        arguments = {
-            "variant": "pi05" if raw["pi05"] else "pi0",
-            **{key: raw[key] for key in ("vocab_size", "max_token_len", "action_dim", "action_horizon")},
-            "cameras": tuple(raw["cameras"]),
-            "vlm": sizes["vlm"],
-            "action_expert": sizes["expert"],
-            "vision": {key: raw["vision"][key] for key in VisionConfig.__annotations__},
-        }
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ModelConfigError(f"{path}: not a golden config.json: {error!r}") from None
-    architecture: Architecture = _validated(TypeAdapter(Architecture), arguments, path)
-    return architecture

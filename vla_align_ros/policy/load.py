@@ -17,14 +17,12 @@ from vla_align_ros.policy.config import (
     Architecture,
     ModelConfig,
     ModelConfigError,
-    has_golden_config,
-    load_golden_architecture,
     load_model_config,
 )
 from vla_align_ros.policy.features import FeatureExtractor
 from vla_align_ros.policy.pi0 import Pi0
-from vla_align_ros.policy.policy import Policy, PolicyError, Robot
-from vla_align_ros.policy.statistics import STATS_FILE, AlignmentStats, load_alignment_stats
+from vla_align_ros.policy.policy import AlignmentParts, Policy, PolicyError, Robot
+from vla_align_ros.policy.statistics import STATS_FILE, load_alignment_stats
 from vla_align_ros.policy.tokenizer import PromptTokenizer
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -36,7 +34,7 @@ BFLOAT16_CPU_MIN_WIDTH = (
 
 
 def load_policy(folder: str | Path, device: Device | torch.device = "auto", dtype: Dtype = "float32") -> Policy:
-    """Load a zoo folder, or a folder with openpi's weights and a golden `config.json` (then only `policy.model` works).
+    """Load a zoo folder.
 
     device: of torch, or a name; `auto` takes cuda where there is one. dtype: of the large matrices (`to_bfloat16`).
     Raises ModelConfigError, WeightsError, NormStatsError, AlignmentStatsError or PolicyError, each with a sentence that
@@ -48,35 +46,28 @@ def load_policy(folder: str | Path, device: Device | torch.device = "auto", dtyp
         raise ModelConfigError(f"{folder}: no such model folder; {known}")
     target = device if isinstance(device, torch.device) else find_device(device)
     if not (folder / MODEL_FILE).exists():
-        if not has_golden_config(folder):
-            raise ModelConfigError(f"{folder}: {what_is_folder(folder)}")
-        path = folder / "model.safetensors"
-        model = _model(load_golden_architecture(folder), weights.read_tensors(path), path, target, dtype)
-        return Policy(model, None, None, None, None, None, weights.sha256_of(path), target)
+        raise ModelConfigError(f"{folder}: {what_is_folder(folder)}")
     config = load_model_config(folder)
     path = folder / config.weights.file
-    tensors = weights.read_tensors(path)
     sha256 = weights.sha256_of(path)
     if config.weights.sha256 is not None and sha256 != config.weights.sha256:
         raise weights.WeightsError(
             f"{path}: sha256 is {sha256}, {MODEL_FILE} says {config.weights.sha256}, "
             "so these are not the weights that were described"
         )
-    model = _model(config.architecture, tensors, path, target, dtype)
-    features, bank, learned_step, stats = _alignment_parts(folder, config.architecture, target)
-    if config.initial_token is not None and (bank is None or config.initial_token >= len(bank)):
-        raise ModelConfigError(
-            f"{folder}: initial_token is {config.initial_token}, the bank has {0 if bank is None else len(bank)} tokens"
-        )
-    return Policy(model, _robot(folder, config), features, bank, learned_step, stats, sha256, target)
+    model = load_network(config.architecture, path, target, dtype)
+    alignment = _alignment_parts(folder, config.architecture, target)
+    bank = 0 if alignment is None else len(alignment.bank)
+    if config.initial_token is not None and config.initial_token >= bank:
+        raise ModelConfigError(f"{folder}: initial_token is {config.initial_token}, the bank has {bank} tokens")
+    return Policy(model, _robot(folder, config), alignment, sha256, target)
 
 
-def _model(
-    architecture: Architecture, tensors: dict[str, Tensor], path: Path, device: torch.device, dtype: Dtype
-) -> Pi0:
-    """The frozen network with its weights; sizes that do not fit the tensors are seen before memory is taken."""
+def load_network(architecture: Architecture, path: Path, device: torch.device, dtype: Dtype = "float32") -> Pi0:
+    """The frozen network with the weights of a safetensors file, in our names or openpi's; sizes that do not fit the
+    tensors are seen before memory is taken. Raises WeightsError, and PolicyError for a dtype of no use there."""
     _check_dtype(dtype, device, architecture)
-    ours = weights.to_our_names(tensors)
+    ours = weights.to_our_names(weights.read_tensors(path))
     with torch.device("meta"):
         weights.check_fits(Pi0(architecture).state_dict(), ours, path)
     model = Pi0(architecture)
@@ -130,12 +121,10 @@ def _robot(folder: Path, config: ModelConfig) -> Robot:
     )
 
 
-def _alignment_parts(
-    folder: Path, architecture: Architecture, device: torch.device
-) -> tuple[FeatureExtractor | None, Tensor | None, Tensor | None, AlignmentStats | None]:
-    """Features, token bank, learned step and statistics; None where the model does not align."""
+def _alignment_parts(folder: Path, architecture: Architecture, device: torch.device) -> AlignmentParts | None:
+    """None where the model does not align."""
     if architecture.alignment is None:
-        return None, None, None, None
+        return None
     features = FeatureExtractor(architecture.alignment.features)
     path = folder / "features.safetensors"
     weights.load_into(features, weights.read_tensors(path), path)
@@ -154,12 +143,8 @@ def _alignment_parts(
                 f"`learned_step` of shape (2, directions, {n * width}); `{name}` does not fit"
             )
     bank, learned_step = (tensors[name].to(device, torch.float32) for name in ("offsets", "learned_step"))
-    return (
-        features.to(device).eval().requires_grad_(False),
-        bank,
-        learned_step,
-        load_alignment_stats(folder / STATS_FILE),
-    )
+    features = features.to(device).eval().requires_grad_(False)
+    return AlignmentParts(features, bank, learned_step, load_alignment_stats(folder / STATS_FILE))
 
 
 def _is_finite_of(tensor: Tensor, shape: Sequence[int | None]) -> bool:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vla_align_ros.observation.normalise import Normaliser
 from vla_align_ros.observation.resize import letterbox
-from vla_align_ros.policy.config import MODEL_FILE, ModelConfig
+from vla_align_ros.policy.config import ModelConfig
 from vla_align_ros.policy.fast import FastSampler
 from vla_align_ros.policy.features import FeatureExtractor
 from vla_align_ros.policy.inputs import ExperienceInput, PolicyInput
@@ -45,31 +45,34 @@ class Robot:
     remarks: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class AlignmentParts:
+    """What a model that aligns has beside its alignment expert.
+
+    features: what inverse dynamics and dynamics see. bank: the training robots' tokens (robots, n, W) as offsets from
+    E_0. learned_step: (2, k, n * W), how a gradient moves a token (`alignment/step.py: descend`). stats: how the
+    alignment's statistics looked in training.
+    """
+
+    features: FeatureExtractor
+    bank: Tensor
+    learned_step: Tensor
+    stats: AlignmentStats
+
+
 class Policy:
     """The network, its robot and the running E-Token.
 
     `token` is one immutable tensor (peft_num_tokens, W): `swap_token` replaces it whole, so an inference that has begun
     ends with the token that it began with. Inference and alignment may run in different threads.
-
-    bank: training arms' tokens (arms, n, W) as offsets from E_0. learned_step: (2, k, n * W), how a
-    gradient moves a token (`alignment/step.py: descend`).
     """
 
     def __init__(
-        self,
-        model: Pi0,
-        robot: Robot | None,
-        features: FeatureExtractor | None,
-        bank: Tensor | None,
-        learned_step: Tensor | None,
-        stats: AlignmentStats | None,
-        weights_sha256: str,
-        device: torch.device,
+        self, model: Pi0, robot: Robot, alignment: AlignmentParts | None, weights_sha256: str, device: torch.device
     ) -> None:
-        self.model, self.features = model, features  # with `model` comes its sampler
-        self.bank, self.learned_step, self.stats = bank, learned_step, stats
+        self.model, self.robot = model, robot  # with `model` comes its sampler
         self.weights_sha256, self.device = weights_sha256, device
-        self._robot = robot
+        self._alignment = alignment
         self.token = self.initial_token()
 
     @property
@@ -82,16 +85,15 @@ class Policy:
         self._model, self._sample_one = model, FastSampler(model)
 
     @property
-    def robot(self) -> Robot:
-        if self._robot is None:
-            raise PolicyError(
-                f"this folder has weights but no {MODEL_FILE}: use policy.model, or convert it to a zoo folder"
-            )
-        return self._robot
-
-    @property
     def config(self) -> ModelConfig:
         return self.robot.config
+
+    @property
+    def alignment(self) -> AlignmentParts:
+        """What it aligns with. Raises PolicyError for a model that cannot."""
+        if self._alignment is None:
+            raise PolicyError(self.align_problem)
+        return self._alignment
 
     @property
     def e_0(self) -> Tensor:
@@ -105,22 +107,22 @@ class Policy:
         """Why this model cannot align, in a sentence; empty when it can."""
         if self.token is None:
             return "this model has no E-Token: it can act, but not align"
-        if self.features is None or self.model.alignment is None or self.stats is None:
+        if self._alignment is None:
             return "this model has no alignment expert: it can act, but not align"
         return ""
 
     @property
     def remarks(self) -> tuple[str, ...]:
         """What is odd about the folder and does no harm, a sentence each."""
-        return () if self._robot is None else self._robot.remarks
+        return self.robot.remarks
 
     def initial_token(self) -> Tensor | None:
         """The token that a fresh install starts with: the bank's row `initial_token`, else E_0; None without an E."""
         if self.model.peft_prefix_token is None:
             return None
         token = self.model.peft_prefix_token.detach().clone()
-        if self._robot is not None and self.config.initial_token is not None and self.bank is not None:
-            token += self.bank[self.config.initial_token]
+        if self.config.initial_token is not None:
+            token += self.alignment.bank[self.config.initial_token]
         return token
 
     def swap_token(self, token: Tensor) -> None:
@@ -183,8 +185,7 @@ class Policy:
 
         Raises PolicyError when the model has no alignment expert or features, or for commands of another shape.
         """
-        if self.features is None:
-            raise PolicyError(self.align_problem)
+        extract = self.alignment.features
         architecture, described = self.model.architecture, self.config.robot
         shape = (architecture.action_horizon, len(described.action))
         for item in experiences:
@@ -192,7 +193,7 @@ class Policy:
                 raise PolicyError(f"commands must be finite and of shape {shape}, got {item.commands.shape}")
         inputs = self.prepare([item.observation for item in experiences], state_in_prompt=False)
         after = self.prepare([item.next_observation for item in experiences], state_in_prompt=False)
-        features, masks = self.features(after)
+        features, masks = extract(after)
         actions = np.zeros((len(experiences), architecture.action_horizon, architecture.action_dim), np.float32)
         commands = described.action_scale.to_model(np.stack([item.commands for item in experiences]))
         actions[..., : shape[1]] = self.robot.actions.normalise(commands.astype(np.float32))

@@ -92,8 +92,7 @@ def measure(policy: Policy, recipe: Recipe) -> AlignmentStats:
 
     An arm whose buffer stays too small for an alignment is left out. Raises TrainingError if all are.
     """
-    assert policy.stats is not None
-    stats = policy.stats
+    stats = policy.alignment.stats
     arms = sample_embodiments(recipe.validation_arms, VALIDATION_SEED)
     start = policy.initial_token()
     assert start is not None

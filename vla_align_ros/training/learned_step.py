@@ -41,14 +41,13 @@ def learn_step(
     arms: the bank's, in its order. examples: a file that belongs to this model; a second call goes on from it. Raises
     TrainingError where an arm is always at its stops.
     """
-    assert policy.bank is not None
     gradients, missing = _load(examples)
     for arm in range(len(gradients), len(arms)):
         one_gradient, one_missing = _example(policy, arms, arm, 1000 * seed + arm)
         gradients, missing = [*gradients, one_gradient], [*missing, one_missing]
         save_atomically({"gradients": torch.stack(gradients), "missing": torch.stack(missing)}, examples)
         log({"stage": "examples", "step": arm + 1})
-    step, r2 = fit(policy.bank.flatten(1).cpu(), torch.stack(gradients), torch.stack(missing))
+    step, r2 = fit(policy.alignment.bank.flatten(1).cpu(), torch.stack(gradients), torch.stack(missing))
     log({"stage": "learned step", "left_out_r2": r2})
     return step
 
@@ -76,8 +75,7 @@ def fit(bank: Tensor, gradients: Tensor, missing: Tensor) -> tuple[Tensor, float
 
 def _example(policy: Policy, arms: Embodiments, arm: int, seed: int) -> tuple[Tensor, Tensor]:
     """The gradient (n * W,) at a start from the other arms' tokens, and what is missing to the own one."""
-    start = policy.initial_token()
-    assert policy.bank is not None
+    start, bank = policy.initial_token(), policy.alignment.bank
     assert start is not None
     advice = policy.config.recommended
     weights = LossWeights(advice.lambda_perc, advice.lambda_dyn, advice.lambda_inv)
@@ -86,10 +84,10 @@ def _example(policy: Policy, arms: Embodiments, arm: int, seed: int) -> tuple[Te
         raise TrainingError(f"training arm {arm} never moves freely with this policy: no step to learn from it")
     losses = ExperienceLosses(policy, experiences, weights)
     rows = torch.arange(len(losses))
-    others = torch.arange(len(policy.bank)) != arm
-    picked = pick(losses.without_dynamics(), rows, policy.e_0 + policy.bank[others], seed).token
+    others = torch.arange(len(bank)) != arm
+    picked = pick(losses.without_dynamics(), rows, policy.e_0 + bank[others], seed).token
     found, _ = gradient(losses, picked, rows, DRAWS, seed)
-    return found.flatten().cpu(), (policy.e_0 + policy.bank[arm] - picked).flatten().cpu()
+    return found.flatten().cpu(), (policy.e_0 + bank[arm] - picked).flatten().cpu()
 
 
 def _load(path: Path) -> tuple[list[Tensor], list[Tensor]]:
