@@ -26,7 +26,7 @@ from vla_align_ros.policy.config import Architecture, TransformerConfig, VisionC
 from vla_align_ros.policy.experts import Stream, run
 from vla_align_ros.policy.inputs import PolicyInput
 from vla_align_ros.policy.joint import forward_joint
-from vla_align_ros.policy.load import Dtype, load_network
+from vla_align_ros.policy.load import Dtype, make_network
 from vla_align_ros.policy.pi0 import Pi0, time_embedding
 from vla_align_ros.policy.weights import WeightsError, read_tensors
 
@@ -59,7 +59,8 @@ def architecture_of(folder: Path) -> Architecture:
 
 def load(folder: Path, dtype: Dtype = "float32") -> Pi0:
     """The network of a golden folder, on the CPU. Raises GoldenError, WeightsError, and PolicyError for the dtype."""
-    return load_network(architecture_of(folder), folder / "model.safetensors", torch.device("cpu"), dtype)
+    path = folder / "model.safetensors"
+    return make_network(architecture_of(folder), read_tensors(path), path, torch.device("cpu"), dtype)
 
 
 def tolerance(tensor: str) -> float:

@@ -49,13 +49,13 @@ def load_policy(folder: str | Path, device: Device | torch.device = "auto", dtyp
         raise ModelConfigError(f"{folder}: {what_is_folder(folder)}")
     config = load_model_config(folder)
     path = folder / config.weights.file
-    sha256 = weights.sha256_of(path)
+    tensors, sha256 = weights.read_tensors(path), weights.sha256_of(path)
     if config.weights.sha256 is not None and sha256 != config.weights.sha256:
         raise weights.WeightsError(
             f"{path}: sha256 is {sha256}, {MODEL_FILE} says {config.weights.sha256}, "
             "so these are not the weights that were described"
         )
-    model = load_network(config.architecture, path, target, dtype)
+    model = make_network(config.architecture, tensors, path, target, dtype)
     alignment = _alignment_parts(folder, config.architecture, target)
     bank = 0 if alignment is None else len(alignment.bank)
     if config.initial_token is not None and config.initial_token >= bank:
@@ -63,11 +63,13 @@ def load_policy(folder: str | Path, device: Device | torch.device = "auto", dtyp
     return Policy(model, _robot(folder, config), alignment, sha256, target)
 
 
-def load_network(architecture: Architecture, path: Path, device: torch.device, dtype: Dtype = "float32") -> Pi0:
-    """The frozen network with the weights of a safetensors file, in our names or openpi's; sizes that do not fit the
-    tensors are seen before memory is taken. Raises WeightsError, and PolicyError for a dtype of no use there."""
+def make_network(
+    architecture: Architecture, tensors: dict[str, Tensor], path: Path, device: torch.device, dtype: Dtype
+) -> Pi0:
+    """The frozen network with the weights that were read from `path`, in our names or openpi's; sizes that do not fit
+    the tensors are seen before memory is taken. Raises WeightsError, and PolicyError for a dtype of no use there."""
     _check_dtype(dtype, device, architecture)
-    ours = weights.to_our_names(weights.read_tensors(path))
+    ours = weights.to_our_names(tensors)
     with torch.device("meta"):
         weights.check_fits(Pi0(architecture).state_dict(), ours, path)
     model = Pi0(architecture)
