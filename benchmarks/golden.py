@@ -24,10 +24,11 @@ from vla_align_ros.policy import flow
 from vla_align_ros.policy.attention import additive_mask, make_att_2d_masks, prefix_positions
 from vla_align_ros.policy.config import Architecture, TransformerConfig, VisionConfig
 from vla_align_ros.policy.experts import Stream, run
+from vla_align_ros.policy.flow import time_embedding
 from vla_align_ros.policy.inputs import PolicyInput
 from vla_align_ros.policy.joint import forward_joint
 from vla_align_ros.policy.load import Dtype, make_network
-from vla_align_ros.policy.pi0 import Pi0, time_embedding
+from vla_align_ros.policy.pi0 import Pi0
 from vla_align_ros.policy.weights import WeightsError, read_tensors
 
 EXACT = re.compile(r".*_masks|.*position_ids|x_t|u_t|sample_traj\.\d+\.time")

@@ -85,7 +85,7 @@ def test_a_real_mistake_is_seen(folder: Path, mistake: str, monkeypatch: pytest.
         monkeypatch.setattr(flow, "euler_times", lambda n: [1 - j / n for j in range(n)])
     elif mistake == "time_embedding":
         monkeypatch.setattr(golden, "time_embedding", _float32_time_embedding)
-        monkeypatch.setattr("vla_align_ros.policy.pi0.time_embedding", _float32_time_embedding)
+        monkeypatch.setattr("vla_align_ros.policy.flow.time_embedding", _float32_time_embedding)
     else:
         monkeypatch.setattr("vla_align_ros.policy.attention.ATTENTION_MASK_VALUE", -10.0)
     found = golden.compare(folder)

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from vla_align_ros.params import AlignParams
 from vla_align_ros.policy import Policy, flow
+from vla_align_ros.policy.experts import PrefixCache
 from vla_align_ros.policy.inputs import ExperienceInput
 from vla_align_ros.policy.losses import LossWeights
-from vla_align_ros.policy.pi0 import PrefixCache
 from vla_align_ros.types import Experience
 
 PREFIX_BATCH = 32  # fixed, so that live and offline alignment compute the same bits

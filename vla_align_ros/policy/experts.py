@@ -195,3 +195,22 @@ def _projected(
 
 def _gated_add(x: Tensor, branch: Tensor, gate: Tensor | None) -> Tensor:
     return x + branch if gate is None else torch.addcmul(x, branch, gate)
+
+
+@dataclass(frozen=True)
+class PrefixCache:
+    """Keys and values of the prefix, which serve every expert, denoising step and align step of its observation."""
+
+    key_values: KeyValues
+    pad_masks: Tensor  # (B, P) bool
+
+    def repeat(self, times: int) -> PrefixCache:
+        """Every row `times` times, in place of one (for several draws of noise a row)."""
+        if times == 1:
+            return self
+        kv = [(k.repeat_interleave(times, 0), v.repeat_interleave(times, 0)) for k, v in self.key_values]
+        return PrefixCache(kv, self.pad_masks.repeat_interleave(times, 0))
+
+    def rows(self, index: Tensor) -> PrefixCache:
+        """The cache of some rows, in that order."""
+        return PrefixCache([(k[index], v[index]) for k, v in self.key_values], self.pad_masks[index])

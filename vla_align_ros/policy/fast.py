@@ -25,8 +25,9 @@ from vla_align_ros.policy import flow
 from vla_align_ros.policy.attention import additive_mask, rotary_tables
 from vla_align_ros.policy.config import TransformerConfig
 from vla_align_ros.policy.experts import RMS_EPS, Modulation, fuse
+from vla_align_ros.policy.flow import time_embedding
 from vla_align_ros.policy.inputs import PolicyInput
-from vla_align_ros.policy.pi0 import Pi0, time_embedding
+from vla_align_ros.policy.pi0 import Pi0
 from vla_align_ros.policy.vision import FusedSiglip
 
 MAX_PLANS = 4  # shapes kept at once; a plan is as large as the activations of one pass

@@ -7,10 +7,13 @@ as in pi0 (Black et al. 2024, equations 1 to 3, with openpi's direction of time)
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
+
+MIN_PERIOD, MAX_PERIOD = 4e-3, 4.0  # of time_embedding
 
 
 def sample_time(
@@ -70,3 +73,11 @@ def integrate(
         x_next = x + step * v
         yield x, v, x_next
         x = x_next
+
+
+def time_embedding(time: Tensor, width: int) -> Tensor:
+    """(B,) -> (B, width) float32: [sin, cos] of 2 pi t / period, periods geometric from 0.004 to 4, in float64."""
+    fraction = torch.linspace(0.0, 1.0, width // 2, dtype=torch.float64, device=time.device)
+    period = MIN_PERIOD * (MAX_PERIOD / MIN_PERIOD) ** fraction
+    angle = time.double()[:, None] * (1.0 / period * 2 * math.pi)
+    return torch.cat([angle.sin(), angle.cos()], dim=-1).float()

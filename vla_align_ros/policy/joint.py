@@ -13,8 +13,9 @@ from torch import Tensor
 
 from vla_align_ros.policy.attention import additive_mask, make_att_2d_masks, prefix_positions, suffix_positions
 from vla_align_ros.policy.experts import Stream, run
+from vla_align_ros.policy.flow import time_embedding
 from vla_align_ros.policy.inputs import ExperienceInput, PolicyInput
-from vla_align_ros.policy.pi0 import Pi0, time_embedding
+from vla_align_ros.policy.pi0 import Pi0
 
 
 def forward_joint(

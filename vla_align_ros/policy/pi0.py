@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -28,38 +27,9 @@ from vla_align_ros.policy.attention import (
     suffix_positions,
 )
 from vla_align_ros.policy.config import Architecture
-from vla_align_ros.policy.experts import Expert, KeyValues, Stream, run
+from vla_align_ros.policy.experts import Expert, PrefixCache, Stream, run
 from vla_align_ros.policy.inputs import ExperienceInput, PolicyInput
 from vla_align_ros.policy.vision import siglip
-
-MIN_PERIOD, MAX_PERIOD = 4e-3, 4.0
-
-
-@dataclass(frozen=True)
-class PrefixCache:
-    """Keys and values of the prefix, which serve every expert, denoising step and align step of its observation."""
-
-    key_values: KeyValues
-    pad_masks: Tensor  # (B, P) bool
-
-    def repeat(self, times: int) -> PrefixCache:
-        """Every row `times` times, in place of one (for several draws of noise a row)."""
-        if times == 1:
-            return self
-        kv = [(k.repeat_interleave(times, 0), v.repeat_interleave(times, 0)) for k, v in self.key_values]
-        return PrefixCache(kv, self.pad_masks.repeat_interleave(times, 0))
-
-    def rows(self, index: Tensor) -> PrefixCache:
-        """The cache of some rows, in that order."""
-        return PrefixCache([(k[index], v[index]) for k, v in self.key_values], self.pad_masks[index])
-
-
-def time_embedding(time: Tensor, width: int) -> Tensor:
-    """(B,) -> (B, width) float32: [sin, cos] of 2 pi t / period, periods geometric from 0.004 to 4, in float64."""
-    fraction = torch.linspace(0.0, 1.0, width // 2, dtype=torch.float64, device=time.device)
-    period = MIN_PERIOD * (MAX_PERIOD / MIN_PERIOD) ** fraction
-    angle = time.double()[:, None] * (1.0 / period * 2 * math.pi)
-    return torch.cat([angle.sin(), angle.cos()], dim=-1).float()
 
 
 class Pi0(nn.Module):
@@ -135,7 +105,7 @@ class Pi0(nn.Module):
         """adaRMS condition (B, W) of pi0.5's action expert; None for pi0."""
         if not self.pi05:
             return None
-        hidden = functional.silu(self.time_mlp_in(time_embedding(time, self.architecture.action_expert.width)))
+        hidden = functional.silu(self.time_mlp_in(flow.time_embedding(time, self.architecture.action_expert.width)))
         return functional.silu(self.time_mlp_out(hidden))
 
     def embed_suffix(
@@ -151,7 +121,7 @@ class Pi0(nn.Module):
         if not self.pi05:
             parts.append(self.state_proj(state)[:, None])
             att.append(True)
-            emb = time_embedding(time, actions.shape[-1]).to(actions.dtype)[:, None].expand_as(actions)
+            emb = flow.time_embedding(time, actions.shape[-1]).to(actions.dtype)[:, None].expand_as(actions)
             actions = self.action_time_mlp_out(
                 functional.silu(self.action_time_mlp_in(torch.cat([actions, emb], dim=-1)))
             )
@@ -264,7 +234,7 @@ class Pi0(nn.Module):
         expert = self.alignment_expert()
         suffix = self.embed_alignment_suffix(state, experience, noisy, peft_token)
         mask = suffix_mask(cache.pad_masks, suffix.pad_masks, suffix.att_masks, suffix.block_diagonal_ranges)
-        cond = expert.condition(time_embedding(time, expert.config.expert.width))
+        cond = expert.condition(flow.time_embedding(time, expert.config.expert.width))
         (hidden,), _ = run(
             [Stream(expert.expert, suffix.embs, expert.expert.modulations(cond))],
             suffix_positions(cache.pad_masks, suffix.pad_masks, suffix.num_e_rows) + suffix.skipped,
