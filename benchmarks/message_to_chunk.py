@@ -88,8 +88,8 @@ def watched(arrivals: Arrivals) -> Iterator[None]:
         arrivals.image_delay_ns[camera, stamp] = now_ns - stamp
         arrivals.cpu.append((now_ns, time.process_time()))
 
-    def note_joints(self: ObservationAssembler, raw: RawMessage, ros_ns: int) -> None:
-        push_joints(self, raw, ros_ns)
+    def note_joints(self: ObservationAssembler, raw: RawMessage, ros_ns: int, prefix: str = "") -> None:
+        push_joints(self, raw, ros_ns, prefix)
         arrivals.joint_stamps_ns.append(stamp_ns(raw))
 
     def note_tick(self: Controller, now_ns: int) -> int | None:

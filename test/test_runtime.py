@@ -95,7 +95,8 @@ def test_active_token_of_the_store_runs_after_a_restart(running: Runtime, policy
     [
         ({"base_weights_sha256": "0" * 64}, "base_weights_sha256"),
         ({"norm_stats_sha256": "0" * 64}, "norm_stats_sha256"),
-        ({"joint_names": ("elbow", "shoulder")}, "joint_names"),
+        ({"state_fields": ("elbow", "shoulder")}, "state_fields"),
+        ({"action_fields": ("shoulder", "gripper")}, "action_fields"),
         ({"cameras": ("front",)}, "cameras"),
     ],
 )

@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from vla_align_ros.alignment.experience_check import check_request
 from vla_align_ros.alignment.reasons import Verdict
 from vla_align_ros.alignment.split import split
-from vla_align_ros.experience.bag import BagReading, BagTopics
+from vla_align_ros.experience.bag import BagReading
 from vla_align_ros.experience.bag_summary import BagSummary
+from vla_align_ros.experience.bag_topics import BagTopics
 from vla_align_ros.experience.buffer import ExperienceBuffer
 from vla_align_ros.experience.recording import grouped
 from vla_align_ros.params import AlignParams, PolicyParams
 from vla_align_ros.policy import Policy
 from vla_align_ros.runtime import make_assembler, make_builder
 from vla_align_ros.types import Experience
-
-
-def bag_topics(
-    policy: Policy, joints: str, prompt: str, command: str, cameras: Mapping[str, str] | None = None
-) -> BagTopics:
-    """The topics of a bag that `policy`'s robot recorded, made absolute. cameras: those that are not as in the model's
-    model.yaml. Raises ValueError for a camera that the model does not have."""
-    known = policy.config.robot.cameras
-    if unknown := sorted(set(cameras or {}) - set(known)):
-        raise ValueError(f"the model has no camera {unknown}, it has {list(known)}")
-    absolute = {camera: _absolute(topic) for camera, topic in {**known, **(cameras or {})}.items()}
-    return BagTopics(absolute, _absolute(joints), _absolute(prompt), _absolute(command))
 
 
 def read_bag(
@@ -64,7 +53,3 @@ def would_refuse(policy: Policy, experiences: Sequence[Experience], params: Alig
     """Why an alignment on these experiences would end before it computes anything; None where it would begin."""
     used = list(experiences)[-params.align_max_experiences :]
     return check_request(policy, used, split(used, policy.config.robot), params)
-
-
-def _absolute(topic: str) -> str:
-    return f"/{topic.lstrip('/')}"

@@ -261,8 +261,8 @@ class PlayerParams(Params):
     )
     commands: bool = parameter(
         False,
-        "Play trajectories too, beside cameras, joint states and texts. They move every robot that hears them: only in "
-        "a ROS domain without one.",
+        "Play trajectories and streams of positions too, beside cameras, joint states and texts. They move every robot "
+        "that hears them: only in a ROS domain without one.",
     )
     topics: str = parameter("", "Only these topics of the bag, separated by spaces; empty: all.")
     from_ns: int = parameter(

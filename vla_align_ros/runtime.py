@@ -19,7 +19,7 @@ from vla_align_ros.alignment.step import OnStep
 from vla_align_ros.checkpoint.manifest import check_fits
 from vla_align_ros.checkpoint.store import TokenStore
 from vla_align_ros.checkpoint.version import TokenVersion
-from vla_align_ros.experience.bag import BagTopics
+from vla_align_ros.experience.bag_topics import BagTopics
 from vla_align_ros.experience.buffer import ExperienceBuffer
 from vla_align_ros.experience.builder import ExperienceBuilder
 from vla_align_ros.experience.folder import BagFolder, Pipeline
@@ -100,7 +100,7 @@ def make_assembler(policy: Policy, params: PolicyParams) -> ObservationAssembler
         params.stamp_ahead_max_s,
     )
     return ObservationAssembler(
-        config.robot.state_joints, architecture.cameras, architecture.vision.image_size, limits, policy.check_prompt
+        config.robot, architecture.cameras, architecture.vision.image_size, limits, policy.check_prompt
     )
 
 
@@ -135,7 +135,6 @@ def make_bag_folder(runtime: Runtime, params: PolicyParams, folder: Path, topics
     made_with = {
         "topics": asdict(topics),
         "limits": asdict(limits),
-        "robot": asdict(robot),
         "model": [architecture.action_horizon, architecture.vision.image_size],
         "prompt": params.prompt,
         "experience": [params.experience_lag_s, params.experience_stride_ticks],
@@ -181,7 +180,8 @@ def check_token_fits(policy: Policy, version: TokenVersion) -> None:
         version.manifest,
         base_weights_sha256=policy.weights_sha256,
         norm_stats_sha256=policy.robot.norm_stats_sha256,
-        joint_names=policy.config.robot.state_labels,
+        state_fields=policy.config.robot.state_labels,
+        action_fields=policy.config.robot.action_labels,
         cameras=architecture.cameras,
         shape=(architecture.peft_num_tokens, architecture.action_expert.width),
     )

@@ -43,9 +43,7 @@ class FakePolicy:
 
 def make_assembler(*ticks: int, position: tuple[float, float] = (0.1, 0.2)) -> ObservationAssembler:
     """One that can observe at `ticks`."""
-    assembler = ObservationAssembler(
-        ("shoulder", "elbow"), ("front",), 8, AssemblerLimits(0.05, 0.05, 0.0, 10.0, 0.2), str
-    )
+    assembler = ObservationAssembler(a_robot(), ("front",), 8, AssemblerLimits(0.05, 0.05, 0.0, 10.0, 0.2), str)
     assembler.push_prompt("go", 0)
     for tick in ticks:
         move(assembler, tick, position)

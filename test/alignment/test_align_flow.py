@@ -138,7 +138,7 @@ def test_the_kept_token_is_in_the_store_with_its_provenance(
     assert manifest.model_name == "made_up"
     assert manifest.base_weights_sha256 == policy.weights_sha256
     assert manifest.norm_stats_sha256 == policy.robot.norm_stats_sha256
-    assert (manifest.joint_names, manifest.cameras) == (("shoulder", "elbow"), ("base_0_rgb", "left_wrist_0_rgb"))
+    assert (manifest.state_fields, manifest.cameras) == (("shoulder", "elbow"), ("base_0_rgb", "left_wrist_0_rgb"))
     assert manifest.parameters == dataclasses.asdict(QUICK)
     assert manifest.losses_before == report.before
     assert manifest.losses_after == report.after

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vla_align_ros.alignment.diagnosis import FieldDiagnosis, diagnose
+from vla_align_ros.alignment.diagnosis import FieldDiagnosis, diagnose, measured_ranges
 from vla_align_ros.robot.description import ActionField, Joint, RobotDescription, StateField
 from vla_align_ros.types import Experience, Observation
 
@@ -130,3 +130,31 @@ def test_the_interval_holds_the_truth_about_as_often_as_it_says() -> None:
 def test_every_gain_is_found(size: float, sign: int, seed: int) -> None:
     found = diagnose(lived("velocity", [sign * size, 1.0], seed=seed), robot("velocity"))[0]
     assert found.gain == pytest.approx(sign * size, abs=0.03 + 0.02 * size)
+
+
+def test_each_state_field_says_from_where_to_where_it_went_in_which_unit() -> None:
+    joints = {"arm": Joint((-1.0, 1.0), 1.0), "finger": Joint((0.0, 0.05), 1.0, unit="m")}
+    fields = [("arm", "position"), ("arm", "velocity"), ("finger", "position"), ("finger", "effort")]
+    described = RobotDescription(
+        joints=joints,
+        state=tuple(
+            StateField(joint=name, entry=entry, name=f"{name}.{entry}", unit=joints[name].unit)
+            for name, entry in fields
+        ),
+        action=(ActionField(joint="arm", kind="position"),),
+        cameras={"base": "base"},
+        control_rate_hz=10.0,
+        execute=1,
+    )
+    ends = [
+        Observation({}, np.array(state, np.float32), "go", 0) for state in ((57.0, 0, 0.01, -5), (58.0, 1, 0.02, 5))
+    ]
+    found = measured_ranges([Experience(ends[0], np.zeros((1, 1), np.float32), ends[1], 0)], described)
+    assert [item.sentence() for item in found] == [
+        "arm.position from 57.000 to 58.000 rad (position of arm), beyond the limits [-1.0, 1.0]: "
+        "are they this joint's, and is it in rad?",
+        "arm.velocity from 0.000 to 1.000 rad/s (velocity of arm)",
+        "finger.position from 0.010 to 0.020 m (position of finger)",
+        "finger.effort from -5.000 to 5.000 N (effort of finger)",
+    ]
+    assert measured_ranges([], described)[0].sentence() == "arm.position: nothing measured (position of arm, rad)"

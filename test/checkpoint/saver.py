@@ -27,7 +27,8 @@ def provenance() -> Provenance:
         model_name="tiny",
         base_weights_sha256="ab" * 32,
         norm_stats_sha256="cd" * 32,
-        joint_names=("shoulder",),
+        state_fields=("shoulder",),
+        action_fields=("shoulder",),
         cameras=("front",),
         reason="align",
     )

@@ -13,7 +13,8 @@ from vla_align_ros.checkpoint.manifest import manifest_from_json, manifest_to_js
 MODEL = {
     "base_weights_sha256": "ab" * 32,
     "norm_stats_sha256": "cd" * 32,
-    "joint_names": ("shoulder", "elbow"),
+    "state_fields": ("shoulder", "elbow"),
+    "action_fields": ("shoulder", "elbow"),
     "cameras": ("front", "wrist"),
     "shape": (4, 16),
 }
@@ -49,7 +50,8 @@ def test_json_round_trip_of_anything(
         model_name="m",
         base_weights_sha256="0" * 64,
         norm_stats_sha256="0" * 64,
-        joint_names=tuple(joints),
+        state_fields=tuple(joints),
+        action_fields=tuple(joints),
         cameras=(),
         reason="initial",
         parameters=parameters,  # type: ignore[arg-type]
@@ -100,7 +102,8 @@ def test_a_token_fits_its_model_under_any_name(manifest: Manifest) -> None:
     [
         ("base_weights_sha256", "00" * 32),
         ("norm_stats_sha256", "00" * 32),
-        ("joint_names", ("elbow", "shoulder")),
+        ("state_fields", ("elbow", "shoulder")),
+        ("action_fields", ("shoulder", "gripper")),
         ("cameras", ("front",)),
         ("shape", (1, 16)),
     ],

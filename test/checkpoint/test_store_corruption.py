@@ -163,7 +163,8 @@ def test_no_damage_to_a_token_file_goes_unnoticed(
         model_name="m",
         base_weights_sha256="0" * 64,
         norm_stats_sha256="0" * 64,
-        joint_names=("j",),
+        state_fields=("j",),
+        action_fields=("j",),
         cameras=("c",),
         reason="initial",
     )

@@ -10,6 +10,7 @@ from recordings import BASE, COMMANDS, JOINTS, PROMPT, Sent, record, run_of
 from typer.testing import CliRunner, Result
 
 from vla_align_ros.cli.main import app
+from vla_align_ros.observation.codecs import encode_joint_state
 
 pytestmark = pytest.mark.slow
 
@@ -76,6 +77,30 @@ def test_topics_under_other_names_are_given_one_by_one(tmp_path: Path, run: list
     assert found["experiences"] == dry(record(tmp_path / "plain", run))["experiences"]
 
 
+def test_topics_of_a_namespace_are_given_at_once(tmp_path: Path, run: list[Sent]) -> None:
+    names = {topic: f"/cell/arm1{topic}" for topic in {item[0] for item in run}}
+    bag = record(tmp_path / "bag", run, names=names)
+    result = align("--dry-run", bag)
+    assert result.exit_code == 2
+    assert f"joints: no messages on {JOINTS}, give --joint-topic /cell/arm1{JOINTS}" in result.stderr
+    found = dry("--namespace", "cell/arm1", bag)
+    assert found["experiences"] == dry(record(tmp_path / "plain", run))["experiences"]
+    assert dry("--namespace", "/cell/arm1/", "--prompt-topic", names[PROMPT], bag) == found
+
+
+def test_a_bag_of_another_robot_is_wrong_usage(tmp_path: Path, run: list[Sent]) -> None:
+    other = [
+        (topic, t_ns, encode_joint_state(("hip", "knee"), (0.1, 0.2), t_ns) if topic == JOINTS else raw)
+        for topic, t_ns, raw in run
+    ]
+    bag = record(tmp_path / "bag", other)
+    for options in (["--dry-run"], ["--store", tmp_path / "store"]):
+        result = align(*options, bag)
+        assert result.exit_code == 2, result.output
+        assert "no joint state of ['shoulder', 'elbow'], is this another robot's bag?" in result.stderr
+        assert f"{JOINTS} names ['hip', 'knee']" in result.stderr
+
+
 def test_a_prompt_on_the_command_line_is_enough(tmp_path: Path, run: list[Sent]) -> None:
     bag = record(tmp_path / "bag", [item for item in run if item[0] != PROMPT])
     result = align("--dry-run", bag)
@@ -122,6 +147,7 @@ def test_what_a_torn_bag_lost_is_said_beside_the_verdict(tmp_path: Path, run: li
     ("arguments", "words"),
     [
         (["--camera", "base_0_rgb"], "--camera: expected NAME=VALUE, got 'base_0_rgb'"),
+        (["--joint-topic", "joints=/x"], "the model has no joint-state topic ['joints'], it has ['joint_states']"),
         (["--camera", "front=/x"], r"the model has no camera ['front'], it has ['base_0_rgb', 'left_wrist_0_rgb']"),
         (["--set", "align_steps"], "--set: expected NAME=VALUE, got 'align_steps'"),
         ([], "nowhere: no such bag"),

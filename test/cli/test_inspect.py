@@ -31,10 +31,14 @@ def test_a_bag_says_how_far_each_joint_goes_for_its_command(tmp_path: Path) -> N
     assert f"joints: {JOINTS} (sensor_msgs/msg/JointState)" in result.stdout
     assert "elbow moves less than commanded, gain 0.60" in result.stdout
     (found,) = json.loads(inspect("--model", "tiny", "--json", bag).stdout)
-    gains = {joint["name"]: joint["gain"] for joint in found["joints"]}
+    gains = {field["name"]: field["gain"] for field in found["action"]}
     assert gains["elbow"] == pytest.approx(0.6, abs=0.02)
     assert gains["shoulder"] == pytest.approx(1.0, abs=0.06)
     assert found["bags"][0]["experiences"] > 0
+    (shoulder, elbow) = found["state"]
+    assert (elbow["name"], elbow["reads"], elbow["unit"]) == ("elbow", "position of elbow", "rad")
+    assert f"shoulder from {shoulder['low']:.3f} to {shoulder['high']:.3f} rad (position of shoulder)" in result.stdout
+    assert shoulder["low"] < shoulder["high"]
 
 
 def test_a_dataset_is_told_by_robot(tmp_path: Path) -> None:

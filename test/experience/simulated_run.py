@@ -11,7 +11,7 @@ import numpy as np
 from robots import a_robot
 
 from vla_align_ros.action.trajectory import to_trajectory
-from vla_align_ros.experience.bag import BagTopics
+from vla_align_ros.experience.bag_topics import bag_topics
 from vla_align_ros.experience.builder import ExperienceBuilder
 from vla_align_ros.experience.recorder import BagRecorder
 from vla_align_ros.observation.assemble import AssemblerLimits, ObservationAssembler, ObservationRefused
@@ -26,7 +26,7 @@ from vla_align_ros.observation.codecs import (
     encode_string,
     encode_trajectory,
 )
-from vla_align_ros.robot.description import ActionKind
+from vla_align_ros.robot.description import ActionKind, RobotDescription
 from vla_align_ros.types import ActionChunk, Experience
 
 MS = 1_000_000
@@ -36,12 +36,12 @@ HORIZON = 4
 STRIDE = 2
 LAG_S = 0.3
 JOINTS = ("shoulder", "elbow")
-TOPICS = BagTopics(
-    cameras={"base": "/base/image", "wrist": "/wrist/image"}, joints="/joints", prompt="/prompt", command="/chunk"
-)
+JOINTS_TOPIC = "/joints"
+ROBOT = a_robot(cameras={"base": "base/image", "wrist": "wrist/image"}, joint_states=[{"topic": "joints"}])
+TOPICS = bag_topics(ROBOT, prompt="prompt", command="chunk")
 TYPES = {
     **dict.fromkeys(TOPICS.cameras.values(), IMAGE),
-    TOPICS.joints: JOINT_STATE,
+    JOINTS_TOPIC: JOINT_STATE,
     TOPICS.prompt: STRING,
     TOPICS.command: JOINT_TRAJECTORY,
 }
@@ -56,9 +56,11 @@ class Sent:
     raw: bytes
 
 
-def new_pipeline(action_kind: ActionKind = "velocity") -> tuple[ObservationAssembler, ExperienceBuilder]:
+def new_pipeline(
+    action_kind: ActionKind = "velocity", robot: RobotDescription = ROBOT
+) -> tuple[ObservationAssembler, ExperienceBuilder]:
     limits = AssemblerLimits(0.2, 0.1, frozen_s=1.0, history_s=2.0, stamp_ahead_max_s=0.2)
-    assembler = ObservationAssembler(JOINTS, tuple(TOPICS.cameras), 8, limits, check_prompt=str)
+    assembler = ObservationAssembler(robot, tuple(TOPICS.cameras), 8, limits, check_prompt=str)
     return assembler, ExperienceBuilder(assembler, a_robot(action_kind), HORIZON, LAG_S, STRIDE)
 
 
@@ -68,7 +70,7 @@ def feed(assembler: ObservationAssembler, builder: ExperienceBuilder, sent: Sent
     with suppress(MessageRefused, ObservationRefused):
         if camera is not None:
             assembler.push_image(camera, sent.raw, IMAGE, t_ns)
-        elif sent.topic == TOPICS.joints:
+        elif sent.topic == JOINTS_TOPIC:
             assembler.push_joints(sent.raw, t_ns)
         elif sent.topic == TOPICS.prompt:
             assembler.push_prompt(sent.raw, t_ns)
@@ -91,9 +93,9 @@ def sensor_messages(
     those of `held_ms`."""
     rng = np.random.default_rng(seed)
     sent = []
-    for topic, every_ms in ((TOPICS.joints, 23), (TOPICS.cameras["base"], 47), (TOPICS.cameras["wrist"], 61)):
+    for topic, every_ms in ((JOINTS_TOPIC, 23), (TOPICS.cameras["base"], 47), (TOPICS.cameras["wrist"], 61)):
         for number, stamp_ns in enumerate(range(T0 + start_ms * MS, T0 + end_ms * MS, every_ms * MS)):
-            if topic == TOPICS.joints:
+            if topic == JOINTS_TOPIC:
                 moved = rng.normal(size=2) + 0.5 * number
                 held = (stamp_ns - T0) // MS in held_ms
                 raw = encode_joint_state(JOINTS, np.array([0.0, moved[1]]) if held else moved, stamp_ns)
@@ -113,7 +115,7 @@ def eventful_run(image_shape: tuple[int, int] = (8, 8)) -> list[Sent]:
     ]
     chunks = [chunk_message(tick, float(tick)) for tick in [*range(2, 22, 4), *range(36, 60, 4)]]
     prompts = [Sent(TOPICS.prompt, T0 + at * MS, encode_string(text)) for at, text in ((1, "red"), (1450, "blue"))]
-    nan = Sent(TOPICS.joints, T0 + 777 * MS, encode_joint_state(JOINTS, np.array([np.nan, 0]), T0 + 777 * MS))
+    nan = Sent(JOINTS_TOPIC, T0 + 777 * MS, encode_joint_state(JOINTS, np.array([np.nan, 0]), T0 + 777 * MS))
     return sorted([*sensors, *chunks, *prompts, nan], key=lambda sent: sent.stamp_ns)
 
 

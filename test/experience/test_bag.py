@@ -19,6 +19,7 @@ from mcap.writer import IndexType
 from rosbags.rosbag2 import StoragePlugin, Writer
 from simulated_run import (
     JOINTS,
+    JOINTS_TOPIC,
     MS,
     PERIOD_NS,
     T0,
@@ -34,7 +35,8 @@ from simulated_run import (
 )
 
 from vla_align_ros.action.trajectory import hold_trajectory
-from vla_align_ros.experience.bag import BagReading, BagTopics
+from vla_align_ros.experience.bag import BagReading
+from vla_align_ros.experience.bag_topics import BagTopics
 from vla_align_ros.experience.recorder import BagRecorder
 from vla_align_ros.experience.recording import bag_messages, grouped
 from vla_align_ros.experience.storage import BagError
@@ -188,7 +190,7 @@ def test_a_folder_without_a_bag_is_refused(tmp_path: Path) -> None:
 def test_missing_topics_are_named_with_the_option_to_give_and_what_the_bag_has(tmp_path: Path) -> None:
     run = [sent for sent in RUN if sent.topic != TOPICS.command]
     cameras = {"base": "/cam/image_raw", "wrist": TOPICS.cameras["wrist"]}
-    topics = BagTopics(cameras, TOPICS.joints, TOPICS.prompt, TOPICS.command)
+    topics = replace(TOPICS, cameras=cameras)
     with pytest.raises(BagError) as error:
         BagReading(recorded(tmp_path / "bag", run), topics, *new_pipeline())
     for words in (
@@ -200,7 +202,7 @@ def test_missing_topics_are_named_with_the_option_to_give_and_what_the_bag_has(t
 
 
 def test_missing_topics_of_a_torn_bag_are_named_with_what_is_missing_of_it(tmp_path: Path) -> None:
-    run = [sent for sent in RUN if sent.topic != TOPICS.joints]
+    run = [sent for sent in RUN if sent.topic != JOINTS_TOPIC]
     storage = write_mcap(tmp_path / "whole.mcap", arrivals(run)).read_bytes()
     (tmp_path / "cut.mcap").write_bytes(storage[: len(storage) // 2])
     with pytest.raises(BagError, match=r"joints: no messages on /joints.*cut\.mcap: the last"):
@@ -310,9 +312,9 @@ def test_other_joints_on_the_same_topic_may_have_a_clock_of_their_own(tmp_path: 
     """As live: they are passed over."""
     messages = arrivals(RUN)
     for t_ns, sent in arrivals(RUN):
-        if sent.topic == TOPICS.joints:
+        if sent.topic == JOINTS_TOPIC:
             raw = encode_joint_state(("wheel", f"left_{JOINTS[0]}"), np.zeros(2), t_ns + offset_s * 10**9)
-            messages.append((t_ns + 1, Sent(TOPICS.joints, t_ns, raw)))
+            messages.append((t_ns + 1, Sent(JOINTS_TOPIC, t_ns, raw)))
     reading = BagReading(write_mcap(tmp_path / "a.mcap", sorted(messages, key=itemgetter(0))), TOPICS, *new_pipeline())
     assert_all_same(list(reading), experiences_when(0))
     assert reading.summary.notes == []
@@ -330,7 +332,7 @@ def test_a_camera_with_a_clock_of_its_own_is_named(tmp_path: Path) -> None:
     run = [(sent.stamp_ns - (2000 * MS if sent.topic == topic else 0), sent) for sent in RUN]
     reading = BagReading(write_mcap(tmp_path / "a.mcap", run), TOPICS, *new_pipeline())
     list(reading)
-    assert "camera wrist: the stamps are 2.000 s ahead of the joints'" in reading.summary.notes[0]
+    assert "camera wrist: the stamps are 2.000 s ahead of /joints's" in reading.summary.notes[0]
     run = [(sent.stamp_ns + (2000 * MS if sent.topic == topic else 0), sent) for sent in RUN]
     reading = BagReading(write_mcap(tmp_path / "b.mcap", run), TOPICS, *new_pipeline())
     list(reading)
@@ -361,7 +363,7 @@ def test_the_summary_says_what_was_refused_and_what_was_left_out_and_why(tmp_pat
     for words in (
         f"camera base: {camera} (sensor_msgs/msg/Image), {len(zero)} messages, {len(zero)} refused",
         f"{len(zero)} bad_stamp, the first: bad_stamp: header.stamp is 0 s 0 ns",
-        "1 non_finite, the first: non_finite: the position of ['shoulder'] is NaN",
+        "1 non_finite, the first: non_finite: the position of shoulder is NaN",
         "experiences: 0; left out: ",
     ):
         assert words in text
@@ -373,12 +375,12 @@ def test_messages_that_the_bag_should_have_are_counted_by_topic(tmp_path: Path) 
     folder.mkdir()
     write_mcap(folder / "bag_0.mcap", arrivals(RUN))
     counts = dict(Counter(sent.topic for sent in RUN))
-    write_metadata(folder, ["bag_0.mcap", "bag_1.mcap"], {**counts, TOPICS.joints: counts[TOPICS.joints] + 50})
+    write_metadata(folder, ["bag_0.mcap", "bag_1.mcap"], {**counts, JOINTS_TOPIC: counts[JOINTS_TOPIC] + 50})
     reading = BagReading(folder, TOPICS, *new_pipeline())
     assert_all_same(list(reading), experiences_when(0))
     text = "\n".join(reading.summary.lines())
     assert (
-        f"joints: /joints (sensor_msgs/msg/JointState), {counts[TOPICS.joints]} of {counts[TOPICS.joints] + 50}" in text
+        f"joints: /joints (sensor_msgs/msg/JointState), {counts[JOINTS_TOPIC]} of {counts[JOINTS_TOPIC] + 50}" in text
     )
     assert "missing: bag_1.mcap is missing, metadata.yaml lists it" in text
     assert "missing: metadata.yaml counts messages that were not read: 50 of" in text

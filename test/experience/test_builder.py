@@ -11,9 +11,11 @@ from robots import a_robot
 from simulated_run import (
     HORIZON,
     JOINTS,
+    JOINTS_TOPIC,
     LAG_S,
     MS,
     PERIOD_NS,
+    ROBOT,
     STRIDE,
     T0,
     TOPICS,
@@ -36,12 +38,14 @@ from vla_align_ros.observation.assemble import (
 from vla_align_ros.observation.codecs import (
     MessageReason,
     MessageRefused,
-    decode_joint_state,
     encode_string,
     encode_trajectory,
 )
+from vla_align_ros.observation.joint_states import JointStateReader
 from vla_align_ros.robot.description import ActionKind, Joint
 from vla_align_ros.types import Experience, Trajectory
+
+READER = JointStateReader(ROBOT.state)
 
 
 def run(
@@ -81,8 +85,8 @@ def test_the_ramp_is_a_command_and_after_it_there_is_none() -> None:
 def test_a_hold_takes_over_at_its_stamp() -> None:
     sensors = sensor_messages(0, 3000)
     stamp_ns = T0 + 5 * PERIOD_NS
-    raw = [sent.raw for sent in sensors if sent.topic == TOPICS.joints and sent.stamp_ns <= stamp_ns][-1]
-    hold = hold_trajectory(decode_joint_state(raw, JOINTS).position, stamp_ns, PERIOD_NS, JOINTS)
+    raw = [sent.raw for sent in sensors if sent.topic == JOINTS_TOPIC and sent.stamp_ns <= stamp_ns][-1]
+    hold = hold_trajectory(READER.read(raw).values, stamp_ns, PERIOD_NS, JOINTS)
     sent = Sent(TOPICS.command, stamp_ns, encode_trajectory(hold))
     made, _ = run([*sensors, chunk_message(0, 1), sent], 2999)
     assert ticks(made) == [0, 2]
@@ -163,7 +167,7 @@ def test_a_gap_over_a_second_starts_an_episode(second_tick: int, episodes: set[i
 
 def test_a_refused_observation_costs_the_experiences_that_need_it() -> None:
     silent = range(T0 + 900 * MS, T0 + 1500 * MS)
-    sensors = [sent for sent in sensor_messages(0, 3000) if sent.topic != TOPICS.joints or sent.stamp_ns not in silent]
+    sensors = [sent for sent in sensor_messages(0, 3000) if sent.topic != JOINTS_TOPIC or sent.stamp_ns not in silent]
     made, builder = run([*sensors, *(chunk_message(tick, 1) for tick in range(0, 28, 4))], 2999)
     assert not {10, 12, 14} & {tick + offset for tick in ticks(made) for offset in (0, HORIZON)}
     assert {8 - HORIZON, 16} <= set(ticks(made))
@@ -242,9 +246,7 @@ def test_where_a_command_began_is_remembered_for_as_long_as_it_takes() -> None:
 
 
 def test_a_command_that_began_nobody_knows_where_gives_no_experience() -> None:
-    sensors = [
-        sent for sent in sensor_messages(0, 3000) if sent.topic != TOPICS.joints or sent.stamp_ns > T0 + 500 * MS
-    ]
+    sensors = [sent for sent in sensor_messages(0, 3000) if sent.topic != JOINTS_TOPIC or sent.stamp_ns > T0 + 500 * MS]
     far = Trajectory(T0 + 100 * MS, JOINTS, np.array([2000 * MS]), np.full((1, 2), 20.0))
     made, builder = run([*sensors, Sent(TOPICS.command, far.stamp_ns, encode_trajectory(far))], 2999)
     assert made == []
@@ -289,7 +291,7 @@ def test_years_without_messages_cost_no_time() -> None:
 )
 def test_senseless_numbers_are_refused(arguments: dict[str, float], message: str) -> None:
     limits = AssemblerLimits(0.2, 0.1, 1.0, 2.0, 0.2)
-    assembler = ObservationAssembler(JOINTS, ("base",), 8, limits, str)
+    assembler = ObservationAssembler(ROBOT, ("base",), 8, limits, str)
     good = {"horizon": 4, "lag_s": 0.3}
     with pytest.raises(ValueError, match=message):
         ExperienceBuilder(assembler, a_robot(), **{**good, **arguments})
@@ -302,7 +304,7 @@ def test_every_experience_is_what_its_definition_says(chunks: list[tuple[int, in
     sensors = sensor_messages(0, 5000)
     sent_chunks = [chunk_message(tick, 10.0 * tick, horizon) for tick, horizon in chunks]
     made, _ = run([*sensors, *sent_chunks], 4999)
-    joints = [sent for sent in sensors if sent.topic == TOPICS.joints]
+    joints = [sent for sent in sensors if sent.topic == JOINTS_TOPIC]
     images = [sent for sent in sensors if sent.topic == TOPICS.cameras["wrist"]]
 
     def command(tick: int) -> float | None:
@@ -327,7 +329,7 @@ def test_every_experience_is_what_its_definition_says(chunks: list[tuple[int, in
             (item.observation, T0 + tick * PERIOD_NS),
             (item.next_observation, T0 + (tick + HORIZON) * PERIOD_NS),
         ):
-            state = decode_joint_state([sent for sent in joints if sent.stamp_ns <= t_ns][-1].raw, JOINTS).position
+            state = READER.read([sent for sent in joints if sent.stamp_ns <= t_ns][-1].raw).values
             np.testing.assert_array_equal(observation.state, state)
             pixels = [sent for sent in images if sent.stamp_ns <= t_ns][-1].raw
             assert observation.images["wrist"].tobytes() in pixels  # 8 x 8 already: not resized

@@ -343,7 +343,7 @@ def test_a_folder_that_comes_later_is_waited_for(tmp_path, splits, expected):
 
 KILLED = """
 import sys, time
-sys.path.insert(0, sys.argv[2])
+sys.path[:0] = [sys.argv[2], sys.argv[2] + "/.."]
 from pathlib import Path
 from test_folder import Watched
 watched = Watched(Path(sys.argv[1]))

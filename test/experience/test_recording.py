@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from bag_files import PACK, Arrival, arrivals, write_mcap, write_metadata, write_sqlite
-from simulated_run import JOINTS, MS, T0, TOPICS, TYPES, Sent, eventful_run
+from simulated_run import JOINTS_TOPIC, MS, T0, TOPICS, TYPES, Sent, eventful_run
 
 from vla_align_ros.experience.bag_order import OrderScan, in_order
 from vla_align_ros.experience.recording import Recording, bag_messages, grouped
@@ -225,8 +225,8 @@ def test_a_db3_and_an_mcap_may_lie_in_one_recording(tmp_path: Path) -> None:
 
 
 def test_a_message_without_a_stamp_has_no_age(tmp_path: Path) -> None:
-    short = Sent(TOPICS.joints, T0, b"\0\1\0\0")
-    with Recording([write_mcap(tmp_path / "a.mcap", [*RUN[:40], (T0, short)])], JOINTS) as recording:
+    short = Sent(JOINTS_TOPIC, T0, b"\0\1\0\0")
+    with Recording([write_mcap(tmp_path / "a.mcap", [*RUN[:40], (T0, short)])], TOPICS.joint_names) as recording:
         list(recording.messages())
-        assert set(recording.ages_ns[TOPICS.joints]) == {0.0}
+        assert set(recording.ages_ns[JOINTS_TOPIC]) == {0.0}
         assert TOPICS.prompt not in recording.ages_ns

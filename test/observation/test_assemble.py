@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from robots import a_robot
 
 from vla_align_ros.observation.assemble import (
     AssemblerLimits,
@@ -37,7 +38,7 @@ def at_most_20(prompt: str) -> None:
 
 def assembler(cameras: tuple[str, ...] = ("base",), **changes: Any) -> ObservationAssembler:
     limits = AssemblerLimits(**{**vars(LIMITS), **changes})
-    return ObservationAssembler(NAMES, cameras, image_size=8, limits=limits, check_prompt=at_most_20)
+    return ObservationAssembler(a_robot(names=NAMES), cameras, image_size=8, limits=limits, check_prompt=at_most_20)
 
 
 def image(value: int, t_ms: int) -> bytes:

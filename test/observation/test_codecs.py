@@ -24,13 +24,15 @@ from vla_align_ros.observation.codecs import (
     MessageReason,
     MessageRefused,
     decode_image,
-    decode_joint_state,
     decode_string,
     decode_trajectory,
 )
+from vla_align_ros.observation.joint_states import JointStateReader
+from vla_align_ros.robot.description import StateField
 from vla_align_ros.types import ActionChunk, Trajectory
 
 NAMES = ("shoulder", "elbow")
+READER = JointStateReader([StateField(joint=name) for name in NAMES])
 STAMP_NS = 1_700_000_000_123_456_789
 HEADER = ros.std_msgs__msg__Header(ros.builtin_interfaces__msg__Time(1_700_000_000, 123_456_789), "camera")
 
@@ -49,11 +51,6 @@ def image_message(
     return serialised(ros.sensor_msgs__msg__Image(header, height, width, encoding, 0, step, pixels))
 
 
-def joint_message(names: list[str], position: list[float]) -> bytes:
-    empty = np.zeros(0)
-    return serialised(ros.sensor_msgs__msg__JointState(HEADER, names, np.array(position, np.float64), empty, empty))
-
-
 def trajectory_of(joints: tuple[str, ...] = NAMES) -> Trajectory:
     actions = np.arange(3 * len(joints), dtype=np.float32).reshape(3, -1)
     return to_trajectory(ActionChunk(actions, actions[0], STAMP_NS, 10**8), a_robot(names=joints), 2)
@@ -64,13 +61,6 @@ def test_an_image_survives_the_wire(stamp_ns: int, image: np.ndarray) -> None:
     decoded = decode_image(codecs.encode_image(image, stamp_ns), IMAGE)
     assert decoded.stamp_ns == stamp_ns
     np.testing.assert_array_equal(decoded.image, image)
-
-
-@given(stamps, hnp.arrays(np.float32, 2, elements=st.floats(-100, 100, width=32)))
-def test_joints_survive_the_wire(stamp_ns: int, position: np.ndarray) -> None:
-    decoded = decode_joint_state(codecs.encode_joint_state(NAMES, position, stamp_ns), NAMES)
-    assert decoded.stamp_ns == stamp_ns
-    np.testing.assert_array_equal(decoded.position, position)
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))
@@ -184,56 +174,6 @@ def test_an_image_of_another_type_is_refused() -> None:
     assert caught.value.reason is MessageReason.WRONG_TYPE
 
 
-def test_joints_are_found_by_name_and_foreign_ones_are_ignored() -> None:
-    decoded = decode_joint_state(joint_message(["gripper", "elbow", "shoulder"], [np.nan, 2.0, 1.0]), NAMES)
-    assert decoded.columns == (0, 1)
-    assert decoded.position.tolist() == [1.0, 2.0]
-    assert decoded.position.dtype == np.float32
-
-
-@pytest.mark.parametrize(
-    ("names", "position", "columns", "expected"),
-    [
-        (["wheel", "elbow"], [np.inf, 2.0], (1,), [2.0]),
-        (["wheel", "wheel"], [1.0, 1.0], (), []),
-        (["wheel"], [], (), []),
-    ],
-    ids=["some of the joints", "none", "none, and a velocity only"],
-)
-def test_a_joint_state_may_hold_some_of_the_joints_or_none(
-    names: list[str], position: list[float], columns: tuple[int, ...], expected: list[float]
-) -> None:
-    decoded = decode_joint_state(joint_message(names, position), NAMES)
-    assert (decoded.names, decoded.columns, decoded.position.tolist()) == (tuple(names), columns, expected)
-
-
-def test_velocity_and_effort_of_a_joint_state_do_not_matter() -> None:
-    wrong = np.full(3, np.nan)
-    message = ros.sensor_msgs__msg__JointState(HEADER, list(NAMES), np.array([1.0, 2.0]), np.zeros(0), wrong)
-    assert decode_joint_state(serialised(message), NAMES).position.tolist() == [1.0, 2.0]
-
-
-@pytest.mark.parametrize(
-    ("names", "position", "reason"),
-    [
-        (["shoulder", "elbow", "elbow"], [1.0, 2.0, 3.0], MessageReason.DUPLICATE_JOINT),
-        (["shoulder", "elbow"], [], MessageReason.EMPTY_POSITION),
-        ([], [], MessageReason.EMPTY_POSITION),
-        ([], [1.0, 2.0], MessageReason.LENGTH_MISMATCH),
-        (["shoulder", "elbow"], [1.0], MessageReason.LENGTH_MISMATCH),
-        (["shoulder", "elbow"], [1.0, float("nan")], MessageReason.NON_FINITE),
-        (["shoulder", "elbow"], [1.0, float("-inf")], MessageReason.NON_FINITE),
-        (["shoulder", "elbow"], [1.0, 1e300], MessageReason.NON_FINITE),
-    ],
-)
-def test_a_bad_joint_state_is_refused_with_its_reason(
-    names: list[str], position: list[float], reason: MessageReason
-) -> None:
-    with pytest.raises(MessageRefused) as caught:
-        decode_joint_state(joint_message(names, position), NAMES)
-    assert caught.value.reason is reason
-
-
 STILL = [[0.0, 0.0], [0.0, 0.0]]
 
 
@@ -308,7 +248,7 @@ def decode_all(raw: bytes) -> None:
     for decode in (
         lambda: decode_image(raw, IMAGE),
         lambda: decode_image(raw, COMPRESSED_IMAGE),
-        lambda: decode_joint_state(raw, NAMES),
+        lambda: READER.read(raw),
         lambda: decode_string(raw),
         lambda: decode_trajectory(raw, NAMES),
     ):
@@ -318,7 +258,7 @@ def decode_all(raw: bytes) -> None:
 
 GOOD = [
     image_message(PIXELS, 6, 4),
-    joint_message(list(NAMES), [1.0, 2.0]),
+    codecs.encode_joint_state(NAMES, [1.0, 2.0], STAMP_NS),
     codecs.encode_string("pick the red cube"),
     codecs.encode_trajectory(trajectory_of()),
 ]
@@ -378,7 +318,7 @@ def test_empty_strings_of_length_zero_are_read(order: str) -> None:
     assert (decode_image(compressed.message(), COMPRESSED_IMAGE).image == 7).all()
     joints = OtherVendor(order).header().put("I", 3).text("").text("elbow").text("shoulder").put("I", 3)
     joints.put("d", 9.0, 2.0, 1.0).put("I", 0, 0)
-    assert decode_joint_state(joints.message(), NAMES).position.tolist() == [1.0, 2.0]
+    assert READER.read(joints.message()).values.tolist() == [1.0, 2.0]
     commands = OtherVendor(order).header().put("I", 2).text("shoulder").text("elbow").put("I", 2)
     for time_ns, velocity in ((10**8, 0.5), (2 * 10**8, 0.0)):
         commands.put("I", 2).put("d", 1.0, 1.0).put("I", 2).put("d", velocity, velocity)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from robots import a_robot
 
 from vla_align_ros.observation.assemble import (
     AssemblerLimits,
@@ -23,7 +24,7 @@ T0 = 1_700_000_000_000 * MS
 
 def assembler() -> ObservationAssembler:
     limits = AssemblerLimits(0.5, 0.2, frozen_s=1.0, history_s=3.0, stamp_ahead_max_s=0.2)
-    made = ObservationAssembler(NAMES, ("base",), 8, limits, str)
+    made = ObservationAssembler(a_robot(names=NAMES), ("base",), 8, limits, str)
     made.push_prompt("go", 0)
     return made
 

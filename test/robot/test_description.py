@@ -105,6 +105,9 @@ def broken(change: str) -> dict[str, Any]:
         "no cameras": lambda: value.update(cameras={}),
         "rate 0": lambda: value.update(control_rate_hz=0),
         "wrong prefix": lambda: group.update(prefix="left/"),
+        "topic twice": lambda: value.update(joint_states=[{"topic": "a"}, {"topic": "a"}]),
+        "joint of no topic": lambda: value.update(joint_states=[{"topic": "a", "prefix": "gripper"}]),
+        "topic of no joint": lambda: value.update(joint_states=[{"topic": "a"}, {"topic": "b", "prefix": "left/"}]),
     }
     changes[change]()
     return value
@@ -137,6 +140,9 @@ REFUSED = {
     "no cameras": "cameras",
     "rate 0": "control_rate_hz",
     "wrong prefix": "is not how",
+    "topic twice": "joint_states: the topic 'a' is there twice",
+    "joint of no topic": r"'wrist_roll_joint' is read, but begins with none of the prefixes ['gripper']",
+    "topic of no joint": "no joint that the state reads begins with the prefix 'left/'",
 }
 
 

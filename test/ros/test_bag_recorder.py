@@ -10,7 +10,7 @@ import pytest
 import yaml
 from live import LATCHED, RELIABLE
 from sensor_msgs.msg import CompressedImage, Image, JointState
-from std_msgs.msg import String
+from std_msgs.msg import Float64MultiArray, String
 from trajectory_msgs.msg import JointTrajectory
 
 from vla_align_ros.action.trajectory import hold_trajectory
@@ -25,6 +25,7 @@ from vla_align_ros.observation.codecs import (
 )
 from vla_align_ros.params import ParameterError
 from vla_align_ros.ros.bag_recorder import model_topics, parse_topics
+from vla_align_ros.zoo import find_model
 
 pytestmark = pytest.mark.ros
 
@@ -166,6 +167,21 @@ def test_topics_of_a_model_can_be_read_and_latched_ones_are_marked():
     assert topics["left_wrist_0_rgb/image_raw"].message_class is CompressedImage
     with pytest.raises(ParameterError, match=r"model: no model is set.*say what to record with topics"):
         model_topics("", str)
+
+
+def test_a_robot_with_several_topics_is_recorded_whole(tmp_path: Path):
+    model = yaml.safe_load((find_model("tiny") / "model.yaml").read_text())
+    model["robot"]["joint_states"] = [{"topic": "arm/joint_states", "prefix": "sh"}, {"topic": "/hand", "prefix": "el"}]
+    model["robot"]["command_groups"] = [
+        {"topic": "arm/joint_trajectory", "type": "joint_trajectory", "joints": ["shoulder"]},
+        {"topic": "hand/commands", "type": "position_stream", "joints": ["elbow"]},
+    ]
+    (tmp_path / "model.yaml").write_text(yaml.safe_dump(model))
+    topics = {topic.name: topic for topic in parse_topics(model_topics(str(tmp_path), str))}
+    assert "joint_states" not in topics
+    assert {topics[name].message_class for name in ("arm/joint_states", "/hand")} == {JointState}
+    assert topics["arm/joint_trajectory"].message_class is JointTrajectory
+    assert topics["hand/commands"].message_class is Float64MultiArray
 
 
 def test_topics_of_the_model_follow_namespace_and_remaps(ros, tmp_path: Path):

@@ -131,7 +131,7 @@ def test_services_say_that_the_manager_must_be_configured(node):
 def test_store_of_another_model_is_refused_with_what_differs_and_corrected(node, tmp_path, shared_ros):
     other = _provenance_of(TokenStore(node.store, 20).active())
     fields = {name: getattr(other, name) for name in Provenance.__dataclass_fields__}
-    fields |= {"model_name": "other", "base_weights_sha256": "0" * 64, "joint_names": ("hip", "knee")}
+    fields |= {"model_name": "other", "base_weights_sha256": "0" * 64, "state_fields": ("hip", "knee")}
     TokenStore(tmp_path / "store", 20).save(np.zeros((4, 96), np.float32), Provenance(**fields))
     parameters = ParameterClient(shared_ros, "vla_policy")
     node.bring_to("unconfigured", POLICY)
@@ -139,7 +139,7 @@ def test_store_of_another_model_is_refused_with_what_differs_and_corrected(node,
     assert not node.transition("configure")
     assert node.state() == "unconfigured"
     node.logged("is for another model (other)")
-    for words in ("base_weights_sha256 is 0000", "joint_names is ('hip', 'knee')"):
+    for words in ("base_weights_sha256 is 0000", "state_fields is ('hip', 'knee')"):
         node.logged(words)
     assert not parameters.set(store=str(node.store))
     node.bring_to("active", POLICY)

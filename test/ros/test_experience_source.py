@@ -33,9 +33,10 @@ from vla_align_ros.action.trajectory import to_trajectory
 from vla_align_ros.alignment import align
 from vla_align_ros.bench.reach2.robot import CHUNK_TOPIC, TOPICS, make_robot
 from vla_align_ros.checkpoint.store import TokenStore
+from vla_align_ros.experience.bag_topics import bag_topics
 from vla_align_ros.experience.recorder import BagRecorder
 from vla_align_ros.observation.codecs import JOINT_TRAJECTORY, encode_trajectory
-from vla_align_ros.offline import bag_topics, read_bag
+from vla_align_ros.offline import read_bag
 from vla_align_ros.params import PolicyParams, SimParams
 from vla_align_ros.policy import load_policy
 from vla_align_ros.types import ActionChunk
@@ -97,7 +98,7 @@ def params(policy, model) -> PolicyParams:
 @pytest.fixture(scope="module")
 def offline(policy, recording, params):
     """What `vla-align align` reads from the same bag."""
-    topics = bag_topics(policy, NAMES[JOINTS], NAMES[PROMPT], NAMES[CHUNK_TOPIC])
+    topics = bag_topics(policy.config.robot)
     return list(read_bag(policy, recording, topics, params))
 
 

@@ -17,7 +17,8 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from vla_align_ros.action.trajectory import to_trajectory
 from vla_align_ros.bench.reach2.arm import JOINT_NAMES
-from vla_align_ros.observation.codecs import IMAGE, decode_image, decode_joint_state, encode_trajectory
+from vla_align_ros.observation.codecs import IMAGE, decode_image, encode_trajectory
+from vla_align_ros.observation.joint_states import JointStateReader
 from vla_align_ros.types import ActionChunk
 
 pytestmark = pytest.mark.ros
@@ -50,7 +51,7 @@ def test_images_joints_and_prompt_arrive_as_the_models_decoders_want_them(ros):
         assert images[0].image.shape == (48, 48, 3)
         assert images[0].stamp_ns < images[1].stamp_ns
         assert not np.array_equal(images[0].image, images[1].image), "a standing camera still has noise"
-    position = decode_joint_state(joints.wait(), JOINT_NAMES).position
+    position = JointStateReader(a_robot().state).read(joints.wait()).values
     assert np.isfinite(position).all()
     assert ros.wait_for_message("/vla_policy/prompt", String, qos=LATCHED).data, "a late joiner is told the prompt"
 

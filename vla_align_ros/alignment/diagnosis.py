@@ -27,6 +27,7 @@ Interval = tuple[float, float]
 DRAWS = 200  # of the bootstrap
 GRID = 4  # delays tried in a tick
 CLEARLY = 0.25  # of a field's 90th percentile of |asked|: from there on it was clearly asked to move
+EFFORT_UNIT = {"rad": "Nm", "m": "N"}  # by the unit in which the joint moves
 LEAST_CLEAR = 8  # experiences in which a field was clearly asked, to say anything about it
 
 
@@ -77,6 +78,41 @@ class FieldDiagnosis:
         if self.strayed > 0.02:
             parts.append(f"strayed in {self.strayed:.0%} of it")
         return ", ".join(parts)
+
+
+@dataclass(frozen=True)
+class FieldRange:
+    """One state field: what it reads, in which unit of ROS, from where to where it went; None without experience.
+    limits: of a position."""
+
+    name: str
+    reads: str
+    unit: str
+    low: float | None
+    high: float | None
+    limits: Interval | None
+
+    def sentence(self) -> str:
+        """For a person."""
+        if self.low is None or self.high is None:
+            return f"{self.name}: nothing measured ({self.reads}, {self.unit})"
+        text = f"{self.name} from {self.low:.3f} to {self.high:.3f} {self.unit} ({self.reads})"
+        if self.limits is None or (self.limits[0] <= self.low and self.high <= self.limits[1]):
+            return text
+        return f"{text}, beyond the limits {list(self.limits)}: are they this joint's, and is it in {self.unit}?"
+
+
+def measured_ranges(experiences: Sequence[Experience], robot: RobotDescription) -> tuple[FieldRange, ...]:
+    """One a state field."""
+    states = np.array([seen.state for item in experiences for seen in (item.observation, item.next_observation)])
+    found = []
+    for column, field in enumerate(robot.state):
+        joint, is_position = robot.joints[field.joint], field.entry == "position"
+        unit = EFFORT_UNIT[joint.unit] if field.entry == "effort" else joint.unit + ("" if is_position else "/s")
+        low, high = (float(states[:, column].min()), float(states[:, column].max())) if len(states) else (None, None)
+        reads = f"{field.entry} of {field.joint}"
+        found.append(FieldRange(field.label, reads, unit, low, high, joint.position if is_position else None))
+    return tuple(found)
 
 
 def diagnose(experiences: Sequence[Experience], robot: RobotDescription) -> tuple[FieldDiagnosis, ...]:

@@ -34,7 +34,7 @@ class Provenance:
     """Why a token exists and for which model.
 
     base_weights_sha256, norm_stats_sha256: of the model's weights file and of its `norm_stats.json`.
-    joint_names, cameras: in the model's order.
+    state_fields, action_fields: the labels of the robot description. They and cameras: in the model's order.
     reason: `initial` (the token that the model ships) or `align`.
     parameters: of the alignment, by their names in `params.py`.
     experience: what it learned from: count, episodes, first_stamp_ns, last_stamp_ns, ...
@@ -44,7 +44,8 @@ class Provenance:
     model_name: str
     base_weights_sha256: Sha256
     norm_stats_sha256: Sha256
-    joint_names: tuple[str, ...]
+    state_fields: tuple[str, ...]
+    action_fields: tuple[str, ...]
     cameras: tuple[str, ...]
     reason: Literal["initial", "align"]
     parameters: dict[str, JsonValue] = field(default_factory=dict)
@@ -107,7 +108,8 @@ def check_fits(
     *,
     base_weights_sha256: str,
     norm_stats_sha256: str,
-    joint_names: tuple[str, ...],
+    state_fields: tuple[str, ...],
+    action_fields: tuple[str, ...],
     cameras: tuple[str, ...],
     shape: tuple[int, int],
 ) -> None:
@@ -119,7 +121,8 @@ def check_fits(
     expected = {
         "base_weights_sha256": base_weights_sha256,
         "norm_stats_sha256": norm_stats_sha256,
-        "joint_names": tuple(joint_names),
+        "state_fields": tuple(state_fields),
+        "action_fields": tuple(action_fields),
         "cameras": tuple(cameras),
         "shape": tuple(shape),
     }

@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vla_align_ros.cli.bag_options import Bags, Cameras, CommandTopic, JointTopic, Prompt, PromptTopic, pairs
+from vla_align_ros.cli.bag_options import (
+    Bags,
+    Cameras,
+    CommandTopic,
+    JointTopics,
+    Namespace,
+    Prompt,
+    PromptTopic,
+    named_topics,
+    pairs,
+)
 
 if TYPE_CHECKING:
     from vla_align_ros.experience.bag_summary import BagSummary
@@ -30,11 +40,12 @@ def align(
         str, typer.Option(help="Whose default store, as the node says at start: arm1.vla_policy. Empty: vla_policy.")
     ] = "",
     seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
+    namespace: Namespace = "",
     camera: Cameras = None,
-    joint_topic: JointTopic = "/joint_states",
-    prompt_topic: PromptTopic = "/vla_policy/prompt",
+    joint_topic: JointTopics = None,
+    prompt_topic: PromptTopic = "vla_policy/prompt",
     prompt: Prompt = "",
-    command_topic: CommandTopic = "/vla_policy/action_chunk",
+    command_topic: CommandTopic = "vla_policy/action_chunk",
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Parameter, as align_steps=80 (vla-align params).")
     ] = None,
@@ -55,7 +66,7 @@ def align(
     from vla_align_ros.checkpoint.manifest import StoreError
     from vla_align_ros.checkpoint.owner import owner_of
     from vla_align_ros.experience.buffer import ExperienceBuffer
-    from vla_align_ros.offline import bag_topics, fill_buffer, would_refuse
+    from vla_align_ros.offline import fill_buffer, would_refuse
     from vla_align_ros.params import ManagerParams, ParameterError, PolicyParams
     from vla_align_ros.policy import load_policy
     from vla_align_ros.runtime import make_runtime
@@ -74,7 +85,8 @@ def align(
                 "robot_id": robot_id,
             }
         )
-        topics = bag_topics(policy, joint_topic, prompt_topic, command_topic, pairs("--camera", camera))
+        robot = policy.config.robot
+        topics = named_topics(robot, namespace, camera, joint_topic, prompt_topic, command_topic)
         if dry_run:
             buffer = ExperienceBuffer(params.buffer_capacity)
             summaries = list(fill_buffer(policy, bags, topics, params, buffer, prompt))

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from vla_align_ros.experience.bag_topics import BagTopics
+    from vla_align_ros.robot.description import RobotDescription
 
 Bags = Annotated[
     list[Path],
@@ -14,11 +18,21 @@ Bags = Annotated[
         help="Bag folders or storage files, in order of time; the split files of one recording count as one."
     ),
 ]
+Namespace = Annotated[
+    str, typer.Option(help="Of the nodes that were recorded: put before every topic that does not begin with /.")
+]
 Cameras = Annotated[
     list[str] | None,
     typer.Option("--camera", help="A camera's topic in the bag, as base_0_rgb=/cam/image_raw; else the model's."),
 ]
-JointTopic = Annotated[str, typer.Option(help="The bag's JointState topic.")]
+JointTopics = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--joint-topic",
+        help="The bag's JointState topic; of a robot with several, as follower_left/joint_states=/left/joint_states. "
+        "Else the model's.",
+    ),
+]
 PromptTopic = Annotated[str, typer.Option(help="The bag's prompt topic.")]
 Prompt = Annotated[str, typer.Option(help="The instruction, for a bag that has none.")]
 CommandTopic = Annotated[str, typer.Option(help="The bag's topic of the JointTrajectories that moved the robot.")]
@@ -29,3 +43,27 @@ def pairs(option: str, items: Sequence[str] | None) -> dict[str, str]:
     if wrong := [item for item in items or () if "=" not in item]:
         raise ValueError(f"{option}: expected NAME=VALUE, got {wrong[0]!r}")
     return dict(item.split("=", 1) for item in items or ())
+
+
+def named_topics(
+    robot: RobotDescription,
+    namespace: str,
+    cameras: Sequence[str] | None,
+    joint_topics: Sequence[str] | None,
+    prompt_topic: str,
+    command_topic: str,
+) -> BagTopics:
+    """What the options say. Raises ValueError as `bag_topics`, and for an option that is written wrongly."""
+    from vla_align_ros.experience.bag_topics import bag_topics, in_namespace
+
+    known = [source.topic for source in robot.joint_states]
+    if len(known) == 1:
+        joint_topics = [item if "=" in item else f"{known[0]}={item}" for item in joint_topics or ()]
+    return bag_topics(
+        robot,
+        in_namespace(namespace),
+        cameras=pairs("--camera", cameras),
+        joints=pairs(f"--joint-topic, of the model's {known}", joint_topics),
+        prompt=prompt_topic,
+        command=command_topic,
+    )

@@ -10,10 +10,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vla_align_ros.cli.bag_options import Bags, Cameras, CommandTopic, JointTopic, Prompt, PromptTopic, pairs
+from vla_align_ros.cli.bag_options import (
+    Bags,
+    Cameras,
+    CommandTopic,
+    JointTopics,
+    Namespace,
+    Prompt,
+    PromptTopic,
+    named_topics,
+)
 
 if TYPE_CHECKING:
-    from vla_align_ros.alignment.diagnosis import FieldDiagnosis
+    from vla_align_ros.alignment.diagnosis import FieldDiagnosis, FieldRange
+    from vla_align_ros.experience.bag_topics import BagTopics
+    from vla_align_ros.policy import Policy
 
 
 def inspect(
@@ -25,20 +36,24 @@ def inspect(
     robot_column: Annotated[
         str | None, typer.Option(help="For a LeRobotDataset: the column that says which robot an episode is of.")
     ] = None,
+    namespace: Namespace = "",
     camera: Cameras = None,
-    joint_topic: JointTopic = "/joint_states",
-    prompt_topic: PromptTopic = "/vla_policy/prompt",
+    joint_topic: JointTopics = None,
+    prompt_topic: PromptTopic = "vla_policy/prompt",
     prompt: Prompt = "",
-    command_topic: CommandTopic = "/vla_policy/action_chunk",
+    command_topic: CommandTopic = "vla_policy/action_chunk",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Say what bags or a LeRobotDataset hold, and of each joint its gain, delay and stillness, with intervals.
+    """Say what bags or a LeRobotDataset hold, how far each field of the state went, and of each field of the action its
+    gain, delay and stillness, with intervals.
 
     Exit code 0, or 2 for a source that cannot be read.
 
     Example: vla-align inspect --model tiny outputs/monday
     """
-    topics = {"joint_topic": joint_topic, "prompt_topic": prompt_topic, "command_topic": command_topic}
+    from vla_align_ros.policy import load_policy
+    from vla_align_ros.zoo import find_model
+
     try:
         if any((source / "meta" / "info.json").is_file() for source in sources):
             if robot is None:
@@ -47,43 +62,39 @@ def inspect(
         else:
             if not model:
                 raise ValueError("bags need --model: its model.yaml says which joints and cameras are meant")
-            found = [_bags(sources, model, pairs("--camera", camera), topics, prompt)]
+            policy = load_policy(find_model(model), "cpu")
+            description = policy.config.robot
+            topics = named_topics(description, namespace, camera, joint_topic, prompt_topic, command_topic)
+            found = [_bags(sources, policy, topics, prompt)]
     except ValueError as error:
         typer.echo(f"cannot inspect: {error}", err=True)
         raise typer.Exit(2) from None
     if as_json:
-        typer.echo(
-            json.dumps([{**part, "joints": [asdict(joint) for joint in part["joints"]]} for part in found], indent=2)
-        )
+        typer.echo(json.dumps(found, indent=2, default=asdict))
         return
     for part in found:
-        _say(part["lines"], part["joints"])
+        _say(part["lines"], part["state"], part["action"])
 
 
-def _bags(
-    sources: Sequence[Path], model: str, cameras: dict[str, str], topics: dict[str, str], prompt: str
-) -> dict[str, Any]:
-    from vla_align_ros.alignment.diagnosis import diagnose
+def _bags(sources: Sequence[Path], policy: Policy, topics: BagTopics, prompt: str) -> dict[str, Any]:
+    from vla_align_ros.alignment.diagnosis import diagnose, measured_ranges
     from vla_align_ros.experience.buffer import ExperienceBuffer
-    from vla_align_ros.offline import bag_topics, fill_buffer
+    from vla_align_ros.offline import fill_buffer
     from vla_align_ros.params import PolicyParams
-    from vla_align_ros.policy import load_policy
-    from vla_align_ros.zoo import find_model
 
-    policy = load_policy(find_model(model), "cpu")
-    params = PolicyParams(model=model)
-    named = bag_topics(policy, topics["joint_topic"], topics["prompt_topic"], topics["command_topic"], cameras)
+    params = PolicyParams()
     buffer = ExperienceBuffer(params.buffer_capacity)
-    summaries = list(fill_buffer(policy, sources, named, params, buffer, prompt))
+    summaries = list(fill_buffer(policy, sources, topics, params, buffer, prompt))
     return {
         "lines": [line for summary in summaries for line in summary.lines()],
         "bags": [summary.to_json() for summary in summaries],
-        "joints": diagnose(buffer.snapshot(), policy.config.robot),
+        "state": measured_ranges(buffer.snapshot(), topics.robot),
+        "action": diagnose(buffer.snapshot(), topics.robot),
     }
 
 
 def _dataset(folder: Path, robot: Path, robot_column: str | None) -> list[dict[str, Any]]:
-    from vla_align_ros.alignment.diagnosis import diagnose
+    from vla_align_ros.alignment.diagnosis import diagnose, measured_ranges
     from vla_align_ros.experience.lerobot import LeRobotDataset
     from vla_align_ros.robot.description import load_description
 
@@ -96,13 +107,15 @@ def _dataset(folder: Path, robot: Path, robot_column: str | None) -> list[dict[s
         frames = sum(episode.length for episode in episodes)
         line = f"{unit}: {len(episodes)} episodes, {frames} frames, {frames / dataset.fps:.0f} s at {dataset.fps:g} fps"
         made = list(dataset.experiences(horizon, max(1, horizon // 2), unit))
-        found.append({"lines": [line], "joints": diagnose(made, description)})
+        state, action = measured_ranges(made, description), diagnose(made, description)
+        found.append({"lines": [line], "state": state, "action": action})
     return found
 
 
-def _say(lines: Sequence[str], joints: Sequence[FieldDiagnosis]) -> None:
+def _say(lines: Sequence[str], state: Sequence[FieldRange], action: Sequence[FieldDiagnosis]) -> None:
     for line in lines:
         typer.echo(line)
-    typer.echo("  what the joints did with their commands:")
-    for joint in joints:
-        typer.echo(f"    {joint.sentence()}")
+    for title, fields in (("what was measured:", state), ("what the joints did with their commands:", action)):
+        typer.echo(f"  {title}")
+        for field in fields:
+            typer.echo(f"    {field.sentence()}")

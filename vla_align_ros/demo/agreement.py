@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from vla_align_ros.alignment import align
-from vla_align_ros.offline import bag_topics, read_bag
+from vla_align_ros.experience.bag_topics import bag_topics
+from vla_align_ros.offline import read_bag
 from vla_align_ros.params import PolicyParams
 from vla_align_ros.policy import Policy
 from vla_align_ros.runtime import make_bag_folder, make_runtime
@@ -23,13 +24,13 @@ NAMED = 5  # experiences that a difference lists
 
 def from_bag(policy: Policy, live: Report, bag: Path, params: PolicyParams) -> list[Experience]:
     """What the live attempt used, as `vla-align align` reads it."""
-    topics = bag_topics(policy, "/joint_states", "/vla_policy/prompt", "/vla_policy/action_chunk")
+    topics = bag_topics(policy.config.robot)
     return _of_attempt(read_bag(policy, bag, topics, params), live)
 
 
 def from_folder(policy: Policy, live: Report, bag: Path, params: PolicyParams) -> list[Experience]:
     """The same, as a node with the experience source `bag` reads it. Writes a ledger into `params.store`."""
-    topics = bag_topics(policy, "/joint_states", "/vla_policy/prompt", "/vla_policy/action_chunk")
+    topics = bag_topics(policy.config.robot)
     runtime = make_runtime(policy, params, 1)
     folder = make_bag_folder(runtime, params, bag, topics)
     while not folder.idle:

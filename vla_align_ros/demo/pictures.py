@@ -13,10 +13,10 @@ from vla_align_ros.action.trajectory import to_trajectory
 from vla_align_ros.bench.reach2.embodiment import Embodiments
 from vla_align_ros.demo.report import AFTER_RGB, BEFORE_RGB, draw_scene, draw_way
 from vla_align_ros.experience.bag import push_sensed
+from vla_align_ros.experience.bag_topics import bag_topics
 from vla_align_ros.experience.recording import bag_messages
 from vla_align_ros.observation.assemble import ObservationRefused
 from vla_align_ros.observation.codecs import MessageRefused, decode_trajectory
-from vla_align_ros.offline import bag_topics
 from vla_align_ros.params import PolicyParams
 from vla_align_ros.policy import Policy
 from vla_align_ros.runtime import make_assembler
@@ -44,7 +44,7 @@ def planned_motion(
 def _observed(policy: Policy, bag: Path, params: PolicyParams) -> Sequence[Observation]:
     """What the policy saw when it sent each chunk of the bag."""
     assembler = make_assembler(policy, params)
-    topics = bag_topics(policy, "/joint_states", "/vla_policy/prompt", "/vla_policy/action_chunk")
+    topics = bag_topics(policy.config.robot)
     seen = []
     for message in bag_messages(bag):
         try:

@@ -8,64 +8,29 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
 
-from rosbags.serde import SerdeError
+from rosbags.typesys.stores import ros2_jazzy as ros
 
 from vla_align_ros.experience.bag_clock import BagClock, stamp_ns_of
 from vla_align_ros.experience.bag_summary import BagSummary, TopicSummary
+from vla_align_ros.experience.bag_topics import BagTopics
 from vla_align_ros.experience.builder import ExperienceBuilder
 from vla_align_ros.experience.recording import Recording
 from vla_align_ros.experience.storage import BagError, BagMessage
 from vla_align_ros.observation.assemble import ObservationAssembler, ObservationRefused
 from vla_align_ros.observation.codecs import (
-    COMPRESSED_IMAGE,
-    IMAGE,
     JOINT_STATE,
-    JOINT_TRAJECTORY,
-    STRING,
-    TYPESTORE,
     MessageReason,
     MessageRefused,
     RawMessage,
+    deserialise,
 )
 from vla_align_ros.types import Experience
 
-_AHEAD_S = 0.1  # a topic whose stamps are farther ahead of the joints' than this has a clock of its own
-
-
-@dataclass(frozen=True)
-class BagTopics:
-    """Which topics of a bag are what, as absolute names. cameras: the model's camera name -> topic. command: of the
-    trajectories that moved the robot; other_commands: of those by which somebody else may have moved it."""
-
-    cameras: Mapping[str, str]
-    joints: str
-    prompt: str
-    command: str
-    other_commands: tuple[str, ...] = ()
-
-    @property
-    def needed(self) -> dict[str, tuple[str, str, tuple[str, ...]]]:
-        """Every topic: what it is, the option of `vla-align align` that names it, the types that it may have."""
-        cameras = {
-            topic: (f"camera {camera}", f"--camera {camera}=TOPIC", (IMAGE, COMPRESSED_IMAGE))
-            for camera, topic in self.cameras.items()
-        }
-        return {
-            **cameras,
-            self.joints: ("joints", "--joint-topic TOPIC", (JOINT_STATE,)),
-            self.prompt: ("prompt", "--prompt-topic TOPIC, or --prompt TEXT", (STRING,)),
-            self.command: ("commands", "--command-topic TOPIC", (JOINT_TRAJECTORY,)),
-        }
-
-    def beside(self, trajectories: Iterable[str]) -> BagTopics:
-        """These, with all of `trajectories` but the command's as other commands."""
-        return replace(self, other_commands=tuple(topic for topic in trajectories if topic != self.command))
+_AHEAD_S = 0.1  # a topic whose stamps are farther ahead of the first joints' than this has a clock of its own
 
 
 class BagReading:
@@ -86,11 +51,10 @@ class BagReading:
         """`paths`: a folder, a file, or split files of one recording. `assembler`, `builder`: fresh ones, made as for a
         live run. prompt: for a bag that has none.
 
-        Raises BagError for a bag that is missing, unreadable, empty or without a needed topic, ObservationRefused for a
-        prompt that the model cannot read.
+        Raises BagError for a bag that is missing, unreadable, empty or without a needed topic or joint,
+        ObservationRefused for a prompt that the model cannot read.
         """
-        names = assembler.joint_names
-        self._recording = Recording([paths] if isinstance(paths, Path) else list(paths), names)
+        self._recording = Recording([paths] if isinstance(paths, Path) else list(paths), topics.joint_names)
         self._topics = topics.beside(self._recording.trajectories)
         self._assembler, self._builder = assembler, builder
         self._foreign: Counter[str] = Counter()
@@ -102,19 +66,19 @@ class BagReading:
         except ValueError:
             self._recording.close()
             raise
-        self._clock = BagClock(topics.joints, names, self._recording.ages_ns[topics.joints], builder.lag_s)
+        self._clock = BagClock(topics.joint_names, self._recording.ages_ns, builder.lag_s)
         if self._clock.sentence:
             self.summary.notes.append(self._clock.sentence)
 
     def __iter__(self) -> Iterator[Experience]:
-        names = self._assembler.joint_names
+        names, joints = self._topics.joint_names, self._topics.robot.action_joints
         with self._recording as recording:
             for message in self._clock.retimed(recording.messages()):
                 if message.topic in self._needed and (stamp_ns := stamp_ns_of(message, names)) is not None:
                     self._ages_s[message.topic].append((message.t_ns - stamp_ns) * 1e-9)
                 self._last_ns = message.t_ns
                 if message.topic in self._topics.other_commands:
-                    if not is_foreign(message.raw, recording.trajectories[self._topics.command], names):
+                    if not is_foreign(message.raw, recording.trajectories[self._topics.command], joints):
                         continue
                     self._foreign[message.topic] += 1
                 made = feed(message, self._topics, self._assembler, self._builder, self._refused)
@@ -143,6 +107,7 @@ class BagReading:
             if not set(counts[topic]) & set(allowed):
                 found = f"it is {' and '.join(counts[topic])}"
                 raise BagError(f"{self._recording.name}: {topic} must be {' or '.join(allowed)}, {found} ({option})")
+        self._check_joints()
         self.summary.topics = [
             TopicSummary(
                 what, topic, " and ".join(counts[topic]), counts[topic].total(), self._recording.declared[topic]
@@ -150,6 +115,27 @@ class BagReading:
             for topic, (what, _, _) in needed.items()
         ]
         return {item.topic: item for item in self.summary.topics}
+
+    def _check_joints(self) -> None:
+        """Raises BagError where no message of the bag names a joint that the state reads. Quick: the first ones do."""
+        missing, seen = list(self._topics.robot.state_joints), dict[str, dict[str, None]]()
+        for message in self._recording.messages():
+            if message.topic in self._topics.joints and message.msgtype == JOINT_STATE:
+                try:
+                    names = deserialise(message.raw, ros.sensor_msgs__msg__JointState).name
+                except MessageRefused:
+                    return  # what else there is to say about the topic is said when it is read
+                seen.setdefault(message.topic, {}).update(dict.fromkeys(names))
+                prefix = self._topics.joints[message.topic].prefix
+                missing = [joint for joint in missing if joint not in [f"{prefix}{name}" for name in names]]
+            if not missing:
+                return
+        named = "; ".join(
+            f"{topic} names {list(names)}, the model reads {list(self._topics.joint_names[topic])} there"
+            for topic, names in seen.items()
+        )
+        unread = list(dict.fromkeys(missing))
+        raise BagError(f"{self._recording.name}: no joint state of {unread}, is this another robot's bag? {named}")
 
     def _missing(self, topics: Sequence[str]) -> str:
         counts, needed = self._recording.counts, self._topics.needed
@@ -173,9 +159,9 @@ class BagReading:
             topic.age_s = median(ages) if ages else None
             if topic.age_s is None:
                 continue
-            what = f"{topic.what}: the stamps are {abs(topic.age_s):.3f} s"
+            what, clock = f"{topic.what}: the stamps are {abs(topic.age_s):.3f} s", f"{self._clock.topic}'s"
             if topic.age_s < -_AHEAD_S:
-                summary.notes.append(f"{what} ahead of the joints': a clock of its own; set the computers' clocks")
+                summary.notes.append(f"{what} ahead of {clock}: a clock of its own; set the computers' clocks")
             elif topic.age_s > self._builder.lag_s:
                 summary.notes.append(f"{what} old when they come, experience_lag_s is {self._builder.lag_s:g}")
         for other, count in self._foreign.items():
@@ -230,8 +216,8 @@ def is_foreign(raw: RawMessage, ours: Container[int], joint_names: Iterable[str]
     if hash(bytes(raw)) in ours:
         return False
     try:
-        trajectory: Any = TYPESTORE.deserialize_cdr(memoryview(raw), JOINT_TRAJECTORY)
-    except SerdeError:
+        trajectory = deserialise(raw, ros.trajectory_msgs__msg__JointTrajectory)
+    except MessageRefused:
         return False
     return not set(trajectory.joint_names).isdisjoint(joint_names)
 
@@ -241,7 +227,7 @@ def push_sensed(message: BagMessage, topics: BagTopics, assembler: ObservationAs
     cameras = {topic: camera for camera, topic in topics.cameras.items()}
     if message.topic in cameras:
         assembler.push_image(cameras[message.topic], message.raw, message.msgtype, message.t_ns)
-    elif message.topic == topics.joints:
-        assembler.push_joints(message.raw, message.t_ns)
+    elif message.topic in topics.joints:
+        assembler.push_joints(message.raw, message.t_ns, topics.joints[message.topic].prefix)
     elif message.topic == topics.prompt:
         assembler.push_prompt(message.raw, message.t_ns)

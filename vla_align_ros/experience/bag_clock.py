@@ -2,14 +2,14 @@
 
 A recorder notes its own clock. Where that is the clock of the stamps, a message came when the recorder says so. Where
 it is another one (a second computer, simulated time in the stamps and not in the recorder, a bag that was recorded from
-a replay), the stamps of the joints tell the time.
+a replay), the stamps of the joints tell the time: those of one topic, the first of the robot description that has any.
 """
 
 from __future__ import annotations
 
 import struct
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Final
 
@@ -26,13 +26,15 @@ _STEP_NS: Final = 500_000_000  # of receive time: a burst of late joint states i
 _S: Final = 1e-9
 
 
-def stamp_ns_of(message: BagMessage, joint_names: Sequence[str]) -> int | None:
+def stamp_ns_of(message: BagMessage, joint_names: Mapping[str, Sequence[str]]) -> int | None:
     """header.stamp of a message whose type is in STAMPED; None where there is none, or it is 0 or no time, or it is of
-    a joint state with none of `joint_names`: wheels on the same topic may have a clock of their own."""
+    a joint state with none of its topic's `joint_names`: wheels on the same topic may have a clock of their own."""
     if message.msgtype not in STAMPED or len(message.raw) < 12:
         return None
     order = "<" if message.raw[1] & 1 else ">"
-    if message.msgtype == JOINT_STATE and not any(_as_cdr(name, order) in message.raw for name in joint_names):
+    if message.msgtype == JOINT_STATE and not any(
+        _as_cdr(name, order) in message.raw for name in joint_names.get(message.topic, ())
+    ):
         return None
     sec, nanosec = struct.unpack_from(f"{order}iI", message.raw, 4)
     return sec * 10**9 + nanosec if sec >= 0 and nanosec < 10**9 and sec + nanosec > 0 else None
@@ -45,16 +47,21 @@ def _as_cdr(text: str, order: str) -> bytes:
 
 
 class BagClock:
-    """ages_ns: of all joint states with one of `joint_names`, receive time minus stamp. lag_s: how late a message may
-    come and still count.
+    """joint_names: of each joint-state topic, in the description's order. ages_ns: by topic, of all joint states with
+    one of those names, receive time minus stamp. lag_s: how late a message may come and still count.
 
-    sentence: says that and how far the two clocks differ; empty where they do not.
+    topic: whose stamps tell the time. sentence: says that and how far the two clocks differ; empty where they do not.
     """
 
-    def __init__(self, joints_topic: str, joint_names: Sequence[str], ages_ns: Sequence[float], lag_s: float) -> None:
+    def __init__(
+        self, joint_names: Mapping[str, Sequence[str]], ages_ns: Mapping[str, Sequence[float]], lag_s: float
+    ) -> None:
         self.sentence = ""
         self._joint_names = joint_names
-        self._joints_topic = joints_topic
+        self.topic = next((topic for topic in joint_names if ages_ns.get(topic)), next(iter(joint_names)))
+        self._tell(ages_ns.get(self.topic, ()), lag_s)
+
+    def _tell(self, ages_ns: Sequence[float], lag_s: float) -> None:
         self._ages_ns = deque((round(age) for age in ages_ns[:_RECENT]), maxlen=_RECENT)
         self._newest_ns, self._now_ns = -(2**63), -(2**63)
         self._fast_since_ns: int | None = None  # receive time since which the joints come far behind the time
@@ -62,7 +69,7 @@ class BagClock:
             quick, middle, slow = np.quantile(np.asarray(ages_ns), (0.05, 0.5, 0.95)) * _S
             if abs(quick) > SAME_CLOCK_S or slow > lag_s:
                 self.sentence = (
-                    f"the recorder's clock is not that of the stamps: {joints_topic} was received {abs(middle):.3f} s "
+                    f"the recorder's clock is not that of the stamps: {self.topic} was received {abs(middle):.3f} s "
                     f"{'later' if middle >= 0 else 'earlier'} (from {quick:.3f} to {slow:.3f} s) than stamped; the "
                     "stamps decide"
                 )
@@ -73,7 +80,7 @@ class BagClock:
             yield from messages
             return
         for message in messages:
-            stamp_ns = stamp_ns_of(message, self._joint_names) if message.topic == self._joints_topic else None
+            stamp_ns = stamp_ns_of(message, self._joint_names) if message.topic == self.topic else None
             if stamp_ns is not None:
                 if stamp_ns < self._newest_ns - FALL_NS:  # the stamps' clock fell back
                     self._ages_ns.clear()

@@ -18,9 +18,10 @@ from itertools import accumulate, islice
 from pathlib import Path
 from typing import Final
 
-from vla_align_ros.experience.bag import BagTopics, feed, is_foreign
+from vla_align_ros.experience.bag import feed, is_foreign
 from vla_align_ros.experience.bag_clock import BagClock
 from vla_align_ros.experience.bag_order import FALL_NS
+from vla_align_ros.experience.bag_topics import BagTopics
 from vla_align_ros.experience.buffer import ExperienceBuffer
 from vla_align_ros.experience.builder import ExperienceBuilder
 from vla_align_ros.experience.ledger import Ledger, TakenSplit
@@ -181,13 +182,13 @@ class BagFolder:
     def _messages(self, reading: _Reading) -> Iterator[BagMessage]:
         """Those of the split, with the time at which they came by the clock of the stamps. What a recorder wrote over
         the seam, into the split before, does not turn the time back."""
-        pipeline, joints, names = reading.pipeline, self._topics.joints, reading.pipeline.assembler.joint_names
-        with Recording([reading.split.path], names) as recording:
+        pipeline, names = reading.pipeline, self._topics.robot.action_joints
+        with Recording([reading.split.path], self._topics.joint_names) as recording:
             reading.problem = "; ".join(recording.lost)
             reading.topics = self._topics.beside(recording.trajectories)
             newest = recording.trajectories[self._topics.command]
             ours, pipeline.commands = newest | pipeline.commands, newest  # a copy may lie behind the seam
-            clock = self._clock_of(reading, recording.ages_ns[joints])
+            clock = self._clock_of(reading, recording.ages_ns)
             for message in clock.retimed(recording.messages()):
                 if message.topic in reading.topics.other_commands and not is_foreign(message.raw, ours, names):
                     continue
@@ -195,12 +196,12 @@ class BagFolder:
                 pipeline.last_ns = pipeline.last_ns if late else message.t_ns
                 yield message._replace(t_ns=pipeline.last_ns)
 
-    def _clock_of(self, reading: _Reading, ages_ns: Sequence[float]) -> BagClock:
+    def _clock_of(self, reading: _Reading, ages_ns: Mapping[str, Sequence[float]]) -> BagClock:
         """That of the split itself: between two splits a recorder's clock may be set. Without joints the one before."""
         pipeline, before = reading.pipeline, reading.pipeline.clock
-        if before is None or ages_ns:
-            names = pipeline.assembler.joint_names
-            pipeline.clock = BagClock(self._topics.joints, names, ages_ns, pipeline.builder.lag_s)
+        names = self._topics.joint_names
+        if before is None or any(ages_ns.get(topic) for topic in names):
+            pipeline.clock = BagClock(names, ages_ns, pipeline.builder.lag_s)
             if pipeline.clock.sentence and not (before and before.sentence):
                 _log.warning("%s: %s", reading.split.path, pipeline.clock.sentence)
         assert pipeline.clock is not None

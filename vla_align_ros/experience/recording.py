@@ -10,7 +10,7 @@ import logging
 import re
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
@@ -63,10 +63,10 @@ class Recording:
     bytes of all JointTrajectories, by topic. lost: sentences, what could not be read. notes: what else is to be known.
     """
 
-    def __init__(self, paths: Sequence[Path], joint_names: Sequence[str] = ()) -> None:
-        """`paths`: one folder, or files. joint_names: whose joint states have an age. Raises BagError when nothing can
-        be read."""
-        self._joint_names = tuple(joint_names)
+    def __init__(self, paths: Sequence[Path], joint_names: Mapping[str, Sequence[str]] | None = None) -> None:
+        """`paths`: one folder, or files. joint_names: by topic, whose joint states have an age. Raises BagError when
+        nothing can be read."""
+        self._joint_names = joint_names or {}
         self.name = ", ".join(map(str, paths))
         self.counts: dict[str, Counter[str]] = defaultdict(Counter)
         self.declared: Counter[str] = Counter()

@@ -24,13 +24,14 @@ from vla_align_ros.observation.codecs import (
     MessageRefused,
     RawMessage,
     decode_image,
-    decode_joint_state,
     decode_string,
 )
+from vla_align_ros.observation.joint_states import JointStateReader
 from vla_align_ros.observation.refusal import ObservationReason, ObservationRefused
 from vla_align_ros.observation.resize import letterbox
 from vla_align_ros.observation.stamps import AssemblerLimits, StampWatch
 from vla_align_ros.observation.streams import Joints, JointStreams, Stream
+from vla_align_ros.robot.description import RobotDescription
 from vla_align_ros.types import Float32Array, Observation, UInt8Array
 
 __all__ = ["AssemblerLimits", "ObservationAssembler", "ObservationReason", "ObservationRefused"]
@@ -41,19 +42,20 @@ _S: Final = 1e-9  # seconds in a nanosecond
 class ObservationAssembler:
     """Takes serialised messages, gives observations; thread-safe.
 
-    cameras: the model's camera names, in its order. Images are letterboxed to `image_size` as they arrive, so the
-    history holds small images only. check_prompt: raises ValueError for a prompt that the model cannot read.
+    robot: its state is what is observed, in ROS's units. cameras: the model's camera names, in its order. Images are
+    letterboxed to `image_size` as they arrive, so the history holds small images only. check_prompt: raises ValueError
+    for a prompt that the model cannot read.
     """
 
     def __init__(
         self,
-        joint_names: Sequence[str],
+        robot: RobotDescription,
         cameras: Sequence[str],
         image_size: int,
         limits: AssemblerLimits,
         check_prompt: Callable[[str], None],
     ) -> None:
-        self.joint_names = tuple(joint_names)
+        self.robot = robot
         self.limits = limits
         self._refused: Counter[MessageReason | ObservationReason] = Counter()
         self._image_size = image_size
@@ -66,12 +68,13 @@ class ObservationAssembler:
         self._forget_all()
         self._prompts: list[tuple[int, str]] = []  # by rising stamp; the last one stays valid for ever
         self._stamps = StampWatch(limits)
-        self._others: tuple[str, ...] = ()  # names in the last joint state without a joint of the model
+        self._reader = JointStateReader(robot.state)
+        self._no_use = ""  # why nothing came of the last joint state of which nothing came
         self._lock = threading.Lock()
 
     def _forget_all(self) -> None:
         self._images = {camera: Stream[UInt8Array, int](self._history_ns, operator.eq) for camera in self._cameras}
-        self._joints = JointStreams(len(self.joint_names), self._history_ns + self._frozen_ns)
+        self._joints = JointStreams(len(self.robot.state), self._history_ns + self._frozen_ns)
 
     @property
     def refused(self) -> Counter[MessageReason | ObservationReason]:
@@ -102,25 +105,26 @@ class ObservationAssembler:
             lambda: self._images[camera].insert(stamped.stamp_ns, image, digest, stamped.stamp_ns),
         )
 
-    def push_joints(self, raw: RawMessage, now_ns: int) -> None:
-        """One JointState with all of the joints or some; one with none of them is passed over. now_ns: the node's clock
-        as it comes. Raises MessageRefused or ObservationRefused (stamp_ahead, stamp_behind, no_clock, duplicate_stamp),
-        changing nothing."""
+    def push_joints(self, raw: RawMessage, now_ns: int, prefix: str = "") -> None:
+        """One JointState with all of the state's joints or some; one with none of them is passed over. now_ns: the
+        node's clock as it comes. prefix: that of its topic in the robot description. Raises MessageRefused (as
+        `JointStateReader.read`) or ObservationRefused (stamp_ahead, stamp_behind, no_clock, duplicate_stamp), changing
+        nothing."""
         try:
-            stamped = decode_joint_state(raw, self.joint_names)
+            read = self._reader.read(raw, prefix)
         except MessageRefused as error:
+            self._no_use = f" A joint state was refused: {error}."
             self._count_and_raise(error)
-        if not stamped.columns:
-            self._others = stamped.names
+        layout, values = read.layout, read.values
+        if not layout.columns:
+            self._no_use = f" A joint state names {list(layout.names)}."
             return
-        names = [self.joint_names[column] for column in stamped.columns]
-        whole = len(names) == len(self.joint_names)
         self._take(
-            "joints" if whole else f"joints.{'+'.join(names)}",
-            "the joint state" if whole else f"the joint state of {names}",
-            stamped.stamp_ns,
+            layout.sensor,
+            layout.what,
+            read.stamp_ns,
             now_ns,
-            lambda: self._joints.insert(stamped.columns, stamped.stamp_ns, stamped.position),
+            lambda: self._joints.insert(layout.columns, read.stamp_ns, values, values[layout.positions]),
         )
 
     def push_prompt(self, prompt: RawMessage | str, stamp_ns: int) -> None:
@@ -154,7 +158,7 @@ class ObservationAssembler:
         return Observation(images=images, state=state, prompt=prompt, stamp_ns=t_ns)
 
     def joints_at(self, t_ns: int) -> Float32Array:
-        """The joint positions (S,) in rad at `t_ns`, read-only. Raises ObservationRefused: no_joints, stale_joints (not
+        """The state (S,) at `t_ns`, in ROS's units, read-only. Raises ObservationRefused: no_joints, stale_joints (not
         counted)."""
         with self._lock:
             return self._joints_at(t_ns)
@@ -165,8 +169,8 @@ class ObservationAssembler:
             return self._prompts[-1][1] if self._prompts else ""
 
     def measured(self, now_ns: int) -> Float32Array:
-        """Where the arm is now: the newest position (S,) of every joint, in rad, read-only. Raises ObservationRefused
-        (no_joints, stale_joints), counted."""
+        """The newest of every number of the state (S,), in ROS's units, read-only; `robot.measured` takes from it where
+        the arm is now. Raises ObservationRefused (no_joints, stale_joints), counted."""
         try:
             with self._lock:
                 return self._fresh(self._joints.newest(), now_ns)
@@ -231,17 +235,16 @@ class ObservationAssembler:
 
     def _fresh(self, joints: Joints, t_ns: int) -> Float32Array:
         if missing := self._named(joints.stamps_ns == 0):
-            heard = f" A joint state names {list(self._others)}." if self._others else ""
-            text = f"no joint state of {missing} is as old as the tick; is its topic connected?{heard}"
+            text = f"no joint state of {missing} is as old as the tick; is its topic connected?{self._no_use}"
             raise ObservationRefused(ObservationReason.NO_JOINTS, text + self._stamps.last_words("joints"))
         age_s, limit_s = (t_ns - joints.stamps_ns) * _S, self.limits.joint_stale_s
         if stale := self._named(age_s > limit_s):
             text = f"the newest joint state of {stale} is {age_s.max():.3f} s old, joint_stale_s is {limit_s:g}"
             raise ObservationRefused(ObservationReason.STALE_JOINTS, text + self._stamps.last_words("joints"))
-        return joints.position
+        return joints.state
 
     def _named(self, chosen: NDArray[np.bool_]) -> list[str]:
-        return [name for name, wanted in zip(self.joint_names, chosen, strict=True) if wanted]
+        return list(dict.fromkeys(name for name, is_it in zip(self.robot.state_joints, chosen, strict=True) if is_it))
 
     def _image_at(self, camera: str, t_ns: int) -> UInt8Array:
         sample = self._images[camera].at(t_ns)

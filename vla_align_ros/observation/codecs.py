@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from rosbags.serde import SerdeError
 from rosbags.serde.utils import check_string
 from rosbags.typesys import Stores, get_typestore
@@ -20,7 +20,7 @@ from rosbags.typesys.stores import ros2_jazzy as ros
 from vla_align_ros.observation.images import decompressed, to_rgb
 from vla_align_ros.observation.refusal import MessageReason as MessageReason
 from vla_align_ros.observation.refusal import MessageRefused as MessageRefused
-from vla_align_ros.types import NOT_SAID, STANDS_RAD_S, Float32Array, Trajectory, TrajectoryError, UInt8Array
+from vla_align_ros.types import NOT_SAID, STANDS_RAD_S, Trajectory, TrajectoryError, UInt8Array
 
 TYPESTORE: Final = get_typestore(Stores.ROS2_JAZZY)
 IMAGE: Final = "sensor_msgs/msg/Image"
@@ -42,17 +42,6 @@ class StampedImage:
     image: UInt8Array
 
 
-@dataclass(frozen=True)
-class StampedJoints:
-    """names: every joint in the message. columns: which of the model's joints are among them, rising; none is possible,
-    and then stamp_ns is 0. position: theirs, float32 rad, finite, read-only. stamp_ns: header.stamp."""
-
-    stamp_ns: int
-    names: tuple[str, ...]
-    columns: tuple[int, ...]
-    position: Float32Array
-
-
 def decode_image(raw: RawMessage, msgtype: str) -> StampedImage:
     """A `sensor_msgs/msg/Image` (`images.ENCODINGS`; rows may be padded) or `CompressedImage` (JPEG, PNG).
 
@@ -60,52 +49,20 @@ def decode_image(raw: RawMessage, msgtype: str) -> StampedImage:
     torn_image, undecodable.
     """
     if msgtype == IMAGE:
-        message = _deserialise(raw, ros.sensor_msgs__msg__Image)
+        message = deserialise(raw, ros.sensor_msgs__msg__Image)
         image = to_rgb(message.data, message.width, message.height, message.step, message.encoding)
-        return StampedImage(_stamp_ns(message.header), image)
+        return StampedImage(header_stamp_ns(message.header), image)
     if msgtype == COMPRESSED_IMAGE:
-        compressed = _deserialise(raw, ros.sensor_msgs__msg__CompressedImage)
-        return StampedImage(_stamp_ns(compressed.header), decompressed(compressed.data, compressed.format))
+        compressed = deserialise(raw, ros.sensor_msgs__msg__CompressedImage)
+        return StampedImage(header_stamp_ns(compressed.header), decompressed(compressed.data, compressed.format))
     raise MessageRefused(
         MessageReason.WRONG_TYPE, f"a camera topic must be {IMAGE} or {COMPRESSED_IMAGE}, got {msgtype}"
     )
 
 
-def decode_joint_state(raw: RawMessage, joint_names: Sequence[str]) -> StampedJoints:
-    """The positions of those of `joint_names` that are in the message, found by name. Joints that the model does not
-    have are ignored, whatever their numbers are, and so are velocity and effort.
-
-    Raises MessageRefused: malformed, and for a message with a joint of the model bad_stamp, empty_position,
-    length_mismatch, duplicate_joint, non_finite.
-    """
-    message = _deserialise(raw, ros.sensor_msgs__msg__JointState)
-    place = {name: index for index, name in enumerate(message.name)}
-    columns = tuple(column for column, name in enumerate(joint_names) if name in place)
-    if not columns and message.name:
-        return StampedJoints(0, tuple(message.name), (), np.zeros(0, np.float32))
-    stamp_ns = _stamp_ns(message.header)
-    names = [joint_names[column] for column in columns]
-    if len(message.position) == 0:
-        raise MessageRefused(
-            MessageReason.EMPTY_POSITION, f"a joint state with {len(message.name)} names and no position"
-        )
-    if len(message.position) != len(message.name):
-        text = f"expected one position a name, got {len(message.position)} positions and {len(message.name)} names"
-        raise MessageRefused(MessageReason.LENGTH_MISMATCH, text)
-    if twice := [name for name in names if message.name.count(name) > 1]:
-        raise MessageRefused(MessageReason.DUPLICATE_JOINT, f"{twice} more than once in {list(message.name)}")
-    with np.errstate(over="ignore"):  # a float64 beyond float32 becomes inf, refused below
-        position = message.position[[place[name] for name in names]].astype(np.float32)
-    if not np.isfinite(position).all():
-        wrong = [name for name, value in zip(names, position, strict=True) if not np.isfinite(value)]
-        raise MessageRefused(MessageReason.NON_FINITE, f"the position of {wrong} is NaN or infinite")
-    position.flags.writeable = False
-    return StampedJoints(stamp_ns, tuple(message.name), columns, position)
-
-
 def decode_string(raw: RawMessage) -> str:
     """The text of a `std_msgs/msg/String`. Raises MessageRefused: malformed."""
-    return _deserialise(raw, ros.std_msgs__msg__String).data
+    return deserialise(raw, ros.std_msgs__msg__String).data
 
 
 def decode_trajectory(raw: RawMessage, joint_names: Sequence[str]) -> Trajectory:
@@ -115,8 +72,8 @@ def decode_trajectory(raw: RawMessage, joint_names: Sequence[str]) -> Trajectory
     Raises MessageRefused: malformed, bad_stamp, missing_joint, unknown_joint, duplicate_joint, empty_trajectory,
     empty_position, effort_point, length_mismatch, non_finite, still_moving, bad_trajectory.
     """
-    message = _deserialise(raw, ros.trajectory_msgs__msg__JointTrajectory)
-    stamp_ns = _stamp_ns(message.header, zero_means_now=True)
+    message = deserialise(raw, ros.trajectory_msgs__msg__JointTrajectory)
+    stamp_ns = header_stamp_ns(message.header, zero_means_now=True)
     columns = _columns(message.joint_names, joint_names)
     if extra := sorted(set(message.joint_names) - set(joint_names)):
         raise MessageRefused(
@@ -151,14 +108,13 @@ def encode_image(image: UInt8Array, stamp_ns: int) -> bytes:
     return _serialise(ros.sensor_msgs__msg__Image(_header(stamp_ns), height, width, "rgb8", 0, 3 * width, pixels))
 
 
-def encode_joint_state(joint_names: Sequence[str], position: NDArray[np.floating], stamp_ns: int) -> bytes:
-    """Positions (S,) in rad as the CDR bytes of a `sensor_msgs/msg/JointState` without velocity and effort."""
-    empty = np.zeros(0)
-    return _serialise(
-        ros.sensor_msgs__msg__JointState(
-            _header(stamp_ns), list(joint_names), np.array(position, np.float64), empty, empty
-        )
-    )
+def encode_joint_state(
+    names: Sequence[str], position: ArrayLike, stamp_ns: int, velocity: ArrayLike = (), effort: ArrayLike = ()
+) -> bytes:
+    """The CDR bytes of a `sensor_msgs/msg/JointState`: position, velocity and effort in ROS's units, one a name each,
+    or empty."""
+    entries = [np.array(entry, np.float64) for entry in (position, velocity, effort)]
+    return _serialise(ros.sensor_msgs__msg__JointState(_header(stamp_ns), list(names), *entries))
 
 
 def encode_string(text: str) -> bytes:
@@ -204,7 +160,8 @@ def _accept_empty_strings() -> None:
 _accept_empty_strings()
 
 
-def _deserialise(raw: RawMessage, message_class: Callable[..., Message]) -> Message:
+def deserialise(raw: RawMessage, message_class: Callable[..., Message]) -> Message:
+    """One message of a class of rosbags. Raises MessageRefused: malformed."""
     msgtype: str = message_class.__msgtype__  # type: ignore[attr-defined]
     try:  # a memoryview, because slicing bytes copies them
         message: Message = TYPESTORE.deserialize_cdr(memoryview(raw), msgtype)  # type: ignore[assignment]
@@ -238,7 +195,8 @@ def _rows(points: Sequence[NDArray[np.float64]], name: str, columns: Sequence[in
     return rows
 
 
-def _stamp_ns(header: ros.std_msgs__msg__Header, *, zero_means_now: bool = False) -> int:
+def header_stamp_ns(header: ros.std_msgs__msg__Header, *, zero_means_now: bool = False) -> int:
+    """The time of a header, in ns. Raises MessageRefused: bad_stamp."""
     sec, nanosec = header.stamp.sec, header.stamp.nanosec
     if sec < 0 or nanosec >= _NS or (sec == nanosec == 0 and not zero_means_now):
         text = f"header.stamp is {sec} s {nanosec} ns: the publisher must set it to the time of the measurement"

@@ -21,8 +21,10 @@ class MessageReason(Enum):
     UNKNOWN_JOINT = "unknown_joint"  # A trajectory moves a joint that the model does not have.
     DUPLICATE_JOINT = "duplicate_joint"  # A joint of the model is in the message twice.
     EMPTY_POSITION = "empty_position"  # A joint state, or a point of a trajectory, without positions.
+    EMPTY_VELOCITY = "empty_velocity"  # A joint state without velocities, one of which a field of the state reads.
+    EMPTY_EFFORT = "empty_effort"  # A joint state without efforts, one of which a field of the state reads.
     LENGTH_MISMATCH = "length_mismatch"  # Names and numbers differ in length.
-    NON_FINITE = "non_finite"  # NaN or infinity for a joint of the model.
+    NON_FINITE = "non_finite"  # NaN or infinity in what is read of a joint of the model.
     EMPTY_TRAJECTORY = "empty_trajectory"  # A trajectory without points: some controllers stop for it.
     EFFORT_POINT = "effort_point"  # A trajectory with efforts: what motion comes of them nobody can say.
     STILL_MOVING = "still_moving"  # A trajectory whose last point has a velocity.

@@ -1,4 +1,4 @@
-"""The recent past of each sensor, by header stamp: `Stream` (one topic) and `JointStreams` (one robot's joints, which
+"""The recent past of each sensor, by header stamp: `Stream` (one topic) and `JointStreams` (one robot's state, which
 may come in several messages).
 
 Both answer "what was the newest at t?", and "since when has it been the same?", by stamps alone: the order of arrival
@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from vla_align_ros.types import Float32Array
 
-MOVED_RAD: Final = 0.05  # a joint that went this far has moved: far above an encoder's noise, and a camera sees it
+# rad or m; a joint that went this far has moved: far above an encoder's noise, and a camera sees it
+MOVED: Final = 0.05
 
 Value = TypeVar("Value")
 Key = TypeVar("Key")
@@ -84,49 +85,50 @@ def _stamp_of(sample: Sample[Value, Key]) -> int:
 
 
 class Joints(NamedTuple):
-    """Every joint by its newest message. position: (S,) float32 rad, read-only. stamps_ns: (S,) int64, 0 for a joint
-    that has none (its position means nothing then)."""
+    """Every number of the state by its newest message. state: (S,) float32, read-only. stamps_ns: (S,) int64, 0 for a
+    number that has none (its value means nothing then)."""
 
-    position: Float32Array
+    state: Float32Array
     stamps_ns: NDArray[np.int64]
 
 
 class JointStreams:
-    """The joints (S of them) of one robot; each set of joints that comes in one message is a stream of its own."""
+    """The state (S numbers) of one robot; what comes in one message is a stream of its own."""
 
-    def __init__(self, joints: int, history_ns: int) -> None:
-        self._joints = joints
+    def __init__(self, size: int, history_ns: int) -> None:
+        self._size = size
         self._history_ns = history_ns
         self._groups: dict[tuple[int, ...], Stream[Float32Array, Float32Array]] = {}
 
-    def insert(self, columns: tuple[int, ...], stamp_ns: int, position: Float32Array) -> bool:
-        """Positions of the joints `columns`; False, changing nothing, when these have come with this stamp."""
+    def insert(self, columns: tuple[int, ...], stamp_ns: int, values: Float32Array, positions: Float32Array) -> bool:
+        """The numbers `columns` of the state; False, changing nothing, when these have come with this stamp.
+        positions: of joints, by which it is told whether one has moved; as many in each message of these columns."""
         group = self._groups.get(columns)
         if group is None:
             group = self._groups[columns] = Stream(self._history_ns, _stands)
-        return group.insert(stamp_ns, position, position, since_ns=0)
+        return group.insert(stamp_ns, values, positions, since_ns=0)
 
     def newest(self) -> Joints:
-        """Every joint's newest position."""
+        """The newest of every number."""
         return self._merged((columns, group.newest()) for columns, group in self._groups.items())
 
     def at(self, t_ns: int) -> Joints:
-        """Every joint's newest position with stamp <= t_ns."""
+        """The newest of every number with stamp <= t_ns."""
         return self._merged((columns, group.at(t_ns)) for columns, group in self._groups.items())
 
     def moved_ns(self, t_ns: int) -> int:
-        """When, until t_ns, a joint had last gone MOVED_RAD from where it stood before; 0 when none ever has."""
+        """When, until t_ns, a joint had last gone MOVED from where it stood before; 0 when none ever has."""
         return max((s.since_ns for group in self._groups.values() if (s := group.at(t_ns)) is not None), default=0)
 
     def _merged(self, found: Iterable[tuple[tuple[int, ...], Sample[Float32Array, Float32Array] | None]]) -> Joints:
-        position, stamps_ns = np.zeros(self._joints, np.float32), np.zeros(self._joints, np.int64)
+        state, stamps_ns = np.zeros(self._size, np.float32), np.zeros(self._size, np.int64)
         samples = [(sample.stamp_ns, columns, sample.value) for columns, sample in found if sample is not None]
         for stamp_ns, columns, value in sorted(samples, key=lambda item: item[:2]):
-            position[list(columns)] = value
+            state[list(columns)] = value
             stamps_ns[list(columns)] = stamp_ns
-        position.flags.writeable = False
-        return Joints(position, stamps_ns)
+        state.flags.writeable = False
+        return Joints(state, stamps_ns)
 
 
 def _stands(before: Float32Array, now: Float32Array) -> bool:
-    return bool(np.abs(now - before).max() <= MOVED_RAD)
+    return not len(now) or bool(np.abs(now - before).max() <= MOVED)

@@ -156,7 +156,7 @@ class RobotDescription:
     command_groups: tuple[CommandGroup, ...] = field(default_factory=tuple)
 
     def __post_init__(self) -> None:
-        problems = [*self._vector_problems(), *self._group_problems()]
+        problems = [*self._vector_problems(), *self._source_problems(), *self._group_problems()]
         if problems:
             raise ValueError("; ".join(problems))
 
@@ -179,6 +179,18 @@ class RobotDescription:
         for name in sorted(set(self.joints) - read - {item.joint for item in self.state}):
             yield f"joints: {name!r} is neither read nor commanded: take it out"
 
+    def _source_problems(self) -> Iterable[str]:
+        for topic in _twice(source.topic for source in self.joint_states):
+            yield f"joint_states: the topic {topic!r} is there twice"
+        prefixes = [source.prefix for source in self.joint_states]
+        names = list(dict.fromkeys(self.state_joints))
+        for prefix in prefixes:
+            if not any(name.startswith(prefix) for name in names):
+                yield f"joint_states: no joint that the state reads begins with the prefix {prefix!r}, it reads {names}"
+        for name in names:
+            if not name.startswith(tuple(prefixes)):
+                yield f"joint_states: {name!r} is read, but begins with none of the prefixes {prefixes}"
+
     def _group_problems(self) -> Iterable[str]:
         commanded = [item.joint for item in self.action]
         grouped = [joint for group in self.command_groups for joint in group.joints]
@@ -198,6 +210,11 @@ class RobotDescription:
     def period_ns(self) -> int:
         """One control tick, in nanoseconds."""
         return round(1e9 / self.control_rate_hz)
+
+    def names_on(self, source: JointStateTopic) -> tuple[str, ...]:
+        """Joints of the state that may come from a joint-state topic, as they are called there."""
+        read = dict.fromkeys(name for name in self.state_joints if name.startswith(source.prefix))
+        return tuple(name.removeprefix(source.prefix) for name in read)
 
     @property
     def action_joints(self) -> tuple[str, ...]:

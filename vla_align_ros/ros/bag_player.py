@@ -22,10 +22,10 @@ from rosgraph_msgs.msg import Clock as ClockMessage
 from vla_align_ros.experience.playback import batches
 from vla_align_ros.experience.recording import Recording
 from vla_align_ros.experience.storage import BagError
-from vla_align_ros.observation.codecs import COMPRESSED_IMAGE, IMAGE, JOINT_STATE, JOINT_TRAJECTORY, STRING
+from vla_align_ros.observation.codecs import COMPRESSED_IMAGE, IMAGE, JOINT_STATE, STRING
 from vla_align_ros.params import ParameterError, PlayerParams
 from vla_align_ros.ros import process
-from vla_align_ros.ros.bag_recorder import parse_topics
+from vla_align_ros.ros.bag_recorder import COMMAND_TYPES, parse_topics
 from vla_align_ros.ros.parameters import NodeParameters
 from vla_align_ros.ros.sensors import LATCHED_QOS
 
@@ -64,11 +64,11 @@ class BagPlayerNode(Node):
         found = {topic: next(iter(types)) for topic, types in self._recording.counts.items()}
         if unknown := sorted(set(params.topics.split()) - set(found)):
             raise ParameterError(f"topics: {unknown} are not in {self._path}, which has {sorted(found)}")
-        played = (*OBSERVED, JOINT_TRAJECTORY) if params.commands else OBSERVED
+        played = (*OBSERVED, *COMMAND_TYPES.values()) if params.commands else OBSERVED
         chosen = {topic: found[topic] for topic in params.topics.split() or found}
         self._types = {topic: kind for topic, kind in chosen.items() if kind in played}
         if left_out := {topic: kind for topic, kind in chosen.items() if kind not in played}:
-            self.get_logger().warning(f"not played: {left_out}; trajectories only with commands: true")
+            self.get_logger().warning(f"not played: {left_out}; commands only with commands: true")
         if not self._types:
             raise ParameterError(f"topics: nothing to play in {self._path}, which has {found}")
         self._clock = self.create_publisher(ClockMessage, "/clock", 10)

@@ -1,8 +1,8 @@
 """The node `bag_recorder`: topics to an mcap bag, where there is no `ros2 bag`. Wiring only; see `experience.recorder`.
 
-Without `topics` it records what an alignment reads: the model's cameras, joints, prompt and sent chunks, and what came
-of alignments, in the node's namespace and with its remaps. Messages are never deserialised. The time of each is the
-node's clock when it came, as `ros2 bag record` does.
+Without `topics` it records what an alignment reads: the model's cameras, joints, prompt and sent chunks, what went to
+the controllers, and what came of alignments, in the node's namespace and with its remaps. Messages are never
+deserialised. The time of each is the node's clock when it came, as `ros2 bag record` does.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from rclpy.validate_full_topic_name import validate_full_topic_name
 from std_msgs.msg import String
 
 from vla_align_ros.experience.recorder import BagRecorder, RecorderError
+from vla_align_ros.observation.codecs import COMPRESSED_IMAGE, IMAGE, JOINT_STATE, JOINT_TRAJECTORY
 from vla_align_ros.params import ParameterError, RecorderParams
 from vla_align_ros.ros import process
 from vla_align_ros.ros.inputs import Input
@@ -38,12 +39,12 @@ DEPTH = 100
 REPORT_PERIOD_S = 0.5
 BEST_EFFORT_PACKAGE = "sensor_msgs"  # sensor data is often sent best effort, everything else is recorded reliably
 _RECORDED = (
-    "joint_states:sensor_msgs/msg/JointState",
     "vla_policy/prompt:std_msgs/msg/String:latched",
     "vla_policy/action_chunk:trajectory_msgs/msg/JointTrajectory",
     "vla_policy/align/report:std_msgs/msg/String:latched",
     "checkpoint_manager/active:std_msgs/msg/String:latched",
 )
+COMMAND_TYPES = {"joint_trajectory": JOINT_TRAJECTORY, "position_stream": "std_msgs/msg/Float64MultiArray"}
 _TYPE = re.compile(r"([a-z]\w*)/msg/([A-Z]\w*)")
 
 
@@ -75,11 +76,16 @@ def model_topics(model: str, resolve: Callable[[str], str]) -> str:
     from vla_align_ros.zoo import find_model
 
     try:
-        cameras = load_model_config(find_model(model)).robot.cameras.values()
+        robot = load_model_config(find_model(model)).robot
     except ModelConfigError as error:
         raise ParameterError(f"model: {error}; or say what to record with topics") from None
-    kinds = {camera: "CompressedImage" if resolve(camera).endswith("/compressed") else "Image" for camera in cameras}
-    return " ".join([*(f"{camera}:sensor_msgs/msg/{kind}" for camera, kind in kinds.items()), *_RECORDED])
+    topics = {
+        camera: COMPRESSED_IMAGE if resolve(camera).endswith("/compressed") else IMAGE
+        for camera in robot.cameras.values()
+    }
+    topics |= {source.topic: JOINT_STATE for source in robot.joint_states}
+    topics |= {group.topic: COMMAND_TYPES[group.type] for group in robot.command_groups}
+    return " ".join([*(f"{topic}:{msgtype}" for topic, msgtype in topics.items()), *_RECORDED])
 
 
 def parse_topics(text: str) -> list[RecordedTopic]:

@@ -11,7 +11,8 @@ from pathlib import Path
 from rclpy.node import Node
 
 from vla_align_ros.alignment.waiting import NOTHING_ADVICE
-from vla_align_ros.experience.bag import BagTopics, is_foreign
+from vla_align_ros.experience.bag import is_foreign
+from vla_align_ros.experience.bag_topics import bag_topics
 from vla_align_ros.observation.codecs import MessageRefused
 from vla_align_ros.params import PolicyParams
 from vla_align_ros.ros.diagnostics import SourceStatus
@@ -63,7 +64,7 @@ class WireSource:
                 self._logger.warning(f"no experience: {refused}", **THROTTLED)
 
     def _push_foreign(self, raw: bytes) -> None:
-        if is_foreign(raw, tuple(self._ours), self._runtime.assembler.joint_names):
+        if is_foreign(raw, tuple(self._ours), self._runtime.assembler.robot.action_joints):
             self._runtime.builder.push_foreign(raw, self._sensors.now_ns)
 
     def _push_command(self, raw: bytes) -> None:
@@ -103,13 +104,8 @@ class BagSource:
         """ValueError without a folder; OSError for a ledger that cannot be read."""
         if not params.bag_folder:
             raise ValueError("bag_folder: experience_source bag needs the folder that the recorder fills, got nothing")
-        cameras = runtime.policy.config.robot.cameras
-        topics = BagTopics(
-            {camera: node.resolve_topic_name(topic) for camera, topic in cameras.items()},
-            node.resolve_topic_name("joint_states"),
-            node.resolve_topic_name("~/prompt"),
-            node.resolve_topic_name(params.command_topic),
-        )
+        robot, resolve = runtime.assembler.robot, node.resolve_topic_name
+        topics = bag_topics(robot, resolve, prompt="~/prompt", command=params.command_topic)
         self._logger = node.get_logger()
         self._failure = ""
         self.nothing = "no split was closed in the meantime: does the recorder run, and make splits?"

@@ -6,7 +6,7 @@ Messages are deserialised by rosbags, not rclpy: eight times faster, and the ver
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from rclpy.node import Node
@@ -58,15 +58,16 @@ class SensorNode(Node):
         """Why messages do not arrive, a sentence each: nobody publishes, another type, a QoS that does not fit."""
         return [item.problem for item in list(self._inputs) if item.problem]
 
-    def connect(
-        self, assembler: ObservationAssembler, camera_topics: Mapping[str, str], own_prompt: OwnPrompt | None
-    ) -> None:
-        """Subscribe cameras (Image or CompressedImage, as they are published), joints and prompt; feed `assembler`.
-        own_prompt: what the policy itself says on ~/prompt, which the assembler has already.
-        """
+    def connect(self, assembler: ObservationAssembler, own_prompt: OwnPrompt | None) -> None:
+        """Subscribe cameras (Image or CompressedImage, as they are published), joint states and prompt; feed
+        `assembler`. own_prompt: what the policy itself says on ~/prompt, which the assembler has already.
 
-        def push_joints(raw: bytes, msgtype: str, sent_ns: int) -> None:
-            assembler.push_joints(raw, self.now_ns)
+        Raises ValueError for two joint-state topics that are remapped to one: each arm would be felt as the other.
+        """
+        robot = assembler.robot
+        sources = {self._resolve(source.topic): source for source in robot.joint_states}
+        if len(sources) < len(robot.joint_states):
+            raise ValueError(f"{[source.topic for source in robot.joint_states]} are remapped to {list(sources)}")
 
         def push_prompt(raw: bytes, msgtype: str, sent_ns: int) -> None:
             if own_prompt is not None and own_prompt.is_echo(raw, sent_ns):
@@ -76,15 +77,21 @@ class SensorNode(Node):
                 own_prompt.give_way(raw)
 
         with self._lock:
-            for camera, topic in camera_topics.items():
+            for camera, topic in robot.cameras.items():
 
                 def push_image(raw: bytes, msgtype: str, sent_ns: int, camera: str = camera) -> None:
                     assembler.push_image(camera, raw, msgtype, self.now_ns)
 
                 topic = self._resolve(topic)
                 self._inputs.append(Input(self, f"camera {camera}", topic, CAMERA_TYPES, [CAMERA_QOS], push_image))
-            joints, kinds = self._resolve("joint_states"), {JOINT_STATE: JointState}
-            self._inputs.append(Input(self, "joints", joints, kinds, [JOINTS_QOS], push_joints))
+            for topic, source in sources.items():
+
+                def push_joints(raw: bytes, msgtype: str, sent_ns: int, prefix: str = source.prefix) -> None:
+                    assembler.push_joints(raw, self.now_ns, prefix)
+
+                name = "joints" if len(robot.joint_states) == 1 else f"joints {source.topic}"
+                kinds = {JOINT_STATE: JointState}
+                self._inputs.append(Input(self, name, topic, kinds, [JOINTS_QOS], push_joints))
             prompt, kinds = self._resolve("~/prompt"), {STRING: String}
             self._inputs.append(Input(self, "prompt", prompt, kinds, HEAR_LATCHED_QOS, push_prompt, False))
 

@@ -127,7 +127,7 @@ class VlaPolicy(SafeLifecycleNode):
         if params.drives:
             self._chunks = self.create_lifecycle_publisher(JointTrajectory, OUTPUT_TOPIC, COMMAND_QOS)
         if params.drives or params.experience_source != "bag":
-            self.sensors.connect(runtime.assembler, policy.config.robot.cameras, self._own_prompt)
+            self.sensors.connect(runtime.assembler, self._own_prompt)
         self.get_logger().info(
             f"robot {params.robot_id}: model {policy.config.name} on {policy.device}, "
             f"token version {runtime.version_name} from {runtime.store.root}; experience from {self._source.sentence}"

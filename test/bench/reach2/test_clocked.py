@@ -18,7 +18,8 @@ from vla_align_ros.bench.reach2.robot import (
     TOPICS,
     SimulatedRobot,
 )
-from vla_align_ros.experience.bag import BagReading, BagTopics
+from vla_align_ros.experience.bag import BagReading
+from vla_align_ros.experience.bag_topics import bag_topics
 from vla_align_ros.experience.recorder import BagRecorder
 from vla_align_ros.observation.assemble import ObservationReason
 from vla_align_ros.observation.codecs import JOINT_TRAJECTORY, decode_trajectory
@@ -157,7 +158,7 @@ def test_recorded_run_gives_experiences_with_the_commands_that_were_sent(monkeyp
         run_clocked(policy, robot(), EPISODE_S, tap=tap)
     params = PolicyParams()
     assembler = make_assembler(policy, params)
-    topics = BagTopics(CAMERA_TOPICS, JOINTS_TOPIC, PROMPT_TOPIC, CHUNK_TOPIC)
+    topics = bag_topics(policy.config.robot, str, prompt=PROMPT_TOPIC, command=CHUNK_TOPIC)
     found = list(BagReading(tmp_path / "bag", topics, assembler, make_builder(policy, params, assembler)))
     assert len(found) >= 8
     execute = policy.config.robot.execute

@@ -27,10 +27,10 @@ from vla_align_ros.observation.codecs import (
     MessageReason,
     MessageRefused,
     decode_image,
-    decode_joint_state,
     decode_string,
     encode_trajectory,
 )
+from vla_align_ros.observation.joint_states import JointStateReader
 from vla_align_ros.params import SimParams
 from vla_align_ros.types import ActionChunk, Trajectory
 
@@ -174,9 +174,10 @@ def test_gain_and_sign_act_on_the_true_angle_and_the_offset_on_the_reading(seed,
     made.receive(encode_trajectory(constant(velocity, start=reading)))
     sent = made.advance(T0 + 100 * MS)
     assert np.allclose(moved(made), 0.1 * arm.gain[0] * np.float32(velocity), atol=1e-6)
-    joints = [decode_joint_state(message.raw, JOINT_NAMES) for message in sent if message.topic == JOINTS_TOPIC]
+    reader = JointStateReader(a_robot().state)
+    joints = [reader.read(message.raw) for message in sent if message.topic == JOINTS_TOPIC]
     assert joints[-1].stamp_ns == T0 + 100 * MS
-    assert np.allclose(joints[-1].position, encoder_reading(arm, made.angle_rad)[0], atol=1e-6)
+    assert np.allclose(joints[-1].values, encoder_reading(arm, made.angle_rad)[0], atol=1e-6)
 
 
 def test_arm_stops_at_its_stops_even_for_absurd_commands():
