@@ -22,6 +22,7 @@ from simulated_run import (
     JOINTS_TOPIC,
     MS,
     PERIOD_NS,
+    ROBOT,
     T0,
     TOPICS,
     TYPES,
@@ -413,12 +414,34 @@ def test_commands_on_another_topic_take_their_time_out_and_are_named(tmp_path: P
     assert f"3 trajectories on {other} are not on /chunk: somebody else's commands" in reading.summary.notes[0]
 
 
-@pytest.mark.parametrize("kind", ["relay", "gripper", "broken"])
+def part(raw: bytes, name: str = "shoulder") -> bytes:
+    """What the controller of a command group gets of a command."""
+    whole = decode_trajectory(raw, JOINTS)
+    rows = (whole.positions[:, :1], whole.velocities[:, :1])
+    return encode_trajectory(Trajectory(whole.stamp_ns, (name,), whole.times_ns, *rows))
+
+
+def test_somebody_elses_command_to_one_controller_by_its_own_names_is_noticed(tmp_path: Path) -> None:
+    group = {"topic": "arm", "type": "joint_trajectory"}
+    groups = [{**group, "joints": ["shoulder"], "prefix": "shou"}, {**group, "topic": "hand", "joints": ["elbow"]}]
+    topics = replace(TOPICS, robot=replace(ROBOT, command_groups=groups))
+    move = Sent("/arm", T0 + 12 * PERIOD_NS, part(chunk_message(12, -3.0).raw, "lder"))
+    parts = [Sent("/arm", sent.stamp_ns, part(sent.raw, "lder")) for sent in RUN if sent.topic == TOPICS.command]
+    for others, count in ((parts, 0), ([*parts, move], 1)):
+        run = sorted([*RUN, *others], key=lambda sent: sent.stamp_ns)
+        reading = BagReading(write_mcap(tmp_path / "a.mcap", arrivals(run)), topics, *new_pipeline())
+        made = list(reading)
+        assert (len(made) == len(experiences_when(0))) is (count == 0)
+        assert len(reading.summary.notes) == count
+        assert (reading.summary.left_out.get("foreign_command", 0) > 0) is (count > 0)
+
+
+@pytest.mark.parametrize("kind", ["relay", "gripper", "broken", "group"])
 def test_copies_of_our_commands_and_those_for_other_joints_cost_nothing(tmp_path: Path, kind: str) -> None:
     gripper = hold_trajectory(np.zeros(1), T0, PERIOD_NS, ("gripper",))
     raw = {"gripper": encode_trajectory(gripper), "broken": b"nonsense"}
     copies = [
-        Sent("/other/commands", sent.stamp_ns + MS, raw.get(kind, sent.raw))
+        Sent("/other/commands", sent.stamp_ns + MS, part(sent.raw) if kind == "group" else raw.get(kind, sent.raw))
         for sent in RUN
         if sent.topic == TOPICS.command
     ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
 
@@ -18,6 +18,7 @@ from vla_align_ros.experience.bag_clock import BagClock, stamp_ns_of
 from vla_align_ros.experience.bag_summary import BagSummary, TopicSummary
 from vla_align_ros.experience.bag_topics import BagTopics
 from vla_align_ros.experience.builder import ExperienceBuilder
+from vla_align_ros.experience.own_commands import is_foreign
 from vla_align_ros.experience.recording import Recording
 from vla_align_ros.experience.storage import BagError, BagMessage
 from vla_align_ros.observation.assemble import ObservationAssembler, ObservationRefused
@@ -25,7 +26,6 @@ from vla_align_ros.observation.codecs import (
     JOINT_STATE,
     MessageReason,
     MessageRefused,
-    RawMessage,
     deserialise,
 )
 from vla_align_ros.types import Experience
@@ -37,7 +37,8 @@ class BagReading:
     """The experiences of one recording, oldest first: iterate once; `summary` is complete after that.
 
     Messages are fed in the order in which they came. One that is refused costs nothing but itself, as live.
-    Trajectories on other topics are somebody else's commands, but not copies of ours (a relay), nor other joints'.
+    Trajectories on other topics are somebody else's commands, but not copies of ours (a relay), nor parts of them (for
+    a command group), nor other joints'.
     """
 
     def __init__(
@@ -71,14 +72,14 @@ class BagReading:
             self.summary.notes.append(self._clock.sentence)
 
     def __iter__(self) -> Iterator[Experience]:
-        names, joints = self._topics.joint_names, self._topics.robot.action_joints
+        names, robot = self._topics.joint_names, self._topics.robot
         with self._recording as recording:
             for message in self._clock.retimed(recording.messages()):
                 if message.topic in self._needed and (stamp_ns := stamp_ns_of(message, names)) is not None:
                     self._ages_s[message.topic].append((message.t_ns - stamp_ns) * 1e-9)
                 self._last_ns = message.t_ns
                 if message.topic in self._topics.other_commands:
-                    if not is_foreign(message.raw, recording.trajectories[self._topics.command], joints):
+                    if not is_foreign(message.raw, recording.trajectories[self._topics.command], robot):
                         continue
                     self._foreign[message.topic] += 1
                 made = feed(message, self._topics, self._assembler, self._builder, self._refused)
@@ -208,18 +209,6 @@ def feed(
     except (MessageRefused, ObservationRefused) as error:
         on_refused(message, error)
     return made
-
-
-def is_foreign(raw: RawMessage, ours: Container[int], joint_names: Iterable[str]) -> bool:
-    """Whether a trajectory on another topic than the command's is somebody else's: no copy of one of ours, whose hashes
-    are `ours`, and of the model's joints."""
-    if hash(bytes(raw)) in ours:
-        return False
-    try:
-        trajectory = deserialise(raw, ros.trajectory_msgs__msg__JointTrajectory)
-    except MessageRefused:
-        return False
-    return not set(trajectory.joint_names).isdisjoint(joint_names)
 
 
 def push_sensed(message: BagMessage, topics: BagTopics, assembler: ObservationAssembler) -> None:

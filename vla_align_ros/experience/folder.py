@@ -18,13 +18,14 @@ from itertools import accumulate, islice
 from pathlib import Path
 from typing import Final
 
-from vla_align_ros.experience.bag import feed, is_foreign
+from vla_align_ros.experience.bag import feed
 from vla_align_ros.experience.bag_clock import BagClock
 from vla_align_ros.experience.bag_order import FALL_NS
 from vla_align_ros.experience.bag_topics import BagTopics
 from vla_align_ros.experience.buffer import ExperienceBuffer
 from vla_align_ros.experience.builder import ExperienceBuilder
 from vla_align_ros.experience.ledger import Ledger, TakenSplit
+from vla_align_ros.experience.own_commands import is_foreign
 from vla_align_ros.experience.recording import Recording
 from vla_align_ros.experience.splits import Split, find_splits, is_closed
 from vla_align_ros.experience.storage import BagMessage
@@ -39,8 +40,8 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class Pipeline:
-    """What the splits of one recording go through. clock: of the newest split; commands: hashes of those of ours in it;
-    last_ns: when the newest message came; topics: seen so far; episodes: the builder's -> the buffer's."""
+    """What the splits of one recording go through. clock: of the newest split; commands: `columns_of` those of ours in
+    it; last_ns: when the newest message came; topics: seen so far; episodes: the builder's -> the buffer's."""
 
     assembler: ObservationAssembler
     builder: ExperienceBuilder
@@ -182,7 +183,7 @@ class BagFolder:
     def _messages(self, reading: _Reading) -> Iterator[BagMessage]:
         """Those of the split, with the time at which they came by the clock of the stamps. What a recorder wrote over
         the seam, into the split before, does not turn the time back."""
-        pipeline, names = reading.pipeline, self._topics.robot.action_joints
+        pipeline, robot = reading.pipeline, self._topics.robot
         with Recording([reading.split.path], self._topics.joint_names) as recording:
             reading.problem = "; ".join(recording.lost)
             reading.topics = self._topics.beside(recording.trajectories)
@@ -190,7 +191,7 @@ class BagFolder:
             ours, pipeline.commands = newest | pipeline.commands, newest  # a copy may lie behind the seam
             clock = self._clock_of(reading, recording.ages_ns)
             for message in clock.retimed(recording.messages()):
-                if message.topic in reading.topics.other_commands and not is_foreign(message.raw, ours, names):
+                if message.topic in reading.topics.other_commands and not is_foreign(message.raw, ours, robot):
                     continue
                 late = 0 < pipeline.last_ns - message.t_ns < FALL_NS
                 pipeline.last_ns = pipeline.last_ns if late else message.t_ns

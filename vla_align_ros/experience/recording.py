@@ -21,6 +21,7 @@ import yaml
 
 from vla_align_ros.experience.bag_clock import stamp_ns_of
 from vla_align_ros.experience.bag_order import OrderScan, in_order
+from vla_align_ros.experience.own_commands import columns_of
 from vla_align_ros.experience.storage import BagError, BagMessage, StorageFile
 from vla_align_ros.observation.codecs import JOINT_TRAJECTORY
 
@@ -59,8 +60,8 @@ class Recording:
     """One stream of messages. A context manager: leaving it deletes what had to be unpacked.
 
     counts: messages read, by topic and message type. declared: messages that the files and metadata.yaml say there are,
-    by topic. ages_ns: receive time minus header stamp, by topic, of messages that have one. trajectories: hashes of the
-    bytes of all JointTrajectories, by topic. lost: sentences, what could not be read. notes: what else is to be known.
+    by topic. ages_ns: receive time minus header stamp, by topic, of messages that have one. trajectories: `columns_of`
+    all JointTrajectories, by topic. lost: sentences, what could not be read. notes: what else is to be known.
     """
 
     def __init__(self, paths: Sequence[Path], joint_names: Mapping[str, Sequence[str]] | None = None) -> None:
@@ -119,7 +120,7 @@ class Recording:
                 self.counts[message.topic][message.msgtype] += 1
                 self._order.note(message.topic, message.t_ns)
                 if message.msgtype == JOINT_TRAJECTORY:
-                    self.trajectories[message.topic].add(hash(message.raw))
+                    self.trajectories[message.topic] |= columns_of(message.raw)
                 if (stamp_ns := stamp_ns_of(message, self._joint_names)) is not None:
                     self.ages_ns[message.topic].append(message.t_ns - stamp_ns)
         except BagError as error:

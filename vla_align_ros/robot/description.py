@@ -126,6 +126,11 @@ class CommandGroup:
         if wrong := [joint for joint in self.joints if not joint.startswith(self.prefix)]:
             raise ValueError(f"{self.topic}: prefix {self.prefix!r} is not how {wrong} begin")
 
+    @property
+    def wire_names(self) -> tuple[str, ...]:
+        """The joints by the names that the controller knows."""
+        return tuple(joint.removeprefix(self.prefix) for joint in self.joints)
+
 
 @dataclass(frozen=True, config=_strict)
 class JointStateTopic:
@@ -240,6 +245,11 @@ class RobotDescription:
     def action_labels(self) -> tuple[str, ...]:
         """(A,) the name of each action field."""
         return tuple(item.label for item in self.action)
+
+    @cached_property
+    def wire_names(self) -> frozenset[str]:
+        """Every name by which a commanded joint goes, here or at its controller."""
+        return frozenset((*self.action_joints, *(name for group in self.command_groups for name in group.wire_names)))
 
     @cached_property
     def velocity_max(self) -> Float64Array:

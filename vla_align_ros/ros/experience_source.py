@@ -11,8 +11,8 @@ from pathlib import Path
 from rclpy.node import Node
 
 from vla_align_ros.alignment.waiting import NOTHING_ADVICE
-from vla_align_ros.experience.bag import is_foreign
 from vla_align_ros.experience.bag_topics import bag_topics
+from vla_align_ros.experience.own_commands import columns_of, is_foreign
 from vla_align_ros.observation.codecs import MessageRefused
 from vla_align_ros.params import PolicyParams
 from vla_align_ros.ros.diagnostics import SourceStatus
@@ -36,7 +36,7 @@ class WireSource:
     def __init__(self, node: Node, sensors: SensorNode, runtime: Runtime, params: PolicyParams) -> None:
         self._sensors, self._runtime, self._logger = sensors, runtime, node.get_logger()
         self._live = params.experience_source == "live"
-        self._ours: deque[int] = deque(maxlen=REMEMBERED)  # hashes of the newest commands in force
+        self._ours: deque[frozenset[int]] = deque(maxlen=REMEMBERED)  # of the newest commands that are nobody else's
         self._total_at_align = runtime.buffer.total_added
         self.problem = self.waiting = ""
         self.nothing = NOTHING_ADVICE
@@ -56,19 +56,19 @@ class WireSource:
 
     def sent(self, raw: bytes, now_ns: int) -> None:
         """Tell of an own trajectory, before it is published."""
+        self._ours.append(columns_of(raw))
         if self._live:
-            self._ours.append(_on_the_wire(raw))
             try:
                 self._runtime.builder.push_command(raw, now_ns)
             except MessageRefused as refused:
                 self._logger.warning(f"no experience: {refused}", **THROTTLED)
 
     def _push_foreign(self, raw: bytes) -> None:
-        if is_foreign(raw, tuple(self._ours), self._runtime.assembler.robot.action_joints):
+        if is_foreign(raw, frozenset().union(*self._ours), self._runtime.policy.config.robot):
             self._runtime.builder.push_foreign(raw, self._sensors.now_ns)
 
     def _push_command(self, raw: bytes) -> None:
-        self._ours.append(_on_the_wire(raw))
+        self._ours.append(columns_of(raw))
         self._runtime.builder.push_command(raw, self._sensors.now_ns)
 
     @property
@@ -200,8 +200,3 @@ def _command_topics(node: Node, params: PolicyParams) -> tuple[str, tuple[str, .
     if commands in others:
         raise ValueError(f"other_command_topics: {commands} has the commands in force, leave it out")
     return commands, others
-
-
-def _on_the_wire(raw: bytes) -> int:
-    """The hash of what is heard when `raw` is sent: DDS pads it to a multiple of 4 bytes."""
-    return hash(bytes(raw) + bytes(-len(raw) % 4))
