@@ -1,4 +1,5 @@
-"""The fixtures `ros`, `shared_ros`, and what is beside this file made importable (pytest's importlib mode does not)."""
+"""The fixtures `ros`, `shared_ros`, and what is beside this file, or in robot/ and policy/, made importable (pytest's
+importlib mode does not)."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.append(str(Path(__file__).parent))
+sys.path += [str(Path(__file__).parent), *(str(Path(__file__).parents[1] / folder) for folder in ("robot", "policy"))]
 
 from live import Ros
 

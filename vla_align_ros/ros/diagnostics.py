@@ -37,10 +37,9 @@ class Health:
 
 @dataclass(frozen=True)
 class SourceStatus:
-    """Where experience comes from. drives: whether the node sends chunks. problem: what keeps experience away, or
-    empty. waiting: bags that are not closed yet. total: experiences so far. refused: what cost experience."""
+    """Where experience comes from. problem: what keeps experience away, or empty. waiting: bags that are not closed
+    yet. total: experiences so far. refused: what cost experience."""
 
-    drives: bool
     sentence: str
     problem: str
     waiting: str
@@ -48,11 +47,20 @@ class SourceStatus:
     refused: Mapping[Enum, int]
 
 
+@dataclass(frozen=True)
+class CommandStatus:
+    """Where commands go. problem: why they do not arrive, or empty. outputs: by topic its type, and who hears it."""
+
+    problem: str
+    outputs: Mapping[str, str]
+
+
 def build(
     name: str,
     runtime: Runtime,
     health: Health,
     source: SourceStatus,
+    commands: CommandStatus | None,
     active: bool,
     now_ns: int,
     clock_problem: str,
@@ -61,8 +69,8 @@ def build(
 ) -> DiagnosticArray:
     """All statuses of one policy. Stamp and hardware_id are left to the publisher.
 
-    now_ns: ROS time. clock_problem: what is wrong with it. deaf: why messages do not arrive, a sentence each. waiting:
-    why periodic alignment cannot begin.
+    commands: None of a node that sends none. now_ns: ROS time. clock_problem: what is wrong with it. deaf: why messages
+    do not arrive, a sentence each. waiting: why periodic alignment cannot begin.
     """
     controller, assembler = runtime.controller, runtime.assembler
     latencies = np.array(health.latencies_ms or [0.0])
@@ -76,7 +84,7 @@ def build(
     stamp_problem, ages = assembler.diagnose(now_ns)
     problem = clock_problem or stamp_problem or (health.problem if active else "")
     level = WARN if problem else OK
-    running = "running" if source.drives else f"observing: experience from {source.sentence}"
+    running = "running" if commands is not None else f"observing: experience from {source.sentence}"
     message = problem or (running if active else "inactive")
     held = runtime.buffer.snapshot()
     newest_ns = held[-1].next_observation.stamp_ns if held else 0
@@ -90,7 +98,7 @@ def build(
     gathered = source.problem or f"{len(held)} experiences from {source.sentence}"
     alignment = {**health.aligns, **health.joints, "last": health.last_align, "token_version": runtime.version_name}
     aligned = runtime.policy.align_problem or waiting or health.last_align
-    return DiagnosticArray(
+    array = DiagnosticArray(
         status=[
             _status(name, "inference", level, message, inference | _counts(controller.refused)),
             _status(
@@ -104,6 +112,10 @@ def build(
             _status(name, "alignment", WARN if waiting else OK, aligned, alignment),
         ]
     )
+    if commands is not None:
+        heard = commands.problem or "every command is heard"
+        array.status.append(_status(name, "commands", WARN if commands.problem else OK, heard, commands.outputs))
+    return array
 
 
 def build_unconfigured(name: str, state: str, clock_problem: str) -> DiagnosticArray:

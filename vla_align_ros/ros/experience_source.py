@@ -15,13 +15,13 @@ from vla_align_ros.experience.bag_topics import bag_topics
 from vla_align_ros.experience.own_commands import columns_of, is_foreign
 from vla_align_ros.observation.codecs import MessageRefused
 from vla_align_ros.params import PolicyParams
+from vla_align_ros.ros.command_groups import OUTPUT_TOPIC
 from vla_align_ros.ros.diagnostics import SourceStatus
 from vla_align_ros.ros.sensors import SensorNode
 from vla_align_ros.ros.steady import THROTTLED
 from vla_align_ros.runtime import Runtime, make_bag_folder
 from vla_align_ros.worker import Worker
 
-OUTPUT_TOPIC = "~/action_chunk"
 REMEMBERED = 64  # commands; a copy of one that is heard later than this many is taken for somebody else's
 READ_S = 0.1  # of bags, at each poll
 STOP_TIMEOUT_S = 1.0
@@ -187,9 +187,9 @@ def make_source(node: Node, sensors: SensorNode, runtime: Runtime, params: Polic
     return kind(node, sensors, runtime, params)
 
 
-def status_of(source: ExperienceSource, drives: bool) -> SourceStatus:
-    """What diagnostics say about it. drives: whether the node sends chunks."""
-    return SourceStatus(drives, source.sentence, source.problem, source.waiting, source.total, source.refused)
+def status_of(source: ExperienceSource) -> SourceStatus:
+    """What diagnostics say about it."""
+    return SourceStatus(source.sentence, source.problem, source.waiting, source.total, source.refused)
 
 
 def _command_topics(node: Node, params: PolicyParams) -> tuple[str, tuple[str, ...]]:

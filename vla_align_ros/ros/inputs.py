@@ -18,6 +18,11 @@ from vla_align_ros.ros.steady import THROTTLED
 REMEMBERED = 16  # messages, to know one again that came through another subscription
 
 
+def who(info: TopicEndpointInfo) -> str:
+    """The full name of the node that has a publisher or a subscription."""
+    return f"{info.node_namespace.rstrip('/')}/{info.node_name}"
+
+
 class Input:
     """Bytes of one topic, after remapping, in whichever of several message types it is published.
 
@@ -99,15 +104,16 @@ class Input:
             return [f"nobody publishes {self.topic}"] if self._expected and not came else []
         problems = []
         for info in publishers:
-            who = f"{info.node_namespace.rstrip('/')}/{info.node_name}"
             if info.topic_type != self._kind:
                 wanted = self._kind if info.topic_type in self._kinds else " or ".join(self._kinds)
                 problems.append(
-                    f"{who} publishes {info.topic_type} on {self.topic}, expected {wanted}: remap one of them"
+                    f"{who(info)} publishes {info.topic_type} on {self.topic}, expected {wanted}: remap one of them"
                 )
                 continue
             answers = [qos_check_compatible(info.qos_profile, profile) for profile in self._profiles]
             if all(compatibility == QoSCompatibility.ERROR for compatibility, _ in answers):
                 reason = answers[-1][1].removeprefix("ERROR: ").strip(" ;")
-                problems.append(f"the QoS of {who} on {self.topic} does not fit, nothing of it is heard: {reason}")
+                problems.append(
+                    f"the QoS of {who(info)} on {self.topic} does not fit, nothing of it is heard: {reason}"
+                )
         return problems

@@ -14,12 +14,9 @@ from pathlib import Path
 
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.callback_groups import ReentrantCallbackGroup
-from rclpy.lifecycle import LifecyclePublisher
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.task import Future
 from std_msgs.msg import Float64, String
 from std_srvs.srv import Trigger
-from trajectory_msgs.msg import JointTrajectory
 
 from vla_align_ros.action.limits import ChunkRefused
 from vla_align_ros.alignment.reasons import Reason
@@ -32,8 +29,9 @@ from vla_align_ros.observation.codecs import encode_trajectory
 from vla_align_ros.observation.stamps import ClockWatch
 from vla_align_ros.params import ManagerParams, PolicyParams
 from vla_align_ros.policy import load_policy
+from vla_align_ros.ros.command_groups import Commands
 from vla_align_ros.ros.diagnostics import Health, build, build_unconfigured
-from vla_align_ros.ros.experience_source import OUTPUT_TOPIC, ExperienceSource, make_source, status_of
+from vla_align_ros.ros.experience_source import ExperienceSource, make_source, status_of
 from vla_align_ros.ros.lifecycle import SafeLifecycleNode
 from vla_align_ros.ros.parameters import NodeParameters
 from vla_align_ros.ros.periodic import PeriodicAlignment
@@ -48,9 +46,6 @@ from vla_align_ros.zoo import find_model, robot_of, store_folder
 NAME = "vla_policy"
 CONTROL_POLL_S = 0.01  # how often a new control tick is looked for
 SAY_WAITING_EVERY_S = 60.0
-# The newest command only, and to nobody who comes later. DDS's own default for a publisher is transient local: an old
-# motion would be carried out by a controller that starts.
-COMMAND_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.VOLATILE)
 STOP_TIMEOUT_S = 1.0  # an alignment stops after a gradient step; a process that ends does not wait longer for it
 CURVES = (
     "align/loss/perception",
@@ -78,7 +73,7 @@ class VlaPolicy(SafeLifecycleNode):
         self._own_prompt: OwnPrompt | None = None
         self._runtime: Runtime | None = None
         self._source: ExperienceSource | None = None
-        self._chunks: LifecyclePublisher | None = None  # only of a node that drives the robot
+        self._commands: Commands | None = None  # only of a node that drives the robot
         self._inference: Worker | None = None
         self._alignment: Worker | None = None
         self._health = Health()
@@ -125,7 +120,8 @@ class VlaPolicy(SafeLifecycleNode):
         self._source = make_source(self, self.sensors, runtime, params)
         self._periodic = PeriodicAlignment(self._source)
         if params.drives:
-            self._chunks = self.create_lifecycle_publisher(JointTrajectory, OUTPUT_TOPIC, COMMAND_QOS)
+            robot, ears = policy.config.robot, self.sensors.get_fully_qualified_name()
+            self._commands = Commands(self, robot.command_groups, robot.period_ns, self._now_ns, ears)
         if params.drives or params.experience_source != "bag":
             self.sensors.connect(runtime.assembler, self._own_prompt)
         self.get_logger().info(
@@ -138,12 +134,14 @@ class VlaPolicy(SafeLifecycleNode):
 
     def deactivate(self) -> None:
         """Publish one hold at the measured position, where the node drives the robot."""
-        if self._runtime is not None and self._chunks is not None:
+        if self._runtime is not None and self._commands is not None:
             with self._wire:
                 try:
                     self._publish(self._runtime.controller.hold(self._now_ns()))
                 except ObservationRefused as refused:
-                    self.get_logger().warning(f"no hold, the last chunk ends at rest by itself: {refused}")
+                    text = "no hold, a trajectory ends at rest by itself, a stream where it is"
+                    self.get_logger().warning(f"{text}: {refused}")
+                self._commands.stop()
 
     def cleanup(self) -> None:
         """Stop the workers and free the model."""
@@ -152,9 +150,9 @@ class VlaPolicy(SafeLifecycleNode):
             self._own_prompt.withdraw()
         if self._source is not None:
             self._source.stop()
-        if self._chunks is not None:
-            self.destroy_lifecycle_publisher(self._chunks)
-        self._own_prompt = self._source = self._chunks = self._periodic = None
+        if self._commands is not None:
+            self._commands.close()
+        self._own_prompt = self._source = self._commands = self._periodic = None
         workers = (self._inference, self._alignment)
         self._inference = self._alignment = self._runtime = None
         for worker in workers:
@@ -168,7 +166,7 @@ class VlaPolicy(SafeLifecycleNode):
 
     def _control(self) -> None:
         runtime, worker = self._runtime, self._inference
-        if not self.active or self._chunks is None or runtime is None or worker is None or worker.busy:
+        if not self.active or self._commands is None or runtime is None or worker is None or worker.busy:
             return
         now_ns = self._now_ns()
         tick_ns = runtime.controller.tick(now_ns) if now_ns > 0 else None
@@ -196,10 +194,10 @@ class VlaPolicy(SafeLifecycleNode):
 
     def _publish(self, trajectory: Trajectory) -> None:
         """The same bytes to the experience and to the wire."""
-        raw, source, chunks = encode_trajectory(trajectory), self._source, self._chunks
-        if source is not None and chunks is not None:
+        raw, source, commands = encode_trajectory(trajectory), self._source, self._commands
+        if source is not None and commands is not None:
             source.sent(raw, self._now_ns())
-            chunks.publish(raw)
+            commands.publish(raw, trajectory)
 
     def _take_experience(self) -> None:
         if self._source is not None:
@@ -306,7 +304,7 @@ class VlaPolicy(SafeLifecycleNode):
         runtime, worker, source, periodic = self._runtime, self._alignment, self._source, self._periodic
         now_ns = self._now_ns()
         clock_problem = self._clock_watch.problem(now_ns, time.monotonic())
-        if source is not None and not source.needs_clock and self._chunks is None:
+        if source is not None and not source.needs_clock and self._commands is None:
             clock_problem = ""
         elif clock_problem:
             self.get_logger().warning(clock_problem, **THROTTLED)
@@ -314,9 +312,10 @@ class VlaPolicy(SafeLifecycleNode):
             message = build_unconfigured(self._status_name, self.state_label, clock_problem)
         else:
             waiting = self._align_when_due(runtime, worker, source, periodic)
-            status, deaf = status_of(source, self._chunks is not None), self.sensors.problems
+            commands = self._commands.status() if self._commands is not None else None
+            status, deaf, name = status_of(source), self.sensors.problems, self._status_name
             message = build(
-                self._status_name, runtime, self._health, status, self.active, now_ns, clock_problem, deaf, waiting
+                name, runtime, self._health, status, commands, self.active, now_ns, clock_problem, deaf, waiting
             )
         for status in message.status:
             status.hardware_id = self.params.robot_id

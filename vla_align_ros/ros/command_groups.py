@@ -1,0 +1,121 @@
+"""What goes out of the node: the whole chunk on `~/action_chunk`, and each command group to its controller."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+
+from rclpy.lifecycle import LifecyclePublisher
+from rclpy.qos import DurabilityPolicy, QoSCompatibility, QoSProfile, ReliabilityPolicy, qos_check_compatible
+from rclpy.timer import Timer
+from rclpy.topic_endpoint_info import TopicEndpointInfo
+from std_msgs.msg import Float64MultiArray
+from trajectory_msgs.msg import JointTrajectory
+
+from vla_align_ros.action.groups import PositionStream, group_trajectory
+from vla_align_ros.action.trajectory import Trajectory
+from vla_align_ros.observation.codecs import JOINT_TRAJECTORY, encode_trajectory
+from vla_align_ros.robot.description import CommandGroup
+from vla_align_ros.ros.diagnostics import CommandStatus
+from vla_align_ros.ros.inputs import who
+from vla_align_ros.ros.lifecycle import SafeLifecycleNode
+from vla_align_ros.ros.steady import STEADY
+
+OUTPUT_TOPIC = "~/action_chunk"
+# The newest command only, and to nobody who comes later. DDS's own default for a publisher is transient local: an old
+# motion would be carried out by a controller that starts.
+COMMAND_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.VOLATILE)
+_TYPE = {JointTrajectory: JOINT_TRAJECTORY, Float64MultiArray: "std_msgs/msg/Float64MultiArray"}
+
+
+class Commands:
+    """Lifecycle publishers: nothing leaves a node that is not active. Thread-safe.
+
+    A stream's timer runs on steady time; the positions that it sends are those that are due by the node's clock.
+    """
+
+    def __init__(
+        self,
+        node: SafeLifecycleNode,
+        groups: Sequence[CommandGroup],
+        period_ns: int,
+        now_ns: Callable[[], int],
+        own_ears: str,
+    ) -> None:
+        """period_ns: of control. now_ns: reads the node's clock. own_ears: full name of the node that listens for other
+        commands on the same topics, and moves no robot."""
+        self._node, self._now_ns, self._own_ears = node, now_ns, own_ears
+        self._whole = node.create_lifecycle_publisher(JointTrajectory, OUTPUT_TOPIC, COMMAND_QOS)
+        self._parts: list[tuple[CommandGroup, LifecyclePublisher]] = []
+        self._streams: list[tuple[PositionStream, LifecyclePublisher]] = []
+        self._timers: list[Timer] = []
+        self._lock = threading.Lock()  # no position may go out behind a hold
+        for group in groups:
+            if group.type == "joint_trajectory":
+                publisher = node.create_lifecycle_publisher(JointTrajectory, group.topic, COMMAND_QOS)
+                self._parts.append((group, publisher))
+            else:
+                publisher = node.create_lifecycle_publisher(Float64MultiArray, group.topic, COMMAND_QOS)
+                self._add_stream(PositionStream(group, period_ns), publisher, group.stream_rate_hz)
+        self._publishers = [self._whole, *(publisher for _, publisher in (*self._parts, *self._streams))]
+
+    def _add_stream(self, stream: PositionStream, publisher: LifecyclePublisher, rate_hz: float) -> None:
+        def tick() -> None:
+            with self._lock:
+                self._send_due(stream, publisher)
+
+        self._streams.append((stream, publisher))
+        self._timers.append(self._node.create_timer(1.0 / rate_hz, tick, clock=STEADY))
+
+    def publish(self, raw: bytes, trajectory: Trajectory) -> None:
+        """A trajectory over all commanded joints, and what it is on the wire: to all at once."""
+        with self._lock:
+            self._whole.publish(raw)
+            for group, publisher in self._parts:
+                publisher.publish(encode_trajectory(group_trajectory(trajectory, group)))
+            for stream, publisher in self._streams:
+                stream.put(trajectory)
+                self._send_due(stream, publisher)
+
+    def stop(self) -> None:
+        """No stream sends before the next trajectory."""
+        with self._lock:
+            for stream, _ in self._streams:
+                stream.stop()
+
+    def close(self) -> None:
+        """Free publishers and timers."""
+        self.stop()
+        for timer in self._timers:
+            self._node.destroy_timer(timer)
+        for publisher in self._publishers:
+            self._node.destroy_lifecycle_publisher(publisher)
+
+    def status(self) -> CommandStatus:
+        """Who hears each command group; of a robot without any, the whole chunk."""
+        found = [self._heard(publisher) for publisher in self._publishers[1:] or self._publishers]
+        return CommandStatus("; ".join(filter(None, (problem for _, _, problem in found))), {t: v for t, v, _ in found})
+
+    def _heard(self, publisher: LifecyclePublisher) -> tuple[str, str, str]:
+        """A topic, its type and who hears it, and what is wrong with that."""
+        topic, kind = publisher.topic_name, _TYPE[publisher.msg_type]
+        there = [info for info in self._node.get_subscriptions_info_by_topic(topic) if who(info) != self._own_ears]
+        hearing = [info for info in there if _misfit(info, kind) == ""]
+        if hearing:
+            return topic, f"{kind}, heard by {', '.join(sorted(map(who, hearing)))}", ""
+        problem = "; ".join(f"{who(info)} on {topic} {_misfit(info, kind)}" for info in there)
+        nobody = f"nobody hears {topic}: does its controller run, and is the topic called so?"
+        return topic, f"{kind}, heard by nobody", problem or nobody
+
+    def _send_due(self, stream: PositionStream, publisher: LifecyclePublisher) -> None:
+        positions = stream.due(self._now_ns())
+        if positions is not None:
+            publisher.publish(Float64MultiArray(data=positions.tolist()))
+
+
+def _misfit(info: TopicEndpointInfo, kind: str) -> str:
+    """Why this subscription does not hear messages of `kind`; empty when it does."""
+    if info.topic_type != kind:
+        return f"expects {info.topic_type}, the commands are {kind}: is the group's type right?"
+    compatibility, reason = qos_check_compatible(COMMAND_QOS, info.qos_profile)
+    return f"hears nothing, its QoS does not fit: {reason}" if compatibility == QoSCompatibility.ERROR else ""
