@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import yaml
@@ -18,6 +17,7 @@ from builders import write_model
 from vla_align_ros.action.running import RunningTrajectory, begin
 from vla_align_ros.action.trajectory import Trajectory
 from vla_align_ros.observation.codecs import TYPESTORE, encode_image
+from vla_align_ros.observation.normalise import NormStats, save_norm_stats
 from vla_align_ros.robot.description import CommandGroup, RobotDescription, load_description
 
 ROBOTS = Path(__file__).parents[2] / "config" / "robots"
@@ -40,17 +40,17 @@ def asked(robot: RobotDescription) -> np.ndarray:
 def write_robot_model(folder: Path, name: str) -> Path:
     """A zoo folder with random weights for the robot `config/robots/<name>.yaml`."""
     robot = described(name)
-    raw: dict[str, Any] = yaml.safe_load((ROBOTS / f"{name}.yaml").read_text())
-    ones = np.ones(len(robot.state), np.float32)
-    mean, spread = asked(robot).astype(np.float32), np.full(len(robot.action), SPREAD, np.float32)
-    return write_model(
-        folder,
-        robot=raw,
-        stats={"state": (0 * ones, ones), "actions": (mean, spread)},
-        cameras=list(robot.cameras),
-        action_dim=max(len(robot.state), len(robot.action)) + 1,
-        action_horizon=robot.execute + 3,
-    )
+    dims = max(len(robot.state), len(robot.action)) + 1
+    write_model(folder, cameras=list(robot.cameras), action_dim=dims, action_horizon=robot.execute + 3)
+    model = yaml.safe_load((folder / "model.yaml").read_text())
+    model["robot"] = yaml.safe_load((ROBOTS / f"{name}.yaml").read_text())
+    (folder / "model.yaml").write_text(yaml.safe_dump(model))
+    ones, spread = np.ones(len(robot.state), np.float32), np.full(len(robot.action), SPREAD, np.float32)
+    mean = asked(robot).astype(np.float32)
+    parts = {"state": (0 * ones, ones), "actions": (mean, spread)}
+    stats = {part: NormStats(mean, std, mean - 2 * std, mean + 2 * std) for part, (mean, std) in parts.items()}
+    save_norm_stats(folder / "norm_stats.json", stats)
+    return folder
 
 
 class MadeUpRobot:

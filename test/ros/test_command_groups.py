@@ -86,7 +86,7 @@ def robot(shared_ros):
 @pytest.fixture(scope="module")
 def node(shared_ros, robot, tmp_path_factory):
     folder = tmp_path_factory.mktemp("policy")
-    params = {"prompt": "pick up the cube", "experience_stride_ticks": 1, "num_steps": 2}
+    params = {"prompt": "touch red", "experience_stride_ticks": 1, "num_steps": 2}
     made = PolicyProcess(shared_ros, folder, model=str(write_robot_model(folder / "model", NAME)), **params)
     made.chunks.wait()
     return made

@@ -41,7 +41,7 @@ class PositionStream:
         """The robot's own next trajectory, stamped at or before now. It takes over at once: one that ran is over."""
         part = group_trajectory(trajectory, self._group)
         start_ns = part.stamp_ns
-        self._running = begin(part, start_ns, self._period_ns, (start_ns, part.start_rad))
+        self._running = begin(part, start_ns, self._period_ns, (start_ns, part.start_position))
         self._reached_ns = start_ns
 
     def stop(self) -> None:
