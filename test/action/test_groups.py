@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vla_align_ros.action.groups import PositionStream, group_trajectory
-from vla_align_ros.action.trajectory import Trajectory, hold_trajectory
+from vla_align_ros.action.trajectory import hold_trajectory
 from vla_align_ros.robot.description import CommandGroup, load_description
+from vla_align_ros.types import Trajectory
 
 PERIOD_NS = 100_000_000
 START_NS = 10**18

@@ -11,7 +11,7 @@ from vla_align_ros.experience.in_force import CommandsInForce
 from vla_align_ros.observation.assemble import ObservationReason, ObservationRefused
 from vla_align_ros.observation.codecs import MessageReason, MessageRefused, encode_trajectory
 from vla_align_ros.robot.description import ActionKind
-from vla_align_ros.types import NOT_SAID, ActionChunk, Float32Array, Trajectory
+from vla_align_ros.types import ActionChunk, Float32Array, Trajectory
 
 MS = 1_000_000
 PERIOD_NS = 100 * MS
@@ -159,7 +159,7 @@ def disturbed(held: CommandsInForce, ticks: range = range(60)) -> list[int]:
 
 
 FOREIGN = message(None, [1000], [1.0])
-UNREADABLE = encode_trajectory(Trajectory(0, ("wrist",), np.array([1000 * MS]), np.ones((1, 1)), NOT_SAID))
+UNREADABLE = message(-5000, [1000], [1.0])  # it was over before it came
 
 
 def test_somebody_elses_command_ends_ours_and_lasts_to_its_last_point() -> None:
@@ -198,6 +198,23 @@ def test_a_copy_of_ours_that_came_first_is_nobody_elses() -> None:
     held.put_foreign(FOREIGN, T0 + 1500 * MS)
     held.put(FOREIGN, T0 + 1900 * MS)
     assert disturbed(held), "so much later it is another command"
+
+
+def test_a_part_of_ours_that_came_first_is_nobody_elses_and_one_of_other_joints_is() -> None:
+    def of(names: tuple[str, ...], *columns: float) -> bytes:
+        rows = np.array([columns], np.float64)
+        return encode_trajectory(Trajectory(T0 + 1000 * MS, names, np.array([1000 * MS]), rows))
+
+    held = in_force()
+    held.put_foreign(of(("elbow",), 0.5), T0 + 1010 * MS)
+    assert disturbed(held) == list(range(10, 20)), "as long as it lasts, though it is no joint of ours"
+    held = CommandsInForce(a_robot(names=["left/wrist", "left/elbow"]), LAG_NS, lambda _: np.zeros(2, np.float32))
+    for part in (of(("elbow",), 0.5), of(("wrist",), 0.2), of(("wrist", "elbow"), 0.2, 0.5)):
+        held.put_foreign(part, T0 + 1010 * MS)
+    held.put(of(("left/wrist", "left/elbow"), 0.2, 0.5), T0 + 1020 * MS)
+    assert disturbed(held) == []
+    held.put_foreign(of(("elbow",), 0.6), T0 + 1030 * MS)
+    assert disturbed(held) == list(range(10, 20))
 
 
 def test_one_that_starts_before_it_comes_has_the_arm_from_then_on() -> None:

@@ -15,10 +15,10 @@ import yaml
 from builders import write_model
 
 from vla_align_ros.action.running import RunningTrajectory, begin
-from vla_align_ros.action.trajectory import Trajectory
 from vla_align_ros.observation.codecs import TYPESTORE, encode_image
 from vla_align_ros.observation.normalise import NormStats, save_norm_stats
 from vla_align_ros.robot.description import CommandGroup, RobotDescription, load_description
+from vla_align_ros.types import Trajectory
 
 ROBOTS = Path(__file__).parents[2] / "config" / "robots"
 NAMES = sorted(path.stem for path in ROBOTS.glob("*.yaml"))
@@ -37,8 +37,9 @@ def asked(robot: RobotDescription) -> np.ndarray:
     return np.array([shares.get(item.unit, step[item.kind] * (n + 1)) for n, item in enumerate(robot.action)])
 
 
-def write_robot_model(folder: Path, name: str) -> Path:
-    """A zoo folder with random weights for the robot `config/robots/<name>.yaml`."""
+def write_robot_model(folder: Path, name: str, stands: bool = False) -> Path:
+    """A zoo folder with random weights for the robot `config/robots/<name>.yaml`. stands: it asks for no changes and no
+    velocities, so that the robot stays for ever."""
     robot = described(name)
     dims = max(len(robot.state), len(robot.action)) + 1
     write_model(folder, cameras=list(robot.cameras), action_dim=dims, action_horizon=robot.execute + 3)
@@ -46,7 +47,7 @@ def write_robot_model(folder: Path, name: str) -> Path:
     model["robot"] = yaml.safe_load((ROBOTS / f"{name}.yaml").read_text())
     (folder / "model.yaml").write_text(yaml.safe_dump(model))
     ones, spread = np.ones(len(robot.state), np.float32), np.full(len(robot.action), SPREAD, np.float32)
-    mean = asked(robot).astype(np.float32)
+    mean = np.where((robot.kinds != "position") & stands, 0.0, asked(robot)).astype(np.float32)
     parts = {"state": (0 * ones, ones), "actions": (mean, spread)}
     stats = {part: NormStats(mean, std, mean - 2 * std, mean + 2 * std) for part, (mean, std) in parts.items()}
     save_norm_stats(folder / "norm_stats.json", stats)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
-from live import RELIABLE, Listener, Ros
+from live import LATCHED, RELIABLE, Listener, Ros
 from made_up import SPREAD, MadeUpRobot, described, write_robot_model
 from policy_live import PolicyProcess, stamp_ns
 from sensor_msgs.msg import Image, JointState
@@ -17,11 +17,11 @@ from vla_align_ros.observation.codecs import decode_trajectory, encode_trajector
 
 pytestmark = [pytest.mark.ros, pytest.mark.slow]
 
-NAME = "aloha_bimanual"
+NAME = "ur5e_two_finger"
 ROBOT = described(NAME)
 ARMS = [group for group in ROBOT.command_groups if group.type == "joint_trajectory"]
 GRIPPERS = [group for group in ROBOT.command_groups if group.type == "position_stream"]
-CLOSED, BLOCKED = 0.039, 0.03  # where the model wants the fingers, in m, and where an object may stop them
+CLOSED, BLOCKED = 0.4, 0.3
 
 
 class Controllers:
@@ -87,7 +87,9 @@ def robot(shared_ros):
 def node(shared_ros, robot, tmp_path_factory):
     folder = tmp_path_factory.mktemp("policy")
     params = {"prompt": "touch red", "experience_stride_ticks": 1, "num_steps": 2}
-    made = PolicyProcess(shared_ros, folder, model=str(write_robot_model(folder / "model", NAME)), **params)
+    made = PolicyProcess(
+        shared_ros, folder, model=str(write_robot_model(folder / "model", NAME, stands=True)), **params
+    )
     made.chunks.wait()
     return made
 
@@ -171,7 +173,8 @@ def test_the_own_parts_on_the_wire_are_nobody_elses_commands_and_others_there_ar
     )
 
 
-def test_diagnostics_name_who_hears_each_group_and_which_nobody_hears(node, robot, shared_ros):
+def test_diagnostics_name_who_hears_each_group_and_which_nobody_hears(node, robot, shared_ros, ros):
+    """ros: another process's node, for DDS lets one have a topic with one type only."""
     well = node.wait_for_status("commands", lambda status: status.level == DiagnosticStatus.OK)
     assert set(well.values) == {f"/{group.topic}" for group in ROBOT.command_groups}
     kinds = {
@@ -181,10 +184,13 @@ def test_diagnostics_name_who_hears_each_group_and_which_nobody_hears(node, robo
     listener = shared_ros.node.get_fully_qualified_name()
     for group in ROBOT.command_groups:
         assert well.values[f"/{group.topic}"] == f"{kinds[group.type]}, heard by {listener}"
-    group = ARMS[1]
+    group = ARMS[-1]
     shared_ros.node.destroy_subscription(robot.subscriptions.pop(group.topic))
     lost = node.wait_for_status("commands", lambda status: status.level == DiagnosticStatus.WARN)
     assert lost.message == f"nobody hears /{group.topic}: does its controller run, and is the topic called so?"
-    wrong = shared_ros.node.create_subscription(Float64MultiArray, group.topic, lambda _: None, RELIABLE)
+    wrong = ros.node.create_subscription(Float64MultiArray, group.topic, lambda _: None, RELIABLE)
     node.wait_for_status("commands", lambda status: f"expects {kinds['position_stream']}" in status.message)
-    shared_ros.node.destroy_subscription(wrong)
+    ros.node.destroy_subscription(wrong)
+    latched = ros.node.create_subscription(JointTrajectory, group.topic, lambda _: None, LATCHED)
+    node.wait_for_status("commands", lambda status: "asks for latched messages" in status.message)
+    ros.node.destroy_subscription(latched)

@@ -10,8 +10,8 @@ its last target by itself. What is sent late is sent for the time at which it is
 from __future__ import annotations
 
 from vla_align_ros.action.running import RunningTrajectory, begin
-from vla_align_ros.action.trajectory import NOT_SAID, Float64Array, Trajectory
 from vla_align_ros.robot.description import CommandGroup
+from vla_align_ros.types import NOT_SAID, Float64Array, Trajectory
 
 
 def group_trajectory(trajectory: Trajectory, group: CommandGroup) -> Trajectory:

@@ -9,12 +9,13 @@ its arrival, whichever is earlier:
 - One that cannot be read may move the arm all the same. It lasts until a later command of ours has come and begun. That
   goes for a command of ours that is refused, too, as a controller may have obeyed or stopped. Only bytes that are no
   message at all change nothing.
-- One that turns out to be a copy of ours, which came first (the way into a relay or a multiplexer), is nobody else's.
+- One that turns out to be a copy of ours or a part of it, which came first (the way into a relay, a multiplexer or a
+  command group's controller), is nobody else's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
@@ -22,6 +23,7 @@ import numpy as np
 
 from vla_align_ros.action.running import RunningTrajectory, begin, says_start
 from vla_align_ros.action.timeline import Timeline
+from vla_align_ros.experience.own_commands import columns_of
 from vla_align_ros.observation.assemble import ObservationReason, ObservationRefused
 from vla_align_ros.observation.codecs import MessageReason, MessageRefused, RawMessage, decode_trajectory
 from vla_align_ros.robot.description import RobotDescription
@@ -45,13 +47,13 @@ class _Command:
 
 @dataclass
 class _Foreign:
-    """Somebody else's, come at `came_ns`, which may have moved the arm from `from_ns` to `until_ns`. key: hash of its
-    bytes; None for one that cannot be read."""
+    """Somebody else's, come at `came_ns`, which may have moved the arm from `from_ns` to `until_ns`. columns: what
+    it says of each joint (`columns_of`); None for one that cannot be read."""
 
     from_ns: int
     came_ns: int
     until_ns: int
-    key: int | None = None
+    columns: frozenset[int] | None = None
 
 
 class CommandsInForce:
@@ -66,7 +68,7 @@ class CommandsInForce:
     def put(self, raw: RawMessage, now_ns: int) -> None:
         """A command of ours that came at `now_ns`. Raises MessageRefused."""
         try:
-            trajectory = self._read(raw, now_ns)
+            trajectory = self._read(raw, now_ns, self._robot.action_joints)
         except MessageRefused as error:
             self._take_over(error, now_ns)
             raise
@@ -75,15 +77,20 @@ class CommandsInForce:
         if says_start(trajectory, self._period_ns):
             command.running = begin(trajectory, start_ns, self._period_ns)
         self._commands.put(start_ns, command)
-        key = hash(bytes(raw))
-        self._foreign = [held for held in self._foreign if held.key != key or now_ns - held.came_ns > self._lag_ns]
+        said = columns_of(raw)
+        self._foreign = [
+            held
+            for held in self._foreign
+            if held.columns is None or not held.columns <= said or now_ns - held.came_ns > self._lag_ns
+        ]
         for foreign in self._foreign:
             _end(command, foreign)
             if foreign.until_ns == _FOREVER_NS and command.earliest_ns >= foreign.came_ns:
                 foreign.until_ns = max(start_ns, now_ns)
 
     def put_foreign(self, raw: RawMessage, now_ns: int) -> None:
-        """Somebody else's command that came at `now_ns`. Raises MessageRefused, having taken note of it."""
+        """Somebody else's command that came at `now_ns`, of whichever joints: who moves some of them moves the robot.
+        Raises MessageRefused, having taken note of it."""
         try:
             trajectory = self._read(raw, now_ns)
         except MessageRefused as error:
@@ -91,7 +98,7 @@ class CommandsInForce:
             raise
         start_ns = trajectory.start_ns(now_ns)
         until_ns = start_ns + int(trajectory.times_ns[-1])
-        self._add(_Foreign(min(start_ns, now_ns), now_ns, until_ns, hash(bytes(raw))))
+        self._add(_Foreign(min(start_ns, now_ns), now_ns, until_ns, columns_of(raw)))
 
     def measure_starts(self, now_ns: int) -> None:
         """Note where the arm was when the commands began that do not say it, once that is known and before it is
@@ -141,8 +148,8 @@ class CommandsInForce:
         self._commands.forget_after(t_ns)
         self._foreign = [foreign for foreign in self._foreign if foreign.came_ns <= t_ns]
 
-    def _read(self, raw: RawMessage, now_ns: int) -> Trajectory:
-        trajectory = decode_trajectory(raw, self._robot.action_joints)
+    def _read(self, raw: RawMessage, now_ns: int, joints: Sequence[str] | None = None) -> Trajectory:
+        trajectory = decode_trajectory(raw, joints)
         start_ns = trajectory.start_ns(now_ns)
         over_s = (now_ns - start_ns - int(trajectory.times_ns[-1])) * 1e-9
         if over_s >= 0:

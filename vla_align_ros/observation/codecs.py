@@ -65,15 +65,17 @@ def decode_string(raw: RawMessage) -> str:
     return deserialise(raw, ros.std_msgs__msg__String).data
 
 
-def decode_trajectory(raw: RawMessage, joint_names: Sequence[str]) -> Trajectory:
-    """A `trajectory_msgs/msg/JointTrajectory` for exactly `joint_names` (in any order), columns in that order. Every
-    point has positions; all of them or none have velocities, and accelerations. A stamp of 0 means now.
+def decode_trajectory(raw: RawMessage, joint_names: Sequence[str] | None = None) -> Trajectory:
+    """A `trajectory_msgs/msg/JointTrajectory` for exactly `joint_names` (in any order), columns in that order; None:
+    for those that it names. Every point has positions; all of them or none have velocities, and accelerations. A stamp
+    of 0 means now.
 
     Raises MessageRefused: malformed, bad_stamp, missing_joint, unknown_joint, duplicate_joint, empty_trajectory,
     empty_position, effort_point, length_mismatch, non_finite, still_moving, bad_trajectory.
     """
     message = deserialise(raw, ros.trajectory_msgs__msg__JointTrajectory)
     stamp_ns = header_stamp_ns(message.header, zero_means_now=True)
+    joint_names = message.joint_names if joint_names is None else joint_names
     columns = _columns(message.joint_names, joint_names)
     if extra := sorted(set(message.joint_names) - set(joint_names)):
         raise MessageRefused(

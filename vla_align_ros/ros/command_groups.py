@@ -6,20 +6,20 @@ import threading
 from collections.abc import Callable, Sequence
 
 from rclpy.lifecycle import LifecyclePublisher
-from rclpy.qos import DurabilityPolicy, QoSCompatibility, QoSProfile, ReliabilityPolicy, qos_check_compatible
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.timer import Timer
 from rclpy.topic_endpoint_info import TopicEndpointInfo
 from std_msgs.msg import Float64MultiArray
 from trajectory_msgs.msg import JointTrajectory
 
 from vla_align_ros.action.groups import PositionStream, group_trajectory
-from vla_align_ros.action.trajectory import Trajectory
 from vla_align_ros.observation.codecs import JOINT_TRAJECTORY, encode_trajectory
 from vla_align_ros.robot.description import CommandGroup
 from vla_align_ros.ros.diagnostics import CommandStatus
 from vla_align_ros.ros.inputs import who
 from vla_align_ros.ros.lifecycle import SafeLifecycleNode
 from vla_align_ros.ros.steady import STEADY
+from vla_align_ros.types import Trajectory
 
 OUTPUT_TOPIC = "~/action_chunk"
 # The newest command only, and to nobody who comes later. DDS's own default for a publisher is transient local: an old
@@ -117,5 +117,5 @@ def _misfit(info: TopicEndpointInfo, kind: str) -> str:
     """Why this subscription does not hear messages of `kind`; empty when it does."""
     if info.topic_type != kind:
         return f"expects {info.topic_type}, the commands are {kind}: is the group's type right?"
-    compatibility, reason = qos_check_compatible(COMMAND_QOS, info.qos_profile)
-    return f"hears nothing, its QoS does not fit: {reason}" if compatibility == QoSCompatibility.ERROR else ""
+    latched = info.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL
+    return "hears nothing: it asks for latched messages (transient local), and commands are volatile" if latched else ""

@@ -5,6 +5,7 @@ see `experience.builder` and `experience.folder`.
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from vla_align_ros.experience.bag_topics import bag_topics
 from vla_align_ros.experience.own_commands import columns_of, is_foreign
 from vla_align_ros.observation.codecs import MessageRefused
 from vla_align_ros.params import PolicyParams
+from vla_align_ros.robot.description import CommandGroup
 from vla_align_ros.ros.command_groups import OUTPUT_TOPIC
 from vla_align_ros.ros.diagnostics import SourceStatus
 from vla_align_ros.ros.sensors import SensorNode
@@ -40,11 +42,11 @@ class WireSource:
         self._total_at_align = runtime.buffer.total_added
         self.problem = self.waiting = ""
         self.nothing = NOTHING_ADVICE
-        commands, others = _command_topics(node, params)
+        commands, others = _command_topics(node, params, runtime.policy.config.robot.command_groups)
         self.sentence = "own chunks" if self._live else f"the commands on {commands}"
         receive = self._push_foreign if self._live else self._push_command
         sensors.listen_to_commands(commands, receive, expected=not self._live)
-        for topic in others:
+        for topic in sorted(others):
             sensors.listen_to_commands(topic, self._push_foreign, expected=False)
 
     def stop(self) -> None:
@@ -192,11 +194,17 @@ def status_of(source: ExperienceSource) -> SourceStatus:
     return SourceStatus(source.sentence, source.problem, source.waiting, source.total, source.refused)
 
 
-def _command_topics(node: Node, params: PolicyParams) -> tuple[str, tuple[str, ...]]:
-    """The topic of the commands in force, and those of other commands."""
+def _command_topics(node: Node, params: PolicyParams, groups: Sequence[CommandGroup]) -> tuple[str, frozenset[str]]:
+    """The topic of the commands in force, and those of other commands: where the robot's groups are commanded, too."""
     live = params.experience_source == "live"
     commands = node.resolve_topic_name(OUTPUT_TOPIC if live else params.command_topic)
-    others = tuple(node.resolve_topic_name(topic) for topic in params.other_command_topics.split())
+    others = frozenset(map(node.resolve_topic_name, params.other_command_topics.split()))
     if commands in others:
         raise ValueError(f"other_command_topics: {commands} has the commands in force, leave it out")
-    return commands, others
+    own, streams = (
+        {node.resolve_topic_name(group.topic) for group in groups if group.type == kind}
+        for kind in ("joint_trajectory", "position_stream")
+    )
+    if unheard := sorted(streams & (others | {commands})):
+        raise ValueError(f"{unheard} take position streams: commands are heard as JointTrajectory, leave them out")
+    return commands, (others | own) - {commands}
