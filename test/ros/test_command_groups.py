@@ -191,6 +191,6 @@ def test_diagnostics_name_who_hears_each_group_and_which_nobody_hears(node, robo
     wrong = ros.node.create_subscription(Float64MultiArray, group.topic, lambda _: None, RELIABLE)
     node.wait_for_status("commands", lambda status: f"expects {kinds['position_stream']}" in status.message)
     ros.node.destroy_subscription(wrong)
-    latched = ros.node.create_subscription(JointTrajectory, group.topic, lambda _: None, LATCHED)
+    latched = shared_ros.node.create_subscription(JointTrajectory, group.topic, lambda _: None, LATCHED)
     node.wait_for_status("commands", lambda status: "asks for latched messages" in status.message)
-    ros.node.destroy_subscription(latched)
+    shared_ros.node.destroy_subscription(latched)
