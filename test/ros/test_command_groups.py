@@ -103,6 +103,12 @@ def _all_is_well_again(node, robot):
     assert node.process.running
 
 
+def publishers(node) -> list[str]:
+    """Topics of the groups on which the node has a publisher."""
+    topics = [group.topic for group in ROBOT.command_groups]
+    return [topic for topic in topics if node.ros.node.get_publishers_info_by_topic(topic)]
+
+
 def one_more_second(node) -> None:
     """Of the node: two reports of its health."""
     for _ in range(2):
@@ -143,6 +149,7 @@ def test_a_stop_holds_every_group_once_where_it_was_measured(node, robot):
     columns = [ROBOT.action_joints.index(joint) for group in GRIPPERS for joint in group.joints]
     for _ in range(3):
         node.chunks.wait_for_new()
+    assert len(publishers(node)) == len(ROBOT.command_groups)
     assert node.transition("deactivate")
     hold = node.chunks.wait(lambda chunk: len(chunk.points) == 1)
     np.testing.assert_allclose(np.array(hold.points[0].positions)[columns], BLOCKED, atol=1e-6)
@@ -156,6 +163,8 @@ def test_a_stop_holds_every_group_once_where_it_was_measured(node, robot):
     one_more_second(node)
     assert {group.topic: len(robot.of(group).messages) for group in ROBOT.command_groups} == sent
     robot.blocked = False
+    assert node.transition("cleanup")
+    node.ros.wait_until(lambda: not publishers(node), "no group has a publisher of the node")
 
 
 def test_the_own_parts_on_the_wire_are_nobody_elses_commands_and_others_there_are(node, robot, shared_ros):
