@@ -15,7 +15,7 @@ import yaml
 from builders import write_model
 
 from vla_align_ros.action.running import RunningTrajectory, begin
-from vla_align_ros.observation.codecs import TYPESTORE, encode_image
+from vla_align_ros.observation.codecs import encode_image, encode_joint_state
 from vla_align_ros.observation.normalise import NormStats, save_norm_stats
 from vla_align_ros.robot.description import CommandGroup, RobotDescription, load_description
 from vla_align_ros.types import Trajectory
@@ -70,11 +70,15 @@ class MadeUpRobot:
 
     def joint_states(self, stamp_ns: int) -> Iterator[tuple[str, str, bytes]]:
         """(topic, prefix, message): each topic has its joints without their prefix, in another order than the
-        model's, and one more joint."""
+        model's, one more joint, and efforts without velocities."""
         for source in self.robot.joint_states:
             own = [name for name in reversed(self.position) if name.startswith(source.prefix)]
             names = [EXTRA, *(name.removeprefix(source.prefix) for name in own)]
-            yield source.topic, source.prefix, _joint_state(names, [99.0, *map(self.position.get, own)], stamp_ns)
+            yield (
+                source.topic,
+                source.prefix,
+                encode_joint_state(names, [99.0, *map(self.position.get, own)], stamp_ns, effort=[0.5] * len(names)),
+            )
 
     def images(self, stamp_ns: int) -> Iterator[tuple[str, str, bytes]]:
         """(camera, topic, message)."""
@@ -96,13 +100,3 @@ class MadeUpRobot:
         for group in self.robot.command_groups:
             if group.topic in self._running:
                 self.take_positions(group, self._running[group.topic].position_at(now_ns))
-
-
-def _joint_state(names: list[str], position: list[float], stamp_ns: int) -> bytes:
-    """With efforts, and without velocities."""
-    kinds = TYPESTORE.types
-    stamp = kinds["builtin_interfaces/msg/Time"](*divmod(stamp_ns, 10**9))
-    header = kinds["std_msgs/msg/Header"](stamp, "")
-    numbers, nothing = np.array(position, np.float64), np.zeros(0)
-    message = kinds["sensor_msgs/msg/JointState"](header, names, numbers, nothing, np.ones(len(names)))
-    return bytes(TYPESTORE.serialize_cdr(message, "sensor_msgs/msg/JointState"))

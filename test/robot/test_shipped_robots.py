@@ -70,8 +70,8 @@ class Run:
         runtime, plant = self.runtime, self.plant
         for half in range(2 * ticks):
             plant.move(self.now_ns)
-            for _, _, raw in plant.joint_states(self.now_ns):
-                runtime.assembler.push_joints(raw, self.now_ns)
+            for _, prefix, raw in plant.joint_states(self.now_ns):
+                runtime.assembler.push_joints(raw, self.now_ns, prefix)
             for camera, _, raw in plant.images(self.now_ns):
                 runtime.assembler.push_image(camera, raw, IMAGE, self.now_ns)
             if (tick_ns := runtime.controller.tick(self.now_ns)) is not None:

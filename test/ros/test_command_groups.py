@@ -17,11 +17,11 @@ from vla_align_ros.observation.codecs import decode_trajectory, encode_trajector
 
 pytestmark = [pytest.mark.ros, pytest.mark.slow]
 
-NAME = "ur5e_two_finger"
+NAME = "aloha_bimanual"
 ROBOT = described(NAME)
 ARMS = [group for group in ROBOT.command_groups if group.type == "joint_trajectory"]
 GRIPPERS = [group for group in ROBOT.command_groups if group.type == "position_stream"]
-CLOSED, BLOCKED = 0.4, 0.3
+CLOSED, BLOCKED = 0.039, 0.03
 
 
 class Controllers:
