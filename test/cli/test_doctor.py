@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from typer.testing import CliRunner
 
@@ -146,6 +147,19 @@ def test_statistics_without_spread_that_are_not_used_warn_by_joint(tmp_path):
     check = doctor.check_model(with_stats(tmp_path, q01=[0.5, -1.0], q99=[0.5, 1.0]))
     assert check.status == "warn"
     assert "state: q01 and q99 are equal (or nearly) for field 'shoulder'" in check.found
+
+
+def test_where_the_commands_go_is_said_group_by_group(tmp_path):
+    tiny = REPOSITORY / "models" / "tiny"
+    assert doctor.check_commands(str(tmp_path / "none")) == [], "that is said of the model"
+    assert "~/action_chunk alone" in doctor.check_commands(str(tiny))[0].found
+    model = yaml.safe_load((tiny / "model.yaml").read_text())
+    hand = {"topic": "hand/commands", "type": "position_stream", "joints": ["elbow"]}
+    arm = {"topic": "arm/joint_trajectory", "type": "joint_trajectory", "joints": ["shoulder"]}
+    model["robot"]["command_groups"] = [hand, arm]
+    (tmp_path / "model.yaml").write_text(yaml.safe_dump(model))
+    found = [check.found.partition(";")[0] for check in doctor.check_commands(str(tmp_path))]
+    assert found == ["hand/commands, position_stream of elbow", "arm/joint_trajectory, joint_trajectory of shoulder"]
 
 
 def test_opencv_from_elsewhere_than_pip_counts(monkeypatch):

@@ -48,7 +48,7 @@ def doctor(
     """
     checks = [check_python(), *check_packages(), check_device(), check_rclpy(), check_profile()]
     if model is not None:
-        checks.append(check_model(model))
+        checks += [check_model(model), *check_commands(model)]
     if store is not None:
         checks.append(check_store(store))
     if as_json:
@@ -171,6 +171,22 @@ def check_model(model: str) -> Check:
         if r2 < MOTION_R2_AIM:
             todo = f"alignment learns little from features that hardly see the robot move: aim for {MOTION_R2_AIM}"
     return Check("model", "warn" if todo else "ok", "; ".join([found, *policy.remarks]), todo)
+
+
+def check_commands(model: str) -> list[Check]:
+    """Where the commands of the model's robot would go. Who hears them, the running node says."""
+    from vla_align_ros.policy.config import ModelConfigError, load_model_config
+    from vla_align_ros.zoo import find_model
+
+    try:
+        groups = load_model_config(find_model(model)).robot.command_groups
+    except ModelConfigError:
+        return []  # `check_model` says so
+    asked = "who hears it: /diagnostics, status `commands`"
+    return [
+        Check("commands", "ok", f"{group.topic}, {group.type} of {', '.join(group.wire_names)}; {asked}")
+        for group in groups
+    ] or [Check("commands", "ok", f"~/action_chunk alone, for the robot has no command_groups; {asked}")]
 
 
 def check_store(store: Path) -> Check:
