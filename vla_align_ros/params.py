@@ -166,8 +166,9 @@ class PolicyParams(Params):
     )
     other_command_topics: str = parameter(
         "",
-        "JointTrajectory topics by which somebody else may move this arm, separated by spaces: the time that their "
-        "commands cover makes no experience. Source bag: every other one in a bag is, without being named.",
+        "JointTrajectory topics by which somebody else may move this robot, separated by spaces: the time that their "
+        "commands cover makes no experience. Without being named: those of the robot's command groups, and with source "
+        "bag every other one in a bag.",
     )
     publish_chunks: str = parameter(
         "auto",

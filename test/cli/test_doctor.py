@@ -158,8 +158,11 @@ def test_where_the_commands_go_is_said_group_by_group(tmp_path):
     arm = {"topic": "arm/joint_trajectory", "type": "joint_trajectory", "joints": ["shoulder"]}
     model["robot"]["command_groups"] = [hand, arm]
     (tmp_path / "model.yaml").write_text(yaml.safe_dump(model))
-    found = [check.found.partition(";")[0] for check in doctor.check_commands(str(tmp_path))]
-    assert found == ["hand/commands, position_stream of elbow", "arm/joint_trajectory, joint_trajectory of shoulder"]
+    found = {check.name: check.found.partition(";")[0] for check in doctor.check_commands(str(tmp_path))}
+    assert found == {
+        "commands hand/commands": "position_stream of elbow",
+        "commands arm/joint_trajectory": "joint_trajectory of shoulder",
+    }
 
 
 def test_opencv_from_elsewhere_than_pip_counts(monkeypatch):

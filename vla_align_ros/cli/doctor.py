@@ -184,7 +184,7 @@ def check_commands(model: str) -> list[Check]:
         return []  # `check_model` says so
     asked = "who hears it: /diagnostics, status `commands`"
     return [
-        Check("commands", "ok", f"{group.topic}, {group.type} of {', '.join(group.wire_names)}; {asked}")
+        Check(f"commands {group.topic}", "ok", f"{group.type} of {', '.join(group.wire_names)}; {asked}")
         for group in groups
     ] or [Check("commands", "ok", f"~/action_chunk alone, for the robot has no command_groups; {asked}")]
 
