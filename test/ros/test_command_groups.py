@@ -7,7 +7,7 @@ import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 from live import LATCHED, RELIABLE, Listener, Ros
 from made_up import SPREAD, MadeUpRobot, described, write_robot_model
-from policy_live import PolicyProcess, stamp_ns
+from policy_live import ParameterClient, PolicyProcess, stamp_ns
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Float64MultiArray
 from trajectory_msgs.msg import JointTrajectory
@@ -165,6 +165,11 @@ def test_a_stop_holds_every_group_once_where_it_was_measured(node, robot):
     robot.blocked = False
     assert node.transition("cleanup")
     node.ros.wait_until(lambda: not publishers(node), "no group has a publisher of the node")
+    parameters = ParameterClient(node.ros, "vla_policy")
+    assert not parameters.set(other_command_topics=GRIPPERS[0].topic)
+    assert not node.transition("configure")
+    node.logged(f"['/{GRIPPERS[0].topic}'] take position streams")
+    assert not parameters.set(other_command_topics="")
 
 
 def test_the_own_parts_on_the_wire_are_nobody_elses_commands_and_others_there_are(node, robot, shared_ros):
