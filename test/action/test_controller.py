@@ -18,6 +18,7 @@ from vla_align_ros.observation.assemble import (
     ObservationRefused,
 )
 from vla_align_ros.observation.codecs import IMAGE, encode_image, encode_joint_state
+from vla_align_ros.robot.description import Joint
 from vla_align_ros.types import ActionChunk, Observation
 
 PERIOD_NS, HORIZON, EXECUTE = 100_000_000, 8, 4
@@ -255,6 +256,20 @@ def test_hold_is_one_point_at_the_newest_position_and_forgets_the_chunks() -> No
     assert hold.stamp_ns == T + PERIOD_NS // 2
     assert controller.queue.command_at(T + PERIOD_NS) is None
     assert controller.tick(T) == T, "the tick may be used again"
+
+
+def test_hold_lets_a_gripper_keep_what_it_holds() -> None:
+    policy = FakePolicy("position", value=0.3)
+    arm, gripper = Joint((-3.0, 3.0), 2.5), Joint((-3.0, 3.0), 2.5, may_be_blocked=True)
+    policy.config.robot = a_robot("position", joint=[arm, gripper])
+    controller = make_controller(policy, T)
+    send(controller, T)
+    move(controller._assembler, T + 2 * PERIOD_NS, (0.1, 0.2))
+    hold = controller.hold(T + 2 * PERIOD_NS)
+    np.testing.assert_allclose(hold.positions, [[0.1, 0.3]], atol=1e-7)
+    move(controller._assembler, T + 3 * PERIOD_NS, (0.1, 0.2))
+    again = controller.hold(T + 3 * PERIOD_NS)
+    np.testing.assert_allclose(again.positions, [[0.1, 0.2]], atol=1e-7, err_msg="nothing was sent since")
 
 
 def test_hold_needs_to_know_where_the_arm_is() -> None:

@@ -95,6 +95,14 @@ def test_acceleration_is_judged_where_a_joint_has_a_limit(kind: ActionKind) -> N
         check_chunk(chunk_of(hard), limits, HOME)
 
 
+def test_a_grippers_goal_may_step_and_lie_far_ahead_but_not_outside_its_range() -> None:
+    joints = (Joint((-1.0, 1.0), 2.0), Joint((0.0, 0.8), 1.0, acceleration_max=1.0, may_be_blocked=True))
+    limits = replace(LIMITS, robot=a_robot("position", joint=joints))
+    check_chunk(chunk_of([[0, 0.8], [0, 0.0], [0, 0.8]]), limits, HOME)
+    with pytest.raises(ChunkRefused, match="position_limit"):
+        check_chunk(chunk_of([[0, 0.9]]), limits, HOME)
+
+
 def test_a_prismatic_joint_is_spoken_of_in_metres() -> None:
     finger = a_robot("position", names=("finger",), joint=Joint((0.0, 0.04), 0.1, unit="m"))
     with pytest.raises(ChunkRefused, match=r"finger at 0.05 m in point 1, allowed is 0 to 0.04"):

@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from vla_align_ros.action.chunk_queue import ChunkQueue
 from vla_align_ros.action.exploration import Exploration, exploring_actions
 from vla_align_ros.action.limits import ChunkLimits, ChunkReason, ChunkRefused, check_chunk
+from vla_align_ros.action.running import RunningTrajectory, begin
 from vla_align_ros.action.trajectory import hold_trajectory, to_trajectory
 from vla_align_ros.observation.assemble import ObservationAssembler, ObservationReason, ObservationRefused
 from vla_align_ros.policy import Policy
-from vla_align_ros.types import ActionChunk, Observation, Trajectory
+from vla_align_ros.types import ActionChunk, Float64Array, Observation, Trajectory
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class Controller:
         self.late = 0
         self._flowing = False
         self._last_tick: int | None = None
+        self._running: RunningTrajectory | None = None  # what was sent last
         self._generator = torch.Generator().manual_seed(seed)
         horizon = policy.model.architecture.action_horizon
         speed = exploration_speed_fraction * robot.velocity_max
@@ -105,13 +107,18 @@ class Controller:
             self.late += 1
         self._flowing = True
         self.queue.put(published.chunk)
+        chunk, trajectory = published.chunk, published.trajectory
+        self._running = begin(trajectory, chunk.stamp_ns, self.period_ns, (chunk.stamp_ns, chunk.start))
 
     def hold(self, now_ns: int) -> Trajectory:
-        """Stop where the arm is, and forget what was queued. Raises ObservationRefused (no_joints, stale_joints) when
-        nobody knows where that is: the chunk that runs comes to rest by itself."""
+        """Stop where the arm is, and forget what was queued; a joint that an object may block keeps its last goal, so
+        that a gripper does not let go. Raises ObservationRefused (no_joints, stale_joints) when nobody knows where the
+        arm is: the chunk that runs comes to rest by itself."""
         self._forget()
-        self._last_tick = None
-        position = self._robot.measured(self._assembler.measured(now_ns))
+        self._last_tick, running, self._running = None, self._running, None
+        position: Float64Array = self._robot.measured(self._assembler.measured(now_ns))
+        if running is not None:
+            position = np.where(self._robot.must_follow, position, running.position_at(now_ns))
         return hold_trajectory(position, now_ns, self.period_ns, self._robot.action_joints)
 
     def _forget(self) -> None:

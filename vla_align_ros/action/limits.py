@@ -2,7 +2,8 @@
 
 Each limit is a small function of one shape, `(motion, limits) -> text or None`, where the text says what is wrong.
 They judge the trajectory that would be sent, stop ramp included, so that also the braking distance stays inside the
-position limits.
+position limits. The goal of a joint that an object may block (a gripper) is judged by its position alone: held, it lies
+far ahead of the joint, and policies open and close at one step.
 """
 
 from __future__ import annotations
@@ -120,7 +121,7 @@ def _non_finite_fault(chunk: ActionChunk, measured: NDArray[np.floating]) -> str
 def _jump_fault(motion: _Motion, limits: ChunkLimits) -> str | None:
     """|begin - measured| <= velocity_max * jump_max_s."""
     robot = limits.robot
-    jump_s = np.abs(motion.begin - motion.measured) / robot.velocity_max
+    jump_s = np.where(robot.judged_by_way, np.abs(motion.begin - motion.measured) / robot.velocity_max, 0.0)
     joint = int(jump_s.argmax())
     if jump_s[joint] <= limits.jump_max_s:
         return None
@@ -132,7 +133,8 @@ def _jump_fault(motion: _Motion, limits: ChunkLimits) -> str | None:
 def _velocity_fault(motion: _Motion, limits: ChunkLimits) -> str | None:
     """|v_i| <= velocity_max for every point. Where the first target of a position lies is the jump's matter: an arm
     that lags behind its targets is always measured short of them."""
-    robot, speeds = limits.robot, np.abs(motion.velocities)
+    robot = limits.robot
+    speeds = np.where(robot.judged_by_way, np.abs(motion.velocities), 0.0)
     speeds[0, robot.kinds != "velocity"] = 0.0
     allowed = robot.velocity_max * (1 + FLOAT32_SLACK)
     point, joint = _worst(speeds - allowed)
@@ -146,6 +148,7 @@ def _acceleration_fault(motion: _Motion, limits: ChunkLimits) -> str | None:
     """|v_i - v_{i-1}| / p <= acceleration_max between the chunk's own actions, where a joint has one."""
     robot = limits.robot
     allowed = np.array([joint.acceleration_max or np.inf for joint in robot.action_limits])
+    allowed[~robot.judged_by_way] = np.inf
     first = np.where(robot.kinds == "velocity", 0, 1)  # the first step of a position is the jump's matter
     changes = np.abs(np.diff(motion.velocities[: motion.actions], axis=0)) / motion.period_s
     changes[np.arange(len(changes))[:, None] < first] = 0.0

@@ -262,6 +262,11 @@ class RobotDescription:
         return np.array([not joint.may_be_blocked for joint in self.action_limits])
 
     @cached_property
+    def judged_by_way(self) -> NDArray[np.bool_]:
+        """(A,) False of a gripper's goal: where something is in its way it lies far ahead of the joint, and steps."""
+        return np.logical_or(self.must_follow, self.kinds == "velocity")
+
+    @cached_property
     def kinds(self) -> NDArray[np.str_]:
         """(A,) the kind of each action field."""
         return np.array([item.kind for item in self.action])
