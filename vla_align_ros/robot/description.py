@@ -264,7 +264,8 @@ class RobotDescription:
     @cached_property
     def judged_by_way(self) -> NDArray[np.bool_]:
         """(A,) False of a gripper's goal: where something is in its way it lies far ahead of the joint, and steps."""
-        return np.logical_or(self.must_follow, self.kinds == "velocity")
+        goals: NDArray[np.bool_] = self.kinds != "velocity"
+        return self.must_follow | ~goals
 
     @cached_property
     def kinds(self) -> NDArray[np.str_]:
