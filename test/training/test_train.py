@@ -48,7 +48,9 @@ class Killed(Exception):
 class Held(Reach2Source):
     """Arms that never move freely."""
 
-    def experiences(self, robot: int, policy: Policy, seed: int, count: int) -> list[Experience]:
+    def experiences(
+        self, robot: int, policy: Policy, seed: int, count: int, exploration_fraction: float = 0.5
+    ) -> list[Experience]:
         return []
 
 

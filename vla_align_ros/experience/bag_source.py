@@ -69,7 +69,9 @@ class BagSource:
         actions = np.stack([item.commands for item in experiences])
         return RawSamples(experiences, actions, robot, np.empty((len(robot), 0, 2), np.float32))
 
-    def experiences(self, robot: int, policy: Policy, seed: int, count: int) -> list[Experience]:
+    def experiences(
+        self, robot: int, policy: Policy, seed: int, count: int, exploration_fraction: float = 0.5
+    ) -> list[Experience]:
         """See `Source`. One begins every `robot.execute` ticks, as live."""
         described = policy.config.robot
         mine, stride = self.stretches[self.robots[robot]], described.execute

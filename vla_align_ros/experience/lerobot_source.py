@@ -68,7 +68,9 @@ class LeRobotSource:
         actions = np.stack([item.commands for item in experiences])
         return RawSamples(experiences, actions, robot, np.empty((len(robot), 0, 2), np.float32))
 
-    def experiences(self, robot: int, policy: Policy, seed: int, count: int) -> list[Experience]:
+    def experiences(
+        self, robot: int, policy: Policy, seed: int, count: int, exploration_fraction: float = 0.5
+    ) -> list[Experience]:
         """See `Source`. One begins every `robot.execute` frames, as live; those in which a joint was held are left out,
         so that there may be fewer."""
         described, horizon = policy.config.robot, policy.model.architecture.action_horizon

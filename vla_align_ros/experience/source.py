@@ -82,9 +82,11 @@ class Source(Protocol):
         images, letterboxed; None leaves them out."""
         ...
 
-    def experiences(self, robot: int, policy: Policy, seed: int, count: int) -> list[Experience]:
+    def experiences(
+        self, robot: int, policy: Policy, seed: int, count: int, exploration_fraction: float = 0.5
+    ) -> list[Experience]:
         """At most `count` experiences of one robot, in order of time, as its buffer would hold them. A bench lets the
-        policy work; a recording gives a stretch of what it has, which the seed picks."""
+        policy work, a share of the time at random; a recording gives a stretch of what it has, which the seed picks."""
         ...
 
 

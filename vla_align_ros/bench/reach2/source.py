@@ -61,11 +61,13 @@ class Reach2Source:
         ]
         return RawSamples(experiences, actions.astype(np.float32), robot, prefix_keypoints(mine, pose, scene))
 
-    def experiences(self, robot: int, policy: Policy, seed: int, count: int) -> list[Experience]:
-        """See `Source`. The policy works with its initial token, half of the time random motion."""
+    def experiences(
+        self, robot: int, policy: Policy, seed: int, count: int, exploration_fraction: float = 0.5
+    ) -> list[Experience]:
+        """See `Source`. The policy works with its initial token."""
         start = policy.initial_token()
         assert start is not None
-        return fill_buffer(policy, self.arms[np.array([robot])], start, seed, count=count)
+        return fill_buffer(policy, self.arms[np.array([robot])], start, seed, exploration_fraction, count)
 
 
 def open_sources(seed: int, robots: int = 192, validation_robots: int = 32) -> Sources:
