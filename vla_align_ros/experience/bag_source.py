@@ -119,7 +119,7 @@ def _divided(bags: Mapping[str, Sequence[Path]], read: Read, horizon: int) -> tu
                 count += 1
             if not count:
                 lines = "\n".join(reading.summary.lines())
-                raise BagError(f"no experience for this model; is it another robot's bag?\n{lines}")
+                raise BagError(f"no experience for this model:\n{lines}")
             found[name] += _stretches(tuple(recording), count, horizon)
     return found, prompts
 
