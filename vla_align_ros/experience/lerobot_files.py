@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from vla_align_ros.types import UInt8Array
 
-_AHEAD_FRAMES: Final = 8  # decoded on the way to a frame that is wanted, rather than seek
+_AHEAD_FRAMES: Final = 4  # decoded on the way to a frame that is wanted, rather than seek
 
 
 class DatasetError(ValueError):
