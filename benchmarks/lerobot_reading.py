@@ -6,8 +6,9 @@ The dataset is made here: one robot, two cameras of 320 x 240 at 30 frames a sec
 frame, as lerobot writes. A sample of the plain read is a frame of each camera as RGB with its row of numbers; of ours
 an experience: observation, H commands in ROS's units, next observation, letterboxed to 224. In order, each frame is
 decoded once; shuffled, a training shard is drawn from anywhere, two frames a sample, whose pictures stay in memory
-(`shard_mib`, less where samples share a frame, as they do more often in a short dataset). Each measurement has a process of
-its own, so that its peak memory is its own, and the same shard is drawn from the short and from the long dataset.
+(`shard_mib`, less where samples share a frame, as they do more often in a short dataset). Each measurement has a
+process of its own, so that its peak memory is its own; as large a shard is drawn from the long dataset as from the
+short one.
 """
 
 from __future__ import annotations
