@@ -120,6 +120,13 @@ def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
+def change_rows(folder: Path, name: str, change: Callable[[list[Any]], list[Any]]) -> None:
+    path = next(folder.rglob("data/**/*.parquet"))
+    table = pq.read_table(path)
+    changed = pa.array(change(table[name].to_pylist()))
+    pq.write_table(table.set_column(table.column_names.index(name), name, changed), path)
+
+
 FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no dataset": (lambda f: (f / "meta" / "info.json").unlink(), "no meta/info.json"),
     "an older format": (lambda f: change_info(f, lambda i: i.update(codebase_version="v2.1")), "v3 is read"),
@@ -136,6 +143,14 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a missing video": (lambda f: next(f.rglob("videos/*wrist/**/*.mp4")).unlink(), "the video is missing"),
     "a torn video": (lambda f: truncate(next(f.rglob("videos/*wrist/**/*.mp4"))), "cannot be decoded|is not there"),
     "torn data": (lambda f: truncate(next(f.rglob("data/**/*.parquet"))), "is it whole"),
+    "rows of another length": (
+        lambda f: change_rows(f, "action", lambda rows: [row[:5] for row in rows]),
+        "says 6 in each",
+    ),
+    "rows of other episodes": (
+        lambda f: change_rows(f, "episode_index", lambda rows: rows[::-1]),
+        "where meta/episodes says that 14 are",
+    ),
     "torn episodes": (lambda f: truncate(next(f.rglob("meta/episodes/**/*.parquet"))), "is it whole"),
     "no tasks": (lambda f: (f / "meta" / "tasks.parquet").unlink(), "no task text"),
 }
