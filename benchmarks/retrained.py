@@ -37,6 +37,7 @@ from vla_align_ros.alignment.split import split
 from vla_align_ros.alignment.step import first_step
 from vla_align_ros.bench.reach2.bench import action_error, fill_buffer
 from vla_align_ros.bench.reach2.embodiment import Embodiments
+from vla_align_ros.bench.reach2.source import open_sources
 from vla_align_ros.policy import load_policy
 from vla_align_ros.policy.load import Device, find_device
 from vla_align_ros.training.export import write_model
@@ -103,7 +104,7 @@ def train_variant(name: str, run: Path, samples: int, device: torch.device) -> t
             (out / eye).symlink_to((run / eye).resolve())
     path = out / recipe.model
     path.write_text(yaml.safe_dump(description, sort_keys=False))
-    trainee = train(path, recipe, out, lambda line: _say(name, line), device)
+    trainee = train(path, recipe, open_sources(recipe.seed), out, lambda line: _say(name, line), device)
     if recipe.token_drop == 1.0:
         torch.nn.init.zeros_(trainee.bank.offsets)
     write_model(trainee, path, out, out / "export")
@@ -155,7 +156,7 @@ def summary(found: list[dict[str, dict[str, float]]]) -> dict[str, Any]:
 def make_eyes(recipe: Recipe, run: Path, device: torch.device) -> None:
     """Both eyes, which all rows share."""
     run.mkdir(parents=True, exist_ok=True)
-    prepare(recipe, RECIPE, run, lambda line: _say("eyes", line), device)
+    prepare(recipe, RECIPE, open_sources(recipe.seed), run, lambda line: _say("eyes", line), device)
 
 
 def main(

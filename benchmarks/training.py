@@ -31,6 +31,7 @@ from rich.console import Console
 from rich.table import Table
 from timing import Timing, percentile, summary_ms
 
+from vla_align_ros.bench.reach2.source import open_sources
 from vla_align_ros.training.recipe import Recipe, RecipeError, VisionRecipe, load_recipe
 from vla_align_ros.training.train import prepare, train_policy
 
@@ -54,7 +55,9 @@ def run(recipe_path: Path, recipe: Recipe) -> dict[str, Any]:
         clock.append((time.perf_counter(), time.process_time()))
 
     with tempfile.TemporaryDirectory() as out:
-        trainee = prepare(recipe, recipe_path, Path(out), lambda line: None, torch.device("cpu"))
+        trainee = prepare(
+            recipe, recipe_path, open_sources(recipe.seed), Path(out), lambda line: None, torch.device("cpu")
+        )
         forget_peak()
         before_mib = machine.memory_mib("VmRSS")
         train_policy(trainee, recipe, Path(out), log, save_every_s=float("inf"))

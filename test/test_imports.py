@@ -83,3 +83,9 @@ def test_folders_import_each_other_one_way():
         inside = {name.split(".")[1] for name in modules_imported_by(path) if name.startswith("vla_align_ros.")}
         needs.setdefault(folder, set()).update(inside - {folder})
     TopologicalSorter(needs).prepare()  # CycleError names the circle
+
+
+def test_training_and_alignment_know_no_bench():
+    for folder in ("training", "alignment", "experience", "policy"):
+        for path in (PACKAGE / folder).rglob("*.py"):
+            assert not [name for name in modules_imported_by(path) if name.startswith("vla_align_ros.bench")], path

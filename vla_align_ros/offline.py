@@ -16,12 +16,13 @@ from vla_align_ros.experience.buffer import ExperienceBuffer
 from vla_align_ros.experience.recording import grouped
 from vla_align_ros.params import AlignParams, PolicyParams
 from vla_align_ros.policy import Policy
+from vla_align_ros.policy.prepare import Reader
 from vla_align_ros.runtime import make_assembler, make_builder
 from vla_align_ros.types import Experience
 
 
 def read_bag(
-    policy: Policy, paths: Path | Sequence[Path], topics: BagTopics, params: PolicyParams, prompt: str = ""
+    policy: Reader, paths: Path | Sequence[Path], topics: BagTopics, params: PolicyParams, prompt: str = ""
 ) -> BagReading:
     """All experiences of one recording, as the node would have built them live. Raises as BagReading."""
     assembler = make_assembler(policy, params)

@@ -27,6 +27,7 @@ from vla_align_ros.experience.ledger import Ledger
 from vla_align_ros.observation.assemble import AssemblerLimits, ObservationAssembler
 from vla_align_ros.params import AlignParams, PolicyParams
 from vla_align_ros.policy import Policy
+from vla_align_ros.policy.prepare import Reader
 from vla_align_ros.zoo import store_folder
 
 LOOKBACK_SLACK_S = 1.0  # how late experience may be built beyond its lag
@@ -87,9 +88,9 @@ class Runtime:
         self.use(save_initial(self.policy, self.store))
 
 
-def make_assembler(policy: Policy, params: PolicyParams) -> ObservationAssembler:
+def make_assembler(policy: Reader, params: PolicyParams) -> ObservationAssembler:
     """The assembler that live messages and bags go through."""
-    config, architecture = policy.config, policy.model.architecture
+    config, architecture = policy.config, policy.config.architecture
     span_s = architecture.action_horizon / config.robot.control_rate_hz
     stale_s = max(params.image_stale_s, params.joint_stale_s)
     limits = AssemblerLimits(
@@ -104,9 +105,9 @@ def make_assembler(policy: Policy, params: PolicyParams) -> ObservationAssembler
     )
 
 
-def make_builder(policy: Policy, params: PolicyParams, assembler: ObservationAssembler) -> ExperienceBuilder:
+def make_builder(policy: Reader, params: PolicyParams, assembler: ObservationAssembler) -> ExperienceBuilder:
     """The builder that joins what `assembler` saw with the chunks that were sent."""
-    horizon = policy.model.architecture.action_horizon
+    horizon = policy.config.architecture.action_horizon
     return ExperienceBuilder(
         assembler, policy.config.robot, horizon, params.experience_lag_s, params.experience_stride_ticks
     )

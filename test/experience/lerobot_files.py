@@ -53,7 +53,7 @@ def write_dataset(folder: Path, lengths: Sequence[int] = (14, 20), fps: int = FP
         "task_index": episode % 2,
         "unit": [f"arm{number}" for number in episode],
     }
-    pq.write_table(pa.table(data), folder / "data" / "chunk-000" / "file-000.parquet")
+    pq.write_table(pa.table(data), folder / "data" / "chunk-000" / "file-000.parquet", row_group_size=9)
     ends = np.cumsum(lengths)
     rows = {
         "episode_index": list(range(len(lengths))),

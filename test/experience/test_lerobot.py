@@ -14,7 +14,8 @@ import yaml
 from lerobot_files import CAMERAS, NAMES, brightness, write_dataset
 from pydantic import TypeAdapter
 
-from vla_align_ros.experience.lerobot import DatasetError, LeRobotDataset
+from vla_align_ros.experience.lerobot import LeRobotDataset
+from vla_align_ros.experience.lerobot_files import DatasetError
 from vla_align_ros.robot.description import RobotDescription
 
 ROBOTS = Path(__file__).parents[2] / "config" / "robots"
@@ -68,10 +69,23 @@ def test_absolute_targets_become_changes_from_the_observations_state(shared: Pat
     assert np.array_equal(item.commands[:, 0], absolute.commands[:, 0])
 
 
+@pytest.mark.parametrize("firsts", [[0], [3, 4, 31], [0, 25, 26, 55], [*range(0, 56, 9)]])
+def test_frames_that_are_sought_are_those_that_reading_on_gives(tmp_path: Path, firsts: list[int]) -> None:
+    dataset = opened(write_dataset(tmp_path / "long", (14, 60)))
+    episode = dataset.episodes[1]
+    all_of_it = list(dataset.experiences_at(episode, range(episode.length - HORIZON), HORIZON))
+    for first, item in zip(firsts, dataset.experiences_at(episode, firsts, HORIZON), strict=True):
+        other = all_of_it[first]
+        assert item.observation.stamp_ns == other.observation.stamp_ns
+        assert np.array_equal(item.commands, other.commands)
+        for seen, frame in ((item.observation, first), (item.next_observation, first + HORIZON)):
+            assert abs(int(seen.images["front"].mean()) - brightness(14 + frame)) <= 2
+
+
 def test_a_column_says_which_robot_an_episode_is_of(shared: Path) -> None:
-    assert opened(shared).robots == ("so101_pick",)
+    assert list(opened(shared).by_robot) == ["so101_pick"]
     by_column = opened(shared, robot_column="unit")
-    assert by_column.robots == ("so101_pick/arm0", "so101_pick/arm1")
+    assert list(by_column.by_robot) == ["so101_pick/arm0", "so101_pick/arm1"]
     assert {item.episode for item in by_column.experiences(HORIZON, STRIDE, "so101_pick/arm1")} == {1}
 
 
@@ -106,6 +120,13 @@ def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
+def change_rows(folder: Path, name: str, change: Callable[[list[Any]], list[Any]]) -> None:
+    path = next(folder.rglob("data/**/*.parquet"))
+    table = pq.read_table(path)
+    changed = pa.array(change(table[name].to_pylist()))
+    pq.write_table(table.set_column(table.column_names.index(name), name, changed), path)
+
+
 FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no dataset": (lambda f: (f / "meta" / "info.json").unlink(), "no meta/info.json"),
     "an older format": (lambda f: change_info(f, lambda i: i.update(codebase_version="v2.1")), "v3 is read"),
@@ -122,6 +143,14 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a missing video": (lambda f: next(f.rglob("videos/*wrist/**/*.mp4")).unlink(), "the video is missing"),
     "a torn video": (lambda f: truncate(next(f.rglob("videos/*wrist/**/*.mp4"))), "cannot be decoded|is not there"),
     "torn data": (lambda f: truncate(next(f.rglob("data/**/*.parquet"))), "is it whole"),
+    "rows of another length": (
+        lambda f: change_rows(f, "action", lambda rows: [row[:5] for row in rows]),
+        "says 6 in each",
+    ),
+    "rows of other episodes": (
+        lambda f: change_rows(f, "episode_index", lambda rows: rows[::-1]),
+        "where meta/episodes says that 14 are",
+    ),
     "torn episodes": (lambda f: truncate(next(f.rglob("meta/episodes/**/*.parquet"))), "is it whole"),
     "no tasks": (lambda f: (f / "meta" / "tasks.parquet").unlink(), "no task text"),
 }

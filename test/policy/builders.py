@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vla_align_ros.alignment.losses import ExperienceLosses
+from vla_align_ros.bench.reach2.task import ALL_PROMPTS
 from vla_align_ros.observation.normalise import NormStats, save_norm_stats
 from vla_align_ros.policy import Policy
 from vla_align_ros.policy.config import Architecture
@@ -180,7 +181,7 @@ def write_model(folder: Path, seed: int = 0, **changes: Any) -> Path:
         (folder / STATS_FILE).write_text(json.dumps(dataclasses.asdict(stats_of())))
     part = NormStats(*(np.array(numbers, np.float32) for numbers in ([0, 0], [1, 1], [-2, -2], [2, 2])))
     save_norm_stats(folder / "norm_stats.json", {"state": part, "actions": part})
-    write_tokenizer(folder / "tokenizer.json", a.vocab_size)
+    write_tokenizer(folder / "tokenizer.json", ALL_PROMPTS, a.vocab_size)
     return folder
 
 

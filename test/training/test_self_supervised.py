@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from vla_align_ros.bench.reach2.labels import training_pairs
 from vla_align_ros.policy.config import FeatureConfig, load_model_description
 from vla_align_ros.policy.features import FeatureExtractor
+from vla_align_ros.policy.inputs import to_model_image
 from vla_align_ros.training import self_supervised
 from vla_align_ros.training.recipe import VisionRecipe
-from vla_align_ros.training.vision import to_model_image
 
 MODEL = Path(__file__).parents[2] / "config" / "train" / "tiny.model.yaml"
 QUICK = VisionRecipe(steps=40, batch_size=64, frames=256, self_supervised=True)
@@ -29,19 +30,9 @@ def config() -> FeatureConfig:
 def learned(config: FeatureConfig, recipe: VisionRecipe) -> tuple[FeatureExtractor, list[dict[str, object]]]:
     torch.manual_seed(0)
     features, lines = FeatureExtractor(config), list[dict[str, object]]()
-    self_supervised.pretrain(features, recipe, 3, lines.append)
+    pairs = training_pairs(recipe.frames // 4, config.dino.image_size, 3)
+    self_supervised.pretrain(features, pairs, recipe, 3, lines.append)
     return features, lines
-
-
-def test_a_pair_shows_one_arm_before_and_after_it_moved() -> None:
-    pairs = self_supervised.draw_pairs(20, 64, 1)
-    assert pairs.before.shape == pairs.after.shape == (20, 2, 64, 64, 3)
-    assert pairs.motion_rad.shape == (20, 2)
-    far = pairs.motion_rad.abs().sum(1) > 0.3
-    changed = (pairs.before != pairs.after).flatten(1).any(1)
-    assert far.any()
-    assert changed[far].all()
-    assert 0.3 < float(pairs.motion_rad.abs().max()) < 2.5
 
 
 @pytest.mark.slow
@@ -65,7 +56,7 @@ def test_without_the_motion_patches_get_codes_of_their_own(config: FeatureConfig
     features, lines = learned(config, dataclasses.replace(QUICK, steps=201, frames=1000, motion_weight=0.0))
     losses = [float(str(line["distillation_loss"])) for line in lines]
     assert losses[-1] < losses[0] - 0.5
-    images = to_model_image(self_supervised.draw_pairs(16, 64, 9).before).flatten(0, 1)
+    images = to_model_image(torch.from_numpy(training_pairs(16, 64, 9).before)).flatten(0, 1)
     with torch.no_grad():
         seen = features.patches(images).flatten(0, 1)
     assert float(seen.std(0).mean()) > 0.1, "all patches alike: collapsed"

@@ -1,7 +1,6 @@
 """A training run: resumable to the bit, and its product loads, acts and aligns."""
 
 import dataclasses
-import importlib
 import json
 from pathlib import Path
 
@@ -14,17 +13,21 @@ from torch import Tensor
 from vla_align_ros.alignment.pick import Pick, pick
 from vla_align_ros.bench.reach2.bench import final_distances
 from vla_align_ros.bench.reach2.embodiment import unshifted
-from vla_align_ros.policy import load_policy
+from vla_align_ros.bench.reach2.source import Reach2Source, open_sources
+from vla_align_ros.experience.source import Sources
+from vla_align_ros.policy import Policy, load_policy
 from vla_align_ros.training import learned_step
 from vla_align_ros.training.export import export
 from vla_align_ros.training.learned_step import TrainingError
 from vla_align_ros.training.recipe import Recipe, RecipeError, VisionRecipe, load_recipe
 from vla_align_ros.training.train import train
+from vla_align_ros.types import Experience
 
 pytestmark = pytest.mark.slow
 
 RECIPE = Path(__file__).parents[2] / "config" / "train" / "tiny.yaml"
 CPU = torch.device("cpu")
+SOURCES = open_sources(0, robots=4, validation_robots=1)
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +38,6 @@ def small() -> Recipe:
         samples=6 * 8,
         batch_size=8,
         shard_samples=16,
-        bank_size=4,
-        validation_arms=1,
     )
 
 
@@ -44,23 +45,32 @@ class Killed(Exception):
     pass
 
 
+class Held(Reach2Source):
+    """Arms that never move freely."""
+
+    def experiences(
+        self, robot: int, policy: Policy, seed: int, count: int, exploration_fraction: float = 0.5
+    ) -> list[Experience]:
+        return []
+
+
 def test_a_run_that_was_cut_off_ends_in_the_same_bits(small: Recipe, tmp_path: Path) -> None:
     def cut(line: dict[str, object]) -> None:
         if line.get("stage") == "policy" and line.get("step") == 4:
             raise Killed
 
-    train(RECIPE, small, tmp_path / "whole", lambda line: None, CPU)
+    train(RECIPE, small, SOURCES, tmp_path / "whole", lambda line: None, CPU)
     with pytest.raises(Killed):
-        train(RECIPE, small, tmp_path / "cut", cut, CPU, save_every_s=0.0)
+        train(RECIPE, small, SOURCES, tmp_path / "cut", cut, CPU, save_every_s=0.0)
     assert int(load_file(tmp_path / "cut" / "policy.safetensors")["step"]) == 4
-    train(RECIPE, small, tmp_path / "cut", lambda line: None, CPU)
+    train(RECIPE, small, SOURCES, tmp_path / "cut", lambda line: None, CPU)
     whole, cut_off = (load_file(tmp_path / name / "policy.safetensors") for name in ("whole", "cut"))
     assert whole.keys() == cut_off.keys()
     assert [key for key in whole if not torch.equal(whole[key], cut_off[key])] == []
 
 
 def test_every_step_is_logged_with_losses_norms_and_rates(small: Recipe, tmp_path: Path) -> None:
-    train(RECIPE, small, tmp_path, lambda line: None, CPU)
+    train(RECIPE, small, SOURCES, tmp_path, lambda line: None, CPU)
     steps = [item for item in map(json.loads, (tmp_path / "log.jsonl").open()) if item["stage"] == "policy"]
     assert [item["step"] for item in steps] == list(range(6))
     wanted = {"action_loss", "perception_loss", "dynamics_loss", "inverse_dynamics_loss", "total_loss"}
@@ -69,14 +79,14 @@ def test_every_step_is_logged_with_losses_norms_and_rates(small: Recipe, tmp_pat
 
 def test_the_features_eye_is_made_without_labels_where_the_recipe_says_so(small: Recipe, tmp_path: Path) -> None:
     without = dataclasses.replace(small, vision=dataclasses.replace(small.vision, self_supervised=True))
-    train(RECIPE, without, tmp_path, lambda line: None, CPU)
+    train(RECIPE, without, SOURCES, tmp_path, lambda line: None, CPU)
     logged = [line for line in map(json.loads, (tmp_path / "log.jsonl").open()) if line["stage"] == "features"]
     assert "distillation_loss" in logged[0]
     assert "presence_loss" not in logged[0]
 
 
 def test_what_is_exported_loads_and_acts(small: Recipe, tmp_path: Path) -> None:
-    trainee = train(RECIPE, small, tmp_path / "run", lambda line: None, CPU)
+    trainee = train(RECIPE, small, SOURCES, tmp_path / "run", lambda line: None, CPU)
     export(trainee, small, RECIPE, tmp_path / "run", tmp_path / "zoo", lambda line: None)
     policy = load_policy(tmp_path / "zoo", "cpu")
     assert policy.token is not None
@@ -95,7 +105,7 @@ def test_a_step_is_learned_from_the_arms_that_a_cut_off_run_has_left(
             raise Killed
 
     run, seen = tmp_path / "run", list[object]()
-    trainee = train(RECIPE, small, run, lambda line: None, CPU)
+    trainee = train(RECIPE, small, SOURCES, run, lambda line: None, CPU)
     with pytest.raises(Killed):
         export(trainee, small, RECIPE, run, tmp_path / "cut", cut)
     export(
@@ -123,18 +133,16 @@ def test_a_step_is_learned_from_the_arms_that_a_cut_off_run_has_left(
     assert torch.equal(cut_off["learned_step"], whole["learned_step"])
 
 
-def test_arms_that_never_move_freely_end_an_export_with_a_sentence(
-    small: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_robots_that_never_move_freely_end_an_export_with_a_sentence(small: Recipe, tmp_path: Path) -> None:
     run, target = tmp_path / "run", tmp_path / "target"
-    trainee = train(RECIPE, small, run, lambda line: None, CPU)
-    measuring = importlib.import_module("vla_align_ros.training.export")
-    monkeypatch.setattr(measuring, "fill_buffer", lambda *arguments: [])
-    with pytest.raises(TrainingError, match="none of 1 validation arms moved freely often enough"):
+    trainee = train(RECIPE, small, SOURCES, run, lambda line: None, CPU)
+    held = Held(SOURCES.training.arms, "held", SOURCES.training.labels)
+    trainee.sources = Sources(SOURCES.training, held)
+    with pytest.raises(TrainingError, match="none of 4 validation robots moved freely often enough"):
         export(trainee, small, RECIPE, run, target, lambda line: None)
-    monkeypatch.setattr(learned_step, "fill_buffer", lambda *arguments: [])
+    trainee.sources = Sources(held, SOURCES.validation)
     next(run.glob("examples_*")).unlink()
-    with pytest.raises(TrainingError, match="training arm 0 never moves freely"):
+    with pytest.raises(TrainingError, match="robot held/0 never moves freely"):
         export(trainee, small, RECIPE, run, target, lambda line: None)
     assert not target.exists()
 

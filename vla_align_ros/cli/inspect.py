@@ -102,8 +102,7 @@ def _dataset(folder: Path, robot: Path, robot_column: str | None) -> list[dict[s
     dataset = LeRobotDataset(folder, description, {}, 1, robot_column=robot_column, prompt="-")
     horizon = max(2, round(description.control_rate_hz))  # a second
     found = []
-    for unit in dataset.robots:
-        episodes = [episode for episode in dataset.episodes if dataset.robot_of(episode) == unit]
+    for unit, episodes in dataset.by_robot.items():
         frames = sum(episode.length for episode in episodes)
         line = f"{unit}: {len(episodes)} episodes, {frames} frames, {frames / dataset.fps:.0f} s at {dataset.fps:g} fps"
         made = list(dataset.experiences(horizon, max(1, horizon // 2), unit))

@@ -1,4 +1,4 @@
-"""`vla-align train`: make a zoo model from nothing, on the bench."""
+"""`vla-align train`: make a zoo model from nothing, from a bench, from LeRobotDatasets or from bags."""
 
 from __future__ import annotations
 
@@ -14,12 +14,20 @@ def train(
     config: Annotated[Path, typer.Option(help="The recipe, as config/train/tiny.yaml.")],
     run: Annotated[Path, typer.Option(help="Folder of the run; a second call goes on where the first one stopped.")],
     export: Annotated[Path | None, typer.Option(help="Zoo folder to write when the training is done.")] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead of the recipe's, as YAML: '{lerobot: [FOLDER], cameras: {front: observation.images.front}}', "
+            "'{bags: {arm1: [BAG, BAG]}}' or '{bench: reach2}'."
+        ),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Instead of the recipe's: other weights, arms and data.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or auto; only the CPU repeats a run bit for bit.")] = "cpu",
     threads: Annotated[int, typer.Option(help="CPU threads.", min=1)] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print each log line as JSON.")] = False,
 ) -> None:
-    """Train the vision, the features and the policy with its token bank; resumable, deterministic for a seed.
+    """Train the vision, the features and the policy with its token bank; resumable, deterministic for a seed. Exit code
+    2: a recipe, a model or data that do not fit, with a sentence.
 
     Example: vla-align train --config config/train/tiny.yaml --run runs/tiny --export models/tiny
     """
@@ -27,12 +35,12 @@ def train(
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from vla_align_ros.policy import PolicyError
-    from vla_align_ros.policy.config import ModelConfigError
+    from vla_align_ros.cli.sources import open_sources, parse_source
+    from vla_align_ros.policy.config import load_model_description
     from vla_align_ros.policy.load import find_device
     from vla_align_ros.training.export import export as write_model
     from vla_align_ros.training.learned_step import TrainingError
-    from vla_align_ros.training.recipe import RecipeError, load_recipe
+    from vla_align_ros.training.recipe import load_recipe
     from vla_align_ros.training.train import train as run_training
 
     torch.set_num_threads(threads)
@@ -40,15 +48,17 @@ def train(
     try:
         recipe = load_recipe(config)
         recipe = recipe if seed is None else replace(recipe, seed=seed)
+        recipe = recipe if source is None else replace(recipe, source=parse_source(source))
         target = find_device(device)
-    except (RecipeError, PolicyError) as error:
-        typer.echo(str(error), err=True)
+        sources = open_sources(recipe.source, load_model_description(config.parent / recipe.model), recipe.seed)
+    except ValueError as error:
+        typer.echo(f"cannot train: {error}", err=True)
         raise typer.Exit(2) from None
     totals = {
         "vision": recipe.vision.steps,
         "features": recipe.vision.steps,
         "policy": recipe.samples // recipe.batch_size,
-        **({} if export is None else {"examples": recipe.bank_size}),
+        **({} if export is None else {"examples": len(sources.training.robots)}),
     }
     columns = (
         TextColumn("{task.description}"),
@@ -73,9 +83,9 @@ def train(
                 progress.console.print(line)
 
         try:
-            trainee = run_training(config, recipe, run, log, target)
+            trainee = run_training(config, recipe, sources, run, log, target)
             if export is not None:
                 write_model(trainee, recipe, config, run, export, log)
-        except (ModelConfigError, TrainingError) as error:
-            typer.echo(str(error), err=True)
+        except (ValueError, TrainingError) as error:
+            typer.echo(f"cannot train: {error}", err=True)
             raise typer.Exit(2) from None

@@ -11,22 +11,27 @@ model's kind is `delta_position`: the change from the observation's state is tak
 
 from __future__ import annotations
 
-import json
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
-from itertools import repeat
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
-import av
 import cv2
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from vla_align_ros.experience.lerobot_files import (
+    DatasetError,
+    ParquetRows,
+    matrix,
+    read_info,
+    read_schema,
+    read_table,
+    read_tasks,
+    video_frames,
+)
 from vla_align_ros.observation.resize import letterbox
 from vla_align_ros.robot.description import ActionField, Number, RobotDescription
 from vla_align_ros.types import Experience, Observation, UInt8Array
@@ -35,20 +40,16 @@ STATE, ACTION = "observation.state", "action"
 PAUSE_NS: Final = 60_000_000_000  # between episodes, whose own stamps begin at 0
 
 
-class DatasetError(ValueError):
-    """A dataset is missing, broken or another robot's; the message says which file, what was expected, what to do."""
-
-
 @dataclass(frozen=True)
 class Episode:
-    """One row of meta/episodes: number, tasks, length in frames, and where its data and videos are."""
+    """One row of meta/episodes. number: its place in the dataset. start: its first frame, counted through the dataset.
+    length: in frames. row: where its data and videos are."""
 
     index: int
+    number: int
+    start: int
+    length: int
     row: Mapping[str, Any]
-
-    @property
-    def length(self) -> int:
-        return int(self.row["length"])
 
 
 class LeRobotDataset:
@@ -72,7 +73,7 @@ class LeRobotDataset:
     ) -> None:
         self.folder, self._robot, self._cameras = folder, robot, dict(cameras)
         self._image_size, self._robot_column, self._prompt = image_size, robot_column, prompt
-        self._info = _read_info(folder)
+        self._info = read_info(folder)
         self.fps = float(self._info["fps"])
         if abs(self.fps - robot.control_rate_hz) > 1e-6 * self.fps:
             raise DatasetError(
@@ -86,16 +87,31 @@ class LeRobotDataset:
         for camera, key in self._cameras.items():
             if key not in images:
                 raise DatasetError(f"{folder}: camera {camera!r} is to be {key!r}, the dataset has images {images}")
-        self._tasks = _read_tasks(folder)
+        self._tasks = read_tasks(folder)
+        if not self.prompts:
+            raise DatasetError(f"{folder}: no task text in meta/tasks.parquet: give a prompt")
         self.episodes = self._read_episodes()
+        self._check_files()
+        self._first_rows: dict[Path, int] = {}
+        for episode in self.episodes:
+            path, start = self._data_path(episode), episode.start
+            self._first_rows[path] = min(start, self._first_rows.get(path, start))
+        self._readers: dict[tuple[str, ...], ParquetRows] = {}
+
+    @cached_property
+    def by_robot(self) -> dict[str, list[Episode]]:
+        """The episodes of each robot, whose name is stable: the folder's, and what the robot column says."""
+        found: dict[str, list[Episode]] = {}
+        for episode in self.episodes:
+            found.setdefault(self._robot_of(episode), []).append(episode)
+        return found
 
     @property
-    def robots(self) -> tuple[str, ...]:
-        """Every robot of the dataset, as in `robot_of`, in the order of their first episodes."""
-        return tuple(dict.fromkeys(self.robot_of(episode) for episode in self.episodes))
+    def prompts(self) -> tuple[str, ...]:
+        """Every text that an episode may have."""
+        return tuple({*self._tasks.values(), *([self._prompt] if self._prompt else [])})
 
-    def robot_of(self, episode: Episode) -> str:
-        """A stable name of the robot that an episode is of."""
+    def _robot_of(self, episode: Episode) -> str:
         if self._robot_column is None:
             return self.folder.name
         values = self._rows(episode, [self._robot_column])[self._robot_column].to_pylist()
@@ -108,37 +124,29 @@ class LeRobotDataset:
 
         commands (horizon, A) and states (S,) in ROS's units, as live. DatasetError where a file is broken.
         """
-        for number, episode in enumerate(self.episodes):
-            if robot is not None and self.robot_of(episode) != robot:
-                continue
-            seen: deque[tuple[Observation, NDArray[np.float64]]] = deque(maxlen=horizon + 1)
-            for index, frame in enumerate(self.frames(episode, number)):
-                seen.append(frame)
-                first = index - horizon
-                if first >= 0 and first % stride == 0:
-                    observation = seen[0][0]
-                    commands = self._commands(np.stack([action for _, action in list(seen)[:-1]]), observation.state)
-                    yield Experience(observation, commands, frame[0], number)
+        for episode in self.episodes if robot is None else self.by_robot[robot]:
+            yield from self.experiences_at(episode, range(0, episode.length - horizon, stride), horizon)
 
-    def frames(self, episode: Episode, number: int = 0) -> Iterator[tuple[Observation, NDArray[np.float64]]]:
-        """Each frame of an episode: the observation, and the action (A,) in the dataset's own numbers, absolute."""
+    def experiences_at(
+        self, episode: Episode, firsts: Sequence[int], horizon: int, images: bool = True
+    ) -> Iterator[Experience]:
+        """The experiences that begin at frames `firsts` (rising) of an episode; no other frame is kept."""
         rows = self._rows(episode, [STATE, ACTION, "task_index"])
-        states, actions = (_matrix(rows[name]) for name in (STATE, ACTION))
-        states, actions = states[:, self._state_columns], actions[:, self._action_columns]
-        if not (np.isfinite(states).all() and np.isfinite(actions).all()):
-            raise DatasetError(f"{self.folder}: NaN or infinity in the state or action of episode {episode.index}")
-        in_ros = self._robot.state_scale.to_ros(states).astype(np.float32)
-        pictures = [self._pictures(episode, key) for key in self._cameras.values()]
-        start_ns = number * PAUSE_NS + self._start_ns(episode)
-        together = zip(*pictures, strict=True) if pictures else repeat((), episode.length)
-        for index, images in enumerate(together):
-            prompt = self._text(episode, int(rows["task_index"][index].as_py()))
+        states = self._robot.state_scale.to_ros(self._vectors(episode, rows, STATE, self._state_columns))
+        actions = self._vectors(episode, rows, ACTION, self._action_columns)
+        tasks = rows["task_index"].to_pylist()
+        start_ns = episode.number * PAUSE_NS + episode.start * self._robot.period_ns
+        starts, begun = set(firsts), dict[int, Observation]()
+        wanted = sorted({*starts, *(first + horizon for first in starts)})
+        for index, seen in zip(wanted, self._pictures(episode, wanted, images), strict=True):
             stamp_ns = start_ns + index * self._robot.period_ns
-            seen = dict(zip(self._cameras, images, strict=True))
-            yield Observation(seen, in_ros[index], prompt, stamp_ns), actions[index]
-
-    def _start_ns(self, episode: Episode) -> int:
-        return int(episode.row["dataset_from_index"]) * self._robot.period_ns
+            now = Observation(seen, states[index].astype(np.float32), self._text(episode, tasks[index]), stamp_ns)
+            if index in starts:
+                begun[index] = now
+            first = index - horizon
+            if (before := begun.pop(first, None)) is not None:
+                commands = self._commands(actions[first:index], before.state)
+                yield Experience(before, commands, now, episode.number)
 
     def _commands(self, actions: NDArray[np.float64], state: NDArray[np.float32]) -> NDArray[np.float32]:
         """(H, A) of the dataset -> the robot's kinds, in ROS's units."""
@@ -185,37 +193,67 @@ class LeRobotDataset:
                 f"{self.folder}: no meta/episodes/**.parquet; format 3 is read, see `lerobot` to convert"
             )
         keep = ("episode_index", "length", "dataset_from_index", "data/", "videos/")
-        found = []
+        found: list[dict[str, Any]] = []
         for path in files:
-            names = [name for name in _schema(path).names if name.startswith(keep)]
-            found += [Episode(int(row["episode_index"]), row) for row in _table(path, names).to_pylist()]
-        return sorted(found, key=lambda episode: episode.index)
+            names = [name for name in read_schema(path).names if name.startswith(keep)]
+            found += read_table(path, names).to_pylist()
+        found.sort(key=lambda row: int(row["episode_index"]))
+        return [
+            Episode(int(row["episode_index"]), number, int(row["dataset_from_index"]), int(row["length"]), row)
+            for number, row in enumerate(found)
+        ]
+
+    def _check_files(self) -> None:
+        """Every file is there, and what can be seen at its end is whole: said before hours of work, not after."""
+        for path in dict.fromkeys(map(self._data_path, self.episodes)):
+            read_schema(path)
+        for key in self._cameras.values():
+            if self._info["features"][key]["dtype"] == "video":
+                for path in dict.fromkeys(self._video_path(episode, key) for episode in self.episodes):
+                    if not path.is_file():
+                        raise DatasetError(f"{path}: the video is missing; was the dataset downloaded whole?")
+
+    def _data_path(self, episode: Episode) -> Path:
+        chunk, file = (episode.row[f"data/{part}_index"] for part in ("chunk", "file"))
+        return self.folder / str(self._info["data_path"]).format(chunk_index=chunk, file_index=file)
+
+    def _video_path(self, episode: Episode, key: str) -> Path:
+        chunk, file = (episode.row[f"videos/{key}/{part}_index"] for part in ("chunk", "file"))
+        return self.folder / str(self._info["video_path"]).format(video_key=key, chunk_index=chunk, file_index=file)
 
     def _rows(self, episode: Episode, columns: list[str]) -> pa.Table:
-        path = self.folder / self._info["data_path"].format(
-            chunk_index=episode.row["data/chunk_index"], file_index=episode.row["data/file_index"]
-        )
-        if missing := [name for name in columns if name not in _schema(path).names]:
-            raise DatasetError(f"{path}: no column {missing}, it has {_schema(path).names}")
-        rows = _table(path, columns, ("episode_index", "=", episode.index))
-        if len(rows) != episode.length:
-            raise DatasetError(
-                f"{path}: episode {episode.index} has {len(rows)} rows, meta/episodes says {episode.length}"
-            )
+        path, key = self._data_path(episode), tuple(columns)
+        if key not in self._readers or self._readers[key].path != path:
+            self._readers[key] = ParquetRows(path, [*columns, "episode_index"])
+        rows = self._readers[key].read(episode.start - self._first_rows[path], episode.length)
+        mine = rows["episode_index"].to_numpy() == episode.index
+        if len(rows) != episode.length or not mine.all():
+            found = f"{path}: episode {episode.index} has {mine.sum()} rows"
+            raise DatasetError(f"{found} where meta/episodes says that {episode.length} are")
         return rows
 
-    def _pictures(self, episode: Episode, key: str) -> Iterator[UInt8Array]:
+    def _vectors(self, episode: Episode, rows: pa.Table, feature: str, columns: list[int]) -> NDArray[np.float64]:
+        (length,) = self._info["features"][feature]["shape"]
+        vectors = matrix(rows[feature], length, f"{self._data_path(episode)}, {feature}")[:, columns]
+        if not np.isfinite(vectors).all():
+            raise DatasetError(f"{self.folder}: NaN or infinity in {feature} of episode {episode.index}")
+        return vectors
+
+    def _pictures(self, episode: Episode, frames: Sequence[int], images: bool) -> Iterator[dict[str, UInt8Array]]:
+        """What each camera saw at some frames, which rise, letterboxed."""
+        streams = [self._camera(episode, key, frames) for key in self._cameras.values()] if images else []
+        for _ in frames:
+            yield {
+                camera: letterbox(next(stream), self._image_size)
+                for camera, stream in zip(self._cameras, streams, strict=bool(streams))
+            }
+
+    def _camera(self, episode: Episode, key: str, frames: Sequence[int]) -> Iterator[UInt8Array]:
         if self._info["features"][key]["dtype"] == "image":
-            stored = self._rows(episode, [key])[key].to_pylist()
-            return (letterbox(self._still(item, key), self._image_size) for item in stored)
-        path = self.folder / self._info["video_path"].format(
-            video_key=key,
-            chunk_index=episode.row[f"videos/{key}/chunk_index"],
-            file_index=episode.row[f"videos/{key}/file_index"],
-        )
+            stored = self._rows(episode, [key])[key]
+            return (self._still(stored[index].as_py(), key) for index in frames)
         start_s = float(episode.row[f"videos/{key}/from_timestamp"])
-        frames = _video_frames(path, start_s, self.fps, episode.length)
-        return (letterbox(frame, self._image_size) for frame in frames)
+        return video_frames(self._video_path(episode, key), [start_s + index / self.fps for index in frames], self.fps)
 
     def _still(self, item: Mapping[str, Any], key: str) -> UInt8Array:
         data = item["bytes"] if item.get("bytes") else (self.folder / item["path"]).read_bytes()
@@ -223,78 +261,3 @@ class LeRobotDataset:
         if pixels is None:
             raise DatasetError(f"{self.folder}: a picture of {key} cannot be decoded")
         return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8)
-
-
-def _video_frames(path: Path, start_s: float, fps: float, count: int) -> Iterator[UInt8Array]:
-    """`count` frames from `start_s` on, (height, width, 3) RGB, each within half a frame of its time."""
-    if not path.is_file():
-        raise DatasetError(f"{path}: the video is missing; was the dataset downloaded whole?")
-    given = 0
-    try:
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            assert stream.time_base is not None
-            container.seek(int(start_s / stream.time_base), stream=stream)
-            for frame in container.decode(stream):
-                if given == count:
-                    return
-                ahead = (Fraction(frame.pts or 0) * stream.time_base - Fraction(start_s)) * Fraction(fps) - given
-                if ahead < -0.5:
-                    continue  # from the key frame before
-                if ahead > 0.5:
-                    break
-                yield np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
-                given += 1
-    except (av.error.FFmpegError, OSError, IndexError) as error:
-        raise DatasetError(f"{path}: the video cannot be decoded: {error}") from None
-    if given < count:
-        raise DatasetError(f"{path}: {count} frames from {start_s:.3f} s on are needed, frame {given} is not there")
-
-
-def _read_info(folder: Path) -> dict[str, Any]:
-    path = folder / "meta" / "info.json"
-    try:
-        info: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        version, _ = str(info["codebase_version"]), info["fps"] and info["features"] and info["data_path"]
-    except OSError:
-        raise DatasetError(f"{folder}: no LeRobotDataset, there is no meta/info.json") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise DatasetError(f"{path}: expected codebase_version, fps, features and data_path: {error!r}") from None
-    if not version.startswith("v3."):
-        raise DatasetError(
-            f"{folder}: format {version}; v3 is read. Convert it with lerobot's convert_dataset_v21_to_v30"
-        )
-    return info
-
-
-def _read_tasks(folder: Path) -> dict[int, str]:
-    """task_index -> text; pandas wrote the text as the index, under one name or another."""
-    path = folder / "meta" / "tasks.parquet"
-    if not path.is_file():
-        return {}
-    table = _table(path, _schema(path).names)
-    texts = [
-        name for name in table.column_names if pa.types.is_string(t := table[name].type) or pa.types.is_large_string(t)
-    ]
-    if "task_index" not in table.column_names or len(texts) != 1:
-        raise DatasetError(f"{path}: expected task_index and one column of texts, got {table.column_names}")
-    return dict(zip(table["task_index"].to_pylist(), table[texts[0]].to_pylist(), strict=True))
-
-
-def _schema(path: Path) -> pa.Schema:
-    try:
-        return pq.read_schema(path)
-    except (OSError, pa.ArrowException) as error:
-        raise DatasetError(f"{path}: cannot be read as parquet; is it whole? {error}") from None
-
-
-def _table(path: Path, columns: list[str], where: tuple[str, str, int] | None = None) -> pa.Table:
-    try:
-        return pq.read_table(path, columns=columns, filters=None if where is None else [where])
-    except (OSError, pa.ArrowException) as error:
-        raise DatasetError(f"{path}: cannot be read as parquet; is it whole? {error}") from None
-
-
-def _matrix(column: pa.ChunkedArray) -> NDArray[np.float64]:
-    """A column of lists -> (rows, length)."""
-    return np.array(column.to_pylist(), np.float64)

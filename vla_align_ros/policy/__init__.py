@@ -4,6 +4,7 @@ Read `pi0` (the network) first; `experts` is its engine, `policy` its face to ro
 """
 
 from vla_align_ros.policy.load import load_policy
-from vla_align_ros.policy.policy import Policy, PolicyError
+from vla_align_ros.policy.policy import Policy
+from vla_align_ros.policy.prepare import PolicyError
 
 __all__ = ["Policy", "PolicyError", "load_policy"]

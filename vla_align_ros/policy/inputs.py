@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -52,3 +55,8 @@ class ExperienceInput:
         return replace(
             self, actions=self.actions[rows], features=self.features[rows], feature_masks=self.feature_masks[rows]
         )
+
+
+def to_model_image(images: NDArray[np.uint8] | Tensor) -> Tensor:
+    """(..., H, W, 3) uint8 -> (..., 3, H, W) float32 in [-1, 1], as openpi does."""
+    return torch.as_tensor(images).movedim(-1, -3).float() / 255.0 * 2.0 - 1.0

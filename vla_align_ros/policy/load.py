@@ -21,7 +21,8 @@ from vla_align_ros.policy.config import (
 )
 from vla_align_ros.policy.features import FeatureExtractor
 from vla_align_ros.policy.pi0 import Pi0
-from vla_align_ros.policy.policy import AlignmentParts, Policy, PolicyError, Robot
+from vla_align_ros.policy.policy import AlignmentParts, Policy
+from vla_align_ros.policy.prepare import PolicyError, Robot
 from vla_align_ros.policy.statistics import STATS_FILE, load_alignment_stats
 from vla_align_ros.policy.tokenizer import PromptTokenizer
 

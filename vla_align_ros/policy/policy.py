@@ -15,34 +15,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vla_align_ros.observation.normalise import Normaliser
-from vla_align_ros.observation.resize import letterbox
 from vla_align_ros.policy.config import ModelConfig
 from vla_align_ros.policy.fast import FastSampler
 from vla_align_ros.policy.features import FeatureExtractor
 from vla_align_ros.policy.inputs import ExperienceInput, PolicyInput
 from vla_align_ros.policy.pi0 import Pi0
+from vla_align_ros.policy.prepare import PolicyError, Robot
 from vla_align_ros.policy.statistics import AlignmentStats
-from vla_align_ros.policy.tokenizer import PromptError, PromptTokenizer
+from vla_align_ros.policy.tokenizer import PromptError
 from vla_align_ros.types import ActionChunk, Experience, Observation
 
 PROMPT_MAX_CHARS = 1000
-
-
-class PolicyError(ValueError):
-    """The model cannot do what was asked of it; the message says why and what to do."""
-
-
-@dataclass(frozen=True)
-class Robot:
-    """What a zoo folder knows beside the network: how to talk to it about a robot."""
-
-    config: ModelConfig
-    state: Normaliser
-    actions: Normaliser
-    tokenizer: PromptTokenizer
-    norm_stats_sha256: str
-    remarks: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -143,63 +126,16 @@ class Policy:
         self.robot.tokenizer(prompt, longest)
 
     def prepare(self, observations: Sequence[Observation], state_in_prompt: bool = True) -> PolicyInput:
-        """Observations -> one batch on the device: letterboxed, normalised, tokenised, padded.
-
-        state_in_prompt: False leaves the state out of pi0.5's prompt, as its alignment expert needs it.
-        Raises PolicyError for a state of another length or that is not finite, or for no camera at all; PromptError.
-        """
-        architecture, robot = self.model.architecture, self.robot
-        size = architecture.vision.image_size
-        states = np.stack([self._checked_state(item) for item in observations])
-        normalised = robot.state.normalise(robot.config.robot.state_scale.to_model(states).astype(np.float32))
-        padded = np.zeros((len(observations), architecture.action_dim), np.float32)
-        padded[:, : normalised.shape[1]] = normalised
-        tokens, token_masks = robot.tokenizer.batch(
-            [item.prompt for item in observations], normalised if state_in_prompt else None
-        )
-        images, masks = [], []
-        for camera in architecture.cameras:
-            frames = [item.images.get(camera) for item in observations]
-            black = np.zeros((size, size, 3), np.uint8)
-            stacked = np.stack([black if frame is None else letterbox(frame, size) for frame in frames])
-            scaled = torch.from_numpy(stacked).to(self.device).movedim(-1, 1).float() / 255.0 * 2.0 - 1.0
-            images.append(scaled)
-            masks.append(torch.tensor([frame is not None for frame in frames], device=self.device))
-        if not bool(torch.stack(masks).any(0).all()):
-            raise PolicyError(f"an observation has no image of any camera of {list(architecture.cameras)}")
-        to_device = [torch.from_numpy(item).to(self.device) for item in (tokens, token_masks, padded)]
-        return PolicyInput(tuple(images), tuple(masks), *to_device)
-
-    def _checked_state(self, observation: Observation) -> np.ndarray:
-        labels = self.config.robot.state_labels
-        if observation.state.shape != (len(labels),):
-            raise PolicyError(
-                f"the state must have one number for each field of {list(labels)}, got shape {observation.state.shape}"
-            )
-        if not np.isfinite(observation.state).all():
-            raise PolicyError(f"the state must be finite, got {observation.state.tolist()}")
-        return observation.state
+        """`Robot.prepare` on the policy's device."""
+        return self.robot.prepare(observations, self.device, state_in_prompt)
 
     def prepare_experiences(self, experiences: Sequence[Experience]) -> tuple[PolicyInput, ExperienceInput]:
         """The alignment expert's view of experiences: prefix and state without the state text, commands, next features.
 
         Raises PolicyError when the model has no alignment expert or features, or for commands of another shape.
         """
-        extract = self.alignment.features
-        architecture, described = self.model.architecture, self.config.robot
-        shape = (architecture.action_horizon, len(described.action))
-        for item in experiences:
-            if item.commands.shape != shape or not np.isfinite(item.commands).all():
-                raise PolicyError(f"commands must be finite and of shape {shape}, got {item.commands.shape}")
         inputs = self.prepare([item.observation for item in experiences], state_in_prompt=False)
-        after = self.prepare([item.next_observation for item in experiences], state_in_prompt=False)
-        features, masks = extract(after)
-        actions = np.zeros((len(experiences), architecture.action_horizon, architecture.action_dim), np.float32)
-        commands = described.action_scale.to_model(np.stack([item.commands for item in experiences]))
-        actions[..., : shape[1]] = self.robot.actions.normalise(commands.astype(np.float32))
-        place = torch.arange(architecture.action_dim, device=self.device)
-        real = (place < len(described.state), place < len(described.action))
-        return inputs, ExperienceInput(torch.from_numpy(actions).to(self.device), features, masks, *real)
+        return inputs, self.robot.prepare_outcome(experiences, self.alignment.features, self.device)
 
     def warm_up(self, num_steps: int) -> None:
         """One inference on made-up input, so that the first real one is as fast as the others."""

@@ -18,9 +18,7 @@ from vla_align_ros.alignment.evidence import on_later, with_actions
 from vla_align_ros.alignment.losses import ExperienceLosses, weights_of
 from vla_align_ros.alignment.split import parts_of, split
 from vla_align_ros.alignment.step import propose
-from vla_align_ros.bench.reach2.bench import EXPERIENCES, fill_buffer
-from vla_align_ros.bench.reach2.embodiment import sample_embodiments
-from vla_align_ros.observation.normalise import save_norm_stats
+from vla_align_ros.experience.source import EXPERIENCES, Source
 from vla_align_ros.params import PolicyParams
 from vla_align_ros.policy import Policy, load_policy
 from vla_align_ros.policy.load import BANK_FILE
@@ -31,7 +29,7 @@ from vla_align_ros.training.learned_step import TrainingError, learn_step
 from vla_align_ros.training.recipe import Recipe
 from vla_align_ros.training.train import Trainee
 
-VALIDATION_SEED = 50_001  # never a seed of training arms or of a reported test
+VALIDATION_SEED = 50_001
 SHUFFLE_SHARE = 0.25  # of the way from 1, where actions explain nothing, to validation's 10th percentile
 ONE_OVER_TWO_FACTOR = 5.0  # of what the 90th percentile has above 1
 CEILING_FACTOR = {"perception": 2.5, "dynamics": 1.25, "inverse_dynamics": 1.5}  # of validation's 90th percentile
@@ -52,10 +50,11 @@ def export(
     log({"stage": "export", "token_distance_max": _farthest(trainee)})
     this_model = sha256_of(folder / "model.yaml")  # which has the weights' hash in it
     examples = run / f"examples_{this_model[:12]}.safetensors"
-    learned_step = learn_step(load_policy(folder, device), trainee.arms, recipe.seed, examples, log)
-    _save({"offsets": trainee.bank.offsets.detach(), "learned_step": learned_step}, folder / BANK_FILE)
-    write_stats(folder, measure(load_policy(folder, device), recipe))
-    examples.unlink()  # of this code and model; the next export makes its own
+    learned_step = learn_step(load_policy(folder, device), trainee.sources.training, recipe.seed, examples, log)
+    robots = {"robots": json.dumps(trainee.sources.training.robots)}  # whose tokens they are, in this order
+    _save({"offsets": trainee.bank.offsets.detach(), "learned_step": learned_step}, folder / BANK_FILE, robots)
+    write_stats(folder, measure(load_policy(folder, device), trainee.sources.validation))
+    examples.unlink(missing_ok=True)  # of this code and model; the next export makes its own
     shutil.copytree(folder, target, dirs_exist_ok=True)
 
 
@@ -63,18 +62,16 @@ def write_model(trainee: Trainee, description_path: Path, run: Path, folder: Pat
     """Write model.yaml, weights, bank, tokenizer and curves; a learned step that does nothing, and a guard without
     limits."""
     folder.mkdir(exist_ok=True)
-    _save(trainee.model.state_dict(), folder / "model.safetensors")
+    weights = folder / trainee.robot.config.weights.file
+    _save(trainee.model.state_dict(), weights)
     _save(trainee.features.state_dict(), folder / "features.safetensors")
     offsets = trainee.bank.offsets.detach()
     _save({"offsets": offsets, "learned_step": torch.zeros(2, 1, offsets[0].numel())}, folder / BANK_FILE)
-    save_norm_stats(
-        folder / "norm_stats.json", {"state": trainee.maker.state.stats, "actions": trainee.maker.actions.stats}
-    )
-    shutil.copyfile(run / "tokenizer.json", folder / "tokenizer.json")
-    shutil.copyfile(run / "recipe.yaml", folder / "recipe.yaml")
+    for name in ("norm_stats.json", "tokenizer.json", "recipe.yaml"):
+        shutil.copyfile(run / name, folder / name)
     draw_curves(run / "log.jsonl", folder / "curves.png")
     description = yaml.safe_load(description_path.read_text())
-    description["weights"]["sha256"] = sha256_of(folder / "model.safetensors")
+    description["weights"] = {**(description.get("weights") or {}), "sha256": sha256_of(weights)}
     (folder / "model.yaml").write_text(yaml.safe_dump(description, sort_keys=False))
     unlimited = dict.fromkeys(("perception", "dynamics", "inverse_dynamics"), 1e9)
     nothing = dict.fromkeys(unlimited, 0.0)
@@ -87,20 +84,19 @@ def _farthest(trainee: Trainee) -> float:
     return float(trainee.bank.offsets.detach().flatten(1).norm(dim=1).max())
 
 
-def measure(policy: Policy, recipe: Recipe) -> AlignmentStats:
-    """Align validation arms without a guard, and take the range of their losses on later experience.
+def measure(policy: Policy, validation: Source) -> AlignmentStats:
+    """Align validation robots without a guard, and take the range of their losses on later experience.
 
-    An arm whose buffer stays too small for an alignment is left out. Raises TrainingError if all are.
+    A robot whose buffer stays too small for an alignment is left out. Raises TrainingError if all are.
     """
     stats = policy.alignment.stats
-    arms = sample_embodiments(recipe.validation_arms, VALIDATION_SEED)
     start = policy.initial_token()
     assert start is not None
     params = PolicyParams.from_mapping(asdict(policy.config.recommended)).align
     found: dict[str, list[float]] = {}
     ratios, one_over_two = [], []
-    for arm in range(len(arms)):
-        made = fill_buffer(policy, arms[np.array([arm])], start, VALIDATION_SEED + arm)
+    for arm in range(len(validation.robots)):
+        made = validation.experiences(arm, policy, VALIDATION_SEED + arm, EXPERIENCES)
         parts = split(made, policy.config.robot)
         if not parts.enough:
             continue
@@ -115,7 +111,8 @@ def measure(policy: Policy, recipe: Recipe) -> AlignmentStats:
         for task, loss in after.items():
             found.setdefault(task, []).append(float(loss.mean()))
     if not ratios:
-        raise TrainingError(f"the guard's limits: none of {len(arms)} validation arms moved freely often enough")
+        count = len(validation.robots)
+        raise TrainingError(f"the guard's limits: none of {count} validation robots moved freely often enough")
     two_tokens = float(np.quantile(one_over_two, 0.9)) if one_over_two else 1e9
     usual = {task: float(np.median(values)) for task, values in found.items()}
     ceiling = {task: CEILING_FACTOR[task] * float(np.quantile(values, 0.9)) for task, values in found.items()}
@@ -135,5 +132,5 @@ def write_stats(folder: Path, stats: AlignmentStats) -> None:
     (folder / STATS_FILE).write_text(json.dumps(asdict(stats), indent=2) + "\n")
 
 
-def _save(tensors: dict[str, torch.Tensor], path: Path) -> None:
-    save_file({key: value.detach().contiguous().clone() for key, value in tensors.items()}, path)
+def _save(tensors: dict[str, torch.Tensor], path: Path, about: dict[str, str] | None = None) -> None:
+    save_file({key: value.detach().contiguous().clone() for key, value in tensors.items()}, path, about)

@@ -1,7 +1,7 @@
-"""How far and where a gradient of the alignment losses should move the token: learned from the training arms.
+"""How far and where a gradient of the alignment losses should move the token: learned from the training robots.
 
-The plain gradient hardly points to where an arm acts better. Each training arm gives one example: the gradient at a
-start that was picked from the tokens of all *other* arms, and what is missing from there to the arm's own token. Ridge
+The plain gradient hardly points to where a robot acts better. Each training robot gives one example: the gradient at a
+start that was picked from the tokens of all *others*, and what is missing from there to its own token. Ridge
 regression, along the bank's largest directions, maps one to the other. It takes the place of a meta-finetune through
 unrolled steps (docs/decisions.md). The map fits the lambdas that the model recommends, and starts that were picked.
 """
@@ -19,8 +19,7 @@ from torch import Tensor
 from vla_align_ros.alignment.losses import ExperienceLosses
 from vla_align_ros.alignment.pick import pick
 from vla_align_ros.alignment.step import gradient
-from vla_align_ros.bench.reach2.bench import fill_buffer
-from vla_align_ros.bench.reach2.embodiment import Embodiments
+from vla_align_ros.experience.source import EXPERIENCES, Source
 from vla_align_ros.policy import Policy
 from vla_align_ros.policy.losses import LossWeights
 from vla_align_ros.training.progress import save_atomically
@@ -34,16 +33,20 @@ class TrainingError(RuntimeError):
 
 
 def learn_step(
-    policy: Policy, arms: Embodiments, seed: int, examples: Path, log: Callable[[dict[str, object]], None]
+    policy: Policy, source: Source, seed: int, examples: Path, log: Callable[[dict[str, object]], None]
 ) -> Tensor:
     """(2, k, n * W): one gradient g of all experience moves a token by -step[1].T @ step[0] @ g.
 
-    arms: the bank's, in its order. examples: a file that belongs to this model; a second call goes on from it. Raises
-    TrainingError where an arm is always at its stops.
+    source: its robots are the bank's, in its order; a single one has nothing to tell, and the step is nil. examples: a
+    file that belongs to this model; a second call goes on from it. Raises TrainingError where a robot is always at its
+    stops.
     """
+    if len(source.robots) < 2:
+        log({"stage": "learned step", "left_out": "one robot alone does not tell which way tokens differ"})
+        return torch.zeros(2, 1, policy.alignment.bank[0].numel())
     gradients, missing = _load(examples)
-    for arm in range(len(gradients), len(arms)):
-        one_gradient, one_missing = _example(policy, arms, arm, 1000 * seed + arm)
+    for arm in range(len(gradients), len(source.robots)):
+        one_gradient, one_missing = _example(policy, source, arm, 1000 * seed + arm)
         gradients, missing = [*gradients, one_gradient], [*missing, one_missing]
         save_atomically({"gradients": torch.stack(gradients), "missing": torch.stack(missing)}, examples)
         log({"stage": "examples", "step": arm + 1})
@@ -73,15 +76,14 @@ def fit(bank: Tensor, gradients: Tensor, missing: Tensor) -> tuple[Tensor, float
     return torch.from_numpy(step).float(), r2
 
 
-def _example(policy: Policy, arms: Embodiments, arm: int, seed: int) -> tuple[Tensor, Tensor]:
+def _example(policy: Policy, source: Source, arm: int, seed: int) -> tuple[Tensor, Tensor]:
     """The gradient (n * W,) at a start from the other arms' tokens, and what is missing to the own one."""
-    start, bank = policy.initial_token(), policy.alignment.bank
-    assert start is not None
+    bank = policy.alignment.bank
     advice = policy.config.recommended
     weights = LossWeights(advice.lambda_perc, advice.lambda_dyn, advice.lambda_inv)
-    experiences = fill_buffer(policy, arms[np.array([arm])], start, seed)
+    experiences = source.experiences(arm, policy, seed, EXPERIENCES)
     if not experiences:
-        raise TrainingError(f"training arm {arm} never moves freely with this policy: no step to learn from it")
+        raise TrainingError(f"robot {source.robots[arm]} never moves freely with this policy: no step to learn from it")
     losses = ExperienceLosses(policy, experiences, weights)
     rows = torch.arange(len(losses))
     others = torch.arange(len(bank)) != arm

@@ -1,20 +1,26 @@
-"""The bench's word-level tokenizer: every word of its prompts, and a newline."""
+"""A word-level tokenizer of a source: every word of its prompts, and a newline."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from vla_align_ros.bench.reach2.task import COLOURS, TEMPLATES
+from vla_align_ros.policy.tokenizer import clean_prompt
 
 
-def write_tokenizer(path: Path, vocab_size: int) -> None:
-    """Write `tokenizer.json`. Raises ValueError when the words do not fit into `vocab_size`."""
-    words = sorted({word for template in TEMPLATES for word in template.replace("{}", "").split()} | set(COLOURS))
+class VocabularyError(ValueError):
+    """A source's prompts have more words than the model's vocabulary holds."""
+
+
+def write_tokenizer(path: Path, prompts: Iterable[str], vocab_size: int) -> None:
+    """Write `tokenizer.json`. Raises VocabularyError when the words do not fit into `vocab_size`."""
+    words = sorted({word for prompt in prompts for word in clean_prompt(prompt).split(" ") if word})
     vocabulary = {word: index for index, word in enumerate(["<pad>", "<bos>", "<unk>", "\n", *words])}
     if len(vocabulary) > vocab_size:
-        raise ValueError(f"the prompts have {len(vocabulary)} words, vocab_size is {vocab_size}")
+        text = f"the prompts have {len(vocabulary)} words (4 of them ours), vocab_size is {vocab_size}"
+        raise VocabularyError(f"{text}: raise architecture.vocab_size in the recipe's model, or use fewer prompts")
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "removed")
     tokenizer.save(str(path))

@@ -2,36 +2,22 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from vla_align_ros.action.exploration import motion
-from vla_align_ros.bench.reach2 import camera, task
-from vla_align_ros.bench.reach2.arm import EXPLORATION_RAD_S, move_chunk
-from vla_align_ros.bench.reach2.embodiment import sample_embodiments
+from vla_align_ros.experience.source import Pairs
 from vla_align_ros.policy.features import FeatureExtractor
-from vla_align_ros.training.vision import to_model_image
+from vla_align_ros.policy.inputs import to_model_image
+from vla_align_ros.types import UInt8Array
 
-PROBE_FRAMES = 6000  # fewer make the regression overfit, and R2 look lower
+PROBE_PAIRS = 6000  # fewer make the regression overfit, and R2 look lower
 MOTION_R2_AIM = 0.7  # features below it told alignment too little in the study that the recipe comes from
 
 
-def motion_r2(
-    features: FeatureExtractor, image_size: int, seed: int, count: int = PROBE_FRAMES, horizon: int = 8
-) -> float:
-    """R2 on held-out arms of a ridge regression from [features before, features after] to the change of the joint
-    angles.
-    """
-    rng = np.random.default_rng([seed, 31])
-    arms = sample_embodiments(count, seed + 40_009)
-    scene = task.sample_scene(count, rng)
-    pose = task.training_pose(arms, scene, rng)
-    after = move_chunk(arms, pose, motion(count, horizon, rng, EXPLORATION_RAD_S), np.zeros((count, 2)))
-    both = [
-        _tokens(features, torch.from_numpy(camera.draw(arms, angles, scene, image_size))) for angles in (pose, after)
-    ]
-    return linear_r2(torch.cat(both, dim=1), torch.from_numpy(after - pose).float())
+def motion_r2(features: FeatureExtractor, pairs: Pairs) -> float:
+    """R2 on held-out pairs of a ridge regression from [features before, features after] to the change of the state."""
+    both = [_tokens(features, frames) for frames in (pairs.before, pairs.after)]
+    return linear_r2(torch.cat(both, dim=1), torch.from_numpy(pairs.motion))
 
 
 def linear_r2(inputs: Tensor, targets: Tensor, ridge: float = 1e-2, held_out: float = 0.2) -> float:
@@ -45,9 +31,9 @@ def linear_r2(inputs: Tensor, targets: Tensor, ridge: float = 1e-2, held_out: fl
     return float(1 - residual / ((y[cut:] - y[cut:].mean(0)) ** 2).sum())
 
 
-def _tokens(features: FeatureExtractor, images: Tensor) -> Tensor:
+def _tokens(features: FeatureExtractor, frames: UInt8Array) -> Tensor:
     parts = []
-    for part in images.split(256):
+    for part in torch.from_numpy(frames).split(256):
         scaled = to_model_image(part.to(features.mean.device))
         parts.append(torch.cat([features.tokens(view) for view in scaled.unbind(1)], dim=1).flatten(1).cpu())
     return torch.cat(parts)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+Log = Callable[[dict[str, object]], None]
 
 
 def save_atomically(tensors: dict[str, Tensor], path: Path) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Any
 
 import yaml
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 _strict = ConfigDict(extra="forbid")
@@ -18,10 +18,10 @@ class RecipeError(ValueError):
 
 @dataclass(frozen=True, config=_strict)
 class VisionRecipe:
-    """Pretraining of an eye on keypoints: steps of `batch_size` images, of `frames` drawn once. pose_weight: of the
+    """Pretraining of an eye on labels: steps of `batch_size` images, of `frames` drawn once. pose_weight: of the
     joints' angles beside the keypoints, for the eye of the features only, which must see the robot move.
-    self_supervised: the features' eye without labels (`training/self_supervised.py`); motion_weight: of its second
-    term."""
+    self_supervised: the features' eye without labels (`training/self_supervised.py`), as it is made anyway where the
+    source has none; motion_weight: of its second term."""
 
     steps: int = 3000
     batch_size: int = 128
@@ -36,8 +36,10 @@ class VisionRecipe:
 class Recipe:
     """Everything that a run depends on beside `model` (a `model.yaml` without weights) and the code.
 
+    source: what it is trained on (`cli/sources.py` says what may stand there); each of its robots gets a token.
     samples: how many the policy sees; shard_samples are drawn at a time and seen shard_epochs times.
-    bank_size: training arms, each with its own token; token_drop: share of the samples that get E_0 alone.
+    first_robot_share: share of the samples that are of the first robot, beside its own: the one whose token a fresh
+    install starts with, where the model says `initial_token: 0`. token_drop: share that gets E_0 alone.
     token_learning_rate_scale: of d_i, times learning_rate; e_token_learning_rate_scale: of E_0; vision: of its eye.
     action_draws: (t, noise) a sample for L_action. Aids that a small model needs and that stay out of L_total:
     regression_weight (the chunk, read from E before the action expert's last layer), keypoint_weight (where tip and
@@ -45,6 +47,7 @@ class Recipe:
     """
 
     model: str
+    source: dict[str, Any]
     seed: int = 0
     vision: VisionRecipe = VisionRecipe()
     samples: int = 512_000
@@ -57,8 +60,7 @@ class Recipe:
     vision_learning_rate_scale: float = 0.3
     token_learning_rate_scale: float = 4.0
     e_token_learning_rate_scale: float = 1.0
-    bank_size: Annotated[int, Field(ge=2)] = 192
-    unshifted_share: float = 0.05
+    first_robot_share: float = 0.0
     token_drop: float = 0.15
     action_draws: int = 3
     lambda_perc: float = 0.1
@@ -66,7 +68,6 @@ class Recipe:
     lambda_inv: float = 1.0
     regression_weight: float = 2.0
     keypoint_weight: float = 0.5
-    validation_arms: int = 32
 
 
 def load_recipe(path: Path) -> Recipe:

@@ -11,69 +11,40 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vla_align_ros.action.exploration import motion
-from vla_align_ros.bench.reach2 import camera, task
-from vla_align_ros.bench.reach2.arm import EXPLORATION_RAD_S, encoder_reading, move_chunk
-from vla_align_ros.bench.reach2.embodiment import sample_embodiments
+from vla_align_ros.experience.source import Pairs
 from vla_align_ros.policy.features import FeatureExtractor
+from vla_align_ros.policy.inputs import to_model_image
 from vla_align_ros.training.recipe import VisionRecipe
-from vla_align_ros.training.vision import learning_rate, to_model_image
+from vla_align_ros.training.vision import learning_rate
 
-HORIZON = 8  # ticks between the two frames of a pair
 PROTOTYPES, BOTTLENECK = 256, 64
 STUDENT_TEMPERATURE, TEACHER_TEMPERATURE = 0.1, 0.04
 BLANKED_SHARE = 0.4
 TEACHER_MOMENTUM, CENTRE_MOMENTUM = 0.99, 0.9
 
 
-@dataclass(frozen=True)
-class Pairs:
-    """Frames before and after a motion, each (N, cameras, S, S, 3) uint8, and the change of the encoders (N, joints) in
-    rad."""
-
-    before: Tensor
-    after: Tensor
-    motion_rad: Tensor
-
-    def to(self, device: torch.device) -> Pairs:
-        """All of it there."""
-        return Pairs(self.before.to(device), self.after.to(device), self.motion_rad.to(device))
-
-
-def draw_pairs(count: int, size: int, seed: int) -> Pairs:
-    """`count` pairs of many arms, tables and poses, HORIZON ticks of random motion apart."""
-    rng = np.random.default_rng([seed, 2])
-    arms = sample_embodiments(count, seed + 7919)
-    scene = task.sample_scene(count, rng)
-    pose = task.training_pose(arms, scene, rng)
-    moved = move_chunk(arms, pose, motion(count, HORIZON, rng, EXPLORATION_RAD_S), np.zeros((count, 2)))
-    before, after = (torch.from_numpy(camera.draw(arms, angles, scene, size)) for angles in (pose, moved))
-    change = encoder_reading(arms, moved) - encoder_reading(arms, pose)
-    return Pairs(before, after, torch.from_numpy(change).float())
-
-
 def pretrain(
-    features: FeatureExtractor, recipe: VisionRecipe, seed: int, log: Callable[[dict[str, object]], None]
+    features: FeatureExtractor, pairs: Pairs, recipe: VisionRecipe, seed: int, log: Callable[[dict[str, object]], None]
 ) -> dict[str, float]:
-    """Train `features.dino` in place. recipe.frames are single images: a quarter as many pairs, of two cameras.
+    """Train `features.dino` in place.
 
-    recipe.motion_weight: of the second term; 0 leaves self-distillation alone. Returns the losses of the last step.
+    recipe.batch_size: of single images, a quarter as many pairs. recipe.motion_weight: of the second term; 0 leaves
+    self-distillation alone. Returns the losses of the last step.
     """
     torch.manual_seed(seed)
     config = features.config
     device = features.mean.device
-    pairs = draw_pairs(recipe.frames // 4, config.dino.image_size, seed).to(device)
+    images = [torch.from_numpy(part).to(device) for part in (pairs.before, pairs.after)]
+    motion = torch.from_numpy(pairs.motion).to(device)
     teacher, head = copy.deepcopy(features).requires_grad_(False), _head(config.dino.width).to(device)
     teacher_head = copy.deepcopy(head).requires_grad_(False)
     num_patches, cameras = config.grid**2, pairs.before.shape[1]
-    motion_head = nn.Linear(cameras * num_patches * config.dino.width, pairs.motion_rad.shape[1]).to(device)
+    motion_head = nn.Linear(cameras * num_patches * config.dino.width, motion.shape[1]).to(device)
     student = [*features.dino.parameters(), *head.parameters()]
     parameters = [p for p in [*student, *motion_head.parameters()] if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, recipe.learning_rate, weight_decay=0.01, fused=True)
@@ -81,10 +52,10 @@ def pretrain(
     centre, figures = torch.zeros(PROTOTYPES, device=device), dict[str, float]()
     features.train()
     for step in range(recipe.steps):
-        rows = torch.randint(len(pairs.motion_rad), (recipe.batch_size // 4,), generator=generator)
+        rows = torch.randint(len(motion), (recipe.batch_size // 4,), generator=generator)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(recipe, step)
-        before, after = (to_model_image(part[rows]).flatten(0, 1) for part in (pairs.before, pairs.after))
+        before, after = (to_model_image(part[rows]).flatten(0, 1) for part in images)
         blanked = (torch.rand(len(before), num_patches, generator=generator) < BLANKED_SHARE).to(device)
         with torch.no_grad():
             wanted = teacher_head(teacher.patches(before))
@@ -96,7 +67,7 @@ def pretrain(
         if recipe.motion_weight:
             seen_before, seen_after = (features.patches(part) for part in (before, after))
             read = motion_head((seen_after - seen_before).unflatten(0, (-1, cameras)).flatten(1))
-            motion_loss = (read - pairs.motion_rad[rows]).pow(2).mean()
+            motion_loss = (read - motion[rows]).pow(2).mean()
             loss = loss + recipe.motion_weight * motion_loss
         optimizer.zero_grad()
         loss.backward()

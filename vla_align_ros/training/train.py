@@ -1,50 +1,47 @@
-"""Train a zoo model from nothing: `vla-align train --config config/train/tiny.yaml`.
+"""Train a zoo model from nothing, from any source: `vla-align train --config config/train/tiny.yaml`.
 
-Stages, each skipped when its file exists: the policy's eye, the features' eye, the policy with its token bank; with
-`--export` the learned step, statistics and the zoo folder (`export.py`). Deterministic for a seed on one machine, on
-its CPU: every step draws from its own seed.
+Stages, each skipped when its file exists: the policy's eye (from labels: where a source has none, it is learned with
+the policy), the features' eye, the policy with its token bank; with `--export` the learned step, statistics and the zoo
+folder (`export.py`). Deterministic for a seed on one machine, on its CPU: every step draws from its own seed.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 import yaml
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from vla_align_ros.bench.reach2.embodiment import Embodiments, training_embodiments
+from vla_align_ros.experience.source import Source, Sources
+from vla_align_ros.observation.normalise import Normaliser, check_norm_stats, save_norm_stats
 from vla_align_ros.policy.config import ModelConfig, load_model_description
 from vla_align_ros.policy.features import FeatureExtractor
 from vla_align_ros.policy.losses import LossWeights
 from vla_align_ros.policy.pi0 import Pi0
+from vla_align_ros.policy.prepare import Robot
 from vla_align_ros.policy.tokenizer import PromptTokenizer
-from vla_align_ros.training import self_supervised, vision
+from vla_align_ros.training.aids import Aids
 from vla_align_ros.training.bank import TokenBank
-from vla_align_ros.training.dataset import NUM_PREFIX_KEYPOINTS, SampleMaker, Samples, draw_samples, norm_stats
+from vla_align_ros.training.dataset import Samples, make_samples, norm_stats
+from vla_align_ros.training.eyes import make_eyes
 from vla_align_ros.training.make_tokenizer import write_tokenizer
-from vla_align_ros.training.probe import PROBE_FRAMES, motion_r2
-from vla_align_ros.training.progress import load_step, log_line, save_atomically, save_step
-from vla_align_ros.training.recipe import Recipe
-
-Log = Callable[[dict[str, object]], None]
+from vla_align_ros.training.progress import Log, load_step, log_line, save_step
+from vla_align_ros.training.recipe import Recipe, RecipeError
 
 
 @dataclass
 class Trainee:
     """Everything that is trained, and what it is trained on."""
 
-    config: ModelConfig
+    sources: Sources
+    robot: Robot
     model: Pi0
     features: FeatureExtractor
     bank: TokenBank
-    arms: Embodiments
-    maker: SampleMaker
     motion_r2: float
 
     @property
@@ -53,94 +50,66 @@ class Trainee:
         return self.bank.offsets.device
 
 
-def prepare(recipe: Recipe, recipe_path: Path, out: Path, log: Log, device: torch.device) -> Trainee:
+def prepare(recipe: Recipe, recipe_path: Path, sources: Sources, out: Path, log: Log, device: torch.device) -> Trainee:
     """Model, features and data on `device`, with the pretraining stages done (or loaded from `out`)."""
     out.mkdir(parents=True, exist_ok=True)
     config = load_model_description(recipe_path.parent / recipe.model)
     architecture = config.architecture
     if architecture.alignment is None or not architecture.use_peft_prefix_token:
-        raise ValueError(f"{recipe.model}: training needs architecture.alignment and use_peft_prefix_token: true")
+        raise RecipeError(f"{recipe.model}: training needs architecture.alignment and use_peft_prefix_token: true")
+    if architecture.variant == "pi05":
+        text = "its prompt holds the state in numbers, for which a tokenizer of words has none"
+        raise RecipeError(f"{recipe.model}: a pi05 cannot be trained from nothing, {text}: use variant pi0")
     torch.manual_seed(recipe.seed)
     model = Pi0(architecture).to(device)
     features = FeatureExtractor(architecture.alignment.features).to(device)
-    grid = architecture.vision.image_size // architecture.vision.patch_size
-
-    def eye(x: Tensor) -> Tensor:
-        seen: Tensor = model.vision_tower(pixel_values=x).last_hidden_state
-        return seen
-
-    size, width = architecture.vision.image_size, architecture.vision.width
-    _stage(
-        out / "vision.safetensors",
-        model.vision_tower,
-        lambda log: vision.pretrain(
-            eye, model.vision_tower, width, size, grid, recipe.vision, 0.0, recipe.seed + 11, log
-        ),
-        log,
-    )
-    dino = architecture.alignment.features.dino
-
-    def pretrain_features(log: Log) -> dict[str, float]:
-        settings, seed = recipe.vision, recipe.seed + 12
-        if settings.self_supervised:
-            return self_supervised.pretrain(features, settings, seed, log)
-        size, grid, weight = dino.image_size, features.config.grid, settings.pose_weight
-        return vision.pretrain(features.patches, features.dino, dino.width, size, grid, settings, weight, seed, log)
-
-    _stage(out / "features.safetensors", features.dino, pretrain_features, log)
-    features.eval().requires_grad_(False)
-    frames = vision.draw_frames(recipe.vision.frames // 10, dino.image_size, recipe.seed + 13)
-    features.fit(vision.to_model_image(frames.images.to(device)))
-    r2 = motion_r2(features, dino.image_size, recipe.seed, min(PROBE_FRAMES, recipe.vision.frames))
-    log({"stage": "features", "motion_r2": r2})
-    arms = training_embodiments(recipe.bank_size, recipe.seed + 101)
-    stats = norm_stats(arms, architecture.action_horizon, recipe.seed)
-    write_tokenizer(out / "tokenizer.json", architecture.vocab_size)
-    tokenizer = PromptTokenizer(out, architecture.variant, architecture.max_token_len)
+    log(_about(sources))
+    robot = _robot(recipe, sources.training, config, out, log)
+    motion_r2 = make_eyes(recipe, sources, model, features, out, log)
     torch.manual_seed(recipe.seed + 1)
-    bank = TokenBank(recipe.bank_size, architecture.peft_num_tokens, architecture.action_expert.width).to(device)
-    maker = SampleMaker(stats, config.normalisation, tokenizer, features)
-    return Trainee(config, model, features, bank, arms, maker, r2)
+    rows, width = len(sources.training.robots), architecture.action_expert.width
+    bank = TokenBank(rows, architecture.peft_num_tokens, width).to(device)
+    return Trainee(sources, robot, model, features, bank, motion_r2)
 
 
-def _stage(path: Path, eye: nn.Module, pretrain: Callable[[Log], dict[str, float]], log: Log) -> None:
-    """Pretrain an eye, or load what an earlier call made."""
-    if not path.exists():
-        figures = pretrain(lambda line: log({"stage": path.stem, **line}))
-        log({"stage": path.stem, **figures})
-        save_atomically(eye.state_dict(), path)
-    eye.load_state_dict(load_file(path))
+def _robot(recipe: Recipe, source: Source, config: ModelConfig, out: Path, log: Log) -> Robot:
+    """Statistics and tokenizer of a source, written to `out`, as the policy will read them. Raises ValueError for a
+    field that never changes, and for prompts that do not fit."""
+    architecture, stats_path = config.architecture, out / "norm_stats.json"
+    stats = norm_stats(source, config, recipe.seed)
+    labels = {"state": config.robot.state_labels, "actions": config.robot.action_labels}
+    for remark in check_norm_stats(stats, stats_path, labels, config.normalisation):
+        log({"stage": "statistics", "remark": remark})
+    save_norm_stats(stats_path, stats)
+    write_tokenizer(out / "tokenizer.json", source.prompts, architecture.vocab_size)
+    tokenizer = PromptTokenizer(out, architecture.variant, architecture.max_token_len)
+    for prompt in source.prompts:
+        tokenizer(prompt, np.ones(len(config.robot.state), np.float32))
+    state, actions = (Normaliser(stats[name], config.normalisation) for name in ("state", "actions"))
+    return Robot(config, state, actions, tokenizer, "", ())
 
 
-class Aids(nn.Module):
-    """What a small model needs to train at all, outside L_total: two regressions, read from inside by forward hooks."""
+def _about(sources: Sources) -> dict[str, object]:
+    """What a run learns from, and what it does without."""
+    validation, labels = sources.validation.robots, sources.training.labels
+    shared = sorted(set(validation) & set(sources.training.robots))
+    line: dict[str, object] = {
+        "stage": "source",
+        "robots": len(sources.training.robots),
+        "validation": f"later episodes of {len(shared)} of them" if shared else f"{len(validation)} other robots",
+    }
+    if labels is None:
+        line["left_out"] = "this source has no labels: the policy's eye is not pretrained, no keypoints as an aid"
+    return line
 
-    def __init__(self, model: Pi0) -> None:
-        super().__init__()
-        a = model.architecture
-        self.chunk = nn.Sequential(
-            nn.RMSNorm(a.action_expert.width), nn.Linear(a.action_expert.width, a.action_horizon * a.action_dim)
-        )
-        self.points = nn.Linear(a.vlm.width, NUM_PREFIX_KEYPOINTS * 2)
-        self.hidden: dict[str, Tensor] = {}
-        self._watch(model.action_expert.layers[-1], "input_layernorm", "e_row")
-        self._watch(model.vlm.layers[-1], "post_attention_layernorm", "prefix")
 
-    def _watch(self, layer: nn.Module, norm: str, name: str) -> None:
-        """Keep what goes into a layer's norm."""
-
-        def hook(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-            self.hidden[name] = arguments[0]
-
-        layer.get_submodule(norm).register_forward_pre_hook(hook)
-
-    def forward(self, actions: Tensor, points: Tensor, token_masks: Tensor, draws: int) -> tuple[Tensor, Tensor]:
-        """Regression loss of the chunk (B, H, A), and of the keypoints (B, K, 2), from the latest forward pass."""
-        chunk = self.chunk(self.hidden["e_row"][:, 0])
-        chunk_loss = (chunk - actions.flatten(1).repeat_interleave(draws, 0)).pow(2).mean()
-        last = self.hidden["prefix"].shape[1] - token_masks.shape[1] + token_masks.sum(1) - 1
-        read = self.points(self.hidden["prefix"][torch.arange(len(last)), last])
-        return chunk_loss, (read - ((points - 0.5) * 4.0).flatten(1)).pow(2).mean()
+def _check_same(out: Path, recipe: Recipe) -> None:
+    """A run goes on with what it was begun with, which `recipe.yaml` in it says."""
+    path, now = out / "recipe.yaml", asdict(recipe)
+    begun = yaml.safe_load(path.read_text()) if path.exists() else now
+    if changed := [key for key in ("model", "source", "seed") if begun.get(key) != now[key]]:
+        raise RecipeError(f"{out}: begun with another {' and '.join(changed)}: give each run a folder of its own")
+    path.write_text(yaml.safe_dump(now))
 
 
 def make_optimizer(trainee: Trainee, aids: Aids, recipe: Recipe) -> torch.optim.AdamW:
@@ -170,7 +139,8 @@ def train_policy(trainee: Trainee, recipe: Recipe, out: Path, log: Log, save_eve
     """The joint training; goes on where `out` left off."""
     model, bank = trainee.model, trainee.bank
     torch.manual_seed(recipe.seed + 2)
-    aids = Aids(model).to(trainee.device)
+    labels = trainee.sources.training.labels
+    aids = Aids(model, 0 if labels is None else labels.num_points).to(trainee.device)
     optimizer = make_optimizer(trainee, aids, recipe)
     modules: dict[str, nn.Module] = {"model": model, "bank": bank, "aids": aids}
     step = load_step(out, modules, optimizer)
@@ -197,11 +167,9 @@ def train_policy(trainee: Trainee, recipe: Recipe, out: Path, log: Log, save_eve
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * group["scale"]
         losses = _losses(trainee, aids, recipe, shard, rows, weights, step)
-        loss = (
-            losses["total_loss"]
-            + recipe.regression_weight * losses["regression_loss"]
-            + recipe.keypoint_weight * losses["keypoint_loss"]
-        )
+        loss = losses["total_loss"] + recipe.regression_weight * losses["regression_loss"]
+        if "keypoint_loss" in losses:
+            loss = loss + recipe.keypoint_weight * losses["keypoint_loss"]
         optimizer.zero_grad()
         loss.backward()
         e_token = model.peft_prefix_token
@@ -224,14 +192,14 @@ def train_policy(trainee: Trainee, recipe: Recipe, out: Path, log: Log, save_eve
 
 
 def make_shard(trainee: Trainee, recipe: Recipe, index: int) -> Samples:
-    """The samples of one shard; a share of them from the unshifted arm (row 0)."""
+    """The samples of one shard; a share of them from the first robot, beside its own."""
     rng = np.random.default_rng([recipe.seed, 3, index])
-    arm = rng.integers(0, recipe.bank_size, recipe.shard_samples)
-    arm[rng.random(recipe.shard_samples) < recipe.unshifted_share] = 0
-    architecture = trainee.config.architecture
-    return trainee.maker(
-        draw_samples(trainee.arms, arm, architecture.action_horizon, architecture.vision.image_size, rng)
-    )
+    source = trainee.sources.training
+    row = rng.integers(0, len(source.robots), recipe.shard_samples)
+    row[rng.random(recipe.shard_samples) < recipe.first_robot_share] = 0
+    architecture = trainee.robot.config.architecture
+    raw = source.samples(row, architecture.action_horizon, architecture.vision.image_size, rng)
+    return make_samples(raw, trainee.robot, trainee.features)
 
 
 def _losses(
@@ -241,32 +209,38 @@ def _losses(
     keep = (torch.rand(len(rows), generator=generator, device=trainee.device) >= recipe.token_drop).float()
     e_0 = trainee.model.peft_prefix_token
     assert e_0 is not None
-    token = trainee.bank.tokens(e_0, shard.arm[rows], keep)
-    inputs, experience = shard.policy_input(rows), shard.experience_input(rows)
+    token = trainee.bank.tokens(e_0, shard.row[rows], keep)
+    inputs = shard.policy_input(rows)
     total, parts = trainee.model(
         inputs,
         shard.actions[rows],
-        experience,
+        shard.experience[rows],
         weights,
         action_draws=recipe.action_draws,
         peft_token=token,
         generator=generator,
     )
-    regression, points = aids(shard.actions[rows], shard.points[rows], inputs.token_masks, recipe.action_draws)
-    return {"total_loss": total, **parts, "regression_loss": regression, "keypoint_loss": points}
+    helped = aids(shard.actions[rows], shard.points[rows], inputs.token_masks, recipe.action_draws)
+    return {"total_loss": total, **parts, **helped}
 
 
 def train(
-    recipe_path: Path, recipe: Recipe, out: Path, log: Log, device: torch.device, save_every_s: float = 120.0
+    recipe_path: Path,
+    recipe: Recipe,
+    sources: Sources,
+    out: Path,
+    log: Log,
+    device: torch.device,
+    save_every_s: float = 120.0,
 ) -> Trainee:
     """All stages up to the trained policy. `out` holds the run; a second call goes on where it stopped."""
     out.mkdir(parents=True, exist_ok=True)
+    _check_same(out, recipe)
 
     def record(line: dict[str, object]) -> None:
         log_line(out, line)
         log(line)
 
-    trainee = prepare(recipe, recipe_path, out, record, device)
-    (out / "recipe.yaml").write_text(yaml.safe_dump(recipe.__dict__ | {"vision": recipe.vision.__dict__}))
+    trainee = prepare(recipe, recipe_path, sources, out, record, device)
     train_policy(trainee, recipe, out, record, save_every_s)
     return trainee

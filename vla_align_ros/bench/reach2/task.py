@@ -21,6 +21,7 @@ from vla_align_ros.bench.reach2.embodiment import Embodiments, FloatArray
 
 COLOURS = ("red", "green", "blue", "yellow")
 TEMPLATES = ("reach the {} target", "move to the {} disc", "go to the {} one", "touch {}")
+ALL_PROMPTS = tuple(template.format(colour) for template in TEMPLATES for colour in COLOURS)
 NUM_TARGETS = 3
 SUCCESS_M = 0.10  # distance of the tip from the target that counts as reached
 EPISODE_TICKS = 48

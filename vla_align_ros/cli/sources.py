@@ -1,0 +1,150 @@
+"""`source:` of a recipe -> what it names: a bench, LeRobotDatasets or bags.
+
+    source: {bench: reach2, robots: 192, validation_robots: 32}
+    source: {lerobot: [FOLDER, ...], validation: [FOLDER, ...], cameras: {front: observation.images.front}}
+    source: {bags: {arm1: [BAG, ...], arm2: [BAG, ...]}, prompt: pick the cube}
+
+Recorded sources without `validation` hold some robots, or later episodes, out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass as plain_dataclass
+from dataclasses import field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from vla_align_ros.experience.bag_topics import COMMAND, PROMPT, bag_topics, in_namespace
+from vla_align_ros.experience.source import Sources
+from vla_align_ros.policy.config import ModelConfig
+from vla_align_ros.policy.tokenizer import clean_prompt
+from vla_align_ros.training.recipe import RecipeError
+
+_strict = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True, config=_strict)
+class BenchSource:
+    """So many of a bench's robots to train on, and others to validate on."""
+
+    bench: Literal["reach2"]
+    robots: Annotated[int, Field(ge=2)] = 192
+    validation_robots: Annotated[int, Field(ge=1)] = 32
+
+    def open(self, config: ModelConfig, seed: int) -> Sources:
+        from vla_align_ros.bench.reach2.source import open_sources
+
+        return open_sources(seed, self.robots, self.validation_robots)
+
+
+@dataclass(frozen=True, config=_strict)
+class LeRobotSource:
+    """LeRobotDatasets (format 3). cameras: the model's camera -> the dataset's feature, `observation.images.<camera>`
+    where left out. robot_column: says which robot an episode is of; without it a dataset is one robot. prompt: where
+    there is no task text."""
+
+    lerobot: Annotated[list[Path], Field(min_length=1)]
+    validation: list[Path] = field(default_factory=list)
+    cameras: dict[str, str] = field(default_factory=dict)
+    robot_column: str | None = None
+    prompt: str | None = None
+
+    def open(self, config: ModelConfig, seed: int) -> Sources:
+        from vla_align_ros.experience.lerobot import LeRobotDataset
+        from vla_align_ros.experience.lerobot_source import lerobot_sources
+
+        known = config.architecture.cameras
+        if unknown := sorted(set(self.cameras) - set(known)):
+            raise RecipeError(f"source: cameras: the model has no camera {unknown}, it has {list(known)}")
+        cameras = {camera: f"observation.images.{camera}" for camera in known} | self.cameras
+        size = config.architecture.vision.image_size
+        training, validation = (
+            [
+                LeRobotDataset(folder, config.robot, cameras, size, robot_column=self.robot_column, prompt=self.prompt)
+                for folder in folders
+            ]
+            for folders in (self.lerobot, self.validation)
+        )
+        return lerobot_sources(training, validation)
+
+
+@dataclass(frozen=True, config=_strict)
+class BagSource:
+    """Bags of each robot, by a name that stays its own; a bag that is given without a name is a robot by itself.
+    namespace, cameras, joints: of topics that are not as in the model (`experience/bag_topics.py`). prompt: for bags
+    that have none."""
+
+    bags: Annotated[dict[str, list[Path]] | list[Path], Field(min_length=1)]
+    validation: dict[str, list[Path]] | list[Path] = field(default_factory=list)
+    namespace: str = ""
+    cameras: dict[str, str] = field(default_factory=dict)
+    joints: dict[str, str] = field(default_factory=dict)
+    prompt_topic: str = PROMPT
+    command_topic: str = COMMAND
+    prompt: str = ""
+
+    def open(self, config: ModelConfig, seed: int) -> Sources:
+        from vla_align_ros.experience.bag_source import bag_sources
+        from vla_align_ros.offline import read_bag
+        from vla_align_ros.params import PolicyParams
+
+        model, resolve = Untrained(config), in_namespace(self.namespace)
+        named = {"prompt": self.prompt_topic, "command": self.command_topic}
+        topics = bag_topics(config.robot, resolve, cameras=self.cameras, joints=self.joints, **named)
+        params = PolicyParams.from_mapping({"experience_stride_ticks": 1})
+        training, validation = (_named(bags) for bags in (self.bags, self.validation))
+        horizon = config.architecture.action_horizon
+        return bag_sources(
+            training, validation, lambda paths: read_bag(model, paths, topics, params, self.prompt), horizon
+        )
+
+
+@plain_dataclass(frozen=True)
+class Untrained:
+    """A model that has no tokenizer yet: it will be given one that knows the prompts."""
+
+    config: ModelConfig
+
+    def check_prompt(self, prompt: str) -> None:
+        """Raises PromptError for an empty one."""
+        clean_prompt(prompt)
+
+
+def _named(bags: dict[str, list[Path]] | list[Path]) -> dict[str, list[Path]]:
+    return bags if isinstance(bags, dict) else {str(path): [path] for path in bags}
+
+
+_KINDS: dict[str, type[BenchSource | LeRobotSource | BagSource]] = {
+    "bench": BenchSource,
+    "lerobot": LeRobotSource,
+    "bags": BagSource,
+}
+
+
+def parse_source(text: str) -> dict[str, Any]:
+    """`source:` as it is given on a command line. Raises RecipeError for what is no mapping."""
+    try:
+        found = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"source: cannot be read as YAML: {error}") from None
+    if not isinstance(found, dict):
+        raise RecipeError(f"source: expected a mapping, as {{bench: reach2}}, got {text!r}")
+    return found
+
+
+def open_sources(raw: dict[str, Any], config: ModelConfig, seed: int) -> Sources:
+    """The sources that a recipe's `source` names, for one model. Raises RecipeError naming what is wrong with it, and
+    what a source raises, a ValueError, for data that do not fit."""
+    named = [kind for kind in _KINDS if kind in raw]
+    if len(named) != 1:
+        raise RecipeError(f"source: expected one of {', '.join(_KINDS)}, got {list(raw)}")
+    try:
+        found = TypeAdapter(_KINDS[named[0]]).validate_python(raw)
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r:.80})" for e in error.errors()]
+        raise RecipeError("source: " + "; ".join(lines)) from None
+    return found.open(config, seed)

@@ -1,0 +1,147 @@
+"""Where experience and training samples come from: a bench, bags, a LeRobotDataset; all of one shape.
+
+Everything that a source gives is in ROS's units (rad, m) and in the order of the robot description's fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vla_align_ros.observation.resize import letterbox
+from vla_align_ros.policy import Policy
+from vla_align_ros.types import Experience, Float32Array, UInt8Array
+
+Episode = TypeVar("Episode")
+EXPERIENCES = 128  # of one robot, that an alignment uses
+
+
+@dataclass(frozen=True)
+class RawSamples:
+    """n samples: experiences, and what is to be imitated where they begin.
+
+    actions: (n, H, A) float32; the experiences' commands where the recording is a demonstration. robot: (n,) row of
+    `Source.robots`. points: (n, K, 2) float32 in image widths, where a bench knows what is where; else K is 0.
+    """
+
+    experiences: list[Experience]
+    actions: Float32Array
+    robot: NDArray[np.int64]
+    points: Float32Array
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Labelled images (N, size, size, 3) uint8: points (N, K, 2) in image widths, pose (N, P)."""
+
+    images: UInt8Array
+    points: Float32Array
+    pose: Float32Array
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Frames before and after a motion, each (N, C, size, size, 3) uint8, and the change of the state (N, S)."""
+
+    before: UInt8Array
+    after: UInt8Array
+    motion: Float32Array
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What only a bench knows, each drawn anew as (count, size, seed): labelled frames, and pairs of random motion.
+
+    num_points: K of `RawSamples.points`.
+    """
+
+    num_points: int
+    frames: Callable[[int, int, int], Frames]
+    pairs: Callable[[int, int, int], Pairs]
+
+
+class Source(Protocol):
+    """robots: a stable name of each; a model's token bank has one token each, in this order. prompts: every text that
+    may occur. labels: None where nobody knows more than the robot itself."""
+
+    @property
+    def robots(self) -> Sequence[str]: ...
+
+    @property
+    def prompts(self) -> Sequence[str]: ...
+
+    @property
+    def labels(self) -> Labels | None: ...
+
+    def samples(self, robot: NDArray[np.int64], horizon: int, size: int | None, rng: np.random.Generator) -> RawSamples:
+        """One sample of `horizon` ticks, drawn at random, for each entry of `robot` (rows of `robots`). size: of the
+        images, letterboxed; None leaves them out."""
+        ...
+
+    def experiences(
+        self, robot: int, policy: Policy, seed: int, count: int, exploration_fraction: float = 0.5
+    ) -> list[Experience]:
+        """At most `count` experiences of one robot, in order of time, as its buffer would hold them. A bench lets the
+        policy work, a share of the time at random; a recording gives a stretch of what it has, which the seed picks."""
+        ...
+
+
+class Sources(NamedTuple):
+    """What a model is trained on, and what its limits are measured on: other robots, or other episodes of few."""
+
+    training: Source
+    validation: Source
+
+
+def held_out(episodes: Mapping[str, Sequence[Episode]]) -> tuple[dict[str, list[Episode]], dict[str, list[Episode]]]:
+    """Recorded episodes of each robot, oldest first -> those to train on, and those to validate on.
+
+    Of five robots one is held out, the last ones; of fewer than three, the later fifth of each one's episodes. Raises
+    ValueError where a single episode cannot be divided.
+    """
+    names = list(episodes)
+    if len(names) >= 3:
+        cut = len(names) - -(-len(names) // 5)
+        return {name: list(episodes[name]) for name in names[:cut]}, {
+            name: list(episodes[name]) for name in names[cut:]
+        }
+    earlier, later = {}, {}
+    for name, mine in episodes.items():
+        if len(mine) < 2:
+            raise ValueError(f"robot {name!r} has one episode: one to train on and one to validate on are needed")
+        cut = len(mine) - -(-len(mine) // 5)
+        earlier[name], later[name] = list(mine[:cut]), list(mine[cut:])
+    return earlier, later
+
+
+def pairs(source: Source, count: int, horizon: int, size: int, seed: int) -> Pairs:
+    """`count` pairs of frames of any robots: a bench's own, else what was recorded before and after some commands."""
+    if source.labels is not None:
+        return source.labels.pairs(count, size, seed)
+    rng = np.random.default_rng([seed, 2])
+    found = source.samples(rng.integers(0, len(source.robots), count), horizon, size, rng).experiences
+    before, after = (
+        np.stack([np.stack(list(seen.images.values())) for seen in side])
+        for side in ([item.observation for item in found], [item.next_observation for item in found])
+    )
+    motion = np.stack([item.next_observation.state - item.observation.state for item in found])
+    return Pairs(before, after, motion)
+
+
+def resized(item: Experience, size: int) -> Experience:
+    """With letterboxed images of another size."""
+    before, after = (
+        replace(seen, images={camera: letterbox(image, size) for camera, image in seen.images.items()})
+        for seen in (item.observation, item.next_observation)
+    )
+    return replace(item, observation=before, next_observation=after)
+
+
+def without_images(item: Experience) -> Experience:
+    """What the joints did."""
+    before, after = (replace(seen, images={}) for seen in (item.observation, item.next_observation))
+    return replace(item, observation=before, next_observation=after)
