@@ -264,8 +264,8 @@ class RobotDescription:
     @cached_property
     def judged_by_way(self) -> NDArray[np.bool_]:
         """(A,) False of a gripper's goal: where something is in its way it lies far ahead of the joint, and steps."""
-        goals: NDArray[np.bool_] = self.kinds != "velocity"
-        return self.must_follow | ~goals
+        free = [item.kind != "velocity" and self.joints[item.joint].may_be_blocked for item in self.action]
+        return ~np.array(free)
 
     @cached_property
     def kinds(self) -> NDArray[np.str_]:
