@@ -26,7 +26,8 @@ from vla_align_ros.alignment.evidence import collect, on_later
 from vla_align_ros.alignment.rules import RULES, Rules
 from vla_align_ros.alignment.split import split
 from vla_align_ros.alignment.step import propose
-from vla_align_ros.bench.reach2.bench import action_error
+from vla_align_ros.bench.evaluate import action_error
+from vla_align_ros.bench.reach2.bench import BENCH
 from vla_align_ros.bench.reach2.embodiment import Embodiments, sample_embodiments
 from vla_align_ros.policy import Policy
 from vla_align_ros.policy.load import Device
@@ -69,7 +70,7 @@ def one_arm(policy: Policy, arm: Embodiments, other_arm: Embodiments, seed: int)
     aligned = arms.aligned(policy, shipped, in_buffer(policy, mine), arms.recommended(policy), seed).proposed
 
     def error(token: torch.Tensor) -> float:
-        return float(action_error(policy, arm, token[None], seed + 7, HELD_OUT)[0])
+        return float(action_error(policy, BENCH, arm, token[None], seed + 7, HELD_OUT)[0])
 
     starts = {"fresh": shipped, "aligned": aligned}
     before = {name: error(token) for name, token in starts.items()}

@@ -23,7 +23,9 @@ import yaml
 from machine import write
 from torch import Tensor
 
-from vla_align_ros.bench.reach2.bench import action_error, fill_buffer
+from vla_align_ros.bench.collect import fill_buffer
+from vla_align_ros.bench.evaluate import action_error
+from vla_align_ros.bench.reach2.bench import BENCH
 from vla_align_ros.bench.reach2.embodiment import Embodiments, training_embodiments
 from vla_align_ros.policy import Policy
 from vla_align_ros.policy.load import Device
@@ -36,14 +38,14 @@ EULER_STEPS = (1, 2, 4, 10)
 def one_arm(policy: Policy, arm: Embodiments, seed: int, episodes: int, exploration: float) -> dict[str, Any]:
     """Everything about one arm."""
     shipped, e_0 = arms.shipped_token(policy), policy.e_0
-    experiences = fill_buffer(policy, arm, shipped, seed, exploration)
+    experiences = fill_buffer(policy, BENCH, arm, shipped, seed, exploration)
     done = arms.aligned(policy, shipped, experiences, arms.recommended(policy), seed)
     oracle = arms.best_by_labels(policy, arm, [shipped, e_0, done.proposed], seed)
     tokens = dict(zip(STAGES, (e_0, shipped, done.picked, done.proposed, done.used, oracle), strict=True))
     return {
         "success": by_token(tokens, lambda token: arms.successes(policy, arm, token, episodes, seed)),
         "action_error": by_token(
-            tokens, lambda token: float(action_error(policy, arm, token[None], seed, arms.ERROR_SAMPLES)[0])
+            tokens, lambda token: float(action_error(policy, BENCH, arm, token[None], seed, arms.ERROR_SAMPLES)[0])
         ),
         "report": done.report.to_json(),
         "reversed": bool((arm.gain < 0).any()),
@@ -62,7 +64,7 @@ def by_token(tokens: dict[str, Tensor], measure: Any) -> dict[str, Any]:
 def own_token(policy: Policy, arm: Embodiments, row: int, seed: int, episodes: int) -> dict[str, float]:
     """A training arm with the bank's token for it, the cap: success, and action error by number of Euler steps."""
     token = policy.e_0 + policy.alignment.bank[row]
-    errors = {n: action_error(policy, arm, token[None], seed, arms.ERROR_SAMPLES, n)[0] for n in EULER_STEPS}
+    errors = {n: action_error(policy, BENCH, arm, token[None], seed, arms.ERROR_SAMPLES, n)[0] for n in EULER_STEPS}
     return {
         "success": float(arms.successes(policy, arm, token, episodes, seed).mean()),
         **{f"action_error, {steps} Euler steps": float(error) for steps, error in errors.items()},
@@ -138,12 +140,12 @@ def main(
     """Align unseen arms once each, and measure."""
     unseen = arms.unseen_arms(embodiments, seed, scale)
     if diagnosis:
-        each = [(unseen[np.array([i])], seed * 1000 + i, exploration) for i in range(embodiments)]
+        each = [(unseen[i], seed * 1000 + i, exploration) for i in range(embodiments)]
         why = diagnosis_of.summary(list(arms.each_arm(diagnosis_of.one_arm, model, each, jobs, device)))
         print(json.dumps(why, indent=2))
         write(json_file, why)
         return
-    work = [(unseen[np.array([i])], seed * 1000 + i, episodes, exploration) for i in range(embodiments)]
+    work = [(unseen[i], seed * 1000 + i, episodes, exploration) for i in range(embodiments)]
     found = []
     for number, item in enumerate(arms.each_arm(one_arm, model, work, jobs, device)):
         found.append(item)
@@ -154,7 +156,7 @@ def main(
         recipe = yaml.safe_load((find_model(model) / "recipe.yaml").read_text())
         bank = training_embodiments(recipe["bank_size"], recipe["seed"] + 101)
         chosen = np.random.default_rng(seed).permutation(recipe["bank_size"])[:training_arms]
-        own = [(bank[np.array([row])], int(row), seed, episodes) for row in chosen]
+        own = [(bank[int(row)], int(row), seed, episodes) for row in chosen]
         capped = list(arms.each_arm(own_token, model, own, jobs, device))
         result["training_arms_with_own_token"] = {
             name: arms.interval(np.array([item[name] for item in capped])) for name in capped[0]

@@ -21,10 +21,13 @@ from vla_align_ros.alignment.losses import ExperienceLosses, weights_of
 from vla_align_ros.alignment.report import AlignReport
 from vla_align_ros.alignment.split import LEAST_TO_LEARN, split_by_episode
 from vla_align_ros.alignment.step import Proposal, propose
+from vla_align_ros.bench.collect import collect_experience
+from vla_align_ros.bench.evaluate import finished
 from vla_align_ros.bench.reach2 import task
-from vla_align_ros.bench.reach2.bench import EXPERIENCES, Episodes, collect_experience, final_distances
-from vla_align_ros.bench.reach2.embodiment import Embodiments, sample_embodiments
+from vla_align_ros.bench.reach2.bench import BENCH
+from vla_align_ros.bench.reach2.embodiment import Embodiments
 from vla_align_ros.experience.builder import without_held
+from vla_align_ros.experience.source import EXPERIENCES
 from vla_align_ros.params import AlignParams, PolicyParams
 from vla_align_ros.policy import Policy, flow, load_policy
 from vla_align_ros.policy.load import Device
@@ -42,7 +45,7 @@ Result = TypeVar("Result")
 
 def unseen_arms(count: int, seed: int, scale: float = 1.0) -> Embodiments:
     """Unseen arms. scale: width of the shifts relative to training's."""
-    return sample_embodiments(count, TEST_SEED + seed, scale)
+    return BENCH.embodiments(count, TEST_SEED + seed, scale)
 
 
 def each_arm(
@@ -83,7 +86,7 @@ def work(
     policy: Policy, arm: Embodiments, token: Tensor, seed: int, exploration_fraction: float, count: int = EXPERIENCES
 ) -> list[Experience]:
     """All experiences of one arm (a row) at work with `token`, those in which a joint was held among them."""
-    return collect_experience(policy, arm, token[None], count, seed, exploration_fraction)[0]
+    return collect_experience(policy, BENCH, arm, token[None], count, seed, exploration_fraction)[0]
 
 
 @dataclass(frozen=True)
@@ -130,9 +133,8 @@ def task_alone(params: AlignParams, task: str) -> AlignParams:
 
 
 def successes(policy: Policy, arm: Embodiments, token: Tensor, episodes: int, seed: int) -> NDArray[np.bool_]:
-    """Which of an arm's episodes (the same for every token) end within SUCCESS_M."""
-    arms = arm[np.zeros(episodes, np.intp)]
-    return final_distances(policy, arms, token.expand(episodes, -1, -1), seed) < task.SUCCESS_M
+    """Which of an arm's episodes (the same for every token) succeed."""
+    return finished(policy, BENCH, [arm] * episodes, token.expand(episodes, -1, -1), seed).succeeded
 
 
 LabelLoss = Callable[[Tensor, Tensor, torch.Generator], Tensor]
@@ -141,11 +143,10 @@ LabelLoss = Callable[[Tensor, Tensor, torch.Generator], Tensor]
 def label_loss(policy: Policy, arm: Embodiments, seed: int) -> LabelLoss:
     """L_action of a token on some of LABELS observations of one arm, by the expert's own chunks: the labels that an
     alignment never sees."""
-    batch = Episodes(arm[np.zeros(LABELS, np.intp)], seed + 1, policy.model.architecture.vision.image_size)
+    batch = BENCH.episodes([arm] * LABELS, seed + 1, policy.model.architecture.vision.image_size)
     rng = np.random.default_rng([seed, 41])
     batch.angle_rad = task.training_pose(batch.arms, batch.scene, rng)
-    horizon = policy.model.architecture.action_horizon
-    wanted = task.expert_chunk(batch.arms, batch.angle_rad, batch.last_command, batch.scene, horizon)
+    wanted = batch.expert_chunks(policy.model.architecture.action_horizon)
     actions = torch.from_numpy(policy.robot.actions.normalise(wanted.astype(np.float32))).to(policy.device)
     inputs = policy.prepare(batch.observe())
     with torch.no_grad():

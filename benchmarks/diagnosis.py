@@ -16,8 +16,11 @@ from torch import Tensor
 
 from vla_align_ros.alignment.split import split
 from vla_align_ros.alignment.step import first_step
-from vla_align_ros.bench.reach2.bench import EXPERIENCES, action_error, fill_buffer
+from vla_align_ros.bench.collect import fill_buffer
+from vla_align_ros.bench.evaluate import action_error
+from vla_align_ros.bench.reach2.bench import BENCH
 from vla_align_ros.bench.reach2.embodiment import Embodiments
+from vla_align_ros.experience.source import EXPERIENCES
 from vla_align_ros.policy import Policy
 
 COUNTS, PARTS = (8, 16, 32, 64, 128, 256, 512, 1024), ("picked", "proposed")
@@ -27,10 +30,10 @@ GRADIENT_DRAWS = 8
 def one_arm(policy: Policy, arm: Embodiments, seed: int, exploration: float) -> dict[str, Any]:
     """Everything about one arm."""
     shipped, params = arms.shipped_token(policy), arms.recommended(policy)
-    experiences = fill_buffer(policy, arm, shipped, seed, exploration, max(COUNTS))
+    experiences = fill_buffer(policy, BENCH, arm, shipped, seed, exploration, max(COUNTS))
 
     def error(token: Tensor) -> float:
-        return float(action_error(policy, arm, token[None], seed, arms.ERROR_SAMPLES)[0])
+        return float(action_error(policy, BENCH, arm, token[None], seed, arms.ERROR_SAMPLES)[0])
 
     by_count = {}
     for count in COUNTS:

@@ -22,9 +22,10 @@ from rich.console import Console
 from rich.table import Table
 
 from vla_align_ros.bench.reach2 import task
+from vla_align_ros.bench.reach2.bench import BENCH
 from vla_align_ros.bench.reach2.camera import CAMERAS, draw
-from vla_align_ros.bench.reach2.embodiment import sample_embodiments, unshifted
-from vla_align_ros.bench.reach2.robot import SimulatedRobot
+from vla_align_ros.bench.reach2.embodiment import sample_embodiments
+from vla_align_ros.bench.robot import SimulatedRobot
 
 SIZES = (64, 224, 640)
 BATCHES = (1, 32)
@@ -50,7 +51,7 @@ def drawing(size: int, batch: int, seconds: float) -> float:
 
 def sending(size: int, seconds: float) -> float:
     """Frames a second of a robot on its simulated clock, joint states at 100 Hz beside them."""
-    robot = SimulatedRobot(unshifted(), 10**18, image_hz=100.0, image_size=size)
+    robot = SimulatedRobot(BENCH, BENCH.embodiment(0), 10**18, image_hz=100.0, image_size=size)
     return rate(20 * len(CAMERAS), lambda: robot.advance(robot.now_ns + 200_000_000), seconds)
 
 

@@ -23,9 +23,12 @@ import typer
 from machine import write
 
 from vla_align_ros.alignment.reasons import Reason
-from vla_align_ros.bench.reach2.bench import EXPERIENCES, action_error, later
+from vla_align_ros.bench.collect import later
+from vla_align_ros.bench.evaluate import action_error
+from vla_align_ros.bench.reach2.bench import BENCH
 from vla_align_ros.bench.reach2.embodiment import Embodiments
 from vla_align_ros.experience.builder import without_held
+from vla_align_ros.experience.source import EXPERIENCES
 from vla_align_ros.policy import Policy
 from vla_align_ros.policy.load import Device
 from vla_align_ros.types import Experience, Observation, UInt8Array
@@ -152,7 +155,7 @@ def one_arm(policy: Policy, arm: Embodiments, other_arm: Embodiments, seed: int)
     aligned = arms.aligned(policy, shipped, in_buffer(policy, mine), params, seed).proposed
 
     def error(token: Any) -> float:
-        return float(action_error(policy, arm, token[None], seed + 7, HELD_OUT)[0])
+        return float(action_error(policy, BENCH, arm, token[None], seed + 7, HELD_OUT)[0])
 
     starts = {"fresh": shipped, "aligned": aligned}
     before = {name: error(token) for name, token in starts.items()}

@@ -25,7 +25,7 @@ import numpy as np
 import typer
 from machine import write
 
-from vla_align_ros.bench.reach2.bench import later
+from vla_align_ros.bench.collect import later
 from vla_align_ros.bench.reach2.embodiment import Embodiments
 from vla_align_ros.bench.reach2.embodiment import unshifted as unshifted_arms
 from vla_align_ros.experience.builder import without_held
@@ -93,10 +93,7 @@ def main(
     if shift_after >= rounds:
         raise typer.BadParameter(f"--shift-after must be below --rounds, which is {rounds}; got {shift_after}")
     unseen = unshifted_arms(embodiments) if unshifted else arms.unseen_arms(embodiments, seed + 300)
-    work = [
-        (unseen[np.array([i])], i, seed * 1000 + i, rounds, shift_after, exploration, episodes)
-        for i in range(embodiments)
-    ]
+    work = [(unseen[i], i, seed * 1000 + i, rounds, shift_after, exploration, episodes) for i in range(embodiments)]
     found = []
     for number, item in enumerate(arms.each_arm(one_arm, model, work, jobs, device)):
         found.append(item)

@@ -35,7 +35,9 @@ import yaml
 
 from vla_align_ros.alignment.split import split
 from vla_align_ros.alignment.step import first_step
-from vla_align_ros.bench.reach2.bench import action_error, fill_buffer
+from vla_align_ros.bench.collect import fill_buffer
+from vla_align_ros.bench.evaluate import action_error
+from vla_align_ros.bench.reach2.bench import BENCH
 from vla_align_ros.bench.reach2.embodiment import Embodiments
 from vla_align_ros.bench.reach2.source import open_sources
 from vla_align_ros.policy import load_policy
@@ -122,7 +124,7 @@ def one_arm(model: Path, arm: Embodiments, seed: int, episodes: int) -> dict[str
     torch.set_num_threads(1)
     policy = load_policy(model, "cpu")
     shipped, params = arms.shipped_token(policy), arms.recommended(policy)
-    learn = split(fill_buffer(policy, arm, shipped, seed, 0.5), policy.config.robot).learn
+    learn = split(fill_buffer(policy, BENCH, arm, shipped, seed, 0.5), policy.config.robot).learn
     losses = arms.losses_of(policy, learn, params)
     picked = first_step(policy, losses, torch.arange(len(losses)), shipped, seed).token
     stepped = side_by_side.plain(losses, picked, params, seed)
@@ -131,7 +133,7 @@ def one_arm(model: Path, arm: Embodiments, seed: int, episodes: int) -> dict[str
     return {
         stage: {
             "success": float(arms.successes(policy, arm, token, episodes, seed).mean()),
-            "action_error": float(action_error(policy, arm, token[None], seed, arms.ERROR_SAMPLES)[0]),
+            "action_error": float(action_error(policy, BENCH, arm, token[None], seed, arms.ERROR_SAMPLES)[0]),
         }
         for stage, token in tokens.items()
     }
@@ -185,7 +187,7 @@ def main(
         measured = {}
         for name, training in trainings.items():
             model, motion_r2 = training.result()
-            found = [pool.submit(one_arm, model, unseen[np.array([i])], seeds[i], episodes) for i in range(embodiments)]
+            found = [pool.submit(one_arm, model, unseen[i], seeds[i], episodes) for i in range(embodiments)]
             measured[name] = (motion_r2, found)
         result = {
             name: {"motion_r2": motion_r2, **summary([future.result() for future in found])}

@@ -35,8 +35,7 @@ from rich.table import Table
 from timing import MIN_UNDISTURBED, Timing, percentile, summary_ms, timed
 from torch import Tensor
 
-from vla_align_ros.bench.reach2.bench import Episodes
-from vla_align_ros.bench.reach2.embodiment import unshifted
+from vla_align_ros.bench.reach2.bench import BENCH
 from vla_align_ros.policy import PolicyError, load_policy
 from vla_align_ros.policy.fast import FastSampler
 from vla_align_ros.zoo import find_model
@@ -92,7 +91,7 @@ def running_peer(folder: Path, wheel: Path, python: Path) -> Iterator[Peer]:
 def measure_infer(model: str, calls: int) -> dict[str, Any]:
     """`policy.infer` on the bench's images, with the model's own number of steps."""
     policy = load_policy(find_model(model), "cpu")
-    (observation,) = Episodes(unshifted(), 0, policy.model.architecture.vision.image_size).observe()
+    (observation,) = BENCH.episodes([BENCH.embodiment(0)], 0, policy.model.architecture.vision.image_size).observe()
     timings = [timed(lambda: policy.infer(observation)) for _ in range(WARM_UP + calls)][WARM_UP:]
     steps = policy.config.recommended.num_steps
     about = {"model": policy.config.name, "weights_sha256": policy.weights_sha256, "num_steps": steps}

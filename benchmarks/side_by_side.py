@@ -24,7 +24,9 @@ from torch import Tensor
 from vla_align_ros.alignment.losses import ExperienceLosses, weights_of
 from vla_align_ros.alignment.split import split
 from vla_align_ros.alignment.step import descend, first_step, gradient
-from vla_align_ros.bench.reach2.bench import action_error, fill_buffer
+from vla_align_ros.bench.collect import fill_buffer
+from vla_align_ros.bench.evaluate import action_error
+from vla_align_ros.bench.reach2.bench import BENCH
 from vla_align_ros.bench.reach2.embodiment import Embodiments
 from vla_align_ros.params import AlignParams
 from vla_align_ros.policy import Policy, flow
@@ -39,13 +41,13 @@ WEIGHTS_STEPS, WEIGHTS_RATE, WEIGHTS_BATCH = 40, 1e-4, 32
 def one_arm(policy: Policy, arm: Embodiments, seed: int, episodes: int) -> dict[str, Any]:
     """Success and action error of one arm by row."""
     shipped, params = arms.shipped_token(policy), arms.recommended(policy)
-    experiences = fill_buffer(policy, arm, shipped, seed, 0.5)
+    experiences = fill_buffer(policy, BENCH, arm, shipped, seed, 0.5)
     learn = split(experiences, policy.config.robot).learn
 
     def measured(token: Tensor) -> dict[str, float]:
         return {
             "success": float(arms.successes(policy, arm, token, episodes, seed).mean()),
-            "action_error": float(action_error(policy, arm, token[None], seed, arms.ERROR_SAMPLES)[0]),
+            "action_error": float(action_error(policy, BENCH, arm, token[None], seed, arms.ERROR_SAMPLES)[0]),
         }
 
     found = {"no alignment": measured(shipped)}
@@ -142,7 +144,7 @@ def main(
 ) -> None:
     """Align unseen arms in every way, and measure."""
     unseen = arms.unseen_arms(embodiments, seed + 700)
-    work = [(unseen[np.array([i])], seed * 1000 + i, episodes) for i in range(embodiments)]
+    work = [(unseen[i], seed * 1000 + i, episodes) for i in range(embodiments)]
     found = []
     for number, item in enumerate(arms.each_arm(one_arm, model, work, jobs, device)):
         found.append(item)

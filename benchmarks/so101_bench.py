@@ -21,10 +21,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from vla_align_ros.bench.reach2.rates import wilson_interval
+from vla_align_ros.bench.evaluate import expert, run, wilson_interval
 from vla_align_ros.bench.so101.collect import Behaviour, record
 from vla_align_ros.bench.so101.embodiment import Embodiment
-from vla_align_ros.bench.so101.episodes import Episodes, expert, run
+from vla_align_ros.bench.so101.episodes import Episodes
 from vla_align_ros.bench.so101.joints import FloatArray
 from vla_align_ros.bench.so101.pictures import draw
 from vla_align_ros.bench.so101.recording import draw_samples, labels
@@ -98,7 +98,7 @@ def successes(embodiments: list[Embodiment], task: Task, seed: int, knows: bool)
     nominal = Embodiment()
     episodes = Episodes(embodiments, [task] * len(embodiments), range(seed, seed + len(embodiments)))
 
-    def misled(going: Episodes) -> FloatArray:
+    def misled(going: Episodes, _rows: object) -> FloatArray:
         return going.expert_chunks(HORIZON, [nominal] * len(going))
 
     done = run(episodes, expert(HORIZON) if knows else misled, EXECUTE)

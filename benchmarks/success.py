@@ -5,7 +5,7 @@
 
 One episode: a random pose, scene and prompt (seed, seed + 1, ...), 48 control ticks of 0.1 s; then the tip's distance
 from the target counts. Everything goes through serialised messages, features, `sample_actions` and the chunk queue on a
-simulated clock (`bench/reach2/clocked.py`). The control, --shuffle-images, shows every episode the pictures that the
+simulated clock (`bench/clocked.py`). The control, --shuffle-images, shows every episode the pictures that the
 episode before it recorded, tick by tick: a policy that looks must fail with them.
 """
 
@@ -24,12 +24,12 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from vla_align_ros.bench.clocked import ClockedRun, Tap, run_clocked
+from vla_align_ros.bench.evaluate import wilson_interval
 from vla_align_ros.bench.reach2 import task
-from vla_align_ros.bench.reach2.arm import PERIOD_S
-from vla_align_ros.bench.reach2.clocked import ClockedRun, Tap, run_clocked
-from vla_align_ros.bench.reach2.embodiment import unshifted
-from vla_align_ros.bench.reach2.rates import wilson_interval
-from vla_align_ros.bench.reach2.robot import CAMERA_TOPICS, PERIOD_NS, SimMessage, SimulatedRobot
+from vla_align_ros.bench.reach2.arm import PERIOD_NS, PERIOD_S
+from vla_align_ros.bench.reach2.bench import BENCH
+from vla_align_ros.bench.robot import SimMessage, SimulatedRobot
 from vla_align_ros.observation.normalise import NormStatsError
 from vla_align_ros.policy import Policy, PolicyError, load_policy
 from vla_align_ros.policy.config import ModelConfigError
@@ -45,7 +45,7 @@ Pictures = dict[tuple[str, int], bytes]  # (topic, stamp) -> message
 
 def episode(policy: Policy, seed: int, latency_s: float, tap: Tap) -> ClockedRun:
     """One episode; the scene does not change before its end."""
-    robot = SimulatedRobot(unshifted(), START_NS, seed, episode_s=2 * EPISODE_S)
+    robot = SimulatedRobot(BENCH, BENCH.embodiment(0), START_NS, seed, episode_s=2 * EPISODE_S)
     return run_clocked(policy, robot, EPISODE_S, latency_s=latency_s, seed=seed, tap=tap)
 
 
@@ -53,7 +53,7 @@ def recording(pictures: Pictures) -> Tap:
     """A tap that keeps every picture."""
 
     def tap(message: SimMessage) -> SimMessage:
-        if message.topic in CAMERA_TOPICS.values():
+        if message.topic in BENCH.robot.cameras.values():
             pictures[message.topic, message.stamp_ns] = message.raw
         return message
 

@@ -8,6 +8,7 @@ from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, Opaq
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 
 from vla_align_ros import launch_arguments
@@ -17,12 +18,13 @@ RESPAWN_DELAY_S = 2.0
 SHARE = FindPackageShare("vla_align_ros")
 
 # Arguments that are parameters of sim_robot, by the same names. Left empty, the parameter file decides.
-PARAMETERS = ("embodiment_seed", "shift_scale", "rate")
+PARAMETERS = ("bench", "embodiment_seed", "shift_scale", "rate")
 
 
 def generate_launch_description() -> LaunchDescription:
     return LaunchDescription(
         [
+            DeclareLaunchArgument("bench", default_value="", description="Kind of robot: reach2 (default) or so101."),
             DeclareLaunchArgument(
                 "embodiment_seed", default_value="", description="Which arm; 0 is the unshifted one (default)."
             ),
@@ -62,7 +64,7 @@ def _robot_parameters(context: LaunchContext) -> list:
     path = launch_arguments.parameter_file(
         "sim_params_file", text("sim_params_file"), ("sim_robot",), text("namespace")
     )
-    return [path, given]
+    return [path, {name: ParameterValue(value, value_type=type(value)) for name, value in given.items()}]
 
 
 def _check(context: LaunchContext) -> list:

@@ -56,6 +56,30 @@ def outside(*folders: str) -> list[Path]:
     return [path for path in sorted(PACKAGE.rglob("*.py")) if path.relative_to(PACKAGE).parts[0] not in folders]
 
 
+def importers(paths: list[Path], *modules: str) -> dict[str, set[str]]:
+    """Which files import which of the modules, or what is in them."""
+    found = {}
+    for path in paths:
+        names = modules_imported_by(path)
+        if hits := {name for name in names if any(f"{name}.".startswith(f"{module}.") for module in modules)}:
+            found[str(path.relative_to(PACKAGE))] = hits
+    return found
+
+
+def test_the_bench_is_imported_by_commands_and_demo_alone():
+    library = [path for path in outside("bench", "cli", "demo") if path.parent.name != "ros"]
+    nodes = [path for path in (PACKAGE / "ros").glob("*.py") if not path.name.startswith(("sim_robot", "demo_"))]
+    assert importers([*library, *nodes], "vla_align_ros.bench") == {}
+
+
+def test_a_bench_is_a_folder_that_nobody_else_in_the_bench_knows():
+    folders = [path for path in (PACKAGE / "bench").iterdir() if (path / "bench.py").exists()]
+    assert len(folders) >= 2
+    for folder in folders:
+        others = [path for path in (PACKAGE / "bench").rglob("*.py") if path.parent != folder]
+        assert importers(others, f"vla_align_ros.bench.{folder.name}") == {}
+
+
 @pytest.mark.slow
 def test_everything_outside_ros_imports_without_ros():
     imported = run(IMPORT_ALL, *ROS_MODULES, *MESSAGES)

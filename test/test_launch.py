@@ -293,7 +293,13 @@ SHARED = {
     "lifecycle_events": "all",
     "robot_id": "../left",
 }
-OF_SIM = {"embodiment_seed": "x", "shift_scale": "9", "rate": "2.0", "sim_params_file": "no/such.yaml"}
+OF_SIM = {
+    "bench": "so100",
+    "embodiment_seed": "x",
+    "shift_scale": "9",
+    "rate": "2.0",
+    "sim_params_file": "no/such.yaml",
+}
 WRONG = [("vla_align.launch.py", item) for item in SHARED.items()] + [
     ("sim.launch.py", item) for item in (SHARED | OF_SIM).items()
 ]
@@ -348,12 +354,12 @@ def test_launch_events_move_each_node_in_a_process_of_its_own_unless_autostart_i
 
 def test_simulation_starts_the_robot_beside_the_nodes_with_the_shipped_model():
     remap = {"remap": "joint_states=/arm/joint_states", "log_level": "debug"}
-    context = Context({"embodiment_seed": "7", "use_sim_time": "true", **remap})
+    context = Context({"bench": "so101", "embodiment_seed": "7", "use_sim_time": "true", **remap})
     nodes, robot = run_file("sim.launch.py", context)
     assert parameters_of(nodes, context) == {"use_sim_time": True, "model": "tiny"}
     assert (robot.executable, robot.name) == ("sim_robot", "sim_robot")
     values = parameters_of(robot, context)
-    assert values == {"publish_clock": True, "embodiment_seed": 7}
+    assert values == {"publish_clock": True, "bench": "so101", "embodiment_seed": 7}
     assert [Path(path).name for path in files_of(robot, context)] == ["sim_robot.yaml"]
     assert nodes.remappings == robot.remappings == [("joint_states", "/arm/joint_states")]
     assert [text_of(part, context) for part in robot.ros_arguments] == ["--log-level", "debug"]

@@ -13,7 +13,8 @@ import torch
 from vla_align_ros import runtime as runtime_module
 from vla_align_ros.alignment.reasons import Reason
 from vla_align_ros.alignment.report import AlignReport
-from vla_align_ros.bench.reach2.robot import CAMERA_TOPICS, TOPICS, SimMessage, make_robot
+from vla_align_ros.bench.reach2.bench import BENCH
+from vla_align_ros.bench.robot import SimMessage, make_robot, topics_of
 from vla_align_ros.checkpoint.manifest import Provenance, TokenMismatch
 from vla_align_ros.observation.codecs import IMAGE, JOINT_STATE, STRING, encode_trajectory
 from vla_align_ros.params import AlignParams, PolicyParams, SimParams
@@ -22,6 +23,7 @@ from vla_align_ros.runtime import Runtime, make_runtime
 from vla_align_ros.zoo import find_model, robot_of, store_folder
 
 START_NS = 10**18
+TOPICS, CAMERA_TOPICS = topics_of(BENCH.robot), BENCH.robot.cameras
 PERIOD_NS = 100_000_000
 
 

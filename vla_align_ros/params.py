@@ -213,15 +213,22 @@ class ManagerParams(Params):
 class SimParams(Params):
     """The node `sim_robot`. All rates and times are in simulated time."""
 
+    bench: str = parameter(
+        "reach2",
+        "Which kind of robot: reach2 (two joints) or so101 (six, before a table of cubes; needs the extra bench).",
+        choices=("reach2", "so101"),
+    )
     embodiment_seed: int = parameter(
         0, "Which arm: 0 is the unshifted one, every other number draws an embodiment.", within=(0, 2**31 - 1)
     )
     shift_scale: float = parameter(
-        1.0, "Size of the embodiment's shifts; 0 leaves only the signs of the joints and colours.", within=(0.0, 2.0)
+        1.0,
+        "Size of the embodiment's shifts; 0 leaves signs of joints, colours and how a wrist camera is turned.",
+        within=(0.0, 2.0),
     )
-    episode_seed: int = parameter(0, "Seed of start poses, targets and prompts.", within=(0, 2**31 - 1))
+    episode_seed: int = parameter(0, "Seed of start poses, tasks and prompts.", within=(0, 2**31 - 1))
     episode_s: float = parameter(
-        4.8, "Length of an episode, after which target and prompt change.", unit="s", within=(0.5, 600.0)
+        4.8, "Length of an episode, after which task and prompt change.", unit="s", within=(0.5, 600.0)
     )
     rate: float = parameter(
         1.0, "Simulated seconds a real second; other than 1 needs publish_clock.", within=(0.1, 20.0)

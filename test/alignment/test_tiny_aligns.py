@@ -13,9 +13,10 @@ from torch import Tensor
 
 from vla_align_ros.alignment import AlignReport, align, split
 from vla_align_ros.alignment.reasons import Reason
-from vla_align_ros.bench.reach2.bench import action_error, collect_experience, final_distances
+from vla_align_ros.bench.collect import collect_experience
+from vla_align_ros.bench.evaluate import action_error, finished
+from vla_align_ros.bench.reach2.bench import BENCH
 from vla_align_ros.bench.reach2.embodiment import Embodiments, sample_embodiments, unshifted
-from vla_align_ros.bench.reach2.task import SUCCESS_M
 from vla_align_ros.params import PolicyParams
 from vla_align_ros.policy import Policy, load_policy
 from vla_align_ros.robot.description import RobotDescription
@@ -43,7 +44,7 @@ def shipped(policy: Policy) -> Tensor:
 @pytest.fixture(scope="module")
 def experiences(policy: Policy, shipped: Tensor) -> list[list[Experience]]:
     """Of each arm, from its own episodes with the token of a fresh install."""
-    return collect_experience(policy, ARMS, shipped.expand(len(ARMS), -1, -1), EXPERIENCES, SEED)
+    return collect_experience(policy, BENCH, ARMS, shipped.expand(len(ARMS), -1, -1), EXPERIENCES, SEED)
 
 
 def aligned(policy: Policy, start: Tensor, experiences: list[Experience]) -> tuple[Tensor, AlignReport]:
@@ -57,7 +58,7 @@ def aligned(policy: Policy, start: Tensor, experiences: list[Experience]) -> tup
 def success(policy: Policy, arms: Embodiments, tokens: Tensor) -> float:
     """Share of EPISODES of each arm that end at the target; tokens (arms, n, W)."""
     rows = np.repeat(np.arange(len(arms)), EPISODES)
-    return float((final_distances(policy, arms[rows], tokens[torch.from_numpy(rows)], SEED) < SUCCESS_M).mean())
+    return float(finished(policy, BENCH, arms[rows], tokens[torch.from_numpy(rows)], SEED).succeeded.mean())
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +80,7 @@ def test_the_action_error_falls_to_a_third_without_a_label(
     policy: Policy, shipped: Tensor, outcomes: list[tuple[Tensor, AlignReport]]
 ) -> None:
     before, after = (
-        action_error(policy, ARMS, tokens, SEED).mean()
+        action_error(policy, BENCH, ARMS, tokens, SEED).mean()
         for tokens in (shipped.expand(len(ARMS), -1, -1), torch.stack([token for token, _ in outcomes]))
     )
     assert after < before / 3
@@ -139,7 +140,7 @@ def test_a_second_robots_experience_is_refused(
 def test_alignments_leave_the_arm_that_fits_already_as_good_as_it_was(policy: Policy, shipped: Tensor) -> None:
     token, arm = shipped, unshifted()
     for seed in (SEED, SEED + 1):
-        made = collect_experience(policy, arm, token[None], EXPERIENCES, seed)[0]
+        made = collect_experience(policy, BENCH, arm, token[None], EXPERIENCES, seed)[0]
         token, report = aligned(policy, token, made)
         assert report.reason in {Reason.KEPT, Reason.ALREADY_ALIGNED, Reason.NOT_BETTER}, report.detail
     assert success(policy, arm, token[None]) >= success(policy, arm, shipped[None]) - 1 / EPISODES
@@ -150,7 +151,7 @@ def test_an_aligned_arm_whose_motor_is_reversed_recovers(
 ) -> None:
     arm, token = ARMS[np.array([0])], outcomes[0][0]
     arm = replace(arm, gain=arm.gain * np.array([[-1.0, 1.0]]))
-    again, report = aligned(policy, token, collect_experience(policy, arm, token[None], EXPERIENCES, SEED)[0])
+    again, report = aligned(policy, token, collect_experience(policy, BENCH, arm, token[None], EXPERIENCES, SEED)[0])
     assert report.accepted
     assert success(policy, arm, token[None]) < 0.2
     assert success(policy, arm, again[None]) > 0.8

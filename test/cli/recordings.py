@@ -5,25 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from vla_align_ros.bench.reach2.clocked import run_clocked
-from vla_align_ros.bench.reach2.embodiment import Embodiments, unshifted
-from vla_align_ros.bench.reach2.robot import (
-    CAMERA_TOPICS,
-    CHUNK_TOPIC,
-    JOINTS_TOPIC,
-    PROMPT_TOPIC,
-    TOPICS,
-    SimulatedRobot,
-)
+from vla_align_ros.bench.clocked import run_clocked
+from vla_align_ros.bench.reach2.bench import BENCH
+from vla_align_ros.bench.reach2.embodiment import Embodiments
+from vla_align_ros.bench.robot import CHUNK_TOPIC, JOINTS_TOPIC, PROMPT_TOPIC, SimulatedRobot, topics_of
 from vla_align_ros.experience.recorder import BagRecorder
 from vla_align_ros.observation.codecs import JOINT_TRAJECTORY
 from vla_align_ros.policy import load_policy
 from vla_align_ros.zoo import find_model
 
 T0 = 17_000_000_000 * 10**8
-TYPES = {f"/{topic.lstrip('/')}": kind for topic, kind in {**TOPICS, CHUNK_TOPIC: JOINT_TRAJECTORY}.items()}
+TOPICS = {**topics_of(BENCH.robot), CHUNK_TOPIC: JOINT_TRAJECTORY}
+TYPES = {
+    f"/{topic.lstrip('/')}": kind for topic, kind in {**topics_of(BENCH.robot), CHUNK_TOPIC: JOINT_TRAJECTORY}.items()
+}
 BASE, JOINTS, PROMPT, COMMANDS = (
-    f"/{topic.lstrip('/')}" for topic in (CAMERA_TOPICS["base_0_rgb"], JOINTS_TOPIC, PROMPT_TOPIC, CHUNK_TOPIC)
+    f"/{topic.lstrip('/')}" for topic in (BENCH.robot.cameras["base_0_rgb"], JOINTS_TOPIC, PROMPT_TOPIC, CHUNK_TOPIC)
 )
 
 Sent = tuple[str, int, bytes]
@@ -34,7 +31,7 @@ def run_of(
 ) -> list[Sent]:
     """What was sent on each topic, with its stamp; a prompt at the start of each episode."""
     sent: list[Sent] = []
-    robot = SimulatedRobot(arm or unshifted(), T0, 3, image_size=64, episode_s=episode_s)
+    robot = SimulatedRobot(BENCH, arm or BENCH.embodiment(0), T0, 3, image_size=64, episode_s=episode_s)
     run_clocked(
         load_policy(find_model("tiny"), "cpu"),
         robot,

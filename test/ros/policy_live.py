@@ -27,20 +27,14 @@ from std_msgs.msg import Float64, String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
-from vla_align_ros.bench.reach2.robot import (
-    CAMERA_TOPICS,
-    CHUNK_TOPIC,
-    JOINTS_TOPIC,
-    PROMPT_TOPIC,
-    SimMessage,
-    make_robot,
-)
+from vla_align_ros.bench.reach2.bench import BENCH
+from vla_align_ros.bench.robot import CHUNK_TOPIC, JOINTS_TOPIC, PROMPT_TOPIC, SimMessage, make_robot
 from vla_align_ros.params import SimParams
 from vla_align_ros.zoo import find_model
 
 MODULE = "vla_align_ros.ros.vla_align_node"
 POLICY, MANAGER = "/vla_policy", "/checkpoint_manager"
-CAMERA, OTHER_CAMERA = CAMERA_TOPICS.values()
+CAMERA, OTHER_CAMERA = BENCH.robot.cameras.values()
 JOINTS, PROMPT = JOINTS_TOPIC, PROMPT_TOPIC
 TRANSITIONS = {
     "configure": Transition.TRANSITION_CONFIGURE,
@@ -82,7 +76,7 @@ class Feed:
         }
         self._publishers[JOINTS] = self._node.create_publisher(JointState, JOINTS, RELIABLE)
         self._publishers[PROMPT] = self._node.create_publisher(String, PROMPT, LATCHED)
-        self.say(self._robot.prompt)
+        self.say(self._robot.body.prompt)
         self._node.create_subscription(
             JointTrajectory, CHUNK_TOPIC, lambda raw: self._robot.receive(raw), RELIABLE, raw=True
         )
@@ -94,7 +88,7 @@ class Feed:
 
     def say_the_task(self) -> None:
         """The prompt that the model knows."""
-        self.say(self._robot.prompt)
+        self.say(self._robot.body.prompt)
 
     def _now_ns(self) -> int:
         return int(self._node.get_clock().now().nanoseconds)

@@ -8,7 +8,7 @@ from live import RELIABLE
 from policy_live import ALIGN_QUICKLY, PERIOD_NS, Feed, ParameterClient, PolicyProcess, stamp_ns
 from rosgraph_msgs.msg import Clock
 
-from vla_align_ros.bench.reach2.robot import make_robot
+from vla_align_ros.bench.robot import make_robot
 from vla_align_ros.params import SimParams
 
 pytestmark = [pytest.mark.ros, pytest.mark.slow]

@@ -31,7 +31,8 @@ from trajectory_msgs.msg import JointTrajectory
 from vla_align_ros.action.exploration import Exploration
 from vla_align_ros.action.trajectory import to_trajectory
 from vla_align_ros.alignment import align
-from vla_align_ros.bench.reach2.robot import CHUNK_TOPIC, TOPICS, make_robot
+from vla_align_ros.bench.reach2.bench import BENCH
+from vla_align_ros.bench.robot import CHUNK_TOPIC, make_robot, topics_of
 from vla_align_ros.checkpoint.store import TokenStore
 from vla_align_ros.experience.bag_topics import bag_topics
 from vla_align_ros.experience.recorder import BagRecorder
@@ -46,6 +47,7 @@ pytestmark = [pytest.mark.ros, pytest.mark.slow]
 PLAYER = "vla_align_ros.ros.bag_player"
 SETTINGS = {**ALIGN_QUICKLY, "exploration_fraction": 0.0, "experience_lag_s": 1.0}
 SECONDS, SEAM_S = 20.0, 11.3
+TOPICS = topics_of(BENCH.robot)
 NAMES = {topic: f"/{topic.lstrip('/')}" for topic in (*TOPICS, CHUNK_TOPIC) if not topic.startswith("~")}
 
 

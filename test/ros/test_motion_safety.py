@@ -152,7 +152,7 @@ def test_joints_that_are_missing_are_named(node, robot):
 
 
 def test_a_simulator_without_noise_does_not_deadlock(node, robot, monkeypatch):
-    monkeypatch.setattr("vla_align_ros.bench.reach2.robot.with_sensor_noise", lambda image, noise: image)
+    monkeypatch.setattr("vla_align_ros.bench.robot.with_sensor_noise", lambda image, noise: image)
     assert node.transition("deactivate")
     for _ in range(4):  # seconds, in which nothing moves and every picture is the same
         node.wait_for_status("inference", lambda status: status.message == "inactive")

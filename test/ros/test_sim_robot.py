@@ -16,10 +16,11 @@ from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from vla_align_ros.action.trajectory import to_trajectory
+from vla_align_ros.bench.port import find_bench
 from vla_align_ros.bench.reach2.arm import JOINT_NAMES
 from vla_align_ros.observation.codecs import IMAGE, decode_image, encode_trajectory
 from vla_align_ros.observation.joint_states import JointStateReader
-from vla_align_ros.types import ActionChunk
+from vla_align_ros.types import ActionChunk, Trajectory
 
 pytestmark = pytest.mark.ros
 
@@ -90,6 +91,23 @@ def test_published_trajectories_move_the_arm_whoever_wrote_them(ros):
     assert "not executed" not in process.output
 
 
+def test_another_bench_sends_its_own_cameras_and_joints_and_executes_whole_chunks(ros):
+    bench = find_bench("so101")
+    names = bench.robot.action_joints
+    cameras = [ros.listen(f"/{topic}", Image, SENSOR, raw=True) for topic in bench.robot.cameras.values()]
+    joints = ros.listen(JOINTS, JointState, SENSOR, raw=True)
+    process = ros.run_node(MODULE, {"bench": "so101", "episode_s": 600.0})
+    for camera in cameras:
+        assert decode_image(camera.wait(), IMAGE).image.shape == (64, 64, 3)
+    reader = JointStateReader(bench.robot.state)
+    goal = reader.read(joints.wait()).values + np.array([0.3, 0.0, 0.0, 0.0, -0.3, 0.3])
+    publisher = ros.publisher(CHUNK, JointTrajectory)
+    publisher.publish(encode_trajectory(Trajectory(0, names, np.array([10 * PERIOD_NS]), goal[None])))
+    joints.wait(lambda raw: np.allclose(reader.read(raw).values, goal, atol=0.03))
+    assert process.running
+    assert "not executed" not in process.output
+
+
 def test_bad_trajectories_are_refused_with_a_log_line_and_the_node_goes_on(ros):
     process = ros.run_node(MODULE)
     joints = ros.listen(JOINTS, JointState)
@@ -130,7 +148,12 @@ def test_signal_ends_it_within_5_s_with_exit_code_0(ros, number):
 
 @pytest.mark.parametrize(
     ("params", "words"),
-    [({"rate": 2.0}, "publish_clock"), ({"image_hz": 0.0}, "image_hz"), ({"image_size": "big"}, "image_size")],
+    [
+        ({"rate": 2.0}, "publish_clock"),
+        ({"image_hz": 0.0}, "image_hz"),
+        ({"image_size": "big"}, "image_size"),
+        ({"bench": "so100"}, "so100"),
+    ],
 )
 def test_wrong_parameter_ends_it_with_a_sentence(ros, params, words):
     process = ros.run_node(MODULE, params)

@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from vla_align_ros.alignment.pick import Pick, pick
-from vla_align_ros.bench.reach2.bench import final_distances
+from vla_align_ros.bench.evaluate import finished
+from vla_align_ros.bench.reach2.bench import BENCH
 from vla_align_ros.bench.reach2.embodiment import unshifted
 from vla_align_ros.bench.reach2.source import Reach2Source, open_sources
 from vla_align_ros.experience.source import Sources
@@ -91,7 +92,7 @@ def test_what_is_exported_loads_and_acts(small: Recipe, tmp_path: Path) -> None:
     policy = load_policy(tmp_path / "zoo", "cpu")
     assert policy.token is not None
     assert torch.equal(policy.token, trainee.model.peft_prefix_token.detach() + policy.alignment.bank[0])
-    distances = final_distances(policy, unshifted(2), policy.token.expand(2, -1, -1), seed=1, ticks=8)
+    distances = finished(policy, BENCH, unshifted(2), policy.token.expand(2, -1, -1), seed=1).distance_m()
     assert np.isfinite(distances).all()
     assert policy.alignment.stats.arms == 1
     assert policy.alignment.learned_step.count_nonzero() > 0

@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from vla_align_ros.bench.reach2.robot import CHUNK_TOPIC, JOINTS_TOPIC, PROMPT_TOPIC, TOPICS
+from vla_align_ros.bench.reach2.bench import BENCH
 from vla_align_ros.demo.processes import NodeProcess
-from vla_align_ros.observation.codecs import IMAGE
+from vla_align_ros.experience.bag_topics import bag_topics
 from vla_align_ros.ros.listener import Listener
 
 RATE = 2.0  # what two cores manage without losing an image
@@ -38,16 +38,11 @@ def replay_by_topic(
         "align_frequency_hz": 0.0,
         "align_max_experiences": max(8, count),
     }
-    topics = [topic for topic, msgtype in TOPICS.items() if msgtype == IMAGE] + [
-        JOINTS_TOPIC,
-        PROMPT_TOPIC,
-        CHUNK_TOPIC,
-    ]
     played = {
         "path": str(out / "bag"),
         "rate": RATE,
         "commands": True,
-        "topics": " ".join(f"/{topic.lstrip('/')}" for topic in topics),
+        "topics": " ".join(bag_topics(BENCH.robot).needed),
         "from_ns": live["first_stamp_ns"] - round(BEFORE_S * 1e9),
         "until_ns": live["last_stamp_ns"] + round(lag_s * 1e9),
     }

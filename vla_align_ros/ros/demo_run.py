@@ -18,10 +18,9 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from vla_align_ros.bench.reach2.bench import final_distances
+from vla_align_ros.bench.evaluate import finished
+from vla_align_ros.bench.reach2.bench import BENCH
 from vla_align_ros.bench.reach2.camera import CAMERAS
-from vla_align_ros.bench.reach2.embodiment import one_embodiment
-from vla_align_ros.bench.reach2.task import SUCCESS_M
 from vla_align_ros.checkpoint.store import TokenStore
 from vla_align_ros.checkpoint.version import TokenVersion
 from vla_align_ros.demo.agreement import align_again, differences, from_bag, from_folder
@@ -107,7 +106,7 @@ def run_demo(settings: DemoSettings, console: Console) -> dict[str, Any]:
         "report_path": str(out / "report.html"),
     }
     ends = (start, torch.from_numpy(restored.token.copy()))
-    pictures = planned_motion(policy, out / "bag", params, one_embodiment(settings.embodiment_seed), ends)
+    pictures = planned_motion(policy, out / "bag", params, BENCH.embodiment(settings.embodiment_seed), ends)
     write_report(out / "report.html", numbers, attempts, pictures, listener.latencies_ms, start_ns)
     console.print(_summary(numbers))
     if numbers["differences"]:
@@ -117,11 +116,11 @@ def run_demo(settings: DemoSettings, console: Console) -> dict[str, Any]:
 
 def success_over_time(policy: Policy, versions: Sequence[TokenVersion], settings: DemoSettings) -> list[dict[str, Any]]:
     """For each token version, when it came (s after the first one) and its share of successes in paired episodes."""
-    arms = one_embodiment(settings.embodiment_seed)[np.zeros(settings.episodes, np.intp)]
+    arms = [BENCH.embodiment(settings.embodiment_seed)] * settings.episodes
     start_ns, timeline = versions[0].manifest.created_ns, []
     for version in versions:
         tokens = torch.from_numpy(version.token.copy()).expand(settings.episodes, -1, -1)
-        success = float((final_distances(policy, arms, tokens, EPISODE_SEED) < SUCCESS_M).mean())
+        success = float(finished(policy, BENCH, arms, tokens, EPISODE_SEED).succeeded.mean())
         seconds = (version.manifest.created_ns - start_ns) * 1e-9
         timeline.append({"t_s": seconds, "token_version": version.name, "success": success})
     return timeline

@@ -1,4 +1,4 @@
-"""The node `sim_robot`: `sim.robot.SimulatedRobot` in real time, or a stated multiple of it. Wiring only.
+"""The node `sim_robot`: `bench.robot.SimulatedRobot` in real time, or a stated multiple of it. Wiring only.
 
 It publishes cameras, joint states and the prompt, and executes the trajectories that it hears.
 """
@@ -18,7 +18,7 @@ from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 
-from vla_align_ros.bench.reach2.robot import CHUNK_TOPIC, PROMPT_TOPIC, TOPICS, SimMessage, make_robot
+from vla_align_ros.bench.robot import CHUNK_TOPIC, PROMPT_TOPIC, SimMessage, make_robot, topics_of
 from vla_align_ros.observation.codecs import IMAGE, JOINT_STATE, STRING, MessageRefused
 from vla_align_ros.params import SimParams
 from vla_align_ros.ros import process
@@ -42,15 +42,18 @@ class SimRobot(Node):
         self._wall = Clock(clock_type=ClockType.SYSTEM_TIME)  # not the node's: it may be the one that /clock drives
         self._start_ns = self._wall.now().nanoseconds
         self._robot = make_robot(params, self._start_ns)
-        self._own_publishers = {topic: self._publisher(topic) for topic in TOPICS}
+        topics = topics_of(self._robot.description)
+        self._own_publishers = {topic: self._publisher(topic, kind) for topic, kind in topics.items()}
         self._publish(self._robot.prompt_message())
         self._clock_publisher = self.create_publisher(ClockMessage, "/clock", 10) if params.publish_clock else None
         self.create_subscription(JointTrajectory, CHUNK_TOPIC, self._receive, RELIABLE_QOS, raw=True)
         self.create_timer(POLL_S, self._catch_up, clock=STEADY)
-        self.get_logger().info(f"arm {params.embodiment_seed}, {params.rate:g} simulated seconds a second")
+        self.get_logger().info(
+            f"{params.bench}, arm {params.embodiment_seed}, {params.rate:g} simulated seconds a second"
+        )
 
-    def _publisher(self, topic: str) -> Publisher:
-        message_class = _CLASSES[TOPICS[topic]]
+    def _publisher(self, topic: str, kind: str) -> Publisher:
+        message_class = _CLASSES[kind]
         qos = {PROMPT_TOPIC: LATCHED_QOS}.get(topic, RELIABLE_QOS if message_class is String else SENSOR_QOS)
         return self.create_publisher(message_class, topic, qos)
 

@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 from so101_tables import drawn
 
-from vla_align_ros.bench.so101 import episodes as bench
+from vla_align_ros.bench.evaluate import expert, run
 from vla_align_ros.bench.so101.collect import Behaviour, record
 from vla_align_ros.bench.so101.embodiment import Embodiment
 from vla_align_ros.bench.so101.episodes import Episodes
-from vla_align_ros.bench.so101.joints import JointUnit, from_rad
 from vla_align_ros.bench.so101.recording import draw_samples, joined, labels
 from vla_align_ros.bench.so101.shifts import Family
 from vla_align_ros.bench.so101.skeleton import skeletons
@@ -18,10 +17,10 @@ from vla_align_ros.bench.so101.tasks import Task
 MIXED = [Task(row % 3) for row in range(6)]
 
 
-def flown(rows, threads=1, unit=JointUnit.RAD) -> Episodes:
+def flown(rows, threads=1) -> Episodes:
     """Some of six drawn arms after 16 ticks by their experts."""
     arms = drawn(6)
-    episodes = Episodes([arms[r] for r in rows], [MIXED[r] for r in rows], list(rows), unit=unit, threads=threads)
+    episodes = Episodes([arms[r] for r in rows], [MIXED[r] for r in rows], list(rows), threads=threads)
     for _ in range(2):
         episodes.execute(episodes.expert_chunks(8))
     return episodes
@@ -33,7 +32,7 @@ def test_the_expert_that_knows_its_arm_does_the_task(task, shifted):
     # Measured by benchmarks/so101_bench.py: at least 0.98 on each; 21 of 24 would be a stroke of bad luck at 0.97.
     arms = drawn(24) if shifted else [Embodiment()] * 24
     episodes = Episodes(arms, [task] * 24, range(24))
-    assert bench.run(episodes, bench.expert(16), 8).sum() >= 22
+    assert run(episodes, expert(16), 8).sum() >= 22
     assert (episodes.ticks <= episodes.limit_ticks + 7).all()
 
 
@@ -41,7 +40,7 @@ def test_an_expert_that_takes_the_arm_for_another_fails():
     arms = drawn(12, Family.ZEROS, Family.FRONT_CAMERA)
     episodes = Episodes(arms, [Task.PICK] * 12, range(12))
     nominal = Embodiment()
-    bench.run(episodes, lambda going: going.expert_chunks(16, [nominal] * len(going)), 8)
+    run(episodes, lambda going, _rows: going.expert_chunks(16, [nominal] * len(going)), 8)
     assert episodes.succeeded.sum() <= 4
 
 
@@ -72,15 +71,6 @@ def test_an_arm_does_the_same_alone_among_others_and_with_threads():
     np.testing.assert_array_equal(mine.images["wrist"], among.images["wrist"])
 
 
-def test_units_change_the_numbers_and_not_the_motion():
-    rad, degrees = flown([0, 1]), flown([0, 1], unit=JointUnit.DEGREES)
-    np.testing.assert_allclose(rad.recording().states, degrees.recording().states, atol=1e-5)
-    np.testing.assert_allclose(degrees.expert_chunks(4), from_rad(rad.expert_chunks(4), JointUnit.DEGREES), atol=0.05)
-    np.testing.assert_allclose(
-        degrees.observe()[1].state, from_rad(rad.observe()[1].state.astype(float), JointUnit.DEGREES), atol=0.01
-    )
-
-
 def test_an_episode_ends_with_success_or_with_its_time():
     episodes = Episodes([Embodiment()] * 2, [Task.REACH] * 2, [0, 1], control_hz=20.0)
     still = episodes[np.array([1])]
@@ -90,7 +80,7 @@ def test_an_episode_ends_with_success_or_with_its_time():
     assert episodes.ticks.tolist() == [0, 100]
     assert episodes.over.tolist() == [False, True]
     assert not episodes.succeeded.any()
-    bench.run(episodes, bench.expert(10), 10)
+    run(episodes, expert(10), 10)
     assert episodes.succeeded.tolist() == [True, False]
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from vla_align_ros.bench.reach2.embodiment import Embodiments, FloatArray
 
 PERIOD_S = 0.1  # one control tick
+PERIOD_NS = round(PERIOD_S * 1e9)
 JOINT_NAMES = ("shoulder", "elbow")
 EXPLORATION_RAD_S = np.array([1.4, 1.4])  # largest speed of random motion
 JOINT_MIN_RAD = np.array([-1.9, 0.25])  # hard stops, in true angles

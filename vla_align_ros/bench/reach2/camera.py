@@ -101,14 +101,6 @@ def draw(arms: Embodiments, angle_rad: FloatArray, scene: Scene, size: int) -> N
     return images
 
 
-def with_sensor_noise(images: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """A grey level more, less or none, (n, ...) uint8: a real sensor never sends the same picture twice."""
-    noise = rng.integers(-1, 2, images.shape, np.int8)
-    flat = (len(images), -1)
-    noisy = cv2.add(images.reshape(flat), noise.reshape(flat), dtype=cv2.CV_8U)
-    return np.asarray(noisy, np.uint8).reshape(images.shape)
-
-
 def _draw_one(
     image: NDArray[np.uint8],
     joints: FloatArray,

@@ -7,6 +7,8 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
+from vla_align_ros.bench.port import Arms
+
 FloatArray = NDArray[np.float64]
 
 LINK_M = 0.47  # nominal length of both links: the arm is 0.94 m long
@@ -39,8 +41,10 @@ class Embodiments:
     def __len__(self) -> int:
         return len(self.delay_s)
 
-    def __getitem__(self, rows: NDArray[np.intp] | slice) -> Embodiments:
-        return Embodiments(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
+    def __getitem__(self, rows: NDArray[np.intp] | slice | int) -> Embodiments:
+        """Some of the arms, or the one at a place."""
+        some = [range(len(self))[rows]] if isinstance(rows, (int, np.integer)) else rows
+        return Embodiments(**{field.name: getattr(self, field.name)[some] for field in fields(self)})
 
 
 def unshifted(count: int = 1) -> Embodiments:
@@ -53,16 +57,17 @@ def sample_embodiments(count: int, seed: int, scale: float = 1.0, flip_probabili
     return _draw(count, np.random.default_rng(seed), scale, flip_probability)
 
 
-def one_embodiment(seed: int, scale: float = 1.0) -> Embodiments:
-    """One arm by its number: 0 is the unshifted one, every other number draws an arm."""
-    return sample_embodiments(1, seed, scale) if seed else unshifted()
-
-
 def training_embodiments(count: int, seed: int) -> Embodiments:
     """The bank's arms: row 0 is the unshifted arm, the others are drawn."""
-    drawn, first = sample_embodiments(count - 1, seed), unshifted()
+    drawn = sample_embodiments(count - 1, seed)
+    return joined([unshifted(), *(drawn[row] for row in range(count - 1))])
+
+
+def joined(arms: Arms[Embodiments]) -> Embodiments:
+    """All rows of some arms, one below the other."""
+    parts = [arms[row] for row in range(len(arms))]
     return Embodiments(
-        **{f.name: np.concatenate([getattr(first, f.name), getattr(drawn, f.name)]) for f in fields(Embodiments)}
+        **{f.name: np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Embodiments)}
     )
 
 

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_align_ros.action.exploration import motion
+from vla_align_ros.bench.collect import fill_buffer
 from vla_align_ros.bench.reach2 import camera, task
-from vla_align_ros.bench.reach2.arm import EXPLORATION_RAD_S, encoder_reading, move_chunk
-from vla_align_ros.bench.reach2.bench import PERIOD_NS, fill_buffer
+from vla_align_ros.bench.reach2.arm import EXPLORATION_RAD_S, PERIOD_NS, encoder_reading, move_chunk
+from vla_align_ros.bench.reach2.bench import BENCH
 from vla_align_ros.bench.reach2.embodiment import Embodiments, FloatArray, sample_embodiments, training_embodiments
 from vla_align_ros.bench.reach2.labels import draw_frames, prefix_keypoints, probe_pairs, training_pairs
 from vla_align_ros.experience.source import Labels, RawSamples, Sources
@@ -67,7 +68,7 @@ class Reach2Source:
         """See `Source`. The policy works with its initial token."""
         start = policy.initial_token()
         assert start is not None
-        return fill_buffer(policy, self.arms[np.array([robot])], start, seed, exploration_fraction, count)
+        return fill_buffer(policy, BENCH, self.arms[robot], start, seed, exploration_fraction, count)
 
 
 def open_sources(seed: int, robots: int = 192, validation_robots: int = 32) -> Sources:

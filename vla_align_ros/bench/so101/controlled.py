@@ -1,10 +1,11 @@
-"""One arm on a clock, behind the controllers that its users run: a trajectory for the arm, a position for the gripper.
+"""One arm on a clock, behind the controllers that its users run: a trajectory for the arm, a position for the gripper,
+or one trajectory for all six joints.
 
     joint_trajectory_controller   reads a trajectory by its times (`action/running.py`), from where the joints are when
                                   it begins; the latest word wins; after the last point its position is held
     gripper controller            goes to the last position that it was told, as far as what it grips lets it
 
-Both write the servos' targets UPDATE_HZ times a second. Free of ROS: `ros/` would connect it to topics.
+Both write the servos' targets UPDATE_HZ times a second. Free of ROS.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ UPDATE_HZ = 50
 HELD_TRAJECTORIES = 8  # that wait for their start
 ARM_JOINTS = tuple(f"{name}_joint" for name in JOINT_NAMES[:GRIPPER])  # as the community's description names them
 GRIPPER_JOINT = f"{JOINT_NAMES[GRIPPER]}_joint"
+ALL_JOINTS = (*ARM_JOINTS, GRIPPER_JOINT)
 _STEP_NS = round(STEP_S * 1e9)
 _UPDATE_STEPS = round(1 / UPDATE_HZ / STEP_S)
 
@@ -42,11 +44,15 @@ class ControlledArm:
         self._target = self.world.standing_command()
 
     def follow(self, trajectory: Trajectory) -> None:
-        """A trajectory of ARM_JOINTS, in this order, that arrives now. Raises ValueError for other joints."""
-        if trajectory.joint_names != ARM_JOINTS:
-            raise ValueError(f"expected the joints {', '.join(ARM_JOINTS)}, got {', '.join(trajectory.joint_names)}")
+        """A trajectory of ARM_JOINTS, or of ALL_JOINTS, in this order, that arrives now. Raises ValueError for other
+        joints."""
+        if trajectory.joint_names not in (ARM_JOINTS, ALL_JOINTS):
+            asked = ", ".join(trajectory.joint_names)
+            raise ValueError(
+                f"expected the joints {', '.join(ARM_JOINTS)}, with {GRIPPER_JOINT} or without, got {asked}"
+            )
         start_ns = trajectory.start_ns(self.now_ns)
-        measured = (max(start_ns, self.now_ns), self.world.reading()[:GRIPPER])
+        measured = (max(start_ns, self.now_ns), self.world.reading()[: len(trajectory.joint_names)])
         self._trajectories.put(start_ns, begin(trajectory, start_ns, self._period_ns, measured))
         self._trajectories.keep_newest(HELD_TRAJECTORIES)
 
@@ -74,5 +80,6 @@ class ControlledArm:
         """What the controllers write at each of their ticks."""
         running = self._trajectories.at(t_ns)
         if running is not None:
-            self._target[:GRIPPER] = running.position_at(t_ns)
+            position = running.position_at(t_ns)
+            self._target[: len(position)] = position
         self.world.command(self._target.copy())

@@ -1,25 +1,19 @@
-"""Batches of episodes: n arms at work on their tasks, by any policy or by the expert. No ROS, no clock.
-
-episodes = Episodes(embodiments, tasks, seeds)
-while (going := episodes[~episodes.over]):
-    going.execute(policy(going.observe()))
-episodes.succeeded
-"""
+"""Batches of episodes: n arms at work on their tasks, by any policy or by the expert. No ROS, no clock."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_align_ros.bench.reach2.camera import with_sensor_noise
+from vla_align_ros.bench import port
+from vla_align_ros.bench.sensor_noise import with_sensor_noise
 from vla_align_ros.bench.so101 import experts, tasks
 from vla_align_ros.bench.so101.embodiment import Embodiment
-from vla_align_ros.bench.so101.joints import NUM_JOINTS, FloatArray, JointUnit, from_rad, to_rad
+from vla_align_ros.bench.so101.joints import NUM_JOINTS, FloatArray
 from vla_align_ros.bench.so101.kinematics import tips_m
 from vla_align_ros.bench.so101.pictures import draw
 from vla_align_ros.bench.so101.recording import Recording
@@ -55,8 +49,8 @@ class _Episode:
             self.readings.append(self.world.reading().astype(np.float32))
 
 
-class Episodes:
-    """n arms, each before its own table. Rows can be picked, `episodes[rows]`: the same arms go on in both."""
+class Episodes(port.Episodes):
+    """Rows can be picked, `episodes[rows]`: the same arms go on in both."""
 
     def __init__(
         self,
@@ -66,20 +60,19 @@ class Episodes:
         *,
         control_hz: float = CONTROL_HZ,
         image_size: int = 64,
-        unit: JointUnit = JointUnit.RAD,
         threads: int = 1,
     ) -> None:
         """One embodiment, task and seed (of table, start pose, prompt and noise) for each arm.
 
-        An arm does the same in any company. unit: of states and commands. Raises ValueError for numbers that do not
-        fit together and a control rate outside 1 to 50 Hz.
+        An arm does the same in any company. Raises ValueError for numbers that do not fit together and a control rate
+        outside 1 to 50 Hz.
         """
         if not len(embodiments) == len(asked) == len(seeds):
             counts = f"{len(embodiments)}, {len(asked)} and {len(seeds)}"
             raise ValueError(f"expected an embodiment, a task and a seed for each arm, got {counts} of them")
         if not CONTROL_HZ_RANGE[0] <= control_hz <= CONTROL_HZ_RANGE[1]:
             raise ValueError(f"expected a control rate of 1 to 50 Hz, got {control_hz}")
-        self.tick_s, self.image_size, self.unit, self.threads = 1.0 / control_hz, image_size, unit, threads
+        self.tick_s, self.image_size, self.threads = 1.0 / control_hz, image_size, threads
         self.embodiments, self.skeletons = list(embodiments), skeletons(embodiments)
         self.asked = tasks.assign(asked, seeds)
         start = tasks.start(embodiments, self.asked, seeds)
@@ -112,13 +105,16 @@ class Episodes:
 
     @property
     def succeeded(self) -> NDArray[np.bool_]:
-        """Whose task was done within its time and stayed done for HOLD_S, (n,)."""
+        """Whose task was done within its time and stayed done for HOLD_S."""
         return np.array([one.succeeded_at >= 0 for one in self._running], np.bool_)
 
     @property
     def over(self) -> NDArray[np.bool_]:
-        """Who has succeeded, or has no time left, (n,)."""
         return self.succeeded | (self.ticks >= self.limit_ticks)
+
+    def at_work(self) -> tuple[NDArray[np.intp], Episodes]:
+        rows = np.flatnonzero(~self.over)
+        return rows, self[rows]
 
     @property
     def limit_ticks(self) -> NDArray[np.int64]:
@@ -134,9 +130,8 @@ class Episodes:
         return np.stack([one.readings[-1] for one in self._running]).astype(np.float64)
 
     def observe(self) -> list[Observation]:
-        """What each arm sees and feels now. `state` is in `unit`."""
         images = draw(self.skeletons, self.state(), self.image_size, threads=self.threads)
-        readings = from_rad(self.readings_rad(), self.unit).astype(np.float32)
+        readings = self.readings_rad().astype(np.float32)
         stamps_ns = np.round(self.ticks * self.tick_s * 1e9).astype(np.int64)
         return [
             Observation(
@@ -149,17 +144,17 @@ class Episodes:
         ]
 
     def execute(self, commands: FloatArray | Float32Array) -> None:
-        """Send joint targets (n, ticks, 6) in `unit`, one a tick. Raises ValueError for another shape or no number."""
+        """Send joint targets (n, ticks, 6) in rad, one a tick. Raises ValueError for another shape or no number."""
         expected = (len(self), commands.shape[1] if commands.ndim == 3 else 0, NUM_JOINTS)
         if commands.shape != expected or not np.isfinite(commands).all():
             raise ValueError(f"expected finite commands ({len(self)}, ticks, {NUM_JOINTS}), got {commands.shape}")
-        in_rad = to_rad(commands.astype(np.float64), self.unit)
+        targets = commands.astype(np.float64)
         if self.threads == 1:
-            for one, mine in zip(self._running, in_rad, strict=True):
+            for one, mine in zip(self._running, targets, strict=True):
                 one.run(mine)
         else:
             with ThreadPoolExecutor(self.threads) as pool:
-                list(pool.map(_Episode.run, self._running, in_rad))
+                list(pool.map(_Episode.run, self._running, targets))
         self._judge(commands.shape[1])
 
     def _judge(self, ticks: int) -> None:
@@ -175,7 +170,7 @@ class Episodes:
                     one.succeeded_at = tick
 
     def expert_chunks(self, horizon: int, believed: Sequence[Embodiment] | None = None) -> FloatArray:
-        """What the expert would send in the next ticks, (n, horizon, 6) in `unit`.
+        """What the expert would send in the next ticks, (n, horizon, 6) in rad.
 
         believed: the arms that it takes these for; without it knows them.
         """
@@ -184,7 +179,11 @@ class Episodes:
             arms, bodies = list(believed), skeletons(believed)
             seen = experts.as_believed(seen, self.embodiments, self.skeletons, arms, bodies)
         targets = experts.plan(bodies, seen, self.asked, horizon, self.tick_s)
-        return from_rad(experts.commands(arms, targets), self.unit)
+        return experts.commands(arms, targets)
+
+    def distance_m(self) -> FloatArray:
+        state = self.state()
+        return tasks.distance_m(self.asked, state, tips_m(self.skeletons, state.angle_rad))
 
     def recording(self) -> Recording:
         """What has happened so far, of arms that have done the same number of ticks. ValueError where they have not."""
@@ -195,22 +194,3 @@ class Episodes:
             for name in ("states", "readings", "commands")
         )
         return Recording(states, readings, commands, self.asked, np.arange(len(self)), self.tick_s)
-
-
-Act = Callable[[Episodes], FloatArray | Float32Array]  # n arms -> chunks (n, H, 6) in their unit
-
-
-def run(episodes: Episodes, act: Act, execute_ticks: int) -> NDArray[np.bool_]:
-    """Let `act` work until each episode is over, `execute_ticks` of each chunk before the next; returns `succeeded`.
-
-    `act` is given the arms that are still at work: what they see is `observe()`.
-    """
-    while not episodes.over.all():
-        going = episodes[~episodes.over]
-        going.execute(act(going)[:, :execute_ticks])
-    return episodes.succeeded
-
-
-def expert(horizon: int) -> Act:
-    """The one that knows each arm."""
-    return partial(Episodes.expert_chunks, horizon=horizon)

@@ -113,8 +113,10 @@ RANGES: dict[Family, dict[str, Draw]] = {
 }
 
 
-def draw_embodiment(seed: int, split: Split, families: Iterable[Family] = ALL_FAMILIES) -> Embodiment:
-    """The arm number `seed` of a split, shifted in `families` alone.
+def draw_embodiment(
+    seed: int, split: Split, families: Iterable[Family] = ALL_FAMILIES, scale: float = 1.0
+) -> Embodiment:
+    """The arm number `seed` of a split, shifted in `families` alone, each range `scale` times as wide.
 
     A family's values are the same whichever others are drawn with it. Raises ValueError for a negative seed.
     """
@@ -123,7 +125,7 @@ def draw_embodiment(seed: int, split: Split, families: Iterable[Family] = ALL_FA
     values: dict[str, Any] = {}
     for family in families:
         rng = np.random.default_rng([_STREAM[split], _PLACE[family], seed])
-        values |= {name: draw(rng, split.width) for name, draw in RANGES[family].items()}
+        values |= {name: draw(rng, scale * split.width) for name, draw in RANGES[family].items()}
     return Embodiment(**values)
 
 

@@ -136,9 +136,16 @@ def _in_the_lane(cube: FloatArray, pad: FloatArray, others: FloatArray) -> NDArr
 def done(asked: Assignments, state: State, tip_m: FloatArray) -> NDArray[np.bool_]:
     """Which of n arms have done at this moment what was asked for; tip_m (n, 3) from `kinematics.tips_m`."""
     rows = np.arange(len(state))
-    cube, pad = state.cube_m[rows, asked.cube], state.pad_m[rows, asked.pad]
-    over = np.linalg.norm(tip_m - cube - [0.0, 0.0, REACH_HEIGHT_M], axis=1) < REACH_WITHIN_M
-    on_pad = (np.linalg.norm(cube[:, :2] - pad, axis=1) < PAD_WITHIN_M) & (cube[:, 2] < RESTING_M)
+    cube = state.cube_m[rows, asked.cube]
+    near = distance_m(asked, state, tip_m) < np.where(asked.task == Task.REACH, REACH_WITHIN_M, PAD_WITHIN_M)
     let_go = np.linalg.norm(tip_m - cube, axis=1) > CLEAR_M
-    on_pad &= let_go | (asked.task == Task.PUSH)
-    return np.asarray(np.where(asked.task == Task.REACH, over, on_pad), np.bool_)
+    resting = (cube[:, 2] < RESTING_M) & (let_go | (asked.task == Task.PUSH))
+    return np.asarray(near & (resting | (asked.task == Task.REACH)), np.bool_)
+
+
+def distance_m(asked: Assignments, state: State, tip_m: FloatArray) -> FloatArray:
+    """How far the tip is from where it is asked for, or the cube from its pad, (n,); tip_m as for `done`."""
+    rows = np.arange(len(state))
+    cube, pad = state.cube_m[rows, asked.cube], state.pad_m[rows, asked.pad]
+    reach = np.linalg.norm(tip_m - cube - [0.0, 0.0, REACH_HEIGHT_M], axis=1)
+    return np.asarray(np.where(asked.task == Task.REACH, reach, np.linalg.norm(cube[:, :2] - pad, axis=1)))

@@ -34,12 +34,10 @@ class World:
         self._data = mujoco.MjData(self._model)
         model, data = self._model, self._data
         self._cubes = np.array([model.joint(f"cube_{name}").qposadr[0] for name in CUBES])[:, None] + np.arange(7)
-        pads = [model.body_mocapid[model.body(f"pad_{name}").id] for name in PADS]
+        self._cube_speeds = np.array([model.joint(f"cube_{name}").dofadr[0] for name in CUBES])[:, None] + np.arange(6)
+        self._pads = [model.body_mocapid[model.body(f"pad_{name}").id] for name in PADS]
         data.qpos[:NUM_JOINTS] = state.angle_rad[0]
-        data.qpos[self._cubes] = np.concatenate([state.cube_m[0], state.cube_quat[0]], axis=1)
-        data.mocap_pos[pads] = np.append(state.pad_m[0], np.zeros((len(PADS), 1)), axis=1)
-        self._pad_m = state.pad_m[0].copy()
-        mujoco.mj_forward(model, data)
+        self.set_table(state)
         stiffness = model.actuator_gainprm[:NUM_JOINTS, 0]
         data.ctrl[:] = self._aimed = data.qpos[:NUM_JOINTS] + data.qfrc_bias[:NUM_JOINTS] / stiffness
         self.now = 0
@@ -49,6 +47,15 @@ class World:
         """Another arm from now on, at the same true angles, as when a camera is knocked."""
         self.embodiment = embodiment
         write_embodiment(self._model, embodiment)
+
+    def set_table(self, state: State) -> None:
+        """Cubes and pads are where `state` (one row) has them, at rest; the arm goes on as it is."""
+        data = self._data
+        data.qpos[self._cubes] = np.concatenate([state.cube_m[0], state.cube_quat[0]], axis=1)
+        data.qvel[self._cube_speeds] = 0.0
+        data.mocap_pos[self._pads] = np.append(state.pad_m[0], np.zeros((len(PADS), 1)), axis=1)
+        self._pad_m = state.pad_m[0].copy()
+        mujoco.mj_forward(self._model, data)
 
     def command(self, command_rad: FloatArray) -> None:
         """A target (6,) for the joints that is sent now; it holds until the next one acts."""

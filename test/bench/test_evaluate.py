@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from vla_align_ros.bench.reach2.rates import wilson_interval
+from vla_align_ros.bench.evaluate import wilson_interval
 
 
 @given(st.integers(1, 500).flatmap(lambda count: st.tuples(st.integers(0, count), st.just(count))))

@@ -5,36 +5,32 @@ import pytest
 import torch
 
 from vla_align_ros.action.limits import ChunkReason
+from vla_align_ros.bench.clocked import run_clocked
+from vla_align_ros.bench.port import bench_names, find_bench
 from vla_align_ros.bench.reach2 import task
-from vla_align_ros.bench.reach2.arm import JOINT_NAMES
-from vla_align_ros.bench.reach2.clocked import run_clocked
+from vla_align_ros.bench.reach2.arm import JOINT_NAMES, PERIOD_NS
+from vla_align_ros.bench.reach2.bench import BENCH
 from vla_align_ros.bench.reach2.embodiment import sample_embodiments, unshifted
-from vla_align_ros.bench.reach2.robot import (
-    CAMERA_TOPICS,
-    CHUNK_TOPIC,
-    JOINTS_TOPIC,
-    PERIOD_NS,
-    PROMPT_TOPIC,
-    TOPICS,
-    SimulatedRobot,
-)
+from vla_align_ros.bench.robot import CHUNK_TOPIC, JOINTS_TOPIC, PROMPT_TOPIC, SimulatedRobot, topics_of
 from vla_align_ros.experience.bag import BagReading
 from vla_align_ros.experience.bag_topics import bag_topics
 from vla_align_ros.experience.recorder import BagRecorder
 from vla_align_ros.observation.assemble import ObservationReason
 from vla_align_ros.observation.codecs import JOINT_TRAJECTORY, decode_trajectory
 from vla_align_ros.params import PolicyParams
+from vla_align_ros.policy import PolicyError
 from vla_align_ros.runtime import make_assembler, make_builder
 from vla_align_ros.types import ActionChunk
 
 pytestmark = pytest.mark.slow
+CAMERA_TOPICS = BENCH.robot.cameras
 
 T0 = 17_000_000_000 * PERIOD_NS
 EPISODE_S = 4.8
 
 
 def robot(seed: int = 0, arm=None, **changes) -> SimulatedRobot:
-    return SimulatedRobot(unshifted() if arm is None else arm, T0, seed, **{"image_size": 32, **changes})
+    return SimulatedRobot(BENCH, unshifted() if arm is None else arm, T0, seed, **{"image_size": 32, **changes})
 
 
 def be_tame(monkeypatch, policy) -> None:
@@ -52,7 +48,7 @@ def follow_expert(monkeypatch, policy, made: SimulatedRobot) -> None:
 
     def infer(observation, generator, num_steps) -> ActionChunk:
         last = np.zeros((1, 2))
-        actions = task.expert_chunk(made.arm, made.angle_rad, last, made._scene, 8)[0].astype(np.float32)
+        actions = task.expert_chunk(made.body.arm, made.body.angle_rad, last, made.body.scene, 8)[0].astype(np.float32)
         return ActionChunk(actions, observation.state, observation.stamp_ns, PERIOD_NS)
 
     monkeypatch.setattr(policy, "infer", infer)
@@ -107,11 +103,11 @@ def test_same_seeds_give_the_same_run_and_another_noise_another_one(policy):
 )
 def test_without_a_sensor_no_chunk_is_made_and_the_arm_stays(policy, lost, reason):
     made = robot()
-    start = made.angle_rad.copy()
+    start = made.body.angle_rad.copy()
     run = run_clocked(policy, made, 1.0, tap=lambda message: None if message.topic == lost else message)
     assert set(run.refused) == {reason}
     assert run.chunks == 0
-    assert np.array_equal(made.angle_rad, start)
+    assert np.array_equal(made.body.angle_rad, start)
 
 
 def test_camera_that_dies_stops_the_arm(monkeypatch, policy):
@@ -124,14 +120,14 @@ def test_camera_that_dies_stops_the_arm(monkeypatch, policy):
 
     run = run_clocked(policy, made, 3.5, tap=tap)
     assert set(run.refused) == {ObservationReason.STALE_IMAGE}
-    stopped = made.angle_rad.copy()
+    stopped = made.body.angle_rad.copy()
     made.advance(made.now_ns + 1_000_000_000)
-    assert np.array_equal(made.angle_rad, stopped)
+    assert np.array_equal(made.body.angle_rad, stopped)
 
 
 def test_chunk_beyond_the_limits_is_not_sent(monkeypatch, policy):
     made = robot()
-    start = made.angle_rad.copy()
+    start = made.body.angle_rad.copy()
 
     def infer(observation, generator, num_steps) -> ActionChunk:
         return ActionChunk(np.full((8, 2), 50.0, np.float32), observation.state, observation.stamp_ns, PERIOD_NS)
@@ -140,12 +136,12 @@ def test_chunk_beyond_the_limits_is_not_sent(monkeypatch, policy):
     run = run_clocked(policy, made, 1.0)
     assert run.chunks == 0
     assert set(run.refused) == {ChunkReason.JUMP}
-    assert np.array_equal(made.angle_rad, start)
+    assert np.array_equal(made.body.angle_rad, start)
 
 
 def test_recorded_run_gives_experiences_with_the_commands_that_were_sent(monkeypatch, policy, tmp_path):
     be_tame(monkeypatch, policy)
-    types = {**TOPICS, CHUNK_TOPIC: JOINT_TRAJECTORY}
+    types = {**topics_of(BENCH.robot), CHUNK_TOPIC: JOINT_TRAJECTORY}
     sent = []
     with BagRecorder(tmp_path / "bag", types) as bag:
 
@@ -166,3 +162,16 @@ def test_recorded_run_gives_experiences_with_the_commands_that_were_sent(monkeyp
         index = (experience.observation.stamp_ns - T0) // (execute * PERIOD_NS)
         offset = (experience.observation.stamp_ns - T0) // PERIOD_NS % execute
         assert np.allclose(experience.commands[: execute - offset], sent[index].velocities[offset:execute], atol=1e-6)
+
+
+def test_a_policy_drives_the_robot_of_any_bench_through_the_whole_loop(bench, policy_for):
+    policy = policy_for(bench)
+    made = SimulatedRobot(bench, bench.embodiment(0), T0, 1, image_size=32)
+    start = made.body.reading()
+    run = run_clocked(policy, made, 3.0)
+    assert run.chunks >= 3
+    assert run.late_chunks == 0
+    assert not np.allclose(made.body.reading(), start, atol=1e-3)
+    other = find_bench(next(name for name in bench_names() if find_bench(name) is not bench))
+    with pytest.raises(PolicyError, match="is of another robot"):
+        run_clocked(policy, SimulatedRobot(other, other.embodiment(0), T0), 1.0)

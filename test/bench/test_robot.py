@@ -11,17 +11,10 @@ from hypothesis import strategies as st
 from robots import a_robot
 
 from vla_align_ros.action.trajectory import hold_trajectory, to_trajectory
-from vla_align_ros.bench.reach2.arm import JOINT_MAX_RAD, JOINT_NAMES, encoder_reading
+from vla_align_ros.bench.reach2.arm import JOINT_MAX_RAD, JOINT_NAMES, PERIOD_NS, encoder_reading
+from vla_align_ros.bench.reach2.bench import BENCH
 from vla_align_ros.bench.reach2.embodiment import sample_embodiments, unshifted
-from vla_align_ros.bench.reach2.robot import (
-    CAMERA_TOPICS,
-    EPISODE_TOPIC,
-    JOINTS_TOPIC,
-    PERIOD_NS,
-    PROMPT_TOPIC,
-    SimulatedRobot,
-    make_robot,
-)
+from vla_align_ros.bench.robot import EPISODE_TOPIC, JOINTS_TOPIC, PROMPT_TOPIC, SimulatedRobot, make_robot
 from vla_align_ros.observation.codecs import (
     IMAGE,
     MessageReason,
@@ -34,6 +27,7 @@ from vla_align_ros.observation.joint_states import JointStateReader
 from vla_align_ros.params import SimParams
 from vla_align_ros.types import ActionChunk, Trajectory
 
+CAMERA_TOPICS = BENCH.robot.cameras
 T0 = 17_000_000_000 * PERIOD_NS
 MS = 1_000_000
 S = 1_000_000_000
@@ -41,8 +35,10 @@ S = 1_000_000_000
 
 def robot(arm=None, pose=(0.0, 1.4), **changes) -> SimulatedRobot:
     """An arm in the middle, with few sensor messages unless asked for."""
-    made = SimulatedRobot(unshifted() if arm is None else arm, T0, **{"image_hz": 1.0, "joint_hz": 10.0, **changes})
-    made.angle_rad = np.array([pose])
+    made = SimulatedRobot(
+        BENCH, unshifted() if arm is None else arm, T0, **{"image_hz": 1.0, "joint_hz": 10.0, **changes}
+    )
+    made.body.angle_rad = np.array([pose])
     return made
 
 
@@ -55,7 +51,7 @@ def constant(
 
 
 def moved(made: SimulatedRobot) -> np.ndarray:
-    return made.angle_rad[0] - [0.0, 1.4]
+    return made.body.angle_rad[0] - [0.0, 1.4]
 
 
 def others(times_ms, *rows, stamp_ns=0) -> bytes:
@@ -104,9 +100,9 @@ def test_ramp_is_executed_and_then_the_arm_stands_still():
     made.advance(T0 + 900 * MS)
     assert np.allclose(moved(made), [0.85, 0.0]), "8 ticks, and one ramp point at half the speed"
     made.advance(T0 + 1000 * MS)
-    stopped = made.angle_rad.copy()
+    stopped = made.body.angle_rad.copy()
     made.advance(T0 + 5 * S)
-    assert np.array_equal(made.angle_rad, stopped)
+    assert np.array_equal(made.body.angle_rad, stopped)
 
 
 def test_hold_stops_at_once():
@@ -163,29 +159,29 @@ def test_motion_does_not_depend_on_how_often_time_advances(stops_ms, arrival_ms,
         other.advance(T0 + stop_ms * MS)
     for made in (one, other):
         made.advance(T0 + 1600 * MS)
-    assert np.allclose(one.angle_rad, other.angle_rad, atol=1e-9)
+    assert np.allclose(one.body.angle_rad, other.body.angle_rad, atol=1e-9)
 
 
 @given(st.integers(1, 10**6), st.tuples(st.floats(-3, 3), st.floats(-3, 3)))
 def test_gain_and_sign_act_on_the_true_angle_and_the_offset_on_the_reading(seed, velocity):
     arm = replace(sample_embodiments(1, seed), delay_s=np.array([0.0]))
     made = robot(arm)
-    reading = encoder_reading(arm, made.angle_rad)[0]
+    reading = encoder_reading(arm, made.body.angle_rad)[0]
     made.receive(encode_trajectory(constant(velocity, start=reading)))
     sent = made.advance(T0 + 100 * MS)
     assert np.allclose(moved(made), 0.1 * arm.gain[0] * np.float32(velocity), atol=1e-6)
     reader = JointStateReader(a_robot().state)
     joints = [reader.read(message.raw) for message in sent if message.topic == JOINTS_TOPIC]
     assert joints[-1].stamp_ns == T0 + 100 * MS
-    assert np.allclose(joints[-1].values, encoder_reading(arm, made.angle_rad)[0], atol=1e-6)
+    assert np.allclose(joints[-1].values, encoder_reading(arm, made.body.angle_rad)[0], atol=1e-6)
 
 
 def test_arm_stops_at_its_stops_even_for_absurd_commands():
     made = robot()
     made.receive(encode_trajectory(constant((3e38, -3e38))))
     made.advance(T0 + 2 * S)
-    assert made.angle_rad[0, 0] == JOINT_MAX_RAD[0]
-    assert np.isfinite(made.angle_rad).all()
+    assert made.body.angle_rad[0, 0] == JOINT_MAX_RAD[0]
+    assert np.isfinite(made.body.angle_rad).all()
 
 
 @pytest.mark.parametrize("delay_s", [-0.1, 1.5, float("nan")])
@@ -241,7 +237,7 @@ def test_messages_that_are_due_too_long_ago_are_dropped_but_episodes_are_not():
 
 
 def test_prompt_changes_half_way_between_ticks_and_never_to_the_same_words():
-    made = SimulatedRobot(unshifted(), T0 + 33 * MS, seed=4, episode_s=0.5, image_hz=1.0, joint_hz=1.0)
+    made = SimulatedRobot(BENCH, unshifted(), T0 + 33 * MS, seed=4, episode_s=0.5, image_hz=1.0, joint_hz=1.0)
     sent = [made.prompt_message(), *made.advance(T0 + 60 * S)]
     prompts = [message for message in sent if message.topic == PROMPT_TOPIC]
     assert prompts[0].stamp_ns == T0 + 33 * MS
@@ -255,12 +251,12 @@ def test_prompt_changes_half_way_between_ticks_and_never_to_the_same_words():
 
 def test_arm_stays_where_it_is_when_an_episode_ends_and_the_scene_changes():
     made = robot(image_hz=10.0, episode_s=1.0)
-    before = made.angle_rad.copy()
+    before = made.body.angle_rad.copy()
     sent = made.advance(T0 + 1049 * MS)
-    distance_m = made.distance_m()
+    distance_m = made.body.distance_m()
     sent += made.advance(T0 + 1100 * MS)
-    assert np.array_equal(made.angle_rad, before)
-    assert made.distance_m() != distance_m
+    assert np.array_equal(made.body.angle_rad, before)
+    assert made.body.distance_m() != distance_m
     images = [decode_image(m.raw, IMAGE).image for m in sent if m.topic == CAMERA_TOPICS["base_0_rgb"]]
     assert np.abs(images[-2].astype(int) - images[-3]).max() <= 2
     assert np.abs(images[-1].astype(int) - images[-2]).max() > 20
@@ -268,12 +264,12 @@ def test_arm_stays_where_it_is_when_an_episode_ends_and_the_scene_changes():
     assert report["distance_m"] == pytest.approx(distance_m)
     assert report == {"index": 0, "prompt": report["prompt"], "distance_m": report["distance_m"], "success": False}
     prompts = [decode_string(m.raw) for m in sent if m.topic == PROMPT_TOPIC]
-    assert prompts == [made.prompt] != [report["prompt"]]
+    assert prompts == [made.body.prompt] != [report["prompt"]]
 
 
 def test_episode_succeeds_when_the_tip_is_at_the_target():
     made = robot(episode_s=1.0)
-    made._scene.targets_m[0, 0] = made._scene.targets_m[0, 0] * 0 + [
+    made.body.scene.targets_m[0, 0] = made.body.scene.targets_m[0, 0] * 0 + [
         0.47 + 0.47 * np.cos(1.4) + 0.09,
         0.47 * np.sin(1.4),
     ]
@@ -286,7 +282,7 @@ def test_embodiment_can_change_in_mid_run():
     made = robot(image_hz=10.0)
     made.receive(encode_trajectory(constant((1.0, 0.0), horizon=20)))
     made.advance(T0 + 500 * MS)
-    made.set_embodiment(replace(unshifted(), gain=-np.ones((1, 2)), delay_s=np.array([0.05])))
+    made.body.become(replace(unshifted(), gain=-np.ones((1, 2)), delay_s=np.array([0.05])))
     made.advance(T0 + 800 * MS)
     assert np.allclose(moved(made), [0.2, 0.0])
 
@@ -296,5 +292,5 @@ def test_same_parameters_give_the_same_bytes_and_another_seed_others():
     sent = [make_robot(params, T0).advance(T0 + 500 * MS) for _ in range(2)]
     assert sent[0] == sent[1]
     assert sent[0] != make_robot(params.updated({"episode_seed": 4}), T0).advance(T0 + 500 * MS)
-    assert np.array_equal(make_robot(params, T0).arm.gain, sample_embodiments(1, 7).gain)
-    assert (make_robot(SimParams(), T0).arm.gain == 1).all()
+    assert np.array_equal(make_robot(params, T0).body.arm.gain, sample_embodiments(1, 7).gain)
+    assert (make_robot(SimParams(), T0).body.arm.gain == 1).all()

@@ -1,0 +1,67 @@
+"""Makes `builders` of the policy's tests importable; policies of random weights for the arm of any bench."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from pydantic import TypeAdapter
+
+sys.path.append(str(Path(__file__).parents[1] / "policy"))
+
+from builders import write_model
+
+from vla_align_ros.bench.port import Bench, bench_names, find_bench
+from vla_align_ros.observation.normalise import NormStats, save_norm_stats
+from vla_align_ros.policy import Policy, load_policy
+from vla_align_ros.robot.description import RobotDescription
+
+
+@pytest.fixture(params=bench_names())
+def bench(request: pytest.FixtureRequest) -> Bench[Any]:
+    """Each of them."""
+    return find_bench(request.param)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def policy(tmp_path: Path) -> Policy:
+    """Random weights, the joints and cameras of reach2."""
+    return load_policy(write_model(tmp_path / "model", action_dim=2, action_horizon=8), "cpu")
+
+
+@pytest.fixture
+def policy_for(tmp_path: Path) -> Callable[[Bench[Any]], Policy]:
+    """Random weights for the arm of a bench: a policy that trembles about where an unshifted arm begins."""
+
+    def make(bench: Bench[Any]) -> Policy:
+        robot, folder = bench.robot, tmp_path / "any"
+        cameras = list(robot.cameras)
+        sizes = {"action_dim": len(robot.action), "action_horizon": 2 * robot.execute, "max_token_len": 16}
+        write_model(folder, cameras=cameras, **sizes)
+        raw = yaml.safe_load((folder / "model.yaml").read_text())
+        raw["robot"] = TypeAdapter(RobotDescription).dump_python(robot, mode="json")
+        (folder / "model.yaml").write_text(yaml.safe_dump(raw))
+        states = np.stack([item.state for item in bench.episodes([bench.embodiment(0)] * 32, 0, 16).observe()])
+        mean, std = states.mean(0), states.std(0)
+        actions = np.where(robot.kinds == "position", robot.measured(mean), 0.0).astype(np.float32)
+        small = np.full_like(actions, 0.02)
+        parts = {"state": (mean, std), "actions": (actions, small)}
+        stats = {part: NormStats(mid, dev, mid - 2 * dev, mid + 2 * dev) for part, (mid, dev) in parts.items()}
+        save_norm_stats(folder / "norm_stats.json", stats)
+        return load_policy(folder, "cpu")
+
+    return make

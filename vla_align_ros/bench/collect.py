@@ -1,0 +1,104 @@
+"""Experience of arms at work, for any bench. No ROS, no clock."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vla_align_ros.action.exploration import Exploration, exploring_actions
+from vla_align_ros.bench.port import Arms, Bench, Embodiment
+from vla_align_ros.bench.sampling import begin, draw_noise, sample_chunks
+from vla_align_ros.experience.builder import without_held
+from vla_align_ros.experience.source import EXPERIENCES
+from vla_align_ros.params import PolicyParams
+from vla_align_ros.policy import Policy
+from vla_align_ros.types import Experience
+
+MOST_TURNS = 8  # at most so many times as many experiences are recorded as are wanted
+PAUSE_NS, BETWEEN_EPISODES_NS = 60_000_000_000, 2_000_000_000
+
+
+def collect_experience(
+    policy: Policy,
+    bench: Bench[Embodiment],
+    arms: Arms[Embodiment],
+    tokens: Tensor,
+    count: int,
+    seed: int,
+    exploration_fraction: float = 0.5,
+    episodes: int = 8,
+) -> list[list[Experience]]:
+    """`count` experiences of each arm, in order of time, from `episodes` of its own episodes that run side by side.
+
+    tokens: (arms, peft_num_tokens, W). As live: `robot.execute` actions of each chunk are sent, a share of the time
+    (`exploration_fraction`) is random motion inside the robot's limits, and an experience reaches over chunk seams.
+    Raises PolicyError for a model of another robot.
+    """
+    horizon, execute = policy.model.architecture.action_horizon, policy.config.robot.execute
+    span = -(-horizon // execute)
+    rows = np.repeat(np.arange(len(arms)), episodes)
+    batch = begin(policy, bench, [arms[row] for row in rows.tolist()], seed)
+    speed = PolicyParams.exploration_speed_fraction * bench.robot.velocity_max
+    exploration = Exploration(len(rows), horizon, execute, speed, np.random.default_rng([seed, 23]))
+    seen, sent = [batch.observe()], []
+    for step in range(-(-count // episodes) + span - 1):
+        noise = draw_noise(policy, len(rows), seed * 2003 + step)
+        chunks = sample_chunks(policy, seen[-1], tokens[torch.from_numpy(rows)], noise)
+        velocities, exploring = exploration.chunk(exploration_fraction)
+        for row in np.flatnonzero(exploring).tolist():
+            start = bench.robot.measured(seen[-1][row].state)
+            chunks[row] = exploring_actions(velocities[row], start, bench.robot, PolicyParams.ramp_ticks)
+        sent.append(chunks[:, :execute])
+        batch.execute(sent[-1])
+        seen.append(batch.observe())
+    made: list[list[Experience]] = [[] for _ in range(len(arms))]
+    for row in range(len(rows)):
+        for step in range(len(sent) - span + 1):
+            commands = np.concatenate([part[row] for part in sent[step : step + span]])[:horizon]
+            made[rows[row]].append(Experience(seen[step][row], commands, seen[step + span][row], row % episodes))
+    return [_one_after_another(mine)[:count] for mine in made]
+
+
+def _one_after_another(experiences: list[Experience]) -> list[Experience]:
+    """Episodes that ran side by side, with stamps as if each had followed the other after a pause."""
+    length_ns = max(item.next_observation.stamp_ns for item in experiences) + BETWEEN_EPISODES_NS
+    return [_moved(item, item.episode * length_ns, 0) for item in experiences]
+
+
+def fill_buffer(
+    policy: Policy,
+    bench: Bench[Embodiment],
+    arm: Embodiment,
+    token: Tensor,
+    seed: int,
+    exploration_fraction: float = 0.5,
+    count: int = EXPERIENCES,
+) -> list[Experience]:
+    """The first `count` experiences of one arm at work with `token` that a robot's buffer would hold: those in which a
+    joint was held do not count. Fewer where MOST_TURNS times as many recorded ones do not hold them."""
+    robot, found = policy.config.robot, list[Experience]()
+    for turn in range(MOST_TURNS * -(-count // EXPERIENCES)):
+        turn_seed = seed + turn * 1_000_003
+        (made,) = collect_experience(policy, bench, [arm], token[None], EXPERIENCES, turn_seed, exploration_fraction)
+        found += later(without_held(made, robot), found)
+        if len(found) >= count:
+            break
+    return found[:count]
+
+
+def later(made: list[Experience], before: list[Experience]) -> list[Experience]:
+    """Experience with stamps and episodes after those of `before`."""
+    if not before:
+        return made
+    by_ns, by_episodes = before[-1].next_observation.stamp_ns + PAUSE_NS, before[-1].episode + 1
+    return [_moved(item, by_ns, by_episodes) for item in made]
+
+
+def _moved(item: Experience, by_ns: int, by_episodes: int) -> Experience:
+    before, after = (
+        replace(seen, stamp_ns=seen.stamp_ns + by_ns) for seen in (item.observation, item.next_observation)
+    )
+    return Experience(before, item.commands, after, item.episode + by_episodes)

@@ -1,0 +1,63 @@
+"""The SO-101 as a bench."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from vla_align_ros.bench.port import Arms, Bench
+from vla_align_ros.bench.so101.body import Body
+from vla_align_ros.bench.so101.controlled import ALL_JOINTS, GRIPPER_JOINT
+from vla_align_ros.bench.so101.embodiment import Embodiment
+from vla_align_ros.bench.so101.episodes import CONTROL_HZ, Episodes
+from vla_align_ros.bench.so101.joints import JOINT_MAX_RAD, JOINT_MIN_RAD
+from vla_align_ros.bench.so101.scene import CAMERAS
+from vla_align_ros.bench.so101.shifts import Split, draw_embodiment
+from vla_align_ros.bench.so101.tasks import Task
+from vla_align_ros.robot.description import ActionField, Joint, RobotDescription, StateField
+
+# Readings of arms that were calibrated in other ways, turned round too: wider than one arm's own.
+_WIDEST_RAD = 1.25 * np.maximum(-JOINT_MIN_RAD, JOINT_MAX_RAD) + 0.2
+
+
+@dataclass(frozen=True)
+class So101(Bench[Embodiment]):
+    """tasks: what the arms are asked for, in turn."""
+
+    tasks: tuple[Task, ...] = tuple(Task)
+
+    robot = RobotDescription(
+        joints={
+            name: Joint(position=(-widest, widest), velocity_max=3.0, may_be_blocked=name == GRIPPER_JOINT)
+            for name, widest in zip(ALL_JOINTS, _WIDEST_RAD.tolist(), strict=True)
+        },
+        state=tuple(StateField(joint=name) for name in ALL_JOINTS),
+        action=tuple(ActionField(joint=name, kind="position") for name in ALL_JOINTS),
+        cameras={camera: f"{camera}/image_raw" for camera in CAMERAS},
+        control_rate_hz=CONTROL_HZ,
+        execute=8,
+    )
+
+    def embodiment(self, number: int, scale: float = 1.0) -> Embodiment:
+        return draw_embodiment(number, Split.TEST, scale=scale) if number else Embodiment()
+
+    def embodiments(self, count: int, seed: int, scale: float = 1.0) -> list[Embodiment]:
+        return [draw_embodiment(number, Split.TEST, scale=scale) for number in _numbers(count, seed)]
+
+    def episodes(self, arms: Arms[Embodiment], seed: int, image_size: int) -> Episodes:
+        """Row i has the same table, whatever the other rows are."""
+        count = len(arms)
+        asked = [self.tasks[row % len(self.tasks)] for row in range(count)]
+        return Episodes([arms[row] for row in range(count)], asked, _numbers(count, seed), image_size=image_size)
+
+    def body(self, arm: Embodiment, start_ns: int, seed: int, image_size: int) -> Body:
+        return Body(arm, start_ns, seed, image_size, self.tasks, self.robot.period_ns)
+
+
+BENCH = So101()
+
+
+def _numbers(count: int, seed: int) -> list[int]:
+    """As many numbers as are wanted, the first ones whatever their count: no two seeds share arms or tables."""
+    return [int(number) for number in np.random.SeedSequence(seed).generate_state(count)]
