@@ -1,17 +1,23 @@
-"""What does each check of the guard, and each rule of pick and step, buy? On validation arms, never on test arms.
+"""What does each check of the guard, and each rule of the proposal, buy? On validation arms, never on test arms.
 
     python benchmarks/ablation.py --arms 12 --json ablation.json
 
-Each arm gives a clean buffer and one of each kind of corruption (`guard.py`). Every check is asked of every buffer,
-also where an earlier one refuses, so that one pass tells what would be kept without each. A rule is left out by
+Each arm gives a clean buffer and one of each kind of corruption (`guard.py`). Every statistic is taken of every buffer,
+also where an earlier check refuses, so that one pass tells what would be kept without each check. A rule is left out by
 proposing again without it. Harmful and useful are as in `guard.py`.
+
+`results/ablation_before.json` is the same for the checks and rules of before: what bought nothing there was deleted.
 """
 
 from __future__ import annotations
 
+import ast
+import inspect
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, Any
 
 import arms
@@ -21,53 +27,59 @@ import typer
 from guard import HARM, HELD_OUT, KINDS, USE, Experiences, at_work, clean, in_buffer, one_in_ten_wrong, second_robot
 from machine import write
 
+from vla_align_ros import limits
 from vla_align_ros.alignment import experience_check, guard
+from vla_align_ros.alignment.align import limits_of
 from vla_align_ros.alignment.evidence import collect, on_later
-from vla_align_ros.alignment.rules import RULES, Rules
-from vla_align_ros.alignment.split import split
 from vla_align_ros.alignment.step import propose
 from vla_align_ros.bench.evaluate import action_error
 from vla_align_ros.bench.reach2.bench import BENCH
 from vla_align_ros.bench.reach2.embodiment import Embodiments, sample_embodiments
+from vla_align_ros.limits import BY_NAME, CHECKS
+from vla_align_ros.params import AlignParams
 from vla_align_ros.policy import Policy
 from vla_align_ros.policy.load import Device
 
 ABLATION_SEED = 60_001  # of arms that are neither training's, nor those whose losses made the limits, nor any test's
-WITHOUT = {
-    "as it is": RULES,
-    "no blend: the best bank token alone": Rules(blended=1.0),
-    "no part of the way: always all of it": Rules(near_share=1.0),
-    "nothing doubted": Rules(doubted=0.0),
-    "the whole gradient step or none": Rules(step_shares=(0.0, 1.0)),
-    "no gradient": Rules(step_shares=(0.0,)),
-}
+WITHOUT = ("as it is", "nothing left out", "no gradient")
 ASKED_WITHOUT = (clean, one_in_ten_wrong, second_robot)  # kinds for which proposals are made again without each rule
+VERDICT_MODULES: tuple[ModuleType, ...] = (limits, guard, experience_check)
+BEFORE = (
+    *("moved at all", "jumps", "joints that do not follow, of all", "of the newest quarter", "frozen frames"),
+    *("least to learn from", "least to judge by", "a joint strays", "a part strays", "already aligned"),
+    *("token near", "perception ceiling", "dynamics ceiling", "inverse-dynamics ceiling", "shuffled actions"),
+    *("next actions", "last actions", "one token over two", "dynamics worse", "inverse dynamics worse"),
+    *("dynamics better", "inverse dynamics better", "perception better", "blend", "an eighth of the way"),
+    *("doubted tenth", "step shares"),
+)
+"""Every rule with a number of its own before the limits were measured."""
 
 
 def one_buffer(
-    policy: Policy, start: torch.Tensor, experiences: Experiences, seed: int, rules: Rules
+    policy: Policy, start: torch.Tensor, experiences: Experiences, seed: int, params: AlignParams
 ) -> dict[str, Any]:
-    """The proposal, and what each check says: a reason, or None. `token` is None where nothing can be proposed."""
-    params, stats = arms.recommended(policy), policy.alignment.stats
-    parts = split(experiences, policy.config.robot)
-    says = {check.__name__: check(policy, experiences, parts, params) for check in experience_check.CHECKS}
-    if not parts.enough:
-        return {"token": None, "refused_by": [name for name, verdict in says.items() if verdict is not None]}
-    losses = arms.losses_of(policy, [*parts.learn, *parts.judged], params)
-    learn = torch.arange(len(parts.learn))
-    before = on_later(losses, start, torch.arange(len(learn), len(losses)), seed + 1)
-    says["already aligned"] = guard.within_usual(before, stats)
-    proposal = propose(policy, losses, learn, start, params, seed, None, rules)
-    evidence = collect(policy, losses, parts.learn, parts.judged, before, proposal, seed + 1)
-    says |= {check.__name__: check(evidence, stats) for check in guard.CHECKS}
-    return {"token": proposal.token, "refused_by": [name for name, verdict in says.items() if verdict is not None]}
+    """The proposal, and the statistic of each check. `token` is None where nothing can be proposed."""
+    parts = arms.split_of(policy, experiences, params)
+    found = experience_check.statistics(parts)
+    if not parts.usable:
+        return {"token": None, "statistics": found}
+    everything = [*parts.learn, *parts.judged]
+    losses = arms.losses_of(policy, everything, params)
+    learn, judge = torch.arange(len(parts.learn)), torch.arange(len(parts.learn), len(losses))
+    before = on_later(losses, start, judge, seed + 1)
+    proposal = propose(policy, losses, learn, start, params, seed)
+    evidence = collect(policy, losses, everything, judge, before, proposal, seed + 1)
+    return {"token": proposal.token, "statistics": {**found, **guard.statistics(evidence, losses.weights)}}
 
 
 def one_arm(policy: Policy, arm: Embodiments, other_arm: Embodiments, seed: int) -> list[dict[str, Any]]:
     """Clean and corrupted buffers of one arm, from a fresh install's token and from an aligned one in turn."""
-    shipped = arms.shipped_token(policy)
+    shipped, params = arms.shipped_token(policy), arms.recommended(policy)
+    without = dict(
+        zip(WITHOUT, (params, _nothing_left_out(params), replace(params, align_learning_rate=0.0)), strict=True)
+    )
     mine, theirs = (at_work(policy, which, seed) for which in (arm, other_arm))
-    aligned = arms.aligned(policy, shipped, in_buffer(policy, mine), arms.recommended(policy), seed).proposed
+    aligned = arms.aligned(policy, shipped, in_buffer(policy, mine), params, seed).proposed
 
     def error(token: torch.Tensor) -> float:
         return float(action_error(policy, BENCH, arm, token[None], seed + 7, HELD_OUT)[0])
@@ -76,37 +88,51 @@ def one_arm(policy: Policy, arm: Embodiments, other_arm: Embodiments, seed: int)
     before = {name: error(token) for name, token in starts.items()}
     cases = [("fresh", clean), ("aligned", clean)]
     cases += [(("fresh", "aligned")[(index + seed) % 2], kind) for index, kind in enumerate(KINDS)]
-    found = []
+    model_limits, found = limits_of(policy, params), []
     for index, (start, kind) in enumerate(cases):
         experiences = in_buffer(policy, kind(mine, theirs, np.random.default_rng([seed, index])))
-        for name, rules in WITHOUT.items() if kind in ASKED_WITHOUT else [("as it is", RULES)]:
-            made = one_buffer(policy, starts[start], experiences, seed, rules)
+        for name in WITHOUT if kind in ASKED_WITHOUT else WITHOUT[:1]:
+            made = one_buffer(policy, starts[start], experiences, seed, without[name])
             token = made.pop("token")
+            refused_by = [
+                which
+                for which, value in made["statistics"].items()
+                if BY_NAME[which].beyond(value, model_limits[which])
+            ]
             change = None if token is None else error(token) / before[start] - 1.0
-            found.append({"arm": seed, "kind": kind.__name__, "start": start, "rules": name, "change": change, **made})
+            case = {"arm": seed, "kind": kind.__name__, "start": start, "rules": name, "change": change}
+            found.append({**case, "refused_by": refused_by, **made})
     return found
 
 
+def _nothing_left_out(params: AlignParams) -> AlignParams:
+    return params.updated({"guard.joint_strays": BY_NAME["joint_strays"].most})
+
+
 def of_checks(found: list[dict[str, Any]]) -> dict[str, Any]:
-    """With all checks, and without each: what is kept of what would harm, and refused of what would be of use."""
+    """With all checks, and without each: what is kept of what would harm, refused of what would be of use, and of that
+    left as it was since there is little to gain (`already_aligned` alone)."""
     judged = [item for item in found if item["rules"] == "as it is" and item["change"] is not None]
-    names = sorted({name for item in judged for name in item["refused_by"]})
     rows = {}
-    for left_out in ("nothing", *names):
-        kept = [not set(item["refused_by"]) - {left_out} for item in judged]
-        harmful = [
-            ok for ok, item in zip(kept, judged, strict=True) if item["change"] > HARM and item["kind"] != "clean"
-        ]
-        useful = [
-            ok for ok, item in zip(kept, judged, strict=True) if item["change"] < -USE and item["kind"] == "clean"
-        ]
-        alone = [item["refused_by"] == [left_out] for item in judged]
+    for left_out in ("nothing", *(check.name for check in CHECKS if check.name != "joint_strays")):
+        against = [set(item["refused_by"]) - {left_out} for item in judged]
+        harmful, useful, useful_tenth = (
+            [by for by, item in zip(against, judged, strict=True) if item["kind"] in kinds and wanted(item["change"])]
+            for kinds, wanted in (
+                ({kind.__name__ for kind in KINDS}, lambda change: change > HARM),
+                ({"clean"}, lambda change: change < -USE),
+                ({"one_in_ten_wrong"}, lambda change: change < -USE),
+            )
+        )
         rows[left_out] = {
             "harmful": len(harmful),
-            "harmful_kept": sum(harmful),
+            "harmful_kept": sum(not by for by in harmful),
             "useful": len(useful),
-            "useful_refused": len(useful) - sum(useful),
-            "refused_by_it_alone": sum(alone),
+            "useful_refused": sum(bool(by - {"already_aligned"}) for by in useful),
+            "useful_left": sum(by == {"already_aligned"} for by in useful),
+            "useful_of_a_tenth_wrong": len(useful_tenth),
+            "useful_of_a_tenth_wrong_refused": sum(bool(by - {"already_aligned"}) for by in useful_tenth),
+            "refused_by_it_alone": sum(item["refused_by"] == [left_out] for item in judged),
         }
     return rows
 
@@ -137,6 +163,21 @@ def of_rules(found: list[dict[str, Any]]) -> dict[str, Any]:
     return rows
 
 
+def constants_by_hand(modules: tuple[ModuleType, ...] = VERDICT_MODULES) -> list[str]:
+    """Every number but 0 and 1 that a comparison in the code of the verdict holds, with the line."""
+    found = []
+    for module in modules:
+        for node in ast.walk(ast.parse(inspect.getsource(module))):
+            if isinstance(node, ast.Compare):
+                numbers = [part for part in ast.walk(node) if isinstance(part, ast.Constant)]
+                names = [part.id for part in ast.walk(node) if isinstance(part, ast.Name)]
+                constants = [getattr(module, name) for name in names if name.isupper() and hasattr(module, name)]
+                values = [part.value for part in numbers] + constants
+                if any(isinstance(value, int | float) and value not in (0, 1) for value in values):
+                    found.append(f"{module.__name__}: {ast.unparse(node)}")
+    return found
+
+
 def main(
     model: Annotated[str, typer.Option(help="A folder of models/, or a path.")] = "tiny",
     number: Annotated[int, typer.Option("--arms", help="Validation arms.")] = 12,
@@ -152,7 +193,15 @@ def main(
     for index, items in enumerate(arms.each_arm(one_arm, model, work, jobs, device)):
         found += items
         print(f"arm {index}: {len(items)} proposals", flush=True)
-    result = {"arms": number, "without_check": of_checks(found), "without_rule": of_rules(found), "buffers": found}
+    by_hand = constants_by_hand()
+    result = {
+        "arms": number,
+        "rules": {"before": len(BEFORE), "after": len(CHECKS)},
+        "constants": {"by_hand": len(by_hand), "which": by_hand},
+        "without_check": of_checks(found),
+        "without_rule": of_rules(found),
+        "buffers": found,
+    }
     print(json.dumps({name: value for name, value in result.items() if name != "buffers"}, indent=2))
     write(json_file, result)
 

@@ -3,8 +3,8 @@
     python benchmarks/alignment.py --seed 1 --embodiments 48 --json alignment.json
 
 `before` is the better, on the mean, of E_0 and the token that a fresh install loads; alignment starts from the latter.
-Without a guard are `picked`, which is without the gradient, too, and `proposed`; `after` is what runs when `align()`
-has answered (the old token, where it was refused), `oracle` the best token by the expert's labels.
+Without a guard are `best_known`, which is without the gradient, too, and `proposed`; `after` is what runs when
+`align()` has answered (the old token, where it was refused), `oracle` the best token by the expert's labels.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from vla_align_ros.policy import Policy
 from vla_align_ros.policy.load import Device
 from vla_align_ros.zoo import find_model
 
-STAGES = ("e_0", "shipped", "picked", "proposed", "after", "oracle")
+STAGES = ("e_0", "shipped", "best_known", "proposed", "after", "oracle")
 EULER_STEPS = (1, 2, 4, 10)
 
 
@@ -41,7 +41,7 @@ def one_arm(policy: Policy, arm: Embodiments, seed: int, episodes: int, explorat
     experiences = fill_buffer(policy, BENCH, arm, shipped, seed, exploration)
     done = arms.aligned(policy, shipped, experiences, arms.recommended(policy), seed)
     oracle = arms.best_by_labels(policy, arm, [shipped, e_0, done.proposed], seed)
-    tokens = dict(zip(STAGES, (e_0, shipped, done.picked, done.proposed, done.used, oracle), strict=True))
+    tokens = dict(zip(STAGES, (e_0, shipped, done.best_known, done.proposed, done.used, oracle), strict=True))
     return {
         "success": by_token(tokens, lambda token: arms.successes(policy, arm, token, episodes, seed)),
         "action_error": by_token(
@@ -95,18 +95,18 @@ def summary(found: list[dict[str, Any]]) -> dict[str, Any]:
             "before": arms.interval(before),
             **{stage: arms.interval(success[stage]) for stage in STAGES},
             "gain": arms.interval(after - before),
-            "gain_of_gradient_over_pick": arms.interval(success["proposed"] - success["picked"]),
-            "gain_of_labels_over_pick": arms.interval(success["oracle"] - success["picked"]),
+            "gain_of_gradient_over_pick": arms.interval(success["proposed"] - success["best_known"]),
+            "gain_of_labels_over_pick": arms.interval(success["oracle"] - success["best_known"]),
             "share_of_gap": float((after - before).mean() / (success["oracle"] - before).mean()),
             "each_arm": {stage: success[stage].tolist() for stage in STAGES},
         },
         "action_error": {
             "before": arms.interval(errors[first]),
             **{stage: arms.interval(errors[stage]) for stage in STAGES},
-            "gain_of_gradient_over_pick": arms.interval(errors["picked"] - errors["proposed"]),
+            "gain_of_gradient_over_pick": arms.interval(errors["best_known"] - errors["proposed"]),
             "ratio_of_gradient_to_pick": {  # geometric mean over arms
                 part: float(np.exp(value))
-                for part, value in arms.interval(np.log(errors["proposed"] / errors["picked"])).items()
+                for part, value in arms.interval(np.log(errors["proposed"] / errors["best_known"])).items()
             },
         },
         "worse_fraction": float(np.mean(harmed)),
@@ -117,7 +117,7 @@ def summary(found: list[dict[str, Any]]) -> dict[str, Any]:
         "losses": {
             task: {
                 part: float(np.mean([report[part][task] for report in reports if task in report[part]] or [np.nan]))
-                for part in ("before", "picked", "after")
+                for part in ("before", "best_known", "after")
             }
             for task in tasks
         },

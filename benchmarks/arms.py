@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vla_align_ros.alignment import attempt
+from vla_align_ros.alignment.align import limits_of
 from vla_align_ros.alignment.losses import ExperienceLosses, weights_of
 from vla_align_ros.alignment.report import AlignReport
-from vla_align_ros.alignment.split import LEAST_TO_LEARN, split_by_episode
+from vla_align_ros.alignment.split import Split, split, split_by_episode
 from vla_align_ros.alignment.step import Proposal, propose
 from vla_align_ros.bench.collect import collect_experience
 from vla_align_ros.bench.evaluate import finished
@@ -91,11 +92,11 @@ def work(
 
 @dataclass(frozen=True)
 class Alignment:
-    """One attempt: its report, the token without the gradient, what it would have used without a guard, and what was
-    used."""
+    """One attempt: its report, the token that the gradient started from, what it would have used without a guard, and
+    what was used."""
 
     report: AlignReport
-    picked: Tensor
+    best_known: Tensor
     proposed: Tensor
     used: Tensor
 
@@ -105,12 +106,11 @@ def aligned(policy: Policy, token: Tensor, experiences: list[Experience], params
     found = attempt(policy, token, experiences, params, seed=seed)
     used, proposal = token if found.token is None else found.token, found.proposal
     if proposal is None:
-        robot = policy.config.robot
-        learn, _ = split_by_episode(without_held(experiences, robot))
-        if len(learn) < LEAST_TO_LEARN:
+        learn, _ = split_by_episode(without_held(experiences, policy.config.robot))
+        if not learn:
             return Alignment(found.report, token, token, used)
         proposal = without_guard(policy, learn, params, token, seed)
-    return Alignment(found.report, proposal.start, proposal.token, used)
+    return Alignment(found.report, proposal.best_known, proposal.token, used)
 
 
 def without_guard(
@@ -119,6 +119,11 @@ def without_guard(
     """What an alignment proposes from `token`, whatever a guard would say."""
     losses = losses_of(policy, learn, params)
     return propose(policy, losses, torch.arange(len(losses)), token, params, seed)
+
+
+def split_of(policy: Policy, experiences: Sequence[Experience], params: AlignParams) -> Split:
+    """As an alignment splits it."""
+    return split(experiences, policy.config.robot, limits_of(policy, params)["joint_strays"])
 
 
 def losses_of(policy: Policy, experiences: Sequence[Experience], params: AlignParams) -> ExperienceLosses:

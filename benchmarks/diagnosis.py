@@ -14,8 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vla_align_ros.alignment.split import split
-from vla_align_ros.alignment.step import first_step
+from vla_align_ros.alignment.step import find_best_known
 from vla_align_ros.bench.collect import fill_buffer
 from vla_align_ros.bench.evaluate import action_error
 from vla_align_ros.bench.reach2.bench import BENCH
@@ -23,7 +22,7 @@ from vla_align_ros.bench.reach2.embodiment import Embodiments
 from vla_align_ros.experience.source import EXPERIENCES
 from vla_align_ros.policy import Policy
 
-COUNTS, PARTS = (8, 16, 32, 64, 128, 256, 512, 1024), ("picked", "proposed")
+COUNTS, PARTS = (8, 16, 32, 64, 128, 256, 512, 1024), ("best_known", "proposed")
 GRADIENT_DRAWS = 8
 
 
@@ -40,7 +39,7 @@ def one_arm(policy: Policy, arm: Embodiments, seed: int, exploration: float) -> 
         everything = replace(params, align_batch_size=count)
         learn = spread(experiences, count)
         proposal = arms.without_guard(policy, learn, everything, shipped, seed)
-        by_count[count] = dict(zip(PARTS, map(error, (proposal.start, proposal.token)), strict=True))
+        by_count[count] = dict(zip(PARTS, map(error, (proposal.best_known, proposal.token)), strict=True))
     some = spread(experiences, EXPERIENCES)
     alone = {}
     for task in arms.LAMBDAS:
@@ -60,16 +59,16 @@ def spread(experiences: list[Any], count: int) -> list[Any]:
 
 
 def cosines(policy: Policy, arm: Embodiments, experiences: list[Any], shipped: Tensor, seed: int) -> dict[str, Any]:
-    """Of each task's gradient with that of the labels, at the shipped token and at the picked one: plain, along the
+    """Of each task's gradient with that of the labels, at the shipped token and at the best known one: plain, along the
     bank's directions (in standard deviations), and of what the learned step makes of it, along the same."""
     params = arms.recommended(policy)
-    learn = split(experiences, policy.config.robot).learn
+    learn = arms.split_of(policy, experiences, params).learn
     losses = arms.losses_of(policy, learn, params)
     rows, labels = torch.arange(len(learn)), arms.label_loss(policy, arm, seed)
-    picked = first_step(policy, losses, rows, shipped, seed).token
+    best_known, _ = find_best_known(policy, losses, rows, shipped, seed)
     reads, moves = policy.alignment.learned_step
     found: dict[str, Any] = {}
-    for place, start in (("shipped", shipped), ("picked", picked)):
+    for place, start in (("shipped", shipped), ("best_known", best_known)):
         token = start.clone().requires_grad_(True)
         by_labels = labels(token, torch.arange(arms.LABELS), torch.Generator().manual_seed(seed))
         (wanted,) = torch.autograd.grad(by_labels, token)

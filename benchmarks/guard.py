@@ -183,10 +183,10 @@ def one_arm(policy: Policy, arm: Embodiments, other_arm: Embodiments, seed: int)
 def summary(found: list[dict[str, Any]]) -> dict[str, Any]:
     """The numbers of all buffers together."""
     corrupted = [item for item in found if item["kind"] != "clean"]
-    useful_or_skipped = [item for item in found if item["change"] < -USE]
-    asked = [item for item in useful_or_skipped if item["reason"] != Reason.ALREADY_ALIGNED.value]
+    of_use = [item for item in found if item["change"] < -USE]
+    asked = [item for item in of_use if item["reason"] != Reason.ALREADY_ALIGNED.value]
     useful, tenth = ([item for item in asked if item["kind"] == kind] for kind in ("clean", "one_in_ten_wrong"))
-    skipped = [item for item in useful_or_skipped if item not in asked and item["kind"] == "clean"]
+    skipped = [item for item in of_use if item not in asked and item["kind"] == "clean"]
     harmful = [item for item in corrupted if item["change"] > HARM]
     by_kind = {}
     for kind in (function.__name__ for function in (clean, *KINDS)):
@@ -207,6 +207,7 @@ def summary(found: list[dict[str, Any]]) -> dict[str, Any]:
         "useful_refused_fraction_one_in_ten_wrong": float(np.mean([not item["kept"] for item in tenth] or [0.0])),
         "useful_clean": len(useful),
         "useful_clean_skipped_as_already_aligned": len(skipped),
+        "useful_one_in_ten_wrong": len(tenth),
         "by_kind": by_kind,
         "harmful_kept_details": [item for item in harmful if item["kept"]],
     }

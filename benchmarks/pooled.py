@@ -36,13 +36,13 @@ def pooled(results: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "commands": [result["about"]["command"] for result in results],
         "commits": [result["about"]["commit"] for result in results],
-        "arms": len(success["picked"]),
+        "arms": len(success["best_known"]),
         "success": {
             **{stage: arms.interval(rates) for stage, rates in success.items()},
-            "gain_of_gradient_over_pick": arms.interval(success["proposed"] - success["picked"]),
-            "gain_of_labels_over_pick": arms.interval(success["oracle"] - success["picked"]),
+            "gain_of_gradient_over_pick": arms.interval(success["proposed"] - success["best_known"]),
+            "gain_of_labels_over_pick": arms.interval(success["oracle"] - success["best_known"]),
         },
-        "action_error": {"gain_of_gradient_over_pick": of_intervals(errors, [len(arm["picked"]) for arm in each])},
+        "action_error": {"gain_of_gradient_over_pick": of_intervals(errors, [len(arm["best_known"]) for arm in each])},
     }
 
 

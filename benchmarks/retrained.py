@@ -33,8 +33,7 @@ import torch
 import typer
 import yaml
 
-from vla_align_ros.alignment.split import split
-from vla_align_ros.alignment.step import first_step
+from vla_align_ros.alignment.step import find_best_known
 from vla_align_ros.bench.collect import fill_buffer
 from vla_align_ros.bench.evaluate import action_error
 from vla_align_ros.bench.reach2.bench import BENCH
@@ -124,11 +123,11 @@ def one_arm(model: Path, arm: Embodiments, seed: int, episodes: int) -> dict[str
     torch.set_num_threads(1)
     policy = load_policy(model, "cpu")
     shipped, params = arms.shipped_token(policy), arms.recommended(policy)
-    learn = split(fill_buffer(policy, BENCH, arm, shipped, seed, 0.5), policy.config.robot).learn
+    learn = arms.split_of(policy, fill_buffer(policy, BENCH, arm, shipped, seed, 0.5), params).learn
     losses = arms.losses_of(policy, learn, params)
-    picked = first_step(policy, losses, torch.arange(len(losses)), shipped, seed).token
-    stepped = side_by_side.plain(losses, picked, params, seed)
-    tokens = {"e_0": policy.e_0, "shipped": shipped, "picked": picked, "stepped": stepped}
+    best_known, _ = find_best_known(policy, losses, torch.arange(len(losses)), shipped, seed)
+    stepped = side_by_side.plain(losses, best_known, params, seed)
+    tokens = {"e_0": policy.e_0, "shipped": shipped, "best_known": best_known, "stepped": stepped}
     tokens["oracle"] = arms.best_by_labels(policy, arm, list(tokens.values()), seed)
     return {
         stage: {
@@ -146,7 +145,7 @@ def summary(found: list[dict[str, dict[str, float]]]) -> dict[str, Any]:
         return np.array([item[stage][what] for item in found])
 
     first = max(("e_0", "shipped"), key=lambda stage: column(stage, "success").mean())
-    stages = {"before": first, "picked": "picked", "stepped": "stepped", "oracle": "oracle"}
+    stages = {"before": first, "best_known": "best_known", "stepped": "stepped", "oracle": "oracle"}
     result: dict[str, Any] = {
         what: {name: arms.interval(column(stage, what)) for name, stage in stages.items()}
         for what in ("success", "action_error")

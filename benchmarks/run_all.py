@@ -118,7 +118,9 @@ def late_headline(numbers: Any) -> Headline:
 
 
 def alignment_headline(numbers: Any) -> Headline:
-    found = {f"success, {stage}": mean(numbers["success"][stage]) for stage in ("before", "picked", "after", "oracle")}
+    found = {
+        f"success, {stage}": mean(numbers["success"][stage]) for stage in ("before", "best_known", "after", "oracle")
+    }
     return found | {"made worse": f"{numbers['worse_fraction']:.1%}"}
 
 

@@ -22,8 +22,7 @@ from machine import write
 from torch import Tensor
 
 from vla_align_ros.alignment.losses import ExperienceLosses, weights_of
-from vla_align_ros.alignment.split import split
-from vla_align_ros.alignment.step import descend, first_step, gradient
+from vla_align_ros.alignment.step import descend, find_best_known, gradient
 from vla_align_ros.bench.collect import fill_buffer
 from vla_align_ros.bench.evaluate import action_error
 from vla_align_ros.bench.reach2.bench import BENCH
@@ -42,7 +41,7 @@ def one_arm(policy: Policy, arm: Embodiments, seed: int, episodes: int) -> dict[
     """Success and action error of one arm by row."""
     shipped, params = arms.shipped_token(policy), arms.recommended(policy)
     experiences = fill_buffer(policy, BENCH, arm, shipped, seed, 0.5)
-    learn = split(experiences, policy.config.robot).learn
+    learn = arms.split_of(policy, experiences, params).learn
 
     def measured(token: Tensor) -> dict[str, float]:
         return {
@@ -53,11 +52,11 @@ def one_arm(policy: Policy, arm: Embodiments, seed: int, episodes: int) -> dict[
     found = {"no alignment": measured(shipped)}
     losses = arms.losses_of(policy, learn, params)
     rows = torch.arange(len(losses))
-    picked = first_step(policy, losses, rows, shipped, seed).token
-    found["pick alone"] = measured(picked)
+    best_known, _ = find_best_known(policy, losses, rows, shipped, seed)
+    found["pick alone"] = measured(best_known)
     found["learned step alone"] = measured(descend(policy, losses, rows, shipped, params, seed)[0])
     found["plain gradients alone"] = measured(plain(losses, shipped, params, seed))
-    found["pick and plain gradients"] = measured(plain(losses, picked, params, seed))
+    found["pick and plain gradients"] = measured(plain(losses, best_known, params, seed))
     for task in arms.LAMBDAS:
         proposal = arms.without_guard(policy, learn, arms.task_alone(params, task), shipped, seed)
         found[f"pick and learned step by {task} alone"] = measured(proposal.token)

@@ -161,7 +161,7 @@ def test_messages_become_trajectories_and_experience(running: Runtime) -> None:
 def test_alignment_gets_the_buffer_and_the_running_version_follows_only_a_kept_token(
     running: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    refused = AlignReport(False, Reason.STOOD_STILL, "", 0, 0, 0, 0, 0, 0, 0.5, 0.0)
+    refused = AlignReport(False, Reason.ALREADY_ALIGNED, "", 0, 0, 0, 0, 0, 0, 0.5, 0.0)
     given: dict[str, object] = {}
 
     def fake(policy: Policy, experiences: tuple[object, ...], params: AlignParams, **rest: object) -> AlignReport:
@@ -173,7 +173,7 @@ def test_alignment_gets_the_buffer_and_the_running_version_follows_only_a_kept_t
     saved = running.store.save(running.version.token + np.float32(0.5), provenance(running))
     reports = [refused, replace(refused, accepted=True, reason=Reason.KEPT, token_version=saved.name)]
     params = AlignParams(align_steps=3)
-    assert running.align(params, 0.5, seed=7).reason is Reason.STOOD_STILL
+    assert running.align(params, 0.5, seed=7).reason is Reason.ALREADY_ALIGNED
     assert running.version_name == "000001"
     assert given == {
         "experiences": (),

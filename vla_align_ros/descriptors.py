@@ -111,9 +111,9 @@ def parameter(
     return field(default=default, metadata={**about, "in_file": in_file and not recommended, "doc": doc})
 
 
-def group(inner: type[Params]) -> Any:
-    """A field that holds another group; its parameters join this one's flat namespace."""
-    return field(default_factory=inner, metadata={"group": inner})
+def group(inner: type[Params], prefix: str = "") -> Any:
+    """A field that holds another group; its parameters join this one's flat namespace, as `prefix` and their name."""
+    return field(default_factory=inner, metadata={"group": inner, "prefix": prefix})
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,9 @@ class Params:
         arguments = {}
         for own in dataclasses.fields(cls):
             if "group" in own.metadata:
-                arguments[own.name] = own.metadata["group"]._from_known(values)
+                prefix = own.metadata["prefix"]
+                inner = {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
+                arguments[own.name] = own.metadata["group"]._from_known(inner)
             elif own.name in values:
                 arguments[own.name] = values[own.name]
         return cls(**arguments)
@@ -165,7 +167,10 @@ class Params:
         flat: dict[str, ParameterValue] = {}
         for own in dataclasses.fields(self):
             value = getattr(self, own.name)
-            flat.update(value.to_mapping() if isinstance(value, Params) else {own.name: value})
+            if isinstance(value, Params):
+                flat.update({own.metadata["prefix"] + name: inner for name, inner in value.to_mapping().items()})
+            else:
+                flat[own.name] = value
         return flat
 
     def updated(self, changes: Mapping[str, object]) -> Self:
@@ -190,5 +195,6 @@ def _own_fields(group: type[Params]) -> list[Descriptor]:
 
 def fields_of(group: type[Params]) -> tuple[Descriptor, ...]:
     """Descriptors of every parameter of a group, the nested groups' after its own, in order of declaration."""
-    nested = [own.metadata["group"] for own in dataclasses.fields(group) if "group" in own.metadata]
-    return (*_own_fields(group), *(descriptor for inner in nested for descriptor in fields_of(inner)))
+    nested = [own.metadata for own in dataclasses.fields(group) if "group" in own.metadata]
+    inner = [(about["prefix"], descriptor) for about in nested for descriptor in fields_of(about["group"])]
+    return (*_own_fields(group), *(dataclasses.replace(d, name=prefix + d.name) for prefix, d in inner))

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from vla_align_ros.alignment.align import limits_of
 from vla_align_ros.alignment.experience_check import check_request
 from vla_align_ros.alignment.reasons import Verdict
 from vla_align_ros.alignment.split import split
@@ -52,5 +53,5 @@ def fill_buffer(
 
 def would_refuse(policy: Policy, experiences: Sequence[Experience], params: AlignParams) -> Verdict | None:
     """Why an alignment on these experiences would end before it computes anything; None where it would begin."""
-    used = list(experiences)[-params.align_max_experiences :]
-    return check_request(policy, used, split(used, policy.config.robot), params)
+    limits, used = limits_of(policy, params), list(experiences)[-params.align_max_experiences :]
+    return check_request(policy, used, split(used, policy.config.robot, limits["joint_strays"]), params, limits)

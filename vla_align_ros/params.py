@@ -12,9 +12,10 @@ a hundredth of it must be a step that is worth making.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, make_dataclass
 
 from vla_align_ros.descriptors import Descriptor, ParameterError, Params, fields_of, group, parameter
+from vla_align_ros.limits import CHECKS, Check
 
 __all__ = [
     "NODES",
@@ -29,6 +30,21 @@ __all__ = [
     "SimParams",
     "fields_of",
 ]
+
+
+def _limit(check: Check) -> tuple[str, str, object]:
+    """The parameter `guard.<name>` of a check."""
+    doc = f"Limit of `{check.name}`, which refuses {check.refuses} it; 0: the model's own. Of: {check.statistic}."
+    return check.name, "float", parameter(0.0, doc, within=(0.0, check.most), live=True, in_file=False)
+
+
+GuardParams: type[Params] = make_dataclass(  # a parameter for each check of `limits.py`
+    "GuardParams",
+    [_limit(check) for check in CHECKS],
+    bases=(Params,),
+    namespace={"__module__": __name__},
+    frozen=True,
+)
 
 
 @dataclass(frozen=True)
@@ -79,6 +95,7 @@ class AlignParams(Params):
     align_max_experiences: int = parameter(
         128, "Newest experiences that one alignment uses, to learn from and to judge by.", within=(8, 4096), live=True
     )
+    guard: Params = group(GuardParams, "guard.")  # noqa: RUF009 (a dataclass field)
 
 
 _MODEL_DOC = "The model: its folder, or the name of a folder in models/. Must be set before configure."

@@ -2,59 +2,55 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
-from builders import make_experiences, one_after_another
+from builders import make_experiences, replace_parts, stats_of
 
-from vla_align_ros.alignment.experience_check import check_request
+from vla_align_ros.alignment.align import limits_of
+from vla_align_ros.alignment.experience_check import check_request, statistics
 from vla_align_ros.alignment.reasons import Reason, Verdict
 from vla_align_ros.alignment.split import Split
 from vla_align_ros.params import AlignParams
 from vla_align_ros.policy import Policy
-from vla_align_ros.types import Experience
-
-NONE = np.zeros((40, 2), bool)  # no joint strays
 
 
-def test_a_joint_may_not_jump_from_one_experience_to_the_next(policy: Policy) -> None:
-    def verdict(experiences: list[Experience]) -> Verdict | None:
-        return check_request(
-            policy, experiences, Split(experiences[:12], experiences[12:], NONE[:20], 0), AlignParams()
-        )
+def verdict(policy: Policy, split: Split, **limits: float) -> Verdict | None:
+    replace_parts(policy, stats=stats_of(**limits))
+    params = AlignParams()
+    return check_request(policy, make_experiences(40), split, params, limits_of(policy, params))
 
-    assert verdict(one_after_another(20)) is None
-    found = verdict(one_after_another(20, jump_rad=3.0))
+
+@pytest.mark.parametrize(("learn", "judged", "usable"), [(8, 4, 12), (8, 0, 0), (0, 4, 0)])
+def test_there_must_be_as_many_as_the_limits_were_measured_with(
+    policy: Policy, learn: int, judged: int, usable: int
+) -> None:
+    made = make_experiences(40)
+    split = Split(made[:learn], made[20 : 20 + judged], np.zeros((40, 2)), 28)
+    assert statistics(split)["too_little_experience"] == usable
+    found = verdict(policy, split, too_little_experience=13.0)
     assert found is not None
-    assert found.reason is Reason.JOINTS_JUMP
-    assert "in 18 of 18 steps" in found.detail, "two episodes: what lies between them is no step"
-    assert verdict(one_after_another(20, jump_rad=0.25)) is None, "somebody may push it a little"
-    bumped = one_after_another(20)
-    jumped = bumped[4].observation.state + np.float32(2.0)
-    bumped[4] = dataclasses.replace(bumped[4], observation=dataclasses.replace(bumped[4].observation, state=jumped))
-    assert verdict(bumped) is None, "there and back again is a bump, no second robot"
+    assert found.reason is Reason.TOO_LITTLE_EXPERIENCE
+    assert "28 left out, in which a joint was held or strayed" in found.detail
+    assert (verdict(policy, split, too_little_experience=12.0) is None) == (usable == 12), "without both there is none"
 
 
-def test_a_robot_that_moved_once_is_no_standing_one(policy: Policy) -> None:
-    experiences = make_experiences(12)
-    still = [dataclasses.replace(item, next_observation=item.observation) for item in experiences]
-    verdict = check_request(policy, still, Split(still[:8], still[8:], NONE[:12], 0), AlignParams())
-    assert verdict is not None
-    assert verdict.reason is Reason.STOOD_STILL
-    moved = [*still[:11], experiences[11]]
-    assert check_request(policy, moved, Split(moved[:8], moved[8:], NONE[:12], 0), AlignParams()) is None
+def test_joints_that_stray_in_more_than_a_quarter_do_not_follow(policy: Policy) -> None:
+    made, strays = make_experiences(40), np.zeros((40, 2))
+    strays[:10, 1] = 9.0
+    split = Split(made[:30], made[30:], strays, 0)
+    assert statistics(split)["joints_do_not_follow"] < 9.0
+    strays[10, 0] = strays[11, 1] = 9.0
+    assert statistics(split)["joints_do_not_follow"] == 9.0, "whichever joint it is in an experience"
+    found = verdict(policy, split, joints_do_not_follow=8.9)
+    assert found is not None
+    assert found.reason is Reason.JOINTS_DO_NOT_FOLLOW
+    assert "most of all joint 'elbow'" in found.detail
+    assert verdict(policy, split, joints_do_not_follow=9.0) is None
 
 
-@pytest.mark.parametrize(("learn", "judged"), [(7, 20), (20, 3), (0, 20), (20, 0)])
-def test_there_must_be_enough_to_learn_from_and_to_judge_by(policy: Policy, learn: int, judged: int) -> None:
-    experiences = make_experiences(40)
-    split = Split(experiences[:learn], experiences[20 : 20 + judged], NONE, 0)
-    verdict = check_request(policy, experiences, split, AlignParams())
-    assert verdict is not None
-    assert verdict.reason is Reason.TOO_LITTLE_EXPERIENCE
-    assert verdict.detail.startswith(f"{learn} to learn from and {judged} to judge by, 8 and 4 are needed (")
-    assert f"{40 - learn - judged} of 40 left out" in verdict.detail
-    assert (
-        check_request(policy, experiences, Split(experiences[:8], experiences[20:24], NONE, 0), AlignParams()) is None
-    )
+def test_a_users_limit_goes_before_the_models(policy: Policy) -> None:
+    replace_parts(policy, stats=stats_of(already_aligned=1.25))
+    assert limits_of(policy, AlignParams())["already_aligned"] == 1.25
+    mine = AlignParams.from_mapping({"guard.already_aligned": 1.5})
+    assert limits_of(policy, mine)["already_aligned"] == 1.5
+    assert limits_of(policy, mine)["perception_high"] == 1e9

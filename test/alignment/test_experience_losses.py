@@ -140,19 +140,3 @@ def test_dynamics_is_left_out_where_inverse_dynamics_is_asked(policy: Policy, to
     mutual = dataclasses.replace(policy.model.architecture.alignment, perception_attention="mutual")
     policy.model.architecture = dataclasses.replace(policy.model.architecture, alignment=mutual)
     assert losses.without_dynamics() is losses, "perception would miss what it has always seen"
-
-
-def test_what_the_policy_would_do_is_what_it_samples_in_one_step(
-    policy: Policy, token: Tensor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made, rows = make_experiences(6), torch.tensor([4, 1, 5])
-    monkeypatch.setattr("vla_align_ros.alignment.losses.AT_ONCE", 4)  # so that parts have both tokens
-    found = ExperienceLosses(policy, made, LossWeights()).acts(torch.stack([token, -token]), rows, 7)
-    width = policy.model.architecture.action_dim
-    noise = torch.randn(3, found.shape[2], width, generator=torch.Generator().manual_seed(7))
-    inputs = policy.prepare([made[row].observation for row in rows])
-    assert found.shape[3] == len(policy.config.robot.action) < width, "no padding"
-    for by_token, one in zip(found, (token, -token), strict=True):
-        expected = policy.model.sample_actions(inputs, noise, 1, one.expand(3, -1, -1))[..., : found.shape[3]]
-        torch.testing.assert_close(by_token, expected)
-    assert not torch.allclose(found[0], found[1])

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from vla_align_ros.checkpoint import StoreState, TokenStore
 from vla_align_ros.cli import doctor
 from vla_align_ros.cli.main import app
+from vla_align_ros.limits import CHECKS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PROFILE = "FASTRTPS_DEFAULT_PROFILES_FILE"
@@ -163,6 +164,23 @@ def test_where_the_commands_go_is_said_group_by_group(tmp_path):
         "commands hand/commands": "position_stream of elbow",
         "commands arm/joint_trajectory": "joint_trajectory of shoulder",
     }
+
+
+def test_every_limit_is_shown_with_what_it_was_measured_on(tmp_path):
+    found = {check.name: check for check in doctor.check_limits("tiny")}
+    assert list(found) == [f"limit {check.name}" for check in CHECKS]
+    assert all(check.status == "ok" for check in found.values())
+    assert "measured on 32 robots, may refuse 5% of good ones" in found["limit perception_high"].found
+    model = shutil.copytree(REPOSITORY / "models" / "tiny", tmp_path / "tiny")
+    stats = json.loads((model / "alignment_stats.json").read_text())
+    stats["limits"]["perception_high"] = {"value": 1.5, "robots": 4}
+    (model / "alignment_stats.json").write_text(json.dumps(stats))
+    few = {check.name: check for check in doctor.check_limits(str(model))}["limit perception_high"]
+    assert few.status == "warn"
+    assert "refuses above 1.5" in few.found
+    assert "may refuse 20% of good ones" in few.found
+    assert few.todo == "measure it on 19 validation robots or more"
+    assert doctor.check_limits(str(tmp_path / "none")) == []
 
 
 def test_opencv_from_elsewhere_than_pip_counts(monkeypatch):

@@ -12,7 +12,7 @@ LIVE = {
     "first_stamp_ns": 10**18,
     "stamps_ns": [10**18, 10**18 + 400_000_000, 10**18 + 800_000_000],
     "before": {"perception": 0.1},
-    "picked": {"perception": 0.1},
+    "best_known": {"perception": 0.1},
     "after": {"perception": 0.05},
 }
 

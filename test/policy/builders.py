@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from vla_align_ros.alignment.losses import ExperienceLosses
 from vla_align_ros.bench.reach2.task import ALL_PROMPTS
+from vla_align_ros.limits import CHECKS
 from vla_align_ros.observation.normalise import NormStats, save_norm_stats
 from vla_align_ros.policy import Policy
 from vla_align_ros.policy.config import Architecture
@@ -22,7 +22,7 @@ from vla_align_ros.policy.features import FeatureExtractor
 from vla_align_ros.policy.inputs import ExperienceInput, PolicyInput
 from vla_align_ros.policy.losses import LossWeights
 from vla_align_ros.policy.pi0 import Pi0
-from vla_align_ros.policy.statistics import STATS_FILE, AlignmentStats
+from vla_align_ros.policy.statistics import AlignmentStats, Limit, write_alignment_stats
 from vla_align_ros.training.make_tokenizer import write_tokenizer
 from vla_align_ros.types import Experience, Observation
 
@@ -157,10 +157,10 @@ def model_yaml(**changes: Any) -> dict[str, Any]:
     }
 
 
-def stats_of(**changes: Any) -> AlignmentStats:
-    """Statistics that refuse nothing, unless `changes` say otherwise."""
-    unlimited = AlignmentStats(1, dict.fromkeys(TASKS, 0.0), dict.fromkeys(TASKS, 1e9), 50.0, 0.0, 1e9, 0.5, 1, 1)
-    return dataclasses.replace(unlimited, **changes)
+def stats_of(**limits: float) -> AlignmentStats:
+    """Limits that refuse nothing, unless `limits` say otherwise."""
+    values = {check.name: limits.get(check.name, check.no_limit) for check in CHECKS}
+    return AlignmentStats(2, {name: Limit(value, 1) for name, value in values.items()}, 0.5)
 
 
 def write_model(folder: Path, seed: int = 0, **changes: Any) -> Path:
@@ -178,7 +178,7 @@ def write_model(folder: Path, seed: int = 0, **changes: Any) -> Path:
         offsets = torch.randn(4, a.peft_num_tokens, a.action_expert.width)
         step = offsets.flatten(1).expand(2, -1, -1) / 2  # any descent direction does; it spans the bank
         save_tensors({"offsets": offsets, "learned_step": step.contiguous()}, folder / "token_bank.safetensors")
-        (folder / STATS_FILE).write_text(json.dumps(dataclasses.asdict(stats_of())))
+        write_alignment_stats(folder, stats_of())
     part = NormStats(*(np.array(numbers, np.float32) for numbers in ([0, 0], [1, 1], [-2, -2], [2, 2])))
     save_norm_stats(folder / "norm_stats.json", {"state": part, "actions": part})
     write_tokenizer(folder / "tokenizer.json", ALL_PROMPTS, a.vocab_size)

@@ -503,15 +503,11 @@ def test_features_that_would_be_divided_by_zero(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "named"),
     [
-        ("usual", {}, "exactly the tasks"),
-        ("ceiling", {"perception": 1.0}, "exactly the tasks"),
-        ("ceiling", {"perception": float("nan"), "dynamics": 1.0, "inverse_dynamics": 1.0}, "finite"),
-        ("token_distance_max", -1.0, "token_distance_max"),
-        ("token_distance_max", float("inf"), "token_distance_max"),
-        ("shuffle_ratio_min", "high", "shuffle_ratio_min"),
-        ("one_over_two_max", float("nan"), "one_over_two_max"),
+        ("limits", {}, "limits must have exactly ['joint_strays', "),
+        ("limits", {"already_aligned": {"value": float("nan"), "robots": 1}}, "finite"),
+        ("limits", {"already_aligned": {"value": "high", "robots": 1}}, "limits.already_aligned.value"),
         ("surprise", 1, "surprise"),
-        ("format", 2, "format"),
+        ("format", 1, "format"),
     ],
 )
 def test_wrong_alignment_statistics(folder: Path, key: str, value: Any, named: str) -> None:

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from vla_align_ros.alignment.pick import Pick, pick
+from vla_align_ros.alignment.pick import pick
 from vla_align_ros.bench.evaluate import finished
 from vla_align_ros.bench.reach2.bench import BENCH
 from vla_align_ros.bench.reach2.embodiment import unshifted
@@ -94,7 +94,7 @@ def test_what_is_exported_loads_and_acts(small: Recipe, tmp_path: Path) -> None:
     assert torch.equal(policy.token, trainee.model.peft_prefix_token.detach() + policy.alignment.bank[0])
     distances = finished(policy, BENCH, unshifted(2), policy.token.expand(2, -1, -1), seed=1).distance_m()
     assert np.isfinite(distances).all()
-    assert policy.alignment.stats.arms == 1
+    assert {limit.robots for limit in policy.alignment.stats.limits.values()} == {1}
     assert policy.alignment.learned_step.count_nonzero() > 0
 
 
@@ -121,7 +121,7 @@ def test_a_step_is_learned_from_the_arms_that_a_cut_off_run_has_left(
     assert not list(run.glob("examples_*")), "a later export may have other code"
     candidates = list[Tensor]()
 
-    def spied(losses: object, rows: Tensor, tokens: Tensor, seed: int) -> Pick:
+    def spied(losses: object, rows: Tensor, tokens: Tensor, seed: int) -> int:
         candidates.append(tokens)
         return pick(losses, rows, tokens, seed)
 

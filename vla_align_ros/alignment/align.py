@@ -1,7 +1,7 @@
 """`align()`: one guarded update of the E-Token from experience. Everything else in the network stays frozen.
 
-attempt   leave out and split by time (`split.py`) -> check (`experience_check.py`) -> skip if usual -> propose
-          (`step.py`) -> collect (`evidence.py`) -> judge (`guard.py`); changes nothing
+attempt   leave out and split by time (`split.py`) -> check (`experience_check.py`) -> propose (`step.py`) ->
+          collect (`evidence.py`) -> judge (`guard.py`) by the model's limits; changes nothing
 commit    save -> use
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -21,8 +21,7 @@ from vla_align_ros.alignment.evidence import collect, on_later
 from vla_align_ros.alignment.losses import ExperienceLosses, means, weights_of
 from vla_align_ros.alignment.reasons import Reason, Verdict
 from vla_align_ros.alignment.report import AlignReport
-from vla_align_ros.alignment.rules import RULES, Rules
-from vla_align_ros.alignment.split import split
+from vla_align_ros.alignment.split import Split, split
 from vla_align_ros.alignment.step import OnStep, Proposal, propose
 from vla_align_ros.checkpoint.manifest import Provenance, StoreError
 from vla_align_ros.checkpoint.store import TokenStore
@@ -53,7 +52,6 @@ def align(
     exploration_fraction: float = 0.0,
     on_step: OnStep | None = None,
     seed: int = 0,
-    rules: Rules = RULES,
 ) -> AlignReport:
     """Update `policy`'s E-Token from experiences in order of time, or leave it bit for bit as it was.
 
@@ -70,7 +68,6 @@ def align(
         exploration_fraction=exploration_fraction,
         on_step=on_step,
         seed=seed,
-        rules=rules,
     )
     return commit(policy, found, params, store)
 
@@ -84,29 +81,13 @@ def attempt(
     exploration_fraction: float = 0.0,
     on_step: OnStep | None = None,
     seed: int = 0,
-    rules: Rules = RULES,
 ) -> Attempt:
     """Propose a token from the running one (n, W) and judge it. Changes nothing: the same arguments give the same
     attempt. Raises PolicyError when the model cannot align."""
-    started = time.monotonic()
-    stats = policy.alignment.stats
+    started, limits = time.monotonic(), limits_of(policy, params)
     used = list(experiences)[-params.align_max_experiences :]
-    parts = split(used, policy.config.robot)
-    learn, judged = parts.learn, parts.judged
-    report = AlignReport(
-        accepted=False,
-        reason=Reason.TOO_LITTLE_EXPERIENCE,
-        detail="",
-        learned_from=len(learn),
-        judged_by=len(judged),
-        left_out=parts.left_out,
-        episodes=len({item.episode for item in used}),
-        first_stamp_ns=used[0].observation.stamp_ns if used else 0,
-        last_stamp_ns=used[-1].next_observation.stamp_ns if used else 0,
-        exploration_fraction=exploration_fraction,
-        duration_s=0.0,
-        stamps_ns=tuple(item.observation.stamp_ns for item in used),
-    )
+    parts = split(used, policy.config.robot, limits["joint_strays"])
+    report = _report_of(used, parts, limits, exploration_fraction)
 
     def ended(verdict: Verdict, report: AlignReport, proposal: Proposal | None = None) -> Attempt:
         kept = verdict.reason is Reason.KEPT
@@ -114,32 +95,59 @@ def attempt(
         report = replace(report, accepted=kept, reason=verdict.reason, detail=verdict.detail, duration_s=seconds)
         return Attempt(report, proposal.token if kept and proposal is not None else None, proposal)
 
-    refused = experience_check.check_request(policy, used, parts, params)
+    refused = experience_check.check_request(policy, used, parts, params, limits)
     if refused is None or refused.reason not in (Reason.MALFORMED, Reason.NON_FINITE):
         report = replace(report, diagnosis=diagnose(used, policy.config.robot))
     if refused is not None:
         return ended(refused, report)
-    losses = ExperienceLosses(policy, [*learn, *judged], weights_of(params))
-    learn_rows, judge_rows = torch.arange(len(learn)), torch.arange(len(learn), len(losses))
+    everything, weights = [*parts.learn, *parts.judged], weights_of(params)
+    losses = ExperienceLosses(policy, everything, weights)
+    learn_rows, judge_rows = torch.arange(len(parts.learn)), torch.arange(len(parts.learn), len(losses))
     before = on_later(losses, running, judge_rows, seed + 1)
     report = replace(report, before=means(before))
-    usual = guard.within_usual(before, stats)
-    if usual is not None:
-        return ended(usual, report)
     try:
-        proposal = propose(policy, losses, learn_rows, running, params, seed, on_step, rules)
+        proposal = propose(policy, losses, learn_rows, running, params, seed, on_step)
     except FloatingPointError as error:
         return ended(Verdict(Reason.NON_FINITE, str(error)), report)
-    without_gradient = on_later(losses, proposal.start, judge_rows, seed + 1)
-    evidence = collect(policy, losses, learn, judged, before, proposal, seed + 1)
+    evidence = collect(policy, losses, everything, judge_rows, before, proposal, seed + 1)
     report = replace(
         report,
-        picked_row=proposal.picked_row,
-        picked=means(without_gradient),
-        after=means(evidence.used),
+        best_known_name=proposal.best_known_name,
+        best_known=means(evidence.best_known),
+        after=means(evidence.after),
         curve=proposal.curve,
+        statistics={**report.statistics, **guard.statistics(evidence, weights)},
     )
-    return ended(guard.judge(evidence, stats), report, proposal)
+    return ended(guard.judge(evidence, weights, limits), report, proposal)
+
+
+def limits_of(policy: Policy, params: AlignParams) -> dict[str, float]:
+    """The limit of each check, by name: the user's (`guard.*`), or the model's own. Raises PolicyError when the model
+    cannot align."""
+    wanted = params.guard.to_mapping()
+    return {name: float(wanted[name]) or limit.value for name, limit in policy.alignment.stats.limits.items()}
+
+
+def _report_of(
+    used: Sequence[Experience], parts: Split, limits: dict[str, float], exploration_fraction: float
+) -> AlignReport:
+    """What can be said before anything is looked at."""
+    return AlignReport(
+        accepted=False,
+        reason=Reason.TOO_LITTLE_EXPERIENCE,
+        detail="",
+        learned_from=len(parts.learn),
+        judged_by=len(parts.judged),
+        left_out=parts.left_out,
+        episodes=len({item.episode for item in used}),
+        first_stamp_ns=used[0].observation.stamp_ns if used else 0,
+        last_stamp_ns=used[-1].next_observation.stamp_ns if used else 0,
+        exploration_fraction=exploration_fraction,
+        duration_s=0.0,
+        stamps_ns=tuple(item.observation.stamp_ns for item in used),
+        statistics=experience_check.statistics(parts),
+        limits=limits,
+    )
 
 
 def commit(policy: Policy, attempt: Attempt, params: AlignParams, store: TokenStore | None) -> AlignReport:
@@ -177,7 +185,7 @@ def provenance(
         action_fields=policy.config.robot.action_labels,
         cameras=policy.config.architecture.cameras,
         reason=reason,
-        parameters=asdict(params) if params is not None else {},
+        parameters={} if params is None else {**params.to_mapping()},
         experience=experience,
         losses_before=dict(report.before) if report is not None else {},
         losses_after=dict(report.after) if report is not None else {},

@@ -87,24 +87,6 @@ class ExperienceLosses:
         means = {task: torch.cat(loss).view(len(many), len(rows), draws).mean(2) for task, loss in found.items()}
         return means if tokens.dim() == 3 else {task: loss[0] for task, loss in means.items()}
 
-    @torch.no_grad()
-    def acts(self, tokens: Tensor, rows: Tensor, seed: int) -> Tensor:
-        """What the policy would do at the start of each row with each of `tokens` (K, n, W): normalised action chunks
-        (K, len(rows), H, dims) by one Euler step, which is the mean of what it might do. A row has one noise."""
-        generator = torch.Generator().manual_seed(seed)
-        noise = torch.randn(self._experience.actions[rows].shape, generator=generator).to(self.device)
-        parts = torch.arange(len(tokens) * len(rows)).split(AT_ONCE)
-        chunks = [self._act(tokens[p // len(rows)], rows[p % len(rows)], noise[p % len(rows)]) for p in parts]
-        return torch.cat(chunks).view(len(tokens), *noise.shape)[..., self._experience.action_mask]
-
-    def _act(self, tokens: Tensor, rows: Tensor, noise: Tensor) -> Tensor:
-        cache, state = self._cache.rows(rows), self._state[rows]
-        (time,) = flow.euler_times(1)
-        times = torch.full((len(rows),), time, device=self.device)
-        steps = flow.integrate(lambda x, _: self._model.denoise(cache, state, x, times, tokens), noise, 1)
-        ((_, _, actions),) = steps
-        return actions
-
     def without_dynamics(self) -> ExperienceLosses:
         """The same experiences without the dynamics task, where inverse dynamics is asked too, which tells more of the
         token (docs/alignment.md): dynamics is nearly half of the work. Not where perception sees the other tasks: then

@@ -12,8 +12,7 @@ from vla_align_ros.alignment.reasons import Reason
 
 @dataclass(frozen=True)
 class StepCurve:
-    """One gradient step: mean loss of each task before it, |gradient|, |E| after it and the learning rate times the
-    share of the step that was taken, 0 where none lowers the loss."""
+    """One gradient step: mean loss of each task before it, |gradient|, |E| after it and the learning rate."""
 
     losses: dict[str, float]
     grad_norm: float
@@ -24,12 +23,12 @@ class StepCurve:
 @dataclass(frozen=True)
 class AlignReport:
     """One attempt. Losses are means on the later, held-out experience, by task, for the running token (`before`), the
-    result without the gradient (`picked`) and the result (`after`); empty where the attempt ended earlier.
+    best known token (`best_known`) and the result (`after`); empty where the attempt ended earlier.
 
-    detail: the guard's words about the whole step, where the result goes only a part of the way, too.
     left_out: experiences in which a joint was held or strayed (`split.straying`).
-    picked_row: row of the token bank with the lowest loss, which counts most in the blend that the gradient started
-    from; None for the running token, -1 for E_0.
+    best_known_name: which of the running token, E_0 and the bank's tokens explains the experience best; the gradient
+    starts from it. Empty where the attempt ended earlier.
+    statistics: of each check that was asked, by name (`limits.CHECKS`); limits: of every check.
     exploration_fraction: share of random motion that was set while the experience was made.
     diagnosis: what each joint does with its commands, by joint states alone; empty where the experience is malformed.
     token_version: name in the store, when the token was kept and a store was given.
@@ -47,12 +46,14 @@ class AlignReport:
     last_stamp_ns: int
     exploration_fraction: float
     duration_s: float
-    picked_row: int | None = None
+    best_known_name: str = ""
     before: dict[str, float] = field(default_factory=dict)
-    picked: dict[str, float] = field(default_factory=dict)
+    best_known: dict[str, float] = field(default_factory=dict)
     after: dict[str, float] = field(default_factory=dict)
     curve: tuple[StepCurve, ...] = ()
     diagnosis: tuple[FieldDiagnosis, ...] = ()
+    statistics: dict[str, float] = field(default_factory=dict)
+    limits: dict[str, float] = field(default_factory=dict)
     token_version: str | None = None
     stamps_ns: tuple[int, ...] = ()
 

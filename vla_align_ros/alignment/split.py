@@ -9,42 +9,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_align_ros.action.trajectory import positions_of
-from vla_align_ros.experience.builder import ASKED_RAD, STILL_RAD, readable, without_held
+from vla_align_ros.experience.builder import STILL_RAD, readable, without_held
 from vla_align_ros.robot.description import RobotDescription
 from vla_align_ros.types import Experience
 
-LEAST_TO_LEARN, LEAST_TO_JUDGE = 8, 4
 JUDGE_SHARE = 0.25
-EPISODE_PART_S, LEAST_OF_PART = 6.4, 4  # of one episode, looked at together; experiences of a part that counts
-# A joint strays that ends farther from where it should than this and a fifth. Gears that go farther miss by more.
-FOLLOW_RAD, FOLLOW_FACTOR = 0.15, 0.2
-# So does all of a part in three quarters of which it goes too far, or not far enough, by a third of that.
-PART_MISS, PART_SHARE = 1 / 3, 0.75
-STOP_SHARE = 0.02  # of all positions of a joint, which lie beyond what counts as its farthest
-LEAST_CLEAR = 8  # experiences in which a joint was asked to go far, to say how far it goes
+UPPER_QUARTILE = 0.75
 
 
 @dataclass(frozen=True)
 class Split:
     """learn, judged: an earlier part and a later one. left_out: how many are in neither, since a joint was held or
-    strayed. strays: what `straying` says of those in which none was held, (N, A)."""
+    strayed. strays: how far each joint strayed in those in which none was held, (N, A)."""
 
     learn: Sequence[Experience]
     judged: Sequence[Experience]
-    strays: NDArray[np.bool_]
+    strays: NDArray[np.float64]
     left_out: int
 
     @property
-    def enough(self) -> bool:
-        """Whether there is enough to learn from and to judge by."""
-        return len(self.learn) >= LEAST_TO_LEARN and len(self.judged) >= LEAST_TO_JUDGE
+    def usable(self) -> int:
+        """Experiences to learn from and to judge by; 0 where one of both is missing."""
+        return len(self.learn) + len(self.judged) if self.learn and self.judged else 0
 
 
-def split(experiences: Sequence[Experience], robot: RobotDescription) -> Split:
-    """Of experiences in order of time."""
+def split(experiences: Sequence[Experience], robot: RobotDescription, stray_limit: float) -> Split:
+    """Of experiences in order of time. stray_limit: beyond which an experience is left out (`joint_strays`)."""
     moved = without_held(experiences, robot)
     strays = straying(moved, robot)
-    usable = [item for item, stray in zip(moved, strays, strict=True) if not stray.any()]
+    usable = [item for item, stray in zip(moved, strays, strict=True) if not (stray > stray_limit).any()]
     return Split(*split_by_episode(usable), strays, len(experiences) - len(usable))
 
 
@@ -56,7 +49,7 @@ def split_by_episode(experiences: Sequence[Experience]) -> tuple[list[Experience
     if count < 2:
         return list(experiences), []
     judging = max(1, round(count * JUDGE_SHARE))
-    wanted, least = count - judging, min(judging, max(LEAST_TO_JUDGE, (judging + 1) // 2))
+    wanted, least = count - judging, (judging + 1) // 2
     near = range(max(1, count // 2), count - least + 1)
     borders = [i for i in near if experiences[i].episode != experiences[i - 1].episode]
     cut = min(borders, key=lambda border: abs(border - wanted), default=wanted)
@@ -65,28 +58,19 @@ def split_by_episode(experiences: Sequence[Experience]) -> tuple[list[Experience
     return learn, judged
 
 
-def parts_of(experiences: Sequence[Experience]) -> list[list[int]]:
-    """Rows of each part of an episode: EPISODE_PART_S long, with LEAST_OF_PART experiences or more."""
-    first_ns, parts = dict[int, int](), dict[tuple[int, int], list[int]]()
-    for row, item in enumerate(experiences):
-        since_ns = item.observation.stamp_ns - first_ns.setdefault(item.episode, item.observation.stamp_ns)
-        parts.setdefault((item.episode, int(since_ns * 1e-9 // EPISODE_PART_S)), []).append(row)
-    return [rows for rows in parts.values() if len(rows) >= LEAST_OF_PART]
+def straying(experiences: Sequence[Experience], robot: RobotDescription) -> NDArray[np.float64]:
+    """How much farther than it should, or in the wrong direction, each joint went in each experience (N, A), over the
+    root mean square of how far it should go.
 
-
-def straying(experiences: Sequence[Experience], robot: RobotDescription) -> NDArray[np.bool_]:
-    """Which joints did not go as far as they mostly go for what was asked of them, of each experience (N, A).
-
-    How far is the median of moved / asked, which a reversed motor or another gear changes. Not asked of a joint that
-    starts or ends at its farthest, where it may have met a stop, nor of a joint that is seldom sent far. In all of a
-    part of an episode it strays where it goes another distance in most of what says so clearly, for which less is
-    enough: that is another robot. Needs neither pictures nor a model, and sees commands of another time or robot.
-    False of `position` fields, which do not ask for a distance, of joints that an object may block, and of everything
+    How far it should go is its gain times what was asked: the gain is the upper quartile of moved / asked, each
+    weighted by how far was asked, so that a reversed joint or another gear is no fault, nor are commands against a
+    stop or an object, as long as a quarter of what is asked meets none. Going less far than it should is no fault
+    either. Needs neither pictures nor a model, and sees commands of another time or robot.
+    0 of `position` fields, which do not ask for a distance, of joints that an object may block, and of everything
     where an experience has another shape or a state is not finite.
     """
-    strays = np.zeros((len(experiences), len(robot.action)), bool)
     if not experiences or not all(readable(item, robot) for item in experiences):
-        return strays  # the alignment says what is wrong
+        return np.zeros((len(experiences), len(robot.action)))  # the alignment says what is wrong
     ends = robot.measured(np.array([(item.observation.state, item.next_observation.state) for item in experiences]))
     start, end = ends.swapaxes(0, 1)
     period_s = robot.period_ns * 1e-9
@@ -95,22 +79,26 @@ def straying(experiences: Sequence[Experience], robot: RobotDescription) -> NDAr
         for e, before in zip(experiences, start, strict=True)
     ]
     asked, moved = np.array(goals) - start, end - start
-    low, high = np.quantile(ends, (STOP_SHARE, 1 - STOP_SHARE), axis=(0, 1))
-    inside = (low + STILL_RAD <= start) & (start <= high - STILL_RAD)
-    inside &= (low + STILL_RAD <= end) & (end <= high - STILL_RAD)
-    clear = inside & (np.abs(asked) > ASKED_RAD)
-    parts = [np.array(rows) for rows in parts_of(experiences)]
+    should = asked * [_gain(*joint) for joint in zip(asked.T, moved.T, strict=True)]
+    beyond = np.maximum(np.minimum(should, 0.0) - moved, moved - np.maximum(should, 0.0)).clip(min=0.0)
+    mostly = np.sqrt(np.square(should).mean(0))
     asks_distance = (robot.kinds != "position") & robot.must_follow
-    for joint in np.flatnonzero(asks_distance & (clear.sum(0) >= LEAST_CLEAR)):
-        which = clear[:, joint]
-        gain = np.median(moved[which, joint] / asked[which, joint])
-        should = gain * asked[:, joint]
-        missed = (moved[:, joint] - should) / (FOLLOW_RAD * max(1.0, abs(gain)) + FOLLOW_FACTOR * np.abs(should))
-        strays[:, joint] = inside[:, joint] & (np.abs(missed) > 1.0)
-        too_far = missed * np.sign(should)
-        for rows in parts:
-            told = too_far[rows[which[rows]]]
-            if len(told) >= max(LEAST_OF_PART, len(rows) / 4):
-                agree = max((told > PART_MISS).mean(), (told < -PART_MISS).mean())
-                strays[rows, joint] |= agree >= PART_SHARE
+    strays: NDArray[np.float64] = asks_distance * beyond / np.maximum(mostly, STILL_RAD)  # below is noise alone
     return strays
+
+
+def _gain(asked: NDArray[np.float64], moved: NDArray[np.float64]) -> float:
+    """Of one joint: the upper quartile of moved / asked (N,), in the direction in which it mostly goes."""
+    which = asked != 0.0
+    if not which.any():
+        return 0.0
+    ratio, weight = moved[which] / asked[which], np.abs(asked[which])
+    sign = -1.0 if _weighted_quantile(ratio, weight, 0.5) < 0 else 1.0
+    return sign * _weighted_quantile(sign * ratio, weight, UPPER_QUARTILE)
+
+
+def _weighted_quantile(values: NDArray[np.float64], weights: NDArray[np.float64], share: float) -> float:
+    """The value up to which `share` of the weight lies."""
+    order = np.argsort(values)
+    up_to = np.cumsum(weights[order])
+    return float(values[order][np.searchsorted(up_to, share * up_to[-1])])

@@ -48,7 +48,7 @@ def doctor(
     """
     checks = [check_python(), *check_packages(), check_device(), check_rclpy(), check_profile()]
     if model is not None:
-        checks += [check_model(model), *check_commands(model)]
+        checks += [check_model(model), *check_commands(model), *check_limits(model)]
     if store is not None:
         checks.append(check_store(store))
     if as_json:
@@ -187,6 +187,33 @@ def check_commands(model: str) -> list[Check]:
         Check(f"commands {group.topic}", "ok", f"{group.type} of {', '.join(group.wire_names)}; {asked}")
         for group in groups
     ] or [Check("commands", "ok", f"~/action_chunk alone, for the robot has no command_groups; {asked}")]
+
+
+def check_limits(model: str) -> list[Check]:
+    """The limits that an alignment is judged by, one each; none where the model does not align or load."""
+    from vla_align_ros.limits import CHECKS, SHARE, share_of
+    from vla_align_ros.policy.statistics import STATS_FILE, AlignmentStatsError, load_alignment_stats
+    from vla_align_ros.zoo import find_model
+
+    try:
+        limits = load_alignment_stats(find_model(model) / STATS_FILE).limits
+    except (AlignmentStatsError, ValueError):
+        return []
+    found = []
+    for check in CHECKS:
+        limit = limits[check.name]
+        share = share_of(limit.robots)
+        may = (
+            f"may {'keep' if check.of_aligned else 'refuse'} {share:.0%} of {'aligned' if check.of_aligned else 'good'}"
+        )
+        text = (
+            f"refuses {check.refuses} {limit.value:.4g} ({check.statistic}); measured on {limit.robots} robots, {may} "
+            f"ones; guard.{check.name} sets another"
+        )
+        enough = share <= SHARE
+        todo = "" if enough else f"measure it on {round(1 / SHARE) - 1} validation robots or more"
+        found.append(Check(f"limit {check.name}", "ok" if enough else "warn", text, todo))
+    return found
 
 
 def check_store(store: Path) -> Check:

@@ -56,7 +56,7 @@ def differences(live: Report, other: Report) -> list[str]:
             found.append(f"{which} {len(alone_ns)} experiences: those {since_s}{more} after the first one")
     if (live["accepted"], live["reason"]) != (other["accepted"], other["reason"]):
         found.append(f"{other['reason']} instead of {live['reason']}")
-    for part in ("before", "picked", "after"):
+    for part in ("before", "best_known", "after"):
         if live[part] != other[part]:
             found.append(f"losses {part}: {other[part]} instead of {live[part]}")
     return found

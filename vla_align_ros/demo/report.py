@@ -157,7 +157,7 @@ def _losses(attempt: Mapping[str, Any], number: int) -> bytes:
     figure = Figure(figsize=(5, 2.8))
     axes = figure.subplots()
     tasks = list(attempt["after"])
-    for index, part in enumerate(("before", "picked", "after")):
+    for index, part in enumerate(("before", "best_known", "after")):
         heights = [attempt[part].get(task, 0.0) for task in tasks]
         axes.bar(np.arange(len(tasks)) + index * 0.27, heights, 0.25, label=part)
     title = f"attempt {number + 1}: losses on later experience"

@@ -1,7 +1,9 @@
-"""`alignment_stats.json`: how the alignment losses looked in training, which the guard judges by."""
+"""`alignment_stats.json`: the limits that an alignment is judged by, as they were measured on validation robots."""
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
@@ -9,53 +11,36 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from vla_align_ros.foreign import what_is_file
-from vla_align_ros.policy.alignment_expert import TASKS
+from vla_align_ros.limits import BY_NAME, CHECKS
 
 STATS_FILE = "alignment_stats.json"
-DISTANCE_SLACK = 1.25  # a token may lie this much farther from E_0 than any bank token
+_strict = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 class AlignmentStatsError(ValueError):
     """`alignment_stats.json` is missing or wrong."""
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+@dataclass(frozen=True, config=_strict)
+class Limit:
+    """value: the limit. robots: on how many validation robots it was measured."""
+
+    value: float
+    robots: int
+
+
+@dataclass(frozen=True, config=_strict)
 class AlignmentStats:
-    """Measured on validation arms, after an alignment without a guard; losses by task name, on later experience.
+    """limits: of each check (`limits.CHECKS`), by name. motion_r2: linear R2 of joint motion from two frames'
+    features."""
 
-    usual: largest loss at which nothing is to be gained (the median). ceiling: 1.25 to 2.5 times the 90th percentile
-        (`training/export.py` has the factors).
-    token_distance_max: largest distance of a bank token from E_0 (Euclidean norm over all rows).
-    shuffle_ratio_min: the inverse-dynamics loss with shuffled actions over the true one must reach this; a quarter of
-        the way from 1 to the 10th percentile of the validation arms.
-    one_over_two_max: what one token may cost over what two do (`one_robot.one_over_two`); 1 and five times what the
-        90th percentile has above it.
-    motion_r2: linear R2 of joint motion from two frames' features.
-    arms, experiences: what it was measured on, and at most how many of each arm, those in which no joint was held or
-        strayed.
-    """
-
-    format: Literal[1]
-    usual: dict[str, float]
-    ceiling: dict[str, float]
-    token_distance_max: float
-    shuffle_ratio_min: float
-    one_over_two_max: float
+    format: Literal[2]
+    limits: dict[str, Limit]
     motion_r2: float
-    arms: int
-    experiences: int
 
     def __post_init__(self) -> None:
-        for name, limits in (("usual", self.usual), ("ceiling", self.ceiling)):
-            if set(limits) != set(TASKS):
-                raise ValueError(f"{name} must have exactly the tasks {list(TASKS)}, got {list(limits)}")
-        if self.token_distance_max < 0:
-            raise ValueError(f"token_distance_max must not be negative, got {self.token_distance_max}")
-
-    @property
-    def radius(self) -> float:
-        """Largest distance of a token from E_0."""
-        return self.token_distance_max * DISTANCE_SLACK
+        if set(self.limits) != set(BY_NAME):
+            raise ValueError(f"limits must have exactly {list(BY_NAME)}, got {list(self.limits)}")
 
 
 def load_alignment_stats(path: Path) -> AlignmentStats:
@@ -67,3 +52,21 @@ def load_alignment_stats(path: Path) -> AlignmentStats:
     except ValidationError as error:
         raise AlignmentStatsError(f"{path}: {what_is_file(path) or error}") from None
     return stats
+
+
+def no_limits(motion_r2: float) -> AlignmentStats:
+    """Of a model before its limits are measured: nothing is refused."""
+    return AlignmentStats(2, {check.name: Limit(check.no_limit, 0) for check in CHECKS}, motion_r2)
+
+
+def read_motion_r2(path: Path) -> float:
+    """From a file of any checks. Raises AlignmentStatsError."""
+    try:
+        return float(json.loads(path.read_bytes())["motion_r2"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise AlignmentStatsError(f"{path}: expected JSON with the number motion_r2, got {error!r}") from None
+
+
+def write_alignment_stats(folder: Path, stats: AlignmentStats) -> None:
+    """Write the file into a zoo folder."""
+    (folder / STATS_FILE).write_text(json.dumps(asdict(stats), indent=2) + "\n")

@@ -87,9 +87,10 @@ def _example(policy: Policy, source: Source, arm: int, seed: int) -> tuple[Tenso
     losses = ExperienceLosses(policy, experiences, weights)
     rows = torch.arange(len(losses))
     others = torch.arange(len(bank)) != arm
-    picked = pick(losses.without_dynamics(), rows, policy.e_0 + bank[others], seed).token
-    found, _ = gradient(losses, picked, rows, DRAWS, seed)
-    return found.flatten().cpu(), (policy.e_0 + bank[arm] - picked).flatten().cpu()
+    known = policy.e_0 + bank[others]
+    best_known = known[pick(losses.without_dynamics(), rows, known, seed)]
+    found, _ = gradient(losses, best_known, rows, DRAWS, seed)
+    return found.flatten().cpu(), (policy.e_0 + bank[arm] - best_known).flatten().cpu()
 
 
 def _load(path: Path) -> tuple[list[Tensor], list[Tensor]]:

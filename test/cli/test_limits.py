@@ -1,0 +1,36 @@
+"""`vla-align limits`: the file is measured again, also where it is of other checks, and left alone where it fails."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from vla_align_ros.cli.main import app
+from vla_align_ros.limits import BY_NAME
+from vla_align_ros.policy.statistics import load_alignment_stats
+from vla_align_ros.zoo import find_model
+
+
+@pytest.mark.slow
+def test_limits_are_measured_again_of_a_file_of_other_checks(tmp_path: Path) -> None:
+    model = Path(shutil.copytree(find_model("tiny"), tmp_path / "tiny"))
+    (model / "alignment_stats.json").write_text(json.dumps({"format": 1, "motion_r2": 0.7}))
+    result = CliRunner().invoke(app, ["limits", str(model), "--source", "{bench: reach2, validation_robots: 1}"])
+    assert result.exit_code == 0, result.output
+    stats = load_alignment_stats(model / "alignment_stats.json")
+    assert stats.motion_r2 == 0.7
+    assert {limit.robots for limit in stats.limits.values()} == {1}
+    shipped = load_alignment_stats(find_model("tiny") / "alignment_stats.json").limits
+    for name, limit in stats.limits.items():  # the first of the robots that the shipped limits were measured on
+        if name != "joint_strays":
+            assert not BY_NAME[name].beyond(limit.value, shipped[name].value), name
+
+
+def test_a_folder_that_is_no_model_is_named(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["limits", str(tmp_path)])
+    assert result.exit_code == 2
+    assert "alignment_stats.json: expected JSON with the number motion_r2" in result.output

@@ -1,0 +1,106 @@
+"""Measures the limits that an alignment is judged by, on the good experience of validation robots from any source."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+
+import torch
+from torch import Tensor
+
+from vla_align_ros.alignment import experience_check, guard
+from vla_align_ros.alignment.evidence import collect, on_later
+from vla_align_ros.alignment.losses import ExperienceLosses, weights_of
+from vla_align_ros.alignment.split import Split, split, straying
+from vla_align_ros.alignment.step import propose
+from vla_align_ros.experience.builder import without_held
+from vla_align_ros.experience.source import EXPERIENCES, Source
+from vla_align_ros.limits import BY_NAME, CHECKS
+from vla_align_ros.params import AlignParams, PolicyParams
+from vla_align_ros.policy import Policy
+from vla_align_ros.policy.statistics import AlignmentStats, Limit
+from vla_align_ros.training.learned_step import TrainingError
+from vla_align_ros.types import Experience
+
+VALIDATION_SEED, OTHER_SEEDS = 50_001, 1_000_000
+Buffers = Sequence[Sequence[Experience]]
+"""What one robot's buffer held at several times, each in order of time."""
+
+
+def measure(
+    policy: Policy, validation: Source, motion_r2: float, log: Callable[[dict[str, object]], None]
+) -> AlignmentStats:
+    """The limit of each check over the robots of `validation`, which is gone through twice: how far joints stray
+    decides what is left out.
+
+    Every buffer is asked twice, as the guard meets both: with the token of a fresh install, and with the one to which
+    the robot's other buffer led. Of a robot the value counts that is worst. A robot of which no buffer has enough to
+    learn from and to judge by is left out. Raises TrainingError if all are.
+    """
+    stray = BY_NAME["joint_strays"]
+    robots = range(len(validation.robots))
+    strays = [far for row in robots for far in strays_of(policy, buffers_of(policy, validation, row))]
+    if not strays:
+        raise TrainingError(f"the limits: none of {len(robots)} validation robots moved freely often enough")
+    stray_limit = stray.limit_of(strays)
+    found: dict[str, list[float]] = {}
+    count = 0
+    for row in robots:
+        buffers = buffers_of(policy, validation, row)
+        fresh, aligned = statistics_of(policy, buffers, stray_limit, seed=row)
+        log({"stage": "limits", "step": row + 1, "fresh": fresh, "aligned": aligned})
+        count += bool(fresh)
+        for check in CHECKS:
+            asked = aligned if check.of_aligned else [*fresh, *aligned]
+            values = [statistics[check.name] for statistics in asked if check.name in statistics]
+            if values:
+                found.setdefault(check.name, []).append(check.worst(values))
+    missing = [name for name in BY_NAME if name not in found and name != stray.name]
+    if missing:
+        raise TrainingError(f"the limits of {missing}: no validation robot has experience that tells them")
+    limits = {name: Limit(BY_NAME[name].limit_of(values), len(values)) for name, values in found.items()}
+    limits[stray.name] = Limit(stray_limit, count)
+    return AlignmentStats(2, {check.name: limits[check.name] for check in CHECKS}, motion_r2)
+
+
+def buffers_of(policy: Policy, validation: Source, row: int) -> Buffers:
+    """What a robot's buffer holds: as much as an alignment takes, half of the time random motion where the source can
+    have it, and half as much, with which one begins, without."""
+    seed = VALIDATION_SEED + row
+    return (
+        validation.experiences(row, policy, seed, EXPERIENCES),
+        validation.experiences(row, policy, seed + OTHER_SEEDS, EXPERIENCES // 2, 0.0),
+    )
+
+
+def strays_of(policy: Policy, buffers: Buffers) -> list[float]:
+    """How far the joint strayed that did most, in each single experience."""
+    robot = policy.config.robot
+    return [far for buffer in buffers for far in straying(without_held(buffer, robot), robot).max(1).tolist()]
+
+
+def statistics_of(
+    policy: Policy, buffers: Buffers, stray_limit: float, seed: int
+) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
+    """Of one robot, by check: each usable buffer from the fresh token, and each from the token that another led to."""
+    start, robot = policy.initial_token(), policy.config.robot
+    assert start is not None
+    params = PolicyParams.from_mapping(asdict(policy.config.recommended)).align
+    parts = [part for part in (split(buffer, robot, stray_limit) for buffer in buffers) if part.usable]
+    fresh = [_ask(policy, part, start, params, seed) for part in parts]
+    tokens = [token for token, _ in fresh]
+    aligned = [_ask(policy, part, tokens[row - 1], params, seed) for row, part in enumerate(parts)]
+    return [statistics for _, statistics in fresh], [statistics for _, statistics in aligned]
+
+
+def _ask(
+    policy: Policy, part: Split, running: Tensor, params: AlignParams, seed: int
+) -> tuple[Tensor, dict[str, float]]:
+    """What an alignment would lead to, and its statistics."""
+    everything, weights = [*part.learn, *part.judged], weights_of(params)
+    losses = ExperienceLosses(policy, everything, weights)
+    learn, judge = torch.arange(len(part.learn)), torch.arange(len(part.learn), len(losses))
+    before = on_later(losses, running, judge, seed + 1)
+    proposal = propose(policy, losses, learn, running, params, seed)
+    evidence = collect(policy, losses, everything, judge, before, proposal, seed + 1)
+    return proposal.token, {**experience_check.statistics(part), **guard.statistics(evidence, weights)}
