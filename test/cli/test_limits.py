@@ -25,9 +25,9 @@ def test_limits_are_measured_again_of_a_file_of_other_checks(tmp_path: Path) -> 
     assert stats.motion_r2 == 0.7
     assert {limit.robots for limit in stats.limits.values()} == {1}
     shipped = load_alignment_stats(find_model("tiny") / "alignment_stats.json").limits
-    for name, limit in stats.limits.items():  # the first of the robots that the shipped limits were measured on
+    for name, limit in stats.limits.items():  # one of the robots that the shipped limits were measured on
         if name != "joint_strays":
-            assert not BY_NAME[name].beyond(limit.value, shipped[name].value), name
+            assert BY_NAME[name].worst([limit.value, shipped[name].value]) == shipped[name].value, name
 
 
 def test_a_folder_that_is_no_model_is_named(tmp_path: Path) -> None:
