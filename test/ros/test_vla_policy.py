@@ -284,9 +284,7 @@ def test_live_parameters_act_and_curves_are_published(node, parameters, shared_r
         curve = curves[name].wait(lambda _, curve=curves[name]: len(curve.messages) == 4)
         assert np.isfinite(curve.data)
     curves["lr"].wait(lambda _: len(curves["lr"].messages) == 4)
-    rates = {message.data for message in curves["lr"].messages}
-    assert max(rates) > 0.0, "a step may be taken in part or not at all, not all of them"
-    assert rates <= {0.001, 0.0005, 0.00025, 0.0}
+    assert {message.data for message in curves["lr"].messages} == {0.001}
     assert not curves["loss/dynamics"].messages, "lambda 0 switches a task off"
 
 
