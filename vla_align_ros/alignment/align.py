@@ -87,19 +87,32 @@ def attempt(
     started, limits = time.monotonic(), limits_of(policy, params)
     used = list(experiences)[-params.align_max_experiences :]
     parts = split(used, policy.config.robot, limits["joint_strays"])
-    report = _report_of(used, parts, limits, exploration_fraction)
-
-    def ended(verdict: Verdict, report: AlignReport, proposal: Proposal | None = None) -> Attempt:
-        kept = verdict.reason is Reason.KEPT
-        seconds = time.monotonic() - started
-        report = replace(report, accepted=kept, reason=verdict.reason, detail=verdict.detail, duration_s=seconds)
-        return Attempt(report, proposal.token if kept and proposal is not None else None, proposal)
-
-    refused = experience_check.check_request(policy, used, parts, params, limits)
-    if refused is None or refused.reason not in (Reason.MALFORMED, Reason.NON_FINITE):
+    report, proposal = _report_of(used, parts, limits, exploration_fraction), None
+    verdict = experience_check.check_request(policy, used, parts, params, limits)
+    if verdict is None or verdict.reason not in (Reason.MALFORMED, Reason.NON_FINITE):
         report = replace(report, diagnosis=diagnose(used, policy.config.robot))
-    if refused is not None:
-        return ended(refused, report)
+    if verdict is None:
+        verdict, report, proposal = _propose_and_judge(policy, running, parts, params, report, on_step, seed)
+    report = replace(
+        report,
+        accepted=verdict.reason is Reason.KEPT,
+        reason=verdict.reason,
+        detail=verdict.detail,
+        duration_s=time.monotonic() - started,
+    )
+    return Attempt(report, proposal.token if report.accepted and proposal is not None else None, proposal)
+
+
+def _propose_and_judge(
+    policy: Policy,
+    running: Tensor,
+    parts: Split,
+    params: AlignParams,
+    report: AlignReport,
+    on_step: OnStep | None,
+    seed: int,
+) -> tuple[Verdict, AlignReport, Proposal | None]:
+    """What needs the network."""
     everything, weights = [*parts.learn, *parts.judged], weights_of(params)
     losses = ExperienceLosses(policy, everything, weights)
     learn_rows, judge_rows = torch.arange(len(parts.learn)), torch.arange(len(parts.learn), len(losses))
@@ -108,7 +121,7 @@ def attempt(
     try:
         proposal = propose(policy, losses, learn_rows, running, params, seed, on_step)
     except FloatingPointError as error:
-        return ended(Verdict(Reason.NON_FINITE, str(error)), report)
+        return Verdict(Reason.NON_FINITE, str(error)), report, None
     evidence = collect(policy, losses, everything, judge_rows, before, proposal, seed + 1)
     report = replace(
         report,
@@ -118,7 +131,7 @@ def attempt(
         curve=proposal.curve,
         statistics={**report.statistics, **guard.statistics(evidence, weights)},
     )
-    return ended(guard.judge(evidence, weights, limits), report, proposal)
+    return guard.judge(evidence, weights, report.limits), report, proposal
 
 
 def limits_of(policy: Policy, params: AlignParams) -> dict[str, float]:
