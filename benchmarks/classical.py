@@ -3,8 +3,8 @@
     python benchmarks/classical.py --seed 1 --embodiments 48 --json classical.json
 
 Arms and experience are those of `alignment.py` with the same seed. `diagnose` fits each joint's gain from commands and
-joint states; then the policy's commands are divided by it. A command divided by g moves a joint of gain k as the command
-itself moves one of gain k / g, and so the bench runs it. The token stays the shipped one; no picture is looked at.
+joint states; then the policy's commands are divided by it. A command divided by g moves a joint of gain k as the
+command itself moves one of gain k / g, and so the bench runs it. The token stays the shipped one; no picture is used.
 """
 
 from __future__ import annotations

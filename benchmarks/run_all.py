@@ -124,6 +124,10 @@ def alignment_headline(numbers: Any) -> Headline:
     return found | {"made worse": f"{numbers['worse_fraction']:.1%}"}
 
 
+def classical_headline(numbers: Any) -> Headline:
+    return {f"success, {stage}": mean(numbers["success"][stage]) for stage in ("before", "classical")}
+
+
 def diagnosis_headline(numbers: Any) -> Headline:
     return {
         f"share of the gap in action error, {count} experiences": f"{part['proposed']['share_of_gap']:.2f}"
@@ -192,6 +196,7 @@ BENCHMARKS = (
     Benchmark("project", "project.py", (), project_headline),
     Benchmark("late_chunks", "late_chunks.py", (), late_headline),
     Benchmark("alignment", "alignment.py", ("--seed", "57", "--training-arms", "24"), alignment_headline),
+    Benchmark("classical", "classical.py", ("--seed", "57"), classical_headline),
     Benchmark(
         "alignment_beyond_range",
         "alignment.py",

@@ -14,7 +14,7 @@ PICKLES: Final = ("*.pt", "*.pth", "*.bin", "*.ckpt", "*.pkl", "*.pickle")
 _HEAD_BYTES: Final = 512
 _SHARDS: Final = "*.safetensors.index.json"
 _UNFINISHED: Final = ("*.incomplete", "*.part", "*.crdownload", "*.aria2", "*.tmp")
-_EXPECTED: Final = "expected a folder with model.yaml, as models/tiny is (docs/how-to.md)"
+_EXPECTED: Final = "expected a folder with model.yaml, as models/tiny is (docs/checkpoints.md)"
 _POLICIES: Final = {  # `type` of lerobot, beginning of `model_type` of transformers -> name
     "pi0": "PI0",
     "pi05": "PI0.5",

@@ -1,4 +1,4 @@
-"""What docs/alignment.md claims of models/tiny, in small: three arms that training never saw, with fixed seeds."""
+"""What docs/results.md claims of models/tiny, in small: three arms that training never saw, with fixed seeds."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ def run(with_policy: bool, with_manager: bool) -> int:
     """Run until SIGINT or SIGTERM; the exit code."""
     torch.set_num_threads(1)  # inference and alignment run side by side; more threads only fight
     # Each of an alignment's thousands of tensor operations asks for the interpreter again, and would wait up to
-    # Python's 5 ms for a callback that holds it (docs/decisions.md).
+    # Python's 5 ms for a callback that holds it.
     sys.setswitchinterval(0.0005)
     managed: list[VlaPolicy | CheckpointManager] = []
 

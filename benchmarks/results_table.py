@@ -1,0 +1,157 @@
+"""Write the tables of docs/results.md, between its markers, from benchmarks/results/*.json.
+
+    python benchmarks/results_table.py
+
+Run it after any benchmark was run anew. A row whose result is not there says so.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS, PAGE = ROOT / "benchmarks" / "results", ROOT / "docs" / "results.md"
+BEGIN, END = "<!-- begin: benchmarks/results_table.py -->", "<!-- end -->"
+NOT_MEASURED = "not measured"
+
+
+def load(name: str) -> dict[str, Any] | None:
+    """One result, `about` and `numbers`; None where it was not made."""
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def interval(part: dict[str, float], digits: int = 3) -> str:
+    """A mean with its 95 % interval."""
+    return f"{part['mean']:.{digits}f} ({part['low']:.{digits}f} to {part['high']:.{digits}f})"
+
+
+def quantiles(part: dict[str, float | None]) -> str:
+    """p50 / p99 in ms."""
+    return " / ".join("busy" if part[name] is None else f"{part[name]:.1f}" for name in ("p50", "p99")) + " ms"
+
+
+def token_rows(alignment: dict[str, Any], classical: dict[str, Any] | None) -> list[tuple[str, ...]]:
+    """Success and action error of each way, on the same arms."""
+    stages = (
+        ("before: the shipped token", "before"),
+        ("pick from the bank alone, no guard", "picked"),
+        ("**after `align()`**", "after"),
+        ("best token by the expert's labels", "oracle"),
+    )
+    success, errors = alignment["success"], alignment["action_error"]
+    rows = [(name, interval(success[stage]), interval(errors[stage])) for name, stage in stages]
+    rival = "**classical: commands divided by each joint's least-squares gain**"
+    if classical is None:
+        rows.insert(1, (rival, NOT_MEASURED, NOT_MEASURED))
+    else:
+        rows.insert(1, (rival, *(interval(classical[key]["classical"]) for key in ("success", "action_error"))))
+    return rows
+
+
+def own_policy(numbers: dict[str, Any]) -> str:
+    success = numbers["success"]
+    return f"{interval(success['before'])}, then {interval(success['after'])}; labels {success['oracle']['mean']:.3f}"
+
+
+def beyond(numbers: dict[str, Any]) -> str:
+    success = numbers["success"]
+    return f"{own_policy(numbers)}; pick alone {success['picked']['mean']:.3f}"
+
+
+def guard(numbers: dict[str, Any]) -> str:
+    refused = numbers["useful_refused_fraction"]
+    return (
+        f"{numbers['harmful_kept']} of {numbers['would_harm']} harmful updates kept, of {numbers['buffers']} buffers; "
+        f"{refused:.0%} of {numbers['useful_clean']} useful ones refused"
+    )
+
+
+def late_chunks(numbers: dict[str, Any]) -> str:
+    part = numbers["aligning"]
+    took = " and ".join(f"{seconds:.1f}" for seconds in numbers["alignments_s"])
+    return f"{part['late_chunks']} of {part['chunks']} late, {quantiles(part['latency_ms'])}; an alignment {took} s"
+
+
+def success(numbers: dict[str, Any]) -> str:
+    def words(part: dict[str, Any]) -> str:
+        low, high = part["within_m"]["0.10"]["interval_95"]
+        return f"{part['within_m']['0.10']['successes']} of {part['episodes']} ({low:.0%} to {high:.0%})"
+
+    return f"{words(numbers['images'])}; with shuffled images {words(numbers['shuffled_images'])}"
+
+
+def on_robot(numbers: dict[str, Any]) -> str:
+    ends = [interval(numbers[way][-1]) for way in ("on", "off")]
+    return f"{numbers['on'][0]['mean']:.3f} at first, {ends[0]} at the end; alignment off {ends[1]}"
+
+
+def golden(numbers: dict[str, Any]) -> str:
+    return " / ".join(f"{max(part.values()):.1e}" for part in numbers.values())
+
+
+def to_chunk(numbers: dict[str, Any]) -> str:
+    part = numbers["shipped_profile"]
+    lost, sent = part["images"]["lost"], part["images"]["published"]
+    return f"{quantiles(part['tick_to_chunk_ms'])}; {lost} of {sent} images lost"
+
+
+def experts(numbers: dict[str, Any]) -> str:
+    found = numbers["expert"].items()
+    return ", ".join(f"{task} {part['drawn']['successes']} of {part['drawn']['episodes']}" for task, part in found)
+
+
+OTHERS = (
+    ("success on the unshifted arm", "success", success),
+    ("exploration 0: success before, after `align()`", "alignment_own_policy_only", own_policy),
+    ("shifts 1.25 times as far: before, after", "alignment_beyond_range", beyond),
+    ("work and align in turns, an accident in between", "on_robot", on_robot),
+    ("eleven kinds of corrupted experience", "guard", guard),
+    ("chunks while two alignments run, p50 / p99", "late_chunks", late_chunks),
+    ("control tick to chunk without the model, p50 / p99", "message_to_chunk", to_chunk),
+    ("largest difference from openpi, pi0 / pi05", "golden", golden),
+    ("experts of the simulated SO-101, drawn arms", "so101_bench", experts),
+)
+
+
+def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+    """Markdown."""
+    return [f"| {' | '.join(row)} |" for row in (head, ("---",) * len(head), *rows)]
+
+
+def made(found: dict[str, Any]) -> str:
+    """Command, machine and date of a result."""
+    about = found["about"]
+    command = re.sub(r" (--json|test/)\S*( \S+\.json)?", "", about["command"]).removeprefix("python benchmarks/")
+    machine = re.sub(r"\(R\)| Processor|Intel", "", about["machine"]["cpu"]).strip()
+    return f"`{command}`, {machine}, {about['date'][:10]}"
+
+
+def tables() -> str:
+    """All that stands between the markers."""
+    alignment, classical = load("alignment"), load("classical")
+    assert alignment is not None, "results/alignment.json is the headline: make it first"
+    rows = token_rows(alignment["numbers"], classical and classical["numbers"])
+    lines = table(("one alignment of unseen arms", "success", "action error"), rows)
+    by = [made(found) for found in (alignment, classical) if found]
+    lines += ["", f"By {'; '.join(by)}.", ""]
+    others = []
+    for what, name, words in OTHERS:
+        found = load(name)
+        others.append((what, words(found["numbers"]), made(found)) if found else (what, NOT_MEASURED, f"`{name}`"))
+    return "\n".join([*lines, *table(("what", "measured", "by"), others)])
+
+
+def page() -> str:
+    """docs/results.md as it should be."""
+    before, _, rest = PAGE.read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
+    assert end, f"{PAGE} needs the markers {BEGIN} and {END}"
+    return f"{before}{BEGIN}\n\n{tables()}\n\n{END}{after}"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
