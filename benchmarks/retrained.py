@@ -59,7 +59,7 @@ def _mutual(architecture: dict[str, Any]) -> None:
     architecture["alignment"]["perception_attention"] = "mutual"
 
 
-def _first_proposal(architecture: dict[str, Any]) -> None:
+def _without_state_tokens(architecture: dict[str, Any]) -> None:
     """No clean state beside the tasks, and dynamics read from the mean of its tokens."""
     architecture["alignment"] |= {"state_tokens": False, "dynamics_readout": "mean"}
 
@@ -83,7 +83,7 @@ VARIANTS = {
     "as shipped": Variant(),
     "one global E": Variant(recipe={"token_drop": 1.0}),
     "perception mutual": Variant(_mutual),
-    "no state tokens, mean readout": Variant(_first_proposal),
+    "no state tokens, mean readout": Variant(_without_state_tokens),
     "one row instead of four": Variant(_one_token),
     "self-supervised features": Variant(vision=SELF_SUPERVISED),
     "self-supervised features, images alone": Variant(vision={**SELF_SUPERVISED, "motion_weight": 0.0}),
