@@ -31,7 +31,7 @@ LEAST_GAIN = 0.1  # a joint that seems to move less is not sped up any further
 def one_arm(policy: Policy, arm: Embodiments, seed: int, episodes: int, exploration: float) -> dict[str, Any]:
     """Success and action error of one arm, before and with its commands divided by the gains."""
     token = arms.shipped_token(policy)
-    found = diagnose(fill_buffer(policy, arm, token, seed, exploration), policy.config.robot.description)
+    found = diagnose(fill_buffer(policy, arm, token, seed, exploration), policy.config.robot)
     gains = np.array([1.0 if field.gain is None else field.gain for field in found])
     gains = np.where(np.abs(gains) < LEAST_GAIN, np.copysign(LEAST_GAIN, gains), gains)
     stages = {"before": arm, "classical": replace(arm, gain=arm.gain / gains)}
