@@ -12,6 +12,7 @@ import typer
 import yaml
 from pydantic import TypeAdapter
 
+from vla_align_ros.alignment.reasons import Reason
 from vla_align_ros.cli.main import app
 from vla_align_ros.descriptors import fields_of
 from vla_align_ros.params import NODES
@@ -127,6 +128,19 @@ def test_the_arm_of_the_robot_page_is_a_description_and_every_key_is_explained()
     kinds = (RobotDescription, Joint, StateField, ActionField, CommandGroup, JointStateTopic)
     keys = {field.name for kind in kinds for field in fields(kind)}
     assert not {key for key in keys if not re.search(rf"\b{key}\b", text)}
+
+
+def test_every_reason_for_a_refusal_has_an_advice():
+    text = (
+        (REPOSITORY / "docs" / "alignment.md").read_text().partition("## When it is refused")[2].partition("\n## ")[0]
+    )
+    advised = {
+        code
+        for line in text.splitlines()
+        if line.startswith("|")
+        for code in re.findall(r"`(\w+)`", line.split("|")[1])
+    }
+    assert advised == {reason.value for reason in Reason} - {"kept"}
 
 
 def test_the_tables_of_the_results_are_those_of_the_results_folder():
