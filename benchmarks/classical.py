@@ -21,7 +21,9 @@ import typer
 from machine import write
 
 from vla_align_ros.alignment.diagnosis import diagnose
-from vla_align_ros.bench.reach2.bench import action_error, fill_buffer
+from vla_align_ros.bench.collect import fill_buffer
+from vla_align_ros.bench.evaluate import action_error
+from vla_align_ros.bench.reach2.bench import BENCH
 from vla_align_ros.bench.reach2.embodiment import Embodiments
 from vla_align_ros.policy import Policy
 
@@ -31,14 +33,14 @@ LEAST_GAIN = 0.1  # a joint that seems to move less is not sped up any further
 def one_arm(policy: Policy, arm: Embodiments, seed: int, episodes: int, exploration: float) -> dict[str, Any]:
     """Success and action error of one arm, before and with its commands divided by the gains."""
     token = arms.shipped_token(policy)
-    found = diagnose(fill_buffer(policy, arm, token, seed, exploration), policy.config.robot)
+    found = diagnose(fill_buffer(policy, BENCH, arm, token, seed, exploration), policy.config.robot)
     gains = np.array([1.0 if field.gain is None else field.gain for field in found])
     gains = np.where(np.abs(gains) < LEAST_GAIN, np.copysign(LEAST_GAIN, gains), gains)
     stages = {"before": arm, "classical": replace(arm, gain=arm.gain / gains)}
     return {
         "success": {name: arms.successes(policy, part, token, episodes, seed) for name, part in stages.items()},
         "action_error": {
-            name: float(action_error(policy, part, token[None], seed, arms.ERROR_SAMPLES)[0])
+            name: float(action_error(policy, BENCH, part, token[None], seed, arms.ERROR_SAMPLES)[0])
             for name, part in stages.items()
         },
         "signs_found": bool((np.sign(gains) == np.sign(arm.gain[0])).all()),

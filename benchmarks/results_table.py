@@ -104,6 +104,12 @@ def experts(numbers: dict[str, Any]) -> str:
     return ", ".join(f"{task} {part['drawn']['successes']} of {part['drawn']['episodes']}" for task, part in found)
 
 
+def reading(numbers: dict[str, Any]) -> str:
+    part = numbers["long"]
+    ways = [f"{part[way]['samples_per_cpu_s']:.0f}" for way in ("in_order", "shuffled", "plain")]
+    return f"{' / '.join(ways)}; {numbers['in_order_memory_growth_mib']:.1f} MiB more for four times the length"
+
+
 OTHERS = (
     ("success on the unshifted arm", "success", success),
     ("exploration 0: success before, after `align()`", "alignment_own_policy_only", own_policy),
@@ -114,6 +120,7 @@ OTHERS = (
     ("control tick to chunk without the model, p50 / p99", "message_to_chunk", to_chunk),
     ("largest difference from openpi, pi0 / pi05", "golden", golden),
     ("experts of the simulated SO-101, drawn arms", "so101_bench", experts),
+    ("LeRobotDataset, samples a CPU-second: in order / shuffled / plain read", "lerobot_reading", reading),
 )
 
 
