@@ -70,6 +70,14 @@ def guard(numbers: dict[str, Any]) -> str:
     )
 
 
+def ablation(numbers: dict[str, Any]) -> str:
+    """Rules and checks before and after, and what each check that is left keeps out: harmful ones kept without it."""
+    rules, checks = numbers["rules"], numbers["without_check"]
+    worse = [f"`{name}` {part['harmful_kept']}" for name, part in checks.items() if part["harmful_kept"]]
+    without = f"harmful ones kept without {', '.join(worse)}" if worse else "none keeps a harmful one out alone"
+    return f"{rules['before']} rules, then {rules['after']}; {without}, of {checks['nothing']['harmful']}"
+
+
 def late_chunks(numbers: dict[str, Any]) -> str:
     part = numbers["aligning"]
     took = " and ".join(f"{seconds:.1f}" for seconds in numbers["alignments_s"])
@@ -116,6 +124,7 @@ OTHERS = (
     ("shifts 1.25 times as far: before, after", "alignment_beyond_range", beyond),
     ("work and align in turns, an accident in between", "on_robot", on_robot),
     ("eleven kinds of corrupted experience", "guard", guard),
+    ("what each check and rule buys, validation arms", "ablation", ablation),
     ("chunks while two alignments run, p50 / p99", "late_chunks", late_chunks),
     ("control tick to chunk without the model, p50 / p99", "message_to_chunk", to_chunk),
     ("largest difference from openpi, pi0 / pi05", "golden", golden),
