@@ -89,7 +89,7 @@ class ExperienceLosses:
 
     def without_dynamics(self) -> ExperienceLosses:
         """The same experiences without the dynamics task, where inverse dynamics is asked too, which tells more of the
-        token (docs/alignment.md): dynamics is nearly half of the work. Not where perception sees the other tasks: then
+        token: dynamics is nearly half of the work. Not where perception sees the other tasks: then
         it would miss them."""
         assert self._model.architecture.alignment is not None
         mutual = self._model.architecture.alignment.perception_attention == "mutual"

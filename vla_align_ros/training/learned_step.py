@@ -3,7 +3,7 @@
 The plain gradient hardly points to where a robot acts better. Each training robot gives one example: the gradient at a
 start that was picked from the tokens of all *others*, and what is missing from there to its own token. Ridge
 regression, along the bank's largest directions, maps one to the other. It takes the place of a meta-finetune through
-unrolled steps (docs/decisions.md). The map fits the lambdas that the model recommends, and starts that were picked.
+unrolled steps. The map fits the lambdas that the model recommends, and starts that were picked.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from vla_align_ros.policy.inputs import to_model_image
 from vla_align_ros.types import UInt8Array
 
 PROBE_PAIRS = 6000  # fewer make the regression overfit, and R2 look lower
-MOTION_R2_AIM = 0.7  # features below it told alignment too little in the study that the recipe comes from
+MOTION_R2_AIM = 0.7  # features below it told an alignment too little (seen, not benchmarked)
 
 
 def motion_r2(features: FeatureExtractor, pairs: Pairs) -> float:
