@@ -71,11 +71,14 @@ def guard(numbers: dict[str, Any]) -> str:
 
 
 def ablation(numbers: dict[str, Any]) -> str:
-    """Rules and checks before and after, and what each check that is left keeps out: harmful ones kept without it."""
+    """Rules and checks before and after; harmful updates that are kept without the check that matters most."""
     rules, checks = numbers["rules"], numbers["without_check"]
-    worse = [f"`{name}` {part['harmful_kept']}" for name, part in checks.items() if part["harmful_kept"]]
-    without = f"harmful ones kept without {', '.join(worse)}" if worse else "none keeps a harmful one out alone"
-    return f"{rules['before']} rules, then {rules['after']}; {without}, of {checks['nothing']['harmful']}"
+    most = max(part["harmful_kept"] for part in checks.values())
+    harmful = checks["nothing"]
+    return (
+        f"{rules['before']} rules, then {rules['after']}; harmful kept {harmful['harmful_kept']} of {harmful['harmful']}, "
+        f"without one check up to {most}"
+    )
 
 
 def late_chunks(numbers: dict[str, Any]) -> str:
