@@ -74,11 +74,8 @@ def ablation(numbers: dict[str, Any]) -> str:
     """Rules and checks before and after; harmful updates that are kept without the check that matters most."""
     rules, checks = numbers["rules"], numbers["without_check"]
     most = max(part["harmful_kept"] for part in checks.values())
-    harmful = checks["nothing"]
-    return (
-        f"{rules['before']} rules, then {rules['after']}; harmful kept {harmful['harmful_kept']} of {harmful['harmful']}, "
-        f"without one check up to {most}"
-    )
+    kept = f"{checks['nothing']['harmful_kept']} of {checks['nothing']['harmful']}"
+    return f"{rules['before']} rules, then {rules['after']}; harmful kept {kept}, without one check up to {most}"
 
 
 def late_chunks(numbers: dict[str, Any]) -> str:
