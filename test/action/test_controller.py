@@ -258,14 +258,15 @@ def test_hold_is_one_point_at_the_newest_position_and_forgets_the_chunks() -> No
     assert controller.tick(T) == T, "the tick may be used again"
 
 
-def test_hold_lets_a_gripper_keep_what_it_holds() -> None:
+@pytest.mark.parametrize("after_ns", [PERIOD_NS // 4, 2 * PERIOD_NS])
+def test_hold_lets_a_gripper_keep_what_it_holds(after_ns: int) -> None:
     policy = FakePolicy("position", value=0.3)
     arm, gripper = Joint((-3.0, 3.0), 2.5), Joint((-3.0, 3.0), 2.5, may_be_blocked=True)
     policy.config.robot = a_robot("position", joint=[arm, gripper])
     controller = make_controller(policy, T)
     send(controller, T)
-    move(controller._assembler, T + 2 * PERIOD_NS, (0.1, 0.2))
-    hold = controller.hold(T + 2 * PERIOD_NS)
+    move(controller._assembler, T + after_ns, (0.1, 0.2))
+    hold = controller.hold(T + after_ns)
     np.testing.assert_allclose(hold.positions, [[0.1, 0.3]], atol=1e-7)
     move(controller._assembler, T + 3 * PERIOD_NS, (0.1, 0.2))
     again = controller.hold(T + 3 * PERIOD_NS)

@@ -8,6 +8,7 @@ from robots import a_robot
 
 from vla_align_ros.action.exploration import CLIP_SHARE, JITTER_SHARE, Exploration, exploring_actions, motion
 from vla_align_ros.action.limits import ChunkLimits, check_chunk
+from vla_align_ros.action.trajectory import positions_of
 from vla_align_ros.robot.description import Joint
 from vla_align_ros.types import ActionChunk
 
@@ -52,3 +53,15 @@ def test_what_is_explored_stays_inside_each_joints_range(kinds, start, seed) -> 
     velocities = motion(1, 8, np.random.default_rng(seed), robot.velocity_max)[0]
     actions = exploring_actions(velocities, here, robot, ramp_ticks=2).astype(np.float32)
     check_chunk(ActionChunk(actions, here.astype(np.float32), 0, robot.period_ns), ChunkLimits(robot, 0.2, 2), here)
+
+
+@pytest.mark.parametrize("kind", ["velocity", "position", "delta_position"])
+@pytest.mark.parametrize("start", [-1.0, -1.05, 1.0])
+def test_a_joint_that_rests_at_an_end_of_its_range_or_beyond_is_explored_away_from_it(kind, start) -> None:
+    robot, here = a_robot(kind, ("elbow",), Joint((-1.0, 1.0), 2.0)), np.array([start])
+    for sign in (-1.0, 1.0):
+        actions = exploring_actions(np.full((4, 1), sign), here, robot, ramp_ticks=2)
+        end = positions_of(actions, here, robot.kinds, 0.1)[-1]
+        assert end - here == pytest.approx(-0.4 * np.sign(start))
+        chunk = ActionChunk(actions.astype(np.float32), here.astype(np.float32), 0, robot.period_ns)
+        check_chunk(chunk, ChunkLimits(robot, 0.2, 2), here)

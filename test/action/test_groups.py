@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from robots import a_robot
 
 from vla_align_ros.action.groups import PositionStream, group_trajectory
-from vla_align_ros.action.trajectory import hold_trajectory
-from vla_align_ros.robot.description import CommandGroup, load_description
-from vla_align_ros.types import Trajectory
+from vla_align_ros.action.trajectory import hold_trajectory, to_trajectory
+from vla_align_ros.robot.description import CommandGroup, Joint, load_description
+from vla_align_ros.types import ActionChunk, Trajectory
 
 PERIOD_NS = 100_000_000
 START_NS = 10**18
@@ -122,3 +123,15 @@ def test_a_stream_never_goes_faster_than_the_chunk_nor_leaves_its_positions(
         assert low - 1e-9 <= sent[0] <= high + 1e-9
         assert abs(sent[0] - last) <= 2.0 * max(0, ms - last_ms) * 1e-3 + 1e-9
         last_ms, last = max(ms, last_ms), sent[0]
+
+
+def test_a_gripper_that_holds_something_is_not_told_to_let_go_where_a_chunk_begins() -> None:
+    finger = Joint((0.0, 0.04), 0.1, unit="m", may_be_blocked=True)
+    robot = a_robot(["delta_position", "position"], ["wrist", "finger"], [Joint((-3.0, 3.0), 2.0), finger])
+    chunk = ActionChunk(np.array([[0.1, 0.0]] * 3, np.float32), np.array([0.0, 0.02], np.float32), START_NS, PERIOD_NS)
+    stream = PositionStream(CommandGroup("finger", "position_stream", ("finger",)), PERIOD_NS)
+    sent = to_trajectory(chunk, robot, 2)
+    stream.put(sent)
+    assert [stream.due(START_NS + ms * 1_000_000) for ms in (0, 30, 100, 130)] == [[0.0]] * 4
+    np.testing.assert_allclose(sent.start_position, [0.0, 0.0], atol=1e-9)
+    assert sent.is_steps(PERIOD_NS)

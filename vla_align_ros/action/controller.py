@@ -107,8 +107,8 @@ class Controller:
             self.late += 1
         self._flowing = True
         self.queue.put(published.chunk)
-        chunk, trajectory = published.chunk, published.trajectory
-        self._running = begin(trajectory, chunk.stamp_ns, self.period_ns, (chunk.stamp_ns, chunk.start))
+        trajectory, stamp_ns = published.trajectory, published.chunk.stamp_ns
+        self._running = begin(trajectory, stamp_ns, self.period_ns, (stamp_ns, trajectory.start_position))
 
     def hold(self, now_ns: int) -> Trajectory:
         """Stop where the arm is, and forget what was queued; a joint that an object may block keeps its last goal, so

@@ -61,13 +61,14 @@ def exploring_actions(
     velocities: Float64Array, start: Float64Array, robot: RobotDescription, ramp_ticks: int
 ) -> Float64Array:
     """Velocities (H, A) from the positions `start` (A,) as actions (H, A) of the robot's kinds, inside its limits: a
-    joint that would come too near to an end of its range turns round, and one between two ends stays."""
+    joint that would come too near to an end of its range turns round, also where it rests at one, and one between two
+    ends stays."""
     period_s, ends = robot.period_ns * 1e-9, np.array([joint.position for joint in robot.action_limits])
+    low, high = np.minimum(ends[:, 0], start), np.maximum(ends[:, 1], start)
     velocities = np.clip(velocities, -robot.velocity_max, robot.velocity_max)
     for turned in (-velocities, np.zeros_like(velocities)):
-        way = np.cumsum(velocities, axis=0) * period_s
-        braking = np.abs(velocities[-1]) * (period_s * ramp_ticks)
-        outside = (start + way.min(0) - braking < ends[:, 0]) | (start + way.max(0) + braking > ends[:, 1])
+        way = np.cumsum(np.vstack([velocities, velocities[-1] * ramp_ticks]), axis=0) * period_s  # braking included
+        outside = (start + way.min(0) < low) | (start + way.max(0) > high)
         velocities = np.where(outside, turned, velocities)
     way = np.cumsum(velocities, axis=0) * period_s
     goal = way + np.where(robot.kinds == "position", start, 0.0)

@@ -23,8 +23,8 @@ from vla_align_ros.types import NOT_SAID, Float64Array, Int64Array, Trajectory
 class RunningTrajectory:
     """A trajectory that has begun. Made by `begin`.
 
-    times_ns: (K,) int64, when each position is reached, in ROS time. positions: (K, A) rad. velocities: (K, A) rad/s,
-    or NOT_SAID for straight lines. accelerations: (K, A) rad/s^2, or NOT_SAID.
+    times_ns: (K,) int64, when each position is reached, in ROS time. positions: (K, A) rad or m. velocities: (K, A)
+    a second, or NOT_SAID for straight lines. accelerations: (K, A) a second squared, or NOT_SAID.
     """
 
     times_ns: Int64Array
@@ -38,7 +38,7 @@ class RunningTrajectory:
         return int(self.times_ns[-1])
 
     def position_at(self, t_ns: int) -> Float64Array:
-        """Where it leads to by `t_ns`, (A,) in rad; the nearest position before it begins and after it ends."""
+        """Where it leads to by `t_ns`, (A,) in rad or m; the nearest position before it begins and after it ends."""
         after = int(np.searchsorted(self.times_ns, t_ns))
         if after == 0 or after == len(self.times_ns) or self.times_ns[after] == t_ns:
             reached: Float64Array = self.positions[min(after, len(self.times_ns) - 1)]
@@ -76,7 +76,7 @@ def begin(
 ) -> RunningTrajectory:
     """`trajectory` from `start_ns` on. period_ns: of the robot's commands.
 
-    measured: (when in ns, position (A,) in rad) of the arm as it began, for a trajectory that does not say its start;
+    measured: (when in ns, position (A,) in rad or m) of the arm as it began, for a trajectory that does not say its start;
     not used where a point was due before. ValueError where it is needed and missing.
     """
     times_ns, positions = start_ns + trajectory.times_ns, trajectory.positions

@@ -15,6 +15,9 @@ j = 1 .. R, the others stay at their last target. So the last velocity is exactl
 that, and a robot whose next chunk does not come stops by itself. (A spline through a target at which it should stay
 passes it by at most 4/27 of the last step.)
 
+The goal of a joint that an object may block is asked for at once, v_0 = 0: measured it is where the object is, and from
+there to the goal a gripper would let go at each chunk.
+
 All points satisfy x_i = x_{i-1} + v_i * p (`Trajectory.is_steps`), so the start can be recovered from the wire,
 x_{-1} = x_0 - v_0 * p. Neighbours: `limits.py` judges a chunk by this trajectory, ramp included; `running.py` reads
 this and every other trajectory by its times.
@@ -42,7 +45,8 @@ def to_trajectory(chunk: ActionChunk, robot: RobotDescription, ramp_ticks: int) 
         raise TrajectoryError(f"ramp_ticks must be at least 1 (the last point is the stop), got {ramp_ticks}")
     period_s, by_velocity = chunk.period_ns * 1e-9, robot.kinds == "velocity"
     positions = positions_of(actions, start, robot.kinds, period_s)
-    velocities = np.where(by_velocity, actions, np.diff(positions, axis=0, prepend=start[None]) / period_s)
+    before = np.where(robot.judged_by_way, start, positions[0])
+    velocities = np.where(by_velocity, actions, np.diff(positions, axis=0, prepend=before[None]) / period_s)
     fade = 1.0 - np.arange(1, ramp_ticks + 1) / ramp_ticks
     ramp_velocities = fade[:, None] * np.where(by_velocity, velocities[-1], 0.0)
     ramp_positions = positions[-1] + np.cumsum(ramp_velocities, axis=0) * period_s
@@ -56,7 +60,7 @@ def to_trajectory(chunk: ActionChunk, robot: RobotDescription, ramp_ticks: int) 
 
 
 def hold_trajectory(position: ArrayLike, stamp_ns: int, period_ns: int, joint_names: tuple[str, ...]) -> Trajectory:
-    """Stop and stay: one point at the measured `position` (A,) in rad, one period after `stamp_ns`, velocity 0."""
+    """Stop and stay: one point at the measured `position` (A,) in rad or m, one period after `stamp_ns`, velocity 0."""
     positions = np.array(position, np.float64)[None]
     return Trajectory(stamp_ns, joint_names, np.array([period_ns], np.int64), positions, np.zeros_like(positions))
 
