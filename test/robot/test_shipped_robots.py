@@ -35,13 +35,13 @@ WIRE = {
     },
     "aloha_bimanual": {
         "left/waist": ("delta_position", 0.01),
-        "left/left_finger": ("position", 0.039),
+        "left/left_finger": ("position", 0.03822),
         "right/waist": ("delta_position", 0.08),
-        "right/left_finger": ("position", 0.039),
+        "right/left_finger": ("position", 0.03822),
     },
     "droid": {
-        "panda_joint1": ("velocity", 0.02),
-        "panda_joint7": ("velocity", 0.14),
+        "panda_joint1": ("velocity", 0.06),
+        "panda_joint7": ("velocity", 0.42),
         "robotiq_85_left_knuckle_joint": ("position", 0.4),
     },
 }

@@ -21,7 +21,7 @@ NAME = "aloha_bimanual"
 ROBOT = described(NAME)
 ARMS = [group for group in ROBOT.command_groups if group.type == "joint_trajectory"]
 GRIPPERS = [group for group in ROBOT.command_groups if group.type == "position_stream"]
-CLOSED, BLOCKED = 0.039, 0.03
+CLOSED, BLOCKED = 0.03822, 0.03
 
 
 class Controllers:
