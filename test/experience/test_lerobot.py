@@ -61,11 +61,14 @@ def test_an_experience_is_what_its_frames_hold(shared: Path) -> None:
 
 def test_absolute_targets_become_changes_from_the_observations_state(shared: Path) -> None:
     def delta(raw: dict[str, Any]) -> None:
+        for vector in ("state", "action"):
+            raw[vector][1] |= {"scale": -1.0, "offset": 0.3}
         raw["action"][1]["kind"] = "delta_position"
+        raw["state"].reverse()
 
     absolute = next(opened(shared).experiences(HORIZON, STRIDE))
     item = next(opened(shared, robot(delta)).experiences(HORIZON, STRIDE))
-    assert np.allclose(item.commands[:, 1], absolute.commands[:, 1] - absolute.observation.state[1], atol=1e-6)
+    assert np.allclose(item.commands[:, 1], absolute.observation.state[1] - absolute.commands[:, 1], atol=1e-6)
     assert np.array_equal(item.commands[:, 0], absolute.commands[:, 0])
 
 

@@ -1,4 +1,4 @@
-"""For each robot of `config/robots/`: a made-up model whose chunks are known, and a robot that does what its
+"""For each robot of `config/robots/`, and for `odd.yaml` beside this file: a made-up model whose chunks are known, and a robot that does what its
 controllers are told, in messages as the real one's.
 
 The model asks for the same each time: positions of 5, 10, 15, ... degrees, or half of a range; changes of 0.01, 0.02,
@@ -21,13 +21,19 @@ from vla_align_ros.robot.description import CommandGroup, RobotDescription, load
 from vla_align_ros.types import Trajectory
 
 ROBOTS = Path(__file__).parents[2] / "config" / "robots"
-NAMES = sorted(path.stem for path in ROBOTS.glob("*.yaml"))
+ODD = "odd"
+NAMES = [*sorted(path.stem for path in ROBOTS.glob("*.yaml")), ODD]
 SPREAD = 1e-3  # of what the model asks for, in its own units
+VELOCITY, EFFORT = 0.25, 0.5  # of every joint, whatever it does
 EXTRA = "torso_joint"  # a joint of the robot that the model does not know
 
 
+def file_of(name: str) -> Path:
+    return (Path(__file__).parent if name == ODD else ROBOTS) / f"{name}.yaml"
+
+
 def described(name: str) -> RobotDescription:
-    return load_description(ROBOTS / f"{name}.yaml")
+    return load_description(file_of(name))
 
 
 def asked(robot: RobotDescription) -> np.ndarray:
@@ -38,13 +44,13 @@ def asked(robot: RobotDescription) -> np.ndarray:
 
 
 def write_robot_model(folder: Path, name: str, stands: bool = False) -> Path:
-    """A zoo folder with random weights for the robot `config/robots/<name>.yaml`. stands: it asks for no changes and no
+    """A zoo folder with random weights for a robot. stands: it asks for no changes and no
     velocities, so that the robot stays for ever."""
     robot = described(name)
     dims = max(len(robot.state), len(robot.action)) + 1
     write_model(folder, cameras=list(robot.cameras), action_dim=dims, action_horizon=robot.execute + 3)
     model = yaml.safe_load((folder / "model.yaml").read_text())
-    model["robot"] = yaml.safe_load((ROBOTS / f"{name}.yaml").read_text())
+    model["robot"] = yaml.safe_load(file_of(name).read_text())
     (folder / "model.yaml").write_text(yaml.safe_dump(model))
     ones, spread = np.ones(len(robot.state), np.float32), np.full(len(robot.action), SPREAD, np.float32)
     mean = np.where((robot.kinds != "position") & stands, 0.0, asked(robot)).astype(np.float32)
@@ -70,15 +76,13 @@ class MadeUpRobot:
 
     def joint_states(self, stamp_ns: int) -> Iterator[tuple[str, str, bytes]]:
         """(topic, prefix, message): each topic has its joints without their prefix, in another order than the
-        model's, one more joint, and efforts without velocities."""
+        model's, one more joint, velocities and efforts that say nothing of the positions."""
         for source in self.robot.joint_states:
             own = [name for name in reversed(self.position) if name.startswith(source.prefix)]
             names = [EXTRA, *(name.removeprefix(source.prefix) for name in own)]
-            yield (
-                source.topic,
-                source.prefix,
-                encode_joint_state(names, [99.0, *map(self.position.get, own)], stamp_ns, effort=[0.5] * len(names)),
-            )
+            positions = [99.0, *map(self.position.get, own)]
+            velocity, effort = [VELOCITY] * len(names), [EFFORT] * len(names)
+            yield source.topic, source.prefix, encode_joint_state(names, positions, stamp_ns, velocity, effort)
 
     def images(self, stamp_ns: int) -> Iterator[tuple[str, str, bytes]]:
         """(camera, topic, message)."""

@@ -53,13 +53,16 @@ def test_so101_speaks_degrees_and_percent() -> None:
 
 
 def test_only_a_position_has_an_offset() -> None:
-    spoken = {"unit": "degrees", "scale": -1.0, "offset": 0.5}
+    spoken = {"unit": "degrees", "scale": -1.0}
     value = raw() | {"execute": 1}
-    value["action"][0] |= spoken
-    value["action"][1] |= spoken | {"kind": "delta_position"}
+    value["action"][0] |= spoken | {"offset": 0.5}
+    value["action"][1] |= spoken | {"offset": 0.5, "kind": "delta_position"}
     value["action"][2] |= spoken | {"kind": "velocity"}
-    actions = described(value).action_scale.to_ros(np.array([180.0, 180.0, 180.0, 0.0, 0.0, 0.0]))
-    assert np.allclose(actions[:3], [0.5 - math.pi, -math.pi, -math.pi])
+    value["action"][5] |= {"kind": "velocity"}
+    robot, numbers = described(value), np.array([180.0, 180.0, 180.0, 0.0, 0.0, 100.0])
+    assert np.allclose(robot.action_scale.to_ros(numbers), [0.5 - math.pi, -math.pi, -math.pi, 0, 0, 1.92])
+    goals = robot.goal_scale.to_ros(numbers)
+    assert np.allclose(goals, [0.5 - math.pi, 0.5 - math.pi, -math.pi, 0, 0, 1.92])
 
 
 def test_aloha_has_two_arms_of_the_same_names_and_openpis_delta_mask() -> None:
@@ -99,6 +102,8 @@ def broken(change: str) -> dict[str, Any]:
         "percent without range": lambda: value["state"][5].pop("range"),
         "empty range": lambda: value["state"][5].update(range=[1.0, 1.0]),
         "scale 0": lambda: value["state"][0].update(scale=0.0),
+        "offset of a velocity": lambda: value["action"][0].update(kind="velocity", offset=0.1),
+        "offset of an effort": lambda: value["state"][0].update(entry="effort", offset=0.1),
         "metres of a hinge": lambda: value["state"][0].update(unit="m"),
         "misspelt key": lambda: value["state"][0].update(units="rad"),
         "no state": lambda: value.update(state=[]),
@@ -134,6 +139,8 @@ REFUSED = {
     "percent without range": "needs range",
     "empty range": "two different",
     "scale 0": "not 0",
+    "offset of a velocity": "shoulder_pan.pos: only a position has an offset, no velocity",
+    "offset of an effort": "shoulder_pan.pos: only a position has an offset, no effort",
     "metres of a hinge": "moves in rad",
     "misspelt key": "units",
     "no state": "state",

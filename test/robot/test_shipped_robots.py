@@ -1,4 +1,4 @@
-"""Each robot of `config/robots/` through the real runtime: messages in, commands for each group out, experience,
+"""Each robot of `config/robots/`, and an odd one, through the real runtime: messages in, commands for each group out, experience,
 an alignment."""
 
 from __future__ import annotations
@@ -43,6 +43,12 @@ WIRE = {
         "panda_joint1": ("velocity", 0.06),
         "panda_joint7": ("velocity", 0.42),
         "robotiq_85_left_knuckle_joint": ("position", 0.4),
+    },
+    "odd": {
+        "left/shoulder": ("delta_position", -0.01),
+        "right/finger": ("position", 0.02),
+        "right/lift": ("velocity", 0.03),
+        "left/elbow": ("position", 0.1 - np.deg2rad(20.0)),
     },
 }
 

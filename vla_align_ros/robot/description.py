@@ -96,15 +96,26 @@ class StateField(Number):
 
     entry: Entry = "position"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.entry != "position" and self.offset:
+            raise ValueError(f"{self.label}: only a position has an offset, no {self.entry}: leave it out")
+
 
 @dataclass(frozen=True, kw_only=True, config=_strict)
 class ActionField(Number):
     """One number of an action.
 
-    kind: `position`, `delta_position` (from the observation's state), `velocity` (the unit, a second).
+    kind: `position`, `delta_position` (from the observation's state), `velocity` (the unit, a second). A change has no
+    offset, but the position that it leads to, which a dataset may say instead, has.
     """
 
     kind: Annotated[ActionKind, BeforeValidator(_known_kind)]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.kind == "velocity" and self.offset:
+            raise ValueError(f"{self.label}: only a position has an offset, no velocity: leave it out")
 
 
 @dataclass(frozen=True, config=_strict)
