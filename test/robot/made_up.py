@@ -1,5 +1,5 @@
-"""For each robot of `config/robots/`, and for `odd.yaml` beside this file: a made-up model whose chunks are known, and a robot that does what its
-controllers are told, in messages as the real one's.
+"""For each robot of `config/robots/`, and for `odd.yaml` beside this file: a made-up model whose chunks are known, and
+a robot that does what its controllers are told, in messages as the real one's.
 
 The model asks for the same each time: positions of 5, 10, 15, ... degrees, or half of a range; changes of 0.01, 0.02,
 0.03, ... ; velocities of 0.02, 0.04, 0.06, ... a second, field by field.

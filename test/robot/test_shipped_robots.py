@@ -1,5 +1,5 @@
-"""Each robot of `config/robots/`, and an odd one, through the real runtime: messages in, commands for each group out, experience,
-an alignment."""
+"""Each robot of `config/robots/`, and an odd one, through the real runtime: messages in, commands for each group out,
+experience, an alignment."""
 
 from __future__ import annotations
 

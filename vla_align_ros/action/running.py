@@ -76,8 +76,8 @@ def begin(
 ) -> RunningTrajectory:
     """`trajectory` from `start_ns` on. period_ns: of the robot's commands.
 
-    measured: (when in ns, position (A,) in rad or m) of the arm as it began, for a trajectory that does not say its start;
-    not used where a point was due before. ValueError where it is needed and missing.
+    measured: (when in ns, position (A,) in rad or m) of the arm as it began, for a trajectory that does not say its
+    start; not used where a point was due before. ValueError where it is needed and missing.
     """
     times_ns, positions = start_ns + trajectory.times_ns, trajectory.positions
     velocities, accelerations = trajectory.velocities, trajectory.accelerations

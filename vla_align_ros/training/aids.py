@@ -15,6 +15,7 @@ class Aids(nn.Module):
     def __init__(self, model: Pi0, num_points: int) -> None:
         super().__init__()
         a = model.architecture
+        self.horizon = a.action_horizon
         self.chunk = nn.Sequential(
             nn.RMSNorm(a.action_expert.width), nn.Linear(a.action_expert.width, a.action_horizon * a.action_dim)
         )
@@ -31,11 +32,14 @@ class Aids(nn.Module):
 
         layer.get_submodule(norm).register_forward_pre_hook(hook)
 
-    def forward(self, actions: Tensor, points: Tensor, token_masks: Tensor, draws: int) -> dict[str, Tensor]:
-        """`regression_loss` of the chunk (B, H, A) and `keypoint_loss` of the points (B, K, 2), from the latest forward
-        pass."""
-        chunk = self.chunk(self.hidden["e_row"][:, 0])
-        losses = {"regression_loss": (chunk - actions.flatten(1).repeat_interleave(draws, 0)).pow(2).mean()}
+    def forward(
+        self, actions: Tensor, action_mask: Tensor, points: Tensor, token_masks: Tensor, draws: int
+    ) -> dict[str, Tensor]:
+        """`regression_loss` of the chunk (B, H, action_dim) and `keypoint_loss` of the points (B, K, 2), from the
+        latest forward pass. action_mask: (action_dim,), False for padding."""
+        chunk = self.chunk(self.hidden["e_row"][:, 0]).unflatten(1, (self.horizon, -1))
+        missed = (chunk - actions.repeat_interleave(draws, 0))[..., action_mask]
+        losses = {"regression_loss": missed.pow(2).mean()}
         if self.points is None:
             return losses
         last = self.hidden["prefix"].shape[1] - token_masks.shape[1] + token_masks.sum(1) - 1

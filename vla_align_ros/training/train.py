@@ -220,7 +220,8 @@ def _losses(
         peft_token=token,
         generator=generator,
     )
-    helped = aids(shard.actions[rows], shard.points[rows], inputs.token_masks, recipe.action_draws)
+    action_mask = shard.experience.action_mask
+    helped = aids(shard.actions[rows], action_mask, shard.points[rows], inputs.token_masks, recipe.action_draws)
     return {"total_loss": total, **parts, **helped}
 
 
