@@ -201,6 +201,25 @@ def test_a_joint_that_was_asked_to_go_far_and_stood_still_was_held(action: Actio
     assert not held(np.nan, 0.2)
 
 
+def test_what_is_far_for_a_slide_is_said_in_metres_and_the_states_order_does_not_matter() -> None:
+    slide, hinge = Joint((0.0, 1.0), 0.5, unit="m"), Joint((-3.0, 3.0), 2.5)
+    robot = a_robot("position", ("slide", "hinge"), (slide, hinge))
+    robot = dataclasses.replace(robot, state=robot.state[::-1])
+    made, _ = run([*sensor_messages(0, 3000), chunk_message(0, 1)], 2999)
+
+    def held(hinge: float, slide: float, goal: float) -> bool:
+        before, after = (
+            dataclasses.replace(made[0].observation, state=np.array(state, np.float32))
+            for state in ([0.0, 0.1], [hinge, slide])
+        )
+        return joint_held(Experience(before, np.full((8, 2), [goal, 0.9], np.float32), after, 0), robot)
+
+    assert held(0.9, 0.1, goal=0.2)
+    assert not held(0.9, 0.11, goal=0.2), "it moved"
+    assert not held(0.9, 0.1, goal=0.14), "not far"
+    assert held(0.0, 0.2, goal=0.2), "the hinge stood still"
+
+
 def test_a_joint_that_an_object_may_block_is_never_held() -> None:
     made, _ = run([*sensor_messages(0, 3000), chunk_message(0, 1)], 2999)
     stood = dataclasses.replace(made[0], next_observation=made[0].observation)
