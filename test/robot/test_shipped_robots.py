@@ -140,6 +140,14 @@ def test_messages_become_commands_for_each_group_experience_and_an_alignment(run
         np.testing.assert_allclose(item.commands[: robot.execute], chunk.actions[: robot.execute], atol=2e-5)
 
 
+def test_a_stop_holds_each_joint_where_it_is(run: Run) -> None:
+    hold = run.runtime.controller.hold(run.now_ns)
+    assert hold.joint_names == run.robot.action_joints
+    places = [run.plant.position[name] for name in hold.joint_names]
+    follows = run.robot.must_follow
+    np.testing.assert_allclose(hold.positions[0, follows], np.array(places)[follows], atol=0.05)
+
+
 def test_an_alignment_is_refused_where_the_robot_stands_and_judged_by_losses_where_it_moves(run: Run) -> None:
     if (run.robot.kinds == "position").all():
         report = run.runtime.align(run.params.align, 0.0)
@@ -149,12 +157,3 @@ def test_an_alignment_is_refused_where_the_robot_stands_and_judged_by_losses_whe
     report = run.runtime.align(run.params.align, 1.0)
     assert report.before, report.sentence()  # losses were compared: nothing is wrong with the experience itself
     assert not run.runtime.controller.refused
-
-
-def test_a_stop_holds_each_joint_where_it_is(run: Run) -> None:
-    run.work(1)
-    hold = run.runtime.controller.hold(run.now_ns)
-    assert hold.joint_names == run.robot.action_joints
-    places = [run.plant.position[name] for name in hold.joint_names]
-    follows = run.robot.must_follow
-    np.testing.assert_allclose(hold.positions[0, follows], np.array(places)[follows], atol=0.05)
