@@ -144,20 +144,23 @@ def test_a_stream_sends_between_the_chunks_and_ends_after_the_last_one(node, rob
     np.testing.assert_allclose(stream.messages[-1].data, np.array(last.points[-1].positions)[columns], atol=SPREAD)
 
 
-def test_a_stop_holds_every_group_once_where_it_was_measured(node, robot):
+def test_a_stop_holds_every_group_once_and_a_gripper_keeps_what_it_holds(node, robot):
     robot.blocked = True
-    columns = [ROBOT.action_joints.index(joint) for group in GRIPPERS for joint in group.joints]
     for _ in range(3):
         node.chunks.wait_for_new()
     assert len(publishers(node)) == len(ROBOT.command_groups)
     assert node.transition("deactivate")
     hold = node.chunks.wait(lambda chunk: len(chunk.points) == 1)
-    np.testing.assert_allclose(np.array(hold.points[0].positions)[columns], BLOCKED, atol=1e-6)
+    held_at = dict(zip(ROBOT.action_joints, hold.points[0].positions, strict=True))
+    for joint, must_follow in zip(ROBOT.action_joints, ROBOT.must_follow, strict=True):
+        place, near = (robot.plant.position[joint], 1e-6) if must_follow else (CLOSED, 10 * SPREAD)
+        assert held_at[joint] == pytest.approx(place, abs=near)
     for group in ARMS:
         part = robot.of(group).wait(lambda part: len(part.times_ns) == 1)
         assert part.stamp_ns == stamp_ns(hold)
     for group in GRIPPERS:
-        held = robot.of(group).wait(lambda message: np.allclose(message.data, BLOCKED, atol=1e-6))
+        goals = [held_at[joint] for joint in group.joints]
+        held = robot.of(group).wait(lambda message, goals=goals: list(message.data) == goals)
         assert list(held.data) == list(robot.of(group).messages[-1].data)
     sent = {group.topic: len(robot.of(group).messages) for group in ROBOT.command_groups}
     one_more_second(node)

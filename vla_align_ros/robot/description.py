@@ -46,6 +46,7 @@ class DescriptionError(ValueError):
 _strict = ConfigDict(extra="forbid", allow_inf_nan=False)
 Name = Annotated[str, Field(min_length=1)]
 Positive = Annotated[float, Field(gt=0)]
+Rate = Annotated[float, Field(ge=0.001, le=10_000)]
 
 
 @dataclass(frozen=True, config=_strict)
@@ -131,7 +132,7 @@ class CommandGroup:
     type: GroupType
     joints: Annotated[tuple[Name, ...], Field(min_length=1)]
     prefix: str = ""
-    stream_rate_hz: Positive = 50.0
+    stream_rate_hz: Rate = 50.0
 
     def __post_init__(self) -> None:
         if wrong := [joint for joint in self.joints if not joint.startswith(self.prefix)]:
@@ -166,13 +167,18 @@ class RobotDescription:
     state: Annotated[tuple[StateField, ...], Field(min_length=1)]
     action: Annotated[tuple[ActionField, ...], Field(min_length=1)]
     cameras: Annotated[dict[Name, Name], Field(min_length=1)]
-    control_rate_hz: Annotated[float, Field(ge=0.001, le=10_000)]
+    control_rate_hz: Rate
     execute: Annotated[int, Field(ge=1)]
     joint_states: Annotated[tuple[JointStateTopic, ...], Field(min_length=1)] = (JointStateTopic("joint_states"),)
     command_groups: tuple[CommandGroup, ...] = field(default_factory=tuple)
 
     def __post_init__(self) -> None:
         problems = [*self._vector_problems(), *self._source_problems(), *self._group_problems()]
+        used = [*self.cameras.values(), *(item.topic for item in (*self.joint_states, *self.command_groups))]
+        problems += [
+            f"the topic {topic!r} is there twice: each camera, joint state and group has its own"
+            for topic in _twice(used)
+        ]
         if problems:
             raise ValueError("; ".join(problems))
 
@@ -196,8 +202,6 @@ class RobotDescription:
             yield f"joints: {name!r} is neither read nor commanded: take it out"
 
     def _source_problems(self) -> Iterable[str]:
-        for topic in _twice(source.topic for source in self.joint_states):
-            yield f"joint_states: the topic {topic!r} is there twice"
         prefixes = [source.prefix for source in self.joint_states]
         names = list(dict.fromkeys(self.state_joints))
         for prefix in prefixes:
@@ -219,8 +223,6 @@ class RobotDescription:
             for joint in commanded:
                 if joint not in grouped:
                     yield f"command_groups: {joint!r} is commanded by action, but no group sends it anywhere"
-        for topic in _twice(group.topic for group in self.command_groups):
-            yield f"command_groups: two groups send to {topic!r}"
 
     @property
     def period_ns(self) -> int:
