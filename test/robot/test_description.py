@@ -59,8 +59,10 @@ def test_only_a_position_has_an_offset() -> None:
     value["action"][1] |= spoken | {"offset": 0.5, "kind": "delta_position"}
     value["action"][2] |= spoken | {"kind": "velocity"}
     value["action"][5] |= {"kind": "velocity"}
+    value["state"].append(value["state"][5] | {"name": "gripper.vel", "entry": "velocity"})
     robot, numbers = described(value), np.array([180.0, 180.0, 180.0, 0.0, 0.0, 100.0])
     assert np.allclose(robot.action_scale.to_ros(numbers), [0.5 - math.pi, -math.pi, -math.pi, 0, 0, 1.92])
+    assert robot.state_scale.to_ros(np.full(7, 100.0))[5:] == pytest.approx([1.745, 1.92])
     goals = robot.goal_scale.to_ros(numbers)
     assert np.allclose(goals, [0.5 - math.pi, 0.5 - math.pi, -math.pi, 0, 0, 1.92])
 

@@ -174,7 +174,8 @@ class RobotDescription:
 
     def __post_init__(self) -> None:
         problems = [*self._vector_problems(), *self._source_problems(), *self._group_problems()]
-        used = [*self.cameras.values(), *(item.topic for item in (*self.joint_states, *self.command_groups))]
+        used = [*self.cameras.values(), *(source.topic for source in self.joint_states)]
+        used += [group.topic for group in self.command_groups]
         problems += [
             f"the topic {topic!r} is there twice: each camera, joint state and group has its own"
             for topic in _twice(used)
