@@ -443,7 +443,7 @@ def test_norm_stats_for_another_robot(folder: Path) -> None:
     for name in ("state", "actions"):
         edit_stats(folder, name, **{key: [0.0, 0.5, 1.0] for key in ("mean", "std", "q01", "q99")})
     said = refusal(folder, NormStatsError)
-    assert "state has 3 numbers, the robot has 2 joints ['shoulder', 'elbow']: one each, in order" in said
+    assert "state has 3 numbers, the robot has 2 fields ['shoulder', 'elbow']: one each, in order" in said
 
 
 def test_padded_norm_stats(folder: Path) -> None:
