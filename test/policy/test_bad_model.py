@@ -443,7 +443,7 @@ def test_norm_stats_for_another_robot(folder: Path) -> None:
     for name in ("state", "actions"):
         edit_stats(folder, name, **{key: [0.0, 0.5, 1.0] for key in ("mean", "std", "q01", "q99")})
     said = refusal(folder, NormStatsError)
-    assert "state has 3 numbers, the robot has 2 joints ['shoulder', 'elbow']: one each, in order" in said
+    assert "state has 3 numbers, the robot has 2 fields ['shoulder', 'elbow']: one each, in order" in said
 
 
 def test_padded_norm_stats(folder: Path) -> None:
@@ -451,7 +451,7 @@ def test_padded_norm_stats(folder: Path) -> None:
         padded = {"mean": [0.1, 0.2] + [0.0] * 30, "std": [1.0, 1.0] + [padding] * 30, "q01": None, "q99": None}
         edit_stats(folder, "actions", **padded)
         said = refusal(folder, NormStatsError)
-        assert "actions has 32 numbers, the robot has 2 joints" in said
+        assert "actions has 32 numbers, the robot has 2 fields" in said
         assert "the last 30 are padding: leave them out" in said
 
 
@@ -483,7 +483,7 @@ def test_a_joint_without_spread(
     ("fields", "named"),
     [
         ({"std": [1.0, None]}, "state.std: finite numbers are needed, got None for field 'elbow'"),
-        ({"mean": [float("nan"), 0.0]}, "state.mean: finite numbers are needed, got nan for joint 'shoulder'"),
+        ({"mean": [float("nan"), 0.0]}, "state.mean: finite numbers are needed, got nan for field 'shoulder'"),
         ({"std": None}, "state.std"),
         ({"mean": [[0.0, 0.0]] * 5}, "one number per dimension, got 5 x 2 (a step each?)"),
         ({"q01": None, "q99": None}, "state has no q01 and q99, which `normalisation: quantiles` needs"),
