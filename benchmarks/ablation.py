@@ -39,6 +39,7 @@ from vla_align_ros.limits import BY_NAME, CHECKS
 from vla_align_ros.params import AlignParams
 from vla_align_ros.policy import Policy
 from vla_align_ros.policy.load import Device
+from vla_align_ros.seeds import Part, seed_of
 
 ABLATION_SEED = 60_001  # of arms that are neither training's, nor those whose losses made the limits, nor any test's
 WITHOUT = ("as it is", "nothing left out", "no gradient")
@@ -66,9 +67,9 @@ def one_buffer(
     everything = [*parts.learn, *parts.judged]
     losses = arms.losses_of(policy, everything, params)
     learn, judge = torch.arange(len(parts.learn)), torch.arange(len(parts.learn), len(losses))
-    before = on_later(losses, start, judge, seed + 1)
+    before = on_later(losses, start, judge, seed_of(seed, Part.JUDGING))
     proposal = propose(policy, losses, learn, start, params, seed)
-    evidence = collect(policy, losses, everything, judge, before, proposal, seed + 1)
+    evidence = collect(policy, losses, everything, judge, before, proposal, seed_of(seed, Part.JUDGING))
     return {"token": proposal.token, "statistics": {**found, **guard.statistics(evidence, losses.weights)}}
 
 
@@ -82,7 +83,7 @@ def one_arm(policy: Policy, arm: Embodiments, other_arm: Embodiments, seed: int)
     aligned = arms.aligned(policy, shipped, in_buffer(policy, mine), params, seed).proposed
 
     def error(token: torch.Tensor) -> float:
-        return float(action_error(policy, BENCH, arm, token[None], seed + 7, HELD_OUT)[0])
+        return float(action_error(policy, BENCH, arm, token[None], seed_of(seed, Part.HELD_OUT), HELD_OUT)[0])
 
     starts = {"fresh": shipped, "aligned": aligned}
     before = {name: error(token) for name, token in starts.items()}

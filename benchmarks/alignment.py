@@ -29,6 +29,7 @@ from vla_align_ros.bench.reach2.bench import BENCH
 from vla_align_ros.bench.reach2.embodiment import Embodiments, training_embodiments
 from vla_align_ros.policy import Policy
 from vla_align_ros.policy.load import Device
+from vla_align_ros.seeds import Part, seed_of
 from vla_align_ros.zoo import find_model
 
 STAGES = ("e_0", "shipped", "best_known", "proposed", "after", "oracle")
@@ -140,12 +141,12 @@ def main(
     """Align unseen arms once each, and measure."""
     unseen = arms.unseen_arms(embodiments, seed, scale)
     if diagnosis:
-        each = [(unseen[i], seed * 1000 + i, exploration) for i in range(embodiments)]
+        each = [(unseen[i], seed_of(seed, Part.ROBOT, i), exploration) for i in range(embodiments)]
         why = diagnosis_of.summary(list(arms.each_arm(diagnosis_of.one_arm, model, each, jobs, device)))
         print(json.dumps(why, indent=2))
         write(json_file, why)
         return
-    work = [(unseen[i], seed * 1000 + i, episodes, exploration) for i in range(embodiments)]
+    work = [(unseen[i], seed_of(seed, Part.ROBOT, i), episodes, exploration) for i in range(embodiments)]
     found = []
     for number, item in enumerate(arms.each_arm(one_arm, model, work, jobs, device)):
         found.append(item)
@@ -154,7 +155,7 @@ def main(
     result = summary(found)
     if training_arms:
         recipe = yaml.safe_load((find_model(model) / "recipe.yaml").read_text())
-        bank = training_embodiments(recipe["bank_size"], recipe["seed"] + 101)
+        bank = training_embodiments(recipe["bank_size"], recipe["seed"])
         chosen = np.random.default_rng(seed).permutation(recipe["bank_size"])[:training_arms]
         own = [(bank[int(row)], int(row), seed, episodes) for row in chosen]
         capped = list(arms.each_arm(own_token, model, own, jobs, device))

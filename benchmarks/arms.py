@@ -32,6 +32,7 @@ from vla_align_ros.experience.source import EXPERIENCES
 from vla_align_ros.params import AlignParams, PolicyParams
 from vla_align_ros.policy import Policy, flow, load_policy
 from vla_align_ros.policy.load import Device
+from vla_align_ros.seeds import Part, Stream, rng_of, seed_of
 from vla_align_ros.types import Experience
 from vla_align_ros.zoo import find_model
 
@@ -148,8 +149,8 @@ LabelLoss = Callable[[Tensor, Tensor, torch.Generator], Tensor]
 def label_loss(policy: Policy, arm: Embodiments, seed: int) -> LabelLoss:
     """L_action of a token on some of LABELS observations of one arm, by the expert's own chunks: the labels that an
     alignment never sees."""
-    batch = BENCH.episodes([arm] * LABELS, seed + 1, policy.model.architecture.vision.image_size)
-    rng = np.random.default_rng([seed, 41])
+    batch = BENCH.episodes([arm] * LABELS, seed_of(seed, Part.LABELS), policy.model.architecture.vision.image_size)
+    rng = rng_of(seed, Stream.LABELLED_POSES)
     batch.angle_rad = task.training_pose(batch.arms, batch.scene, rng)
     wanted = batch.expert_chunks(policy.model.architecture.action_horizon)
     actions = torch.from_numpy(policy.robot.actions.normalise(wanted.astype(np.float32))).to(policy.device)

@@ -26,6 +26,7 @@ from vla_align_ros.bench.evaluate import action_error
 from vla_align_ros.bench.reach2.bench import BENCH
 from vla_align_ros.bench.reach2.embodiment import Embodiments
 from vla_align_ros.policy import Policy
+from vla_align_ros.seeds import Part, seed_of
 
 LEAST_GAIN = 0.1  # a joint that seems to move less is not sped up any further
 
@@ -75,7 +76,7 @@ def main(
 ) -> None:
     """Calibrate unseen arms once each, and measure."""
     unseen = arms.unseen_arms(embodiments, seed)
-    work = [(unseen[np.array([i])], seed * 1000 + i, episodes, exploration) for i in range(embodiments)]
+    work = [(unseen[np.array([i])], seed_of(seed, Part.ROBOT, i), episodes, exploration) for i in range(embodiments)]
     found = []
     for number, item in enumerate(arms.each_arm(one_arm, model, work, jobs, "cpu")):
         found.append(item)

@@ -31,6 +31,7 @@ from vla_align_ros.experience.builder import without_held
 from vla_align_ros.experience.source import EXPERIENCES
 from vla_align_ros.policy import Policy
 from vla_align_ros.policy.load import Device
+from vla_align_ros.seeds import Part, seed_of
 from vla_align_ros.types import Experience, Observation, UInt8Array
 
 HARM = USE = 0.05
@@ -138,7 +139,7 @@ def with_images(item: Experience, before: Any, after: Any) -> Experience:
 def at_work(policy: Policy, arm: Embodiments, seed: int) -> Experiences:
     """Twice what the buffer holds, half of the time random motion; the joint is held in some of it."""
     shipped = arms.shipped_token(policy)
-    first, second = (arms.work(policy, arm, shipped, seed + turn * 1_000_003, 0.5) for turn in (0, 1))
+    first, second = (arms.work(policy, arm, shipped, seed_of(seed, Part.TURN, turn), 0.5) for turn in (0, 1))
     return first + later(second, first)
 
 
@@ -155,7 +156,7 @@ def one_arm(policy: Policy, arm: Embodiments, other_arm: Embodiments, seed: int)
     aligned = arms.aligned(policy, shipped, in_buffer(policy, mine), params, seed).proposed
 
     def error(token: Any) -> float:
-        return float(action_error(policy, BENCH, arm, token[None], seed + 7, HELD_OUT)[0])
+        return float(action_error(policy, BENCH, arm, token[None], seed_of(seed, Part.HELD_OUT), HELD_OUT)[0])
 
     starts = {"fresh": shipped, "aligned": aligned}
     before = {name: error(token) for name, token in starts.items()}
@@ -222,9 +223,9 @@ def main(
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the numbers here.")] = None,
 ) -> None:
     """Align on corrupted experience, and count what was kept."""
-    unseen = arms.unseen_arms(embodiments, seed + 500)
+    unseen = arms.unseen_arms(embodiments, seed_of(seed, Part.GUARD_ARMS))
     rows = [np.array([i]) for i in range(embodiments)]
-    work = [(unseen[row], unseen[(row + 1) % embodiments], seed * 1000 + int(row[0])) for row in rows]
+    work = [(unseen[row], unseen[(row + 1) % embodiments], seed_of(seed, Part.ROBOT, int(row[0]))) for row in rows]
     found = []
     for number, items in enumerate(arms.each_arm(one_arm, model, work, jobs, device)):
         found += items

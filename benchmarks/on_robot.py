@@ -31,6 +31,7 @@ from vla_align_ros.bench.reach2.embodiment import unshifted as unshifted_arms
 from vla_align_ros.experience.builder import without_held
 from vla_align_ros.policy import Policy
 from vla_align_ros.policy.load import Device
+from vla_align_ros.seeds import Part, seed_of
 from vla_align_ros.types import Experience
 
 EXPERIENCES_A_ROUND = 64
@@ -54,9 +55,9 @@ def one_arm(
             arm = ACCIDENTS[accident](arm)
             hit = float(arms.successes(policy, arm, token, n, seed).mean())
             rate = float(arms.successes(policy, arm, shipped, n, seed).mean())
-        made = arms.work(policy, arm, token, seed * 100 + index, exploration, EXPERIENCES_A_ROUND)
+        made = arms.work(policy, arm, token, seed_of(seed, Part.ROUND, index), exploration, EXPERIENCES_A_ROUND)
         buffer += later(without_held(made, policy.config.robot), buffer)
-        done = arms.aligned(policy, token, buffer, arms.recommended(policy), seed + index)
+        done = arms.aligned(policy, token, buffer, arms.recommended(policy), seed_of(seed, Part.ATTEMPT, index))
         token = done.used
         reasons.append(done.report.reason.value)
         on.append(float(arms.successes(policy, arm, token, n, seed).mean()))
@@ -92,8 +93,10 @@ def main(
     """Let unseen arms work and align in turns."""
     if shift_after >= rounds:
         raise typer.BadParameter(f"--shift-after must be below --rounds, which is {rounds}; got {shift_after}")
-    unseen = unshifted_arms(embodiments) if unshifted else arms.unseen_arms(embodiments, seed + 300)
-    work = [(unseen[i], i, seed * 1000 + i, rounds, shift_after, exploration, episodes) for i in range(embodiments)]
+    drawn = seed_of(seed, Part.ON_ROBOT_ARMS)
+    unseen = unshifted_arms(embodiments) if unshifted else arms.unseen_arms(embodiments, drawn)
+    settings = rounds, shift_after, exploration, episodes
+    work = [(unseen[i], i, seed_of(seed, Part.ROBOT, i), *settings) for i in range(embodiments)]
     found = []
     for number, item in enumerate(arms.each_arm(one_arm, model, work, jobs, device)):
         found.append(item)

@@ -27,6 +27,8 @@ from rich.table import Table
 
 NODE = "vla_align_ros.ros.vla_align_node"
 POLL_S = 0.2
+COUNTED = ("vla_align_ros", "benchmarks")
+BEFORE = "ed130ae6e215423cd369d21198398ea0d4bf6266"  # the last one that knew one robot and one source of experience
 
 
 def clone(folder: Path) -> None:
@@ -45,10 +47,23 @@ def measure_size(folder: Path) -> dict[str, Any]:
     history = parts.pop(".git")
     biggest = sorted(parts.items(), key=lambda part: -part[1])[:5]
     return {
+        "lines": {"now": count_lines(folder, "HEAD"), "before": count_lines(folder, BEFORE)},
         "git_mb": history / 1e6,
         "working_tree_mb": sum(parts.values()) / 1e6,
         "biggest_mb": {name: size / 1e6 for name, size in biggest},
     }
+
+
+def count_lines(folder: Path, commit: str) -> dict[str, Any]:
+    """Python's lines in the clone at a commit, empty ones and comments too, and the longest file."""
+    patterns = [f"{name}/*.py" for name in COUNTED]
+    counts = subprocess.run(
+        ["git", "grep", "--count", "", commit, "--", *patterns], cwd=folder, capture_output=True, text=True, check=True
+    ).stdout
+    lines = {path: int(count) for _, path, count in (line.split(":") for line in counts.splitlines())}
+    longest = max(lines, key=lambda path: lines[path])
+    by_folder = {name: sum(lines[path] for path in lines if path.startswith(f"{name}/")) for name in COUNTED}
+    return {**by_folder, "longest": {longest: lines[longest]}}
 
 
 def measure_command(command: list[str], folder: Path) -> dict[str, Any]:
@@ -102,6 +117,8 @@ def show(found: dict[str, Any]) -> None:
     """The numbers as a table."""
     table = Table("what", "number")
     if "size" in found:
+        for when, lines in found["size"]["lines"].items():
+            table.add_row(f"lines of {' and '.join(COUNTED)}, {when}", ", ".join(str(lines[name]) for name in COUNTED))
         table.add_row("history (.git), packed", f"{found['size']['git_mb']:.1f} MB")
         table.add_row("working tree", f"{found['size']['working_tree_mb']:.1f} MB")
     for part in ("setup", "tests", "fast_tests", "demo"):
@@ -115,7 +132,7 @@ def show(found: dict[str, Any]) -> None:
 
 
 def main(
-    size: Annotated[bool, typer.Option("--size", help="Size of a clean clone.")] = False,
+    size: Annotated[bool, typer.Option("--size", help="Size and lines of a clean clone.")] = False,
     setup: Annotated[bool, typer.Option("--setup", help="`make setup` in a clean clone, empty pip cache.")] = False,
     tests: Annotated[bool, typer.Option("--tests", help="`make test` and `make test-fast`.")] = False,
     demo: Annotated[bool, typer.Option("--demo", help="The demo, and its policy's memory.")] = False,

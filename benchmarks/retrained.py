@@ -41,6 +41,7 @@ from vla_align_ros.bench.reach2.embodiment import Embodiments
 from vla_align_ros.bench.reach2.source import open_sources
 from vla_align_ros.policy import load_policy
 from vla_align_ros.policy.load import Device, find_device
+from vla_align_ros.seeds import Part, seed_of
 from vla_align_ros.training.export import write_model
 from vla_align_ros.training.recipe import Recipe, load_recipe
 from vla_align_ros.training.train import prepare, train
@@ -179,8 +180,9 @@ def main(
         raise typer.BadParameter(f"no row {', '.join(unknown)}; there are {'; '.join(VARIANTS)}")
     names, where = [name for name in VARIANTS if not only or name in only], find_device(device)
     make_eyes(load_recipe(RECIPE), run, where)
-    unseen = arms.unseen_arms(embodiments, seed + 300)
-    seeds = [(seed + 300) * 1000 + number for number in range(embodiments)]
+    drawn = seed_of(seed, Part.ON_ROBOT_ARMS)
+    unseen = arms.unseen_arms(embodiments, drawn)
+    seeds = [seed_of(drawn, Part.ROBOT, number) for number in range(embodiments)]
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
         trainings = {name: pool.submit(train_variant, name, run, samples, where) for name in names}
         measured = {}

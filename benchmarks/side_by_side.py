@@ -31,6 +31,7 @@ from vla_align_ros.params import AlignParams
 from vla_align_ros.policy import Policy, flow
 from vla_align_ros.policy.load import Device
 from vla_align_ros.policy.pi0 import Pi0
+from vla_align_ros.seeds import Part, seed_of
 from vla_align_ros.types import Experience
 
 PLAIN_STEPS, PLAIN_RATE = 20, 0.03
@@ -79,7 +80,8 @@ def plain(losses: ExperienceLosses, start: Tensor, params: AlignParams, seed: in
     optimizer = torch.optim.Adam([token], PLAIN_RATE)
     for step in range(PLAIN_STEPS):
         optimizer.param_groups[0]["lr"] = PLAIN_RATE * (1.0 - step / PLAIN_STEPS)
-        token.grad = gradient(losses, token, torch.arange(len(losses)), params.align_draws, seed * 31 + step)[0]
+        step_seed = seed_of(seed, Part.PLAIN_GRADIENT, step)
+        token.grad = gradient(losses, token, torch.arange(len(losses)), params.align_draws, step_seed)[0]
         optimizer.step()
     return token
 
@@ -142,8 +144,8 @@ def main(
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the numbers here.")] = None,
 ) -> None:
     """Align unseen arms in every way, and measure."""
-    unseen = arms.unseen_arms(embodiments, seed + 700)
-    work = [(unseen[i], seed * 1000 + i, episodes) for i in range(embodiments)]
+    unseen = arms.unseen_arms(embodiments, seed_of(seed, Part.SIDE_BY_SIDE_ARMS))
+    work = [(unseen[i], seed_of(seed, Part.ROBOT, i), episodes) for i in range(embodiments)]
     found = []
     for number, item in enumerate(arms.each_arm(one_arm, model, work, jobs, device)):
         found.append(item)

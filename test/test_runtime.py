@@ -16,14 +16,17 @@ from vla_align_ros.alignment.report import AlignReport
 from vla_align_ros.bench.reach2.bench import BENCH
 from vla_align_ros.bench.robot import SimMessage, make_robot, topics_of
 from vla_align_ros.checkpoint.manifest import Provenance, TokenMismatch
-from vla_align_ros.observation.codecs import IMAGE, JOINT_STATE, STRING, encode_trajectory
+from vla_align_ros.experience.bag import push_sensed
+from vla_align_ros.experience.bag_topics import bag_topics
+from vla_align_ros.experience.storage import BagMessage
+from vla_align_ros.observation.codecs import encode_trajectory
 from vla_align_ros.params import AlignParams, PolicyParams, SimParams
 from vla_align_ros.policy import Policy, load_policy
 from vla_align_ros.runtime import Runtime, make_runtime
 from vla_align_ros.zoo import find_model, robot_of, store_folder
 
 START_NS = 10**18
-TOPICS, CAMERA_TOPICS = topics_of(BENCH.robot), BENCH.robot.cameras
+TYPES, TOPICS = topics_of(BENCH.robot), bag_topics(BENCH.robot, str)
 PERIOD_NS = 100_000_000
 
 
@@ -64,14 +67,8 @@ def provenance(running: Runtime) -> Provenance:
 
 
 def push(running: Runtime, message: SimMessage) -> None:
-    kind = TOPICS[message.topic]
-    if kind == IMAGE:
-        camera = next(name for name, topic in CAMERA_TOPICS.items() if topic == message.topic)
-        running.assembler.push_image(camera, message.raw, IMAGE, message.stamp_ns)
-    elif kind == JOINT_STATE:
-        running.assembler.push_joints(message.raw, message.stamp_ns)
-    elif kind == STRING and message.topic.endswith("prompt"):
-        running.assembler.push_prompt(message.raw, message.stamp_ns)
+    sensed = BagMessage(message.topic, TYPES[message.topic], message.stamp_ns, message.raw)
+    push_sensed(sensed, TOPICS, running.assembler)
 
 
 def test_new_store_begins_with_the_models_own_token(running: Runtime, policy: Policy) -> None:

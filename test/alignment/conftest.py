@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from torch import Tensor
 
 sys.path.append(str(Path(__file__).parents[1] / "policy"))
@@ -16,14 +15,6 @@ sys.path.append(str(Path(__file__).parents[1] / "policy"))
 from builders import write_model
 
 from vla_align_ros.policy import Policy, load_policy
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import yaml
 from pydantic import TypeAdapter
 
@@ -27,14 +26,6 @@ from vla_align_ros.robot.description import RobotDescription
 def bench(request: pytest.FixtureRequest) -> Bench[Any]:
     """Each of them."""
     return find_bench(request.param)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

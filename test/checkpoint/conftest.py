@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from provenances import a_provenance
 
 from vla_align_ros.checkpoint import Provenance, TokenStore
 from vla_align_ros.types import Float32Array
@@ -12,14 +13,10 @@ from vla_align_ros.types import Float32Array
 
 @pytest.fixture
 def provenance() -> Provenance:
-    return Provenance(
-        model_name="tiny",
-        base_weights_sha256="ab" * 32,
-        norm_stats_sha256="cd" * 32,
+    return a_provenance(
         state_fields=("shoulder", "elbow"),
         action_fields=("shoulder", "elbow"),
         cameras=("front", "wrist"),
-        reason="align",
         parameters={"align_learning_rate": 0.03, "num_steps": 50, "lambda_perc": 0.1},
         experience={"count": 128, "episodes": [1, 2], "first_stamp_ns": 10**18, "last_stamp_ns": 10**18 + 1},
         losses_before={"dynamics": 0.5},

@@ -17,25 +17,17 @@ from typing import Any
 
 import numpy as np
 
-from vla_align_ros.checkpoint import Provenance, TokenStore
+sys.path.append(str(Path(__file__).parents[1]))
+
+from provenances import a_provenance
+
+from vla_align_ros.checkpoint import TokenStore
 
 STEPS = ("mkdir", "open", "fsync", "rename", "replace", "unlink", "rmdir")  # what a save asks of the disk, in `os`
 
 
-def provenance() -> Provenance:
-    return Provenance(
-        model_name="tiny",
-        base_weights_sha256="ab" * 32,
-        norm_stats_sha256="cd" * 32,
-        state_fields=("shoulder",),
-        action_fields=("shoulder",),
-        cameras=("front",),
-        reason="align",
-    )
-
-
 def save(root: Path, value: int, keep: int) -> str:
-    return TokenStore(root, keep).save(np.full((4, 16), value, np.float32), provenance()).name
+    return TokenStore(root, keep).save(np.full((4, 16), value, np.float32), a_provenance()).name
 
 
 def loop(root: Path, count: int, first: int) -> None:

@@ -12,6 +12,7 @@ import pytest
 import safetensors.numpy
 from hypothesis import given
 from hypothesis import strategies as st
+from provenances import a_provenance
 
 from vla_align_ros.checkpoint import Provenance, StoreError, TokenStore
 from vla_align_ros.checkpoint.version import TOKEN_KEY, read_version
@@ -159,16 +160,7 @@ def test_no_damage_to_a_token_file_goes_unnoticed(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     store = TokenStore(tmp_path_factory.mktemp("damage"), keep=1)
-    example = Provenance(
-        model_name="m",
-        base_weights_sha256="0" * 64,
-        norm_stats_sha256="0" * 64,
-        state_fields=("j",),
-        action_fields=("j",),
-        cameras=("c",),
-        reason="initial",
-    )
-    store.save(np.ones((1, 4), np.float32), example)
+    store.save(np.ones((1, 4), np.float32), a_provenance())
     path = store.root / "versions" / "000001" / "token.safetensors"
     good = path.read_bytes()
     assert TOKEN_KEY.encode() in good

@@ -6,22 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from provenances import a_provenance
 from typer.testing import CliRunner, Result
 
-from vla_align_ros.checkpoint import Provenance, StoreOwnership, TokenStore
+from vla_align_ros.checkpoint import StoreOwnership, TokenStore
 from vla_align_ros.cli.checkpoints import app
 
-PROVENANCE = Provenance(
-    model_name="tiny",
-    base_weights_sha256="ab" * 32,
-    norm_stats_sha256="cd" * 32,
-    state_fields=("shoulder",),
-    action_fields=("shoulder",),
-    cameras=("front",),
-    reason="align",
-    losses_before={"dynamics": 0.5},
-    losses_after={"dynamics": 0.25},
-)
+PROVENANCE = a_provenance(losses_before={"dynamics": 0.5}, losses_after={"dynamics": 0.25})
 
 
 @pytest.fixture

@@ -11,9 +11,11 @@ import numpy as np
 from robots import a_robot
 
 from vla_align_ros.action.trajectory import to_trajectory
+from vla_align_ros.experience.bag import push_sensed
 from vla_align_ros.experience.bag_topics import bag_topics
 from vla_align_ros.experience.builder import ExperienceBuilder
 from vla_align_ros.experience.recorder import BagRecorder
+from vla_align_ros.experience.storage import BagMessage
 from vla_align_ros.observation.assemble import AssemblerLimits, ObservationAssembler, ObservationRefused
 from vla_align_ros.observation.codecs import (
     IMAGE,
@@ -66,16 +68,11 @@ def new_pipeline(
 
 def feed(assembler: ObservationAssembler, builder: ExperienceBuilder, sent: Sent, t_ns: int) -> None:
     """What a node's callbacks do with a message that arrives at `t_ns`."""
-    camera = {topic: camera for camera, topic in TOPICS.cameras.items()}.get(sent.topic)
     with suppress(MessageRefused, ObservationRefused):
-        if camera is not None:
-            assembler.push_image(camera, sent.raw, IMAGE, t_ns)
-        elif sent.topic == JOINTS_TOPIC:
-            assembler.push_joints(sent.raw, t_ns)
-        elif sent.topic == TOPICS.prompt:
-            assembler.push_prompt(sent.raw, t_ns)
-        else:
+        if sent.topic == TOPICS.command:
             builder.push_command(sent.raw, t_ns)
+        else:
+            push_sensed(BagMessage(sent.topic, TYPES[sent.topic], t_ns, sent.raw), TOPICS, assembler)
 
 
 def chunk_message(tick: int, first: float, horizon: int = 8) -> Sent:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,10 +13,6 @@ for _folder in (Path(__file__).parent, Path(__file__).parents[2] / "benchmarks")
 
 
 @pytest.fixture(autouse=True)
-def _reproducible() -> Iterator[None]:
-    """The same random weights in every run, and one thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def _reproducible() -> None:
+    """The same random weights in every run."""
     torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads)

@@ -12,6 +12,7 @@ import pytest
 sys.path += [str(Path(__file__).parent), *(str(Path(__file__).parents[1] / folder) for folder in ("robot", "policy"))]
 
 from live import Ros
+from policy_live import Feed
 
 
 @pytest.fixture
@@ -34,3 +35,9 @@ def shared_ros(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ros]:
     finally:
         made.close()
         print(made.outputs())
+
+
+@pytest.fixture(scope="module")
+def robot(shared_ros: Ros) -> Feed:
+    """What the policy's node serves, where a module has no robot of its own."""
+    return Feed(shared_ros)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 from live import LATCHED, RELIABLE, TIMEOUT_S
-from policy_live import CAMERA, JOINTS, OTHER_CAMERA, PROMPT, Feed, ParameterClient, PolicyProcess
+from policy_live import CAMERA, JOINTS, OTHER_CAMERA, PROMPT, ParameterClient, PolicyProcess
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header, String
@@ -23,11 +23,6 @@ pytestmark = [pytest.mark.ros, pytest.mark.slow]
 COLOUR, WRIST, WORDS = "/driver/colour", "/driver/wrist", "/operator/words"
 REMAPS = {CAMERA: COLOUR, OTHER_CAMERA: WRIST, PROMPT: WORDS}
 TASK = "touch the red target"
-
-
-@pytest.fixture(scope="module")
-def robot(shared_ros):
-    return Feed(shared_ros)
 
 
 @pytest.fixture(scope="module")

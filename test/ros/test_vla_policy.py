@@ -1,25 +1,19 @@
-"""The node `vla_policy` as a real process: what it publishes, what bad input does to it, how it aligns meanwhile."""
+"""The node `vla_policy` as a real process: what it publishes, and how it aligns meanwhile. (What bad input does to it:
+test_motion_safety.py.)"""
 
-import itertools
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
-from diagnostic_msgs.msg import DiagnosticStatus
 from live import RELIABLE
 from policy_live import (
     ALIGN_QUICKLY,
-    CAMERA,
-    JOINTS,
     MANAGER,
     PERIOD_NS,
-    Feed,
     ParameterClient,
     PolicyProcess,
     lenient_model,
     stamp_ns,
-    start_of,
 )
 from std_msgs.msg import Float64
 from trajectory_msgs.msg import JointTrajectory
@@ -28,11 +22,6 @@ from vla_align_ros.action.trajectory import hold_trajectory
 from vla_align_ros.bench.reach2.arm import JOINT_NAMES
 from vla_align_ros.checkpoint.store import TokenStore
 from vla_align_ros.observation.codecs import (
-    IMAGE,
-    JOINT_STATE,
-    TYPESTORE,
-    decode_image,
-    encode_image,
     encode_trajectory,
 )
 
@@ -40,18 +29,12 @@ pytestmark = [pytest.mark.ros, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
-def robot(shared_ros):
-    return Feed(shared_ros)
-
-
-@pytest.fixture(scope="module")
 def node(shared_ros, robot, tmp_path_factory):
     folder = tmp_path_factory.mktemp("policy")
-    limits = {"image_stale_s": 0.4, "joint_stale_s": 0.3, "frozen_s": 0.6}
     varied = {"exploration_fraction": 0.9}  # the opposite arm's token alone would keep the arm at its stops
     model = str(lenient_model(folder))
     others = {"other_command_topics": "/teleop"}
-    made = PolicyProcess(shared_ros, folder, **{"model": model, **limits, **ALIGN_QUICKLY, **varied, **others})
+    made = PolicyProcess(shared_ros, folder, **{"model": model, **ALIGN_QUICKLY, **varied, **others})
     made.chunks.wait()
     return made
 
@@ -62,10 +45,8 @@ def parameters(shared_ros, node):
 
 
 @pytest.fixture(autouse=True)
-def _all_is_well_again(node, robot):
+def _all_is_well_again(node):
     yield
-    robot.change.clear()
-    robot.say_the_task()
     node.bring_to("active")
     node.chunks.wait_for_new()
     assert node.process.running
@@ -110,135 +91,6 @@ def test_chunks_follow_each_other_every_four_ticks(node):
     assert (steps > 0).all()
     assert (steps % PERIOD_NS == 0).all()
     assert np.median(steps) == 4 * PERIOD_NS
-
-
-def test_nothing_is_published_unless_active_but_one_hold_where_the_arm_was_measured(node, robot):
-    robot.change[JOINTS] = joints_with(name=["shoulder", "elbow"], position=np.array([0.25, 0.5]))
-    node.chunks.wait_for_new(lambda chunk: np.allclose(start_of(chunk), [0.25, 0.5], atol=1e-6))
-    before_ns = node.ros.node.get_clock().now().nanoseconds
-    assert node.transition("deactivate")
-    hold = node.chunks.wait(lambda chunk: len(chunk.points) == 1 and stamp_ns(chunk) > before_ns)
-    assert not any(hold.points[0].velocities)
-    np.testing.assert_allclose(hold.points[0].positions, [0.25, 0.5])
-    assert node.chunks.messages[-1] is hold, "no chunk may come behind the hold"
-    for _ in range(2):
-        status = node.wait_for_status("inference", lambda status: status.message == "inactive")
-        assert status.level == DiagnosticStatus.OK
-    assert node.chunks.messages[-1] is hold
-    assert node.transition("activate")
-    node.chunks.wait_for_new(lambda chunk: len(chunk.points) > 1)
-
-
-# --- bad input ---
-
-
-def silent(message):
-    return None
-
-
-def frozen():
-    """The picture of the moment, for ever, with stamps that go on."""
-    picture = []
-
-    def again(message):
-        picture[:] = picture or [decode_image(message.raw, IMAGE).image]
-        return encode_image(picture[0], message.stamp_ns)
-
-    return again
-
-
-def image_with(**fields):
-    """An image message with some fields changed."""
-
-    def changed(message):
-        image = TYPESTORE.deserialize_cdr(message.raw, IMAGE)
-        return bytes(TYPESTORE.serialize_cdr(replace(image, **fields), IMAGE))
-
-    return changed
-
-
-def joints_with(**fields):
-    """A joint state with some fields changed."""
-
-    def changed(message):
-        state = TYPESTORE.deserialize_cdr(message.raw, JOINT_STATE)
-        return bytes(TYPESTORE.serialize_cdr(replace(state, **fields), JOINT_STATE))
-
-    return changed
-
-
-def cut_off(message):
-    return message.raw[: len(message.raw) // 2]
-
-
-def in_turn(*changes):
-    """Each message with another fault."""
-    turns = itertools.cycle(changes)
-    return lambda message: next(turns)(message)
-
-
-BAD_IMAGES = {
-    "wrong_encoding": image_with(encoding="bayer_rggb16"),
-    "empty_data": image_with(data=np.zeros(0, np.uint8), width=0, height=0),
-    "wrong_step": image_with(step=10),
-    "wrong_size": image_with(height=63),
-    "malformed": cut_off,
-}
-BAD_JOINTS = {
-    "duplicate_joint": joints_with(name=["shoulder", "elbow", "elbow"], position=np.zeros(3)),
-    "non_finite": joints_with(position=np.array([0.1, np.nan])),
-    "empty_position": joints_with(position=np.zeros(0)),
-    "length_mismatch": joints_with(position=np.zeros(3)),
-    "malformed": cut_off,
-}
-FAULTS = {
-    "camera silent": (CAMERA, silent, "stale_image", ()),
-    "camera frozen": (CAMERA, frozen(), "frozen_image", ()),
-    "bad images": (CAMERA, in_turn(*BAD_IMAGES.values()), "stale_image", BAD_IMAGES),
-    "joints silent": (JOINTS, silent, "stale_joints", ()),
-    "bad joint states": (JOINTS, in_turn(*BAD_JOINTS.values()), "stale_joints", BAD_JOINTS),
-}
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_fault_is_refused_with_a_reason_and_chunks_come_again_when_it_is_over(node, robot, fault):
-    topic, change, reason, message_reasons = FAULTS[fault]
-    before = node.wait_for_status("observation")
-    robot.change[topic] = change
-
-    def seen(status):
-        counted = all(status.refused(item) > before.refused(item) for item in (reason, *message_reasons))
-        return counted and status.message.startswith(reason) and status.level == DiagnosticStatus.WARN
-
-    node.wait_for_status("observation", seen)
-    last = node.chunks.messages[-1]
-    node.wait_for_status("observation", seen)
-    assert node.chunks.messages[-1] is last, "no chunk goes out meanwhile"
-    robot.change.clear()
-    node.chunks.wait_for_new()
-    node.wait_for_status("observation", lambda status: status.level == DiagnosticStatus.OK)
-
-
-def test_reordered_and_foreign_joints_are_matched_by_name(node, robot):
-    mixed = joints_with(name=["gripper", "elbow", "shoulder"], position=np.array([9.0, 0.5, -0.25]))
-    robot.change[JOINTS] = mixed
-    node.chunks.wait_for_new(lambda chunk: np.allclose(start_of(chunk), [-0.25, 0.5], atol=1e-6))
-
-
-@pytest.mark.parametrize(
-    ("prompt", "reason"),
-    [
-        (" \n", "prompt_empty"),
-        ("red " * 5000, "prompt_too_long"),
-        ("touch the red target with the tip of the arm and then come back", "prompt_too_long"),
-    ],
-    ids=["empty", "huge", "too many tokens"],
-)
-def test_prompt_that_cannot_be_used_is_refused_and_the_old_one_stays(node, robot, prompt, reason):
-    before = node.wait_for_status("observation").refused(reason)
-    robot.say(prompt)
-    node.wait_for_status("observation", lambda status: status.refused(reason) == before + 1)
-    node.chunks.wait_for_new()
 
 
 # --- alignment ---

@@ -10,25 +10,56 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from vla_align_ros.alignment.losses import ExperienceLosses
 from vla_align_ros.alignment.pick import pick
+from vla_align_ros.bench.collect import collect_experience
 from vla_align_ros.bench.evaluate import finished
 from vla_align_ros.bench.reach2.bench import BENCH
 from vla_align_ros.bench.reach2.embodiment import unshifted
 from vla_align_ros.bench.reach2.source import Reach2Source, open_sources
-from vla_align_ros.experience.source import Sources
+from vla_align_ros.experience.builder import without_held
+from vla_align_ros.experience.source import Source, Sources
 from vla_align_ros.policy import Policy, load_policy
 from vla_align_ros.training import learned_step
 from vla_align_ros.training.export import export
 from vla_align_ros.training.learned_step import TrainingError
 from vla_align_ros.training.recipe import Recipe, RecipeError, VisionRecipe, load_recipe
-from vla_align_ros.training.train import train
+from vla_align_ros.training.train import Trainee, train
 from vla_align_ros.types import Experience
 
 pytestmark = pytest.mark.slow
 
 RECIPE = Path(__file__).parents[2] / "config" / "train" / "tiny.yaml"
 CPU = torch.device("cpu")
-SOURCES = open_sources(0, robots=4, validation_robots=1)
+
+
+class AtRandom(Reach2Source):
+    """Arms that move freely whatever an untrained policy says; as much of their experience as a limit needs."""
+
+    def experiences(
+        self, robot: int, policy: Policy, seed: int, count: int, exploration_fraction: float = 1.0
+    ) -> list[Experience]:
+        start = policy.initial_token()
+        assert start is not None
+        (made,) = collect_experience(policy, BENCH, self.arms[robot], start[None], min(count, 56), seed, 1.0)
+        return without_held(made, policy.config.robot)
+
+
+class Held(Reach2Source):
+    """Arms that never move freely."""
+
+    def experiences(
+        self, robot: int, policy: Policy, seed: int, count: int, exploration_fraction: float = 0.5
+    ) -> list[Experience]:
+        return []
+
+
+def of_arms(kind: type[Reach2Source], source: Source) -> Reach2Source:
+    assert isinstance(source, Reach2Source)
+    return kind(source.arms, source.name, source.labels)
+
+
+SOURCES = Sources(*(of_arms(AtRandom, source) for source in open_sources(0, robots=4, validation_robots=1)))
 
 
 @pytest.fixture(scope="module")
@@ -46,33 +77,39 @@ class Killed(Exception):
     pass
 
 
-class Held(Reach2Source):
-    """Arms that never move freely."""
-
-    def experiences(
-        self, robot: int, policy: Policy, seed: int, count: int, exploration_fraction: float = 0.5
-    ) -> list[Experience]:
-        return []
+@pytest.fixture(scope="module")
+def trained(small: Recipe, tmp_path_factory: pytest.TempPathFactory) -> tuple[Trainee, Path]:
+    """One run, and its folder."""
+    run = tmp_path_factory.mktemp("run")
+    return train(RECIPE, small, SOURCES, run, lambda line: None, CPU), run
 
 
-def test_a_run_that_was_cut_off_ends_in_the_same_bits(small: Recipe, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def exported(small: Recipe, trained: tuple[Trainee, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The zoo folder that came of it."""
+    folder = tmp_path_factory.mktemp("zoo") / "model"
+    export(trained[0], small, RECIPE, trained[1], folder, lambda line: None)
+    return folder
+
+
+def test_a_run_that_was_cut_off_ends_in_the_same_bits(
+    small: Recipe, trained: tuple[Trainee, Path], tmp_path: Path
+) -> None:
     def cut(line: dict[str, object]) -> None:
         if line.get("stage") == "policy" and line.get("step") == 4:
             raise Killed
 
-    train(RECIPE, small, SOURCES, tmp_path / "whole", lambda line: None, CPU)
     with pytest.raises(Killed):
-        train(RECIPE, small, SOURCES, tmp_path / "cut", cut, CPU, save_every_s=0.0)
-    assert int(load_file(tmp_path / "cut" / "policy.safetensors")["step"]) == 4
-    train(RECIPE, small, SOURCES, tmp_path / "cut", lambda line: None, CPU)
-    whole, cut_off = (load_file(tmp_path / name / "policy.safetensors") for name in ("whole", "cut"))
+        train(RECIPE, small, SOURCES, tmp_path, cut, CPU, save_every_s=0.0)
+    assert int(load_file(tmp_path / "policy.safetensors")["step"]) == 4
+    train(RECIPE, small, SOURCES, tmp_path, lambda line: None, CPU)
+    whole, cut_off = (load_file(folder / "policy.safetensors") for folder in (trained[1], tmp_path))
     assert whole.keys() == cut_off.keys()
     assert [key for key in whole if not torch.equal(whole[key], cut_off[key])] == []
 
 
-def test_every_step_is_logged_with_losses_norms_and_rates(small: Recipe, tmp_path: Path) -> None:
-    train(RECIPE, small, SOURCES, tmp_path, lambda line: None, CPU)
-    steps = [item for item in map(json.loads, (tmp_path / "log.jsonl").open()) if item["stage"] == "policy"]
+def test_every_step_is_logged_with_losses_norms_and_rates(trained: tuple[Trainee, Path]) -> None:
+    steps = [item for item in map(json.loads, (trained[1] / "log.jsonl").open()) if item["stage"] == "policy"]
     assert [item["step"] for item in steps] == list(range(6))
     wanted = {"action_loss", "perception_loss", "dynamics_loss", "inverse_dynamics_loss", "total_loss"}
     assert wanted | {"e_token_norm", "e_token_grad_norm", "e_token_learning_rate"} <= steps[0].keys()
@@ -86,12 +123,10 @@ def test_the_features_eye_is_made_without_labels_where_the_recipe_says_so(small:
     assert "presence_loss" not in logged[0]
 
 
-def test_what_is_exported_loads_and_acts(small: Recipe, tmp_path: Path) -> None:
-    trainee = train(RECIPE, small, SOURCES, tmp_path / "run", lambda line: None, CPU)
-    export(trainee, small, RECIPE, tmp_path / "run", tmp_path / "zoo", lambda line: None)
-    policy = load_policy(tmp_path / "zoo", "cpu")
+def test_what_is_exported_loads_and_acts(trained: tuple[Trainee, Path], exported: Path) -> None:
+    policy = load_policy(exported, "cpu")
     assert policy.token is not None
-    assert torch.equal(policy.token, trainee.model.peft_prefix_token.detach() + policy.alignment.bank[0])
+    assert torch.equal(policy.token, trained[0].model.peft_prefix_token.detach() + policy.alignment.bank[0])
     distances = finished(policy, BENCH, unshifted(2), policy.token.expand(2, -1, -1), seed=1).distance_m()
     assert np.isfinite(distances).all()
     assert {limit.robots for limit in policy.alignment.stats.limits.values()} == {1}
@@ -99,53 +134,54 @@ def test_what_is_exported_loads_and_acts(small: Recipe, tmp_path: Path) -> None:
 
 
 def test_a_step_is_learned_from_the_arms_that_a_cut_off_run_has_left(
-    small: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small: Recipe, trained: tuple[Trainee, Path], exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    trainee, run = trained
+    seen, candidates = list[object](), list[Tensor]()
+
     def cut(line: dict[str, object]) -> None:
         if line.get("stage") == "examples" and line.get("step") == 2:
             raise Killed
 
-    run, seen = tmp_path / "run", list[object]()
-    trainee = train(RECIPE, small, SOURCES, run, lambda line: None, CPU)
-    with pytest.raises(Killed):
-        export(trainee, small, RECIPE, run, tmp_path / "cut", cut)
-    export(
-        trainee,
-        small,
-        RECIPE,
-        run,
-        tmp_path / "cut",
-        lambda line: seen.append(line.get("step") if line["stage"] == "examples" else None),
-    )
-    assert [step for step in seen if step is not None] == [3, 4]
-    assert not list(run.glob("examples_*")), "a later export may have other code"
-    candidates = list[Tensor]()
+    def note(line: dict[str, object]) -> None:
+        if line["stage"] == "examples":
+            seen.append(line.get("step"))
 
-    def spied(losses: object, rows: Tensor, tokens: Tensor, seed: int) -> int:
+    def spied(losses: ExperienceLosses, rows: Tensor, tokens: Tensor, seed: int) -> int:
         candidates.append(tokens)
         return pick(losses, rows, tokens, seed)
 
     monkeypatch.setattr(learned_step, "pick", spied)
-    export(trainee, small, RECIPE, run, tmp_path / "whole", lambda line: None)
+    with pytest.raises(Killed):
+        export(trainee, small, RECIPE, run, tmp_path / "cut", cut)
+    export(trainee, small, RECIPE, run, tmp_path / "cut", note)
+    assert seen == [3, 4]
+    assert not list(run.glob("examples_*")), "a later export may have other code"
     own = trainee.model.peft_prefix_token.detach() + trainee.bank.offsets.detach()
+    assert len(candidates) == len(own)
     for arm, tokens in enumerate(candidates):
         assert torch.equal(tokens, own[torch.arange(len(own)) != arm]), "an arm's own token would be no example"
-    cut_off, whole = (load_file(tmp_path / name / "token_bank.safetensors") for name in ("cut", "whole"))
+    cut_off, whole = (load_file(folder / "token_bank.safetensors") for folder in (tmp_path / "cut", exported))
     assert torch.equal(cut_off["learned_step"], whole["learned_step"])
 
 
-def test_robots_that_never_move_freely_end_an_export_with_a_sentence(small: Recipe, tmp_path: Path) -> None:
-    run, target = tmp_path / "run", tmp_path / "target"
-    trainee = train(RECIPE, small, SOURCES, run, lambda line: None, CPU)
-    held = Held(SOURCES.training.arms, "held", SOURCES.training.labels)
-    trainee.sources = Sources(SOURCES.training, held)
-    with pytest.raises(TrainingError, match="none of 4 validation robots moved freely often enough"):
-        export(trainee, small, RECIPE, run, target, lambda line: None)
-    trainee.sources = Sources(held, SOURCES.validation)
-    next(run.glob("examples_*")).unlink()
-    with pytest.raises(TrainingError, match="robot held/0 never moves freely"):
-        export(trainee, small, RECIPE, run, target, lambda line: None)
-    assert not target.exists()
+@pytest.mark.parametrize(
+    ("held", "sentence"),
+    [
+        ("validation", "none of 4 validation robots moved freely often enough"),
+        ("training", "robot reach2-0/0 never moves freely"),
+    ],
+)
+def test_robots_that_never_move_freely_end_an_export_with_a_sentence(
+    small: Recipe, trained: tuple[Trainee, Path], tmp_path: Path, held: str, sentence: str
+) -> None:
+    never = of_arms(Held, SOURCES.training)
+    trainee = dataclasses.replace(trained[0], sources=SOURCES._replace(**{held: never}))
+    with pytest.raises(TrainingError, match=sentence):
+        export(trainee, small, RECIPE, trained[1], tmp_path / "target", lambda line: None)
+    assert not (tmp_path / "target").exists()
+    for examples in trained[1].glob("examples_*"):
+        examples.unlink()
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from vla_align_ros.checkpoint.manifest import Provenance, StoreError
 from vla_align_ros.checkpoint.store import TokenStore
 from vla_align_ros.params import AlignParams
 from vla_align_ros.policy import Policy, PolicyError
+from vla_align_ros.seeds import Part, seed_of
 from vla_align_ros.types import Experience
 
 
@@ -116,13 +117,13 @@ def _propose_and_judge(
     everything, weights = [*parts.learn, *parts.judged], weights_of(params)
     losses = ExperienceLosses(policy, everything, weights)
     learn_rows, judge_rows = torch.arange(len(parts.learn)), torch.arange(len(parts.learn), len(losses))
-    before = on_later(losses, running, judge_rows, seed + 1)
+    before = on_later(losses, running, judge_rows, seed_of(seed, Part.JUDGING))
     report = replace(report, before=means(before))
     try:
         proposal = propose(policy, losses, learn_rows, running, params, seed, on_step)
     except FloatingPointError as error:
         return Verdict(Reason.NON_FINITE, str(error)), report, None
-    evidence = collect(policy, losses, everything, judge_rows, before, proposal, seed + 1)
+    evidence = collect(policy, losses, everything, judge_rows, before, proposal, seed_of(seed, Part.JUDGING))
     report = replace(
         report,
         best_known_name=proposal.best_known_name,

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from vla_align_ros.alignment.losses import ExperienceLosses
+from vla_align_ros.seeds import Part, seed_of
 
 FIRST_ROUND = 8  # experiences that every token is scored by
 FINALISTS = 12  # tokens that are scored by all
@@ -22,5 +23,5 @@ def pick(losses: ExperienceLosses, rows: Tensor, candidates: Tensor, seed: int) 
     first = losses.weighted(losses(candidates, few, 1, seed)).mean(1)
     best = first.argsort()[:FINALISTS]
     finalists = torch.cat([best.new_zeros(1), best]).unique()
-    scores = losses.weighted(losses(candidates[finalists], rows, 1, seed + 1)).mean(1)
+    scores = losses.weighted(losses(candidates[finalists], rows, 1, seed_of(seed, Part.FINALISTS))).mean(1)
     return int(finalists[scores.argmin()])

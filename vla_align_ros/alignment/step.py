@@ -17,6 +17,7 @@ from vla_align_ros.alignment.pick import pick
 from vla_align_ros.alignment.report import StepCurve
 from vla_align_ros.params import AlignParams
 from vla_align_ros.policy import Policy
+from vla_align_ros.seeds import Part, seed_of
 
 ROWS_AT_ONCE = 32  # in one backward pass: bounds the memory, whatever align_batch_size is
 
@@ -60,7 +61,7 @@ def find_best_known(
     """The token, among the running one, E_0 and the bank, that explains `rows` best, without dynamics; and its name."""
     candidates = torch.cat([torch.stack([running, policy.e_0]), policy.e_0 + policy.alignment.bank])
     names = ["running token", "E_0", *(f"bank token {row}" for row in range(len(policy.alignment.bank)))]
-    best = pick(losses.without_dynamics(), rows, candidates, seed + 2)
+    best = pick(losses.without_dynamics(), rows, candidates, seed_of(seed, Part.PICK))
     return candidates[best], names[best]
 
 
@@ -85,7 +86,7 @@ def descend(
     curve = []
     for step in range(params.align_steps):
         batch = rows[torch.randperm(len(rows), generator=generator)[: params.align_batch_size]]
-        found, mean_losses = gradient(losses, shadow, batch, params.align_draws, seed * 1009 + step + 1)
+        found, mean_losses = gradient(losses, shadow, batch, params.align_draws, seed_of(seed, Part.GRADIENT, step))
         direction = (moves.T @ (reads @ found.flatten())).view_as(shadow)
         shadow = within_bank(policy, shadow - rate * direction)
         if not bool(torch.isfinite(shadow).all()) or not all(map(math.isfinite, mean_losses.values())):
@@ -103,7 +104,7 @@ def gradient(
     (t, noise) for each row, by `seed`."""
     token, slope, found = token.detach().requires_grad_(True), torch.zeros_like(token), []
     for index, part in enumerate(rows.split(ROWS_AT_ONCE)):
-        found.append(losses(token, part, draws, seed * 1009 + index))
+        found.append(losses(token, part, draws, seed_of(seed, Part.EXPERIENCES, index)))
         slope += torch.autograd.grad(losses.weighted(found[-1]).sum() / len(rows), token)[0]
     return slope, means({task: torch.cat([part[task].detach() for part in found]) for task in found[0]})
 

@@ -15,6 +15,7 @@ from vla_align_ros.experience.builder import without_held
 from vla_align_ros.experience.source import EXPERIENCES
 from vla_align_ros.params import PolicyParams
 from vla_align_ros.policy import Policy
+from vla_align_ros.seeds import Part, Stream, rng_of, seed_of
 from vla_align_ros.types import Experience
 
 MOST_TURNS = 8  # at most so many times as many experiences are recorded as are wanted
@@ -42,10 +43,10 @@ def collect_experience(
     rows = np.repeat(np.arange(len(arms)), episodes)
     batch = begin(policy, bench, [arms[row] for row in rows.tolist()], seed)
     speed = PolicyParams.exploration_speed_fraction * bench.robot.velocity_max
-    exploration = Exploration(len(rows), horizon, execute, speed, np.random.default_rng([seed, 23]))
+    exploration = Exploration(len(rows), horizon, execute, speed, rng_of(seed, Stream.EXPLORATION))
     seen, sent = [batch.observe()], []
     for step in range(-(-count // episodes) + span - 1):
-        noise = draw_noise(policy, len(rows), seed * 2003 + step)
+        noise = draw_noise(policy, len(rows), seed_of(seed, Part.COLLECTING, step))
         chunks = sample_chunks(policy, seen[-1], tokens[torch.from_numpy(rows)], noise)
         velocities, exploring = exploration.chunk(exploration_fraction)
         for row in np.flatnonzero(exploring).tolist():
@@ -81,7 +82,7 @@ def fill_buffer(
     joint was held do not count. Fewer where MOST_TURNS times as many recorded ones do not hold them."""
     robot, found = policy.config.robot, list[Experience]()
     for turn in range(MOST_TURNS * -(-count // EXPERIENCES)):
-        turn_seed = seed + turn * 1_000_003
+        turn_seed = seed_of(seed, Part.TURN, turn)
         (made,) = collect_experience(policy, bench, [arm], token[None], EXPERIENCES, turn_seed, exploration_fraction)
         found += later(without_held(made, robot), found)
         if len(found) >= count:

@@ -17,6 +17,7 @@ from torch import Tensor
 from vla_align_ros.bench.port import Arms, Bench, Embodiment, Episodes, FloatArray
 from vla_align_ros.bench.sampling import begin, draw_noise, sample_chunks
 from vla_align_ros.policy import Policy
+from vla_align_ros.seeds import Part, seed_of
 from vla_align_ros.types import Float32Array
 
 Act = Callable[[Episodes, NDArray[np.intp]], FloatArray | Float32Array]
@@ -44,7 +45,7 @@ def acting(policy: Policy, tokens: Tensor, seed: int) -> Act:
 
     def act(going: Episodes, rows: NDArray[np.intp]) -> Float32Array:
         mine = torch.from_numpy(rows)
-        noise = draw_noise(policy, len(tokens), seed * 1009 + next(steps))
+        noise = draw_noise(policy, len(tokens), seed_of(seed, Part.ACTING, next(steps)))
         return sample_chunks(policy, going.observe(), tokens[mine], noise[mine])
 
     return act

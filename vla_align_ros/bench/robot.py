@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import count
 
-import numpy as np
-
 from vla_align_ros.bench.port import Bench, Embodiment, find_bench
 from vla_align_ros.bench.sensor_noise import with_sensor_noise
 from vla_align_ros.experience.bag_topics import COMMAND, PROMPT
@@ -29,6 +27,7 @@ from vla_align_ros.observation.codecs import (
 )
 from vla_align_ros.params import SimParams
 from vla_align_ros.robot.description import RobotDescription
+from vla_align_ros.seeds import Stream, rng_of
 
 LATE_NS = 500_000_000  # a sensor message that is due longer ago than this is dropped, not sent late
 
@@ -86,7 +85,7 @@ class SimulatedRobot:
         self.description, self.body = bench.robot, bench.body(arm, start_ns, seed, image_size)
         self.dropped = 0
         self.episodes: list[Episode] = []
-        self._noise = np.random.default_rng([seed, 37])
+        self._noise = rng_of(seed, Stream.MESSAGE_NOISE)
         self._joint_names = tuple(item.joint for item in bench.robot.state)
         self._joint_times, self._image_times = _times(start_ns, joint_hz), _times(start_ns, image_hz)
         self._next_joint_ns, self._next_image_ns = next(self._joint_times), next(self._image_times)

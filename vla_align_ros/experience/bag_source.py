@@ -18,6 +18,7 @@ from vla_align_ros.experience.recording import grouped
 from vla_align_ros.experience.source import Labels, RawSamples, Sources, held_out, resized, without_images
 from vla_align_ros.experience.storage import BagError
 from vla_align_ros.policy import Policy
+from vla_align_ros.seeds import Stream, rng_of
 from vla_align_ros.types import Experience
 
 PARTS: Final = 5  # of a recording, so that one bag can be divided into what is trained on and what is held out
@@ -76,7 +77,7 @@ class BagSource:
         described = policy.config.robot
         mine, stride = self.stretches[self.robots[robot]], described.execute
         ticks = sum(item.stop - item.first for item in mine)
-        first = int(np.random.default_rng([seed, 41]).integers(0, max(1, ticks - count * stride + 1)))
+        first = int(rng_of(seed, Stream.STRETCH).integers(0, max(1, ticks - count * stride + 1)))
         due = (
             item
             for item in islice(self._all(mine), first, None)

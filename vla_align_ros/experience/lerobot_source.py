@@ -16,6 +16,7 @@ from vla_align_ros.experience.lerobot import Episode, LeRobotDataset
 from vla_align_ros.experience.lerobot_files import DatasetError
 from vla_align_ros.experience.source import Labels, RawSamples, Sources, held_out, resized
 from vla_align_ros.policy import Policy
+from vla_align_ros.seeds import Stream, rng_of
 from vla_align_ros.types import Experience
 
 
@@ -76,7 +77,7 @@ class LeRobotSource:
         described, horizon = policy.config.robot, policy.model.architecture.action_horizon
         stride, found = described.execute, list[Experience]()
         ends = self._ends(robot, horizon, stride)
-        first = int(np.random.default_rng([seed, 41]).integers(0, max(1, ends[-1] - count + 1)))
+        first = int(rng_of(seed, Stream.STRETCH).integers(0, max(1, ends[-1] - count + 1)))
         for end, recorded in zip(ends, self.episodes[self.robots[robot]], strict=True):
             if end <= first:
                 continue

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from vla_align_ros.observation.resize import letterbox
 from vla_align_ros.policy import Policy
+from vla_align_ros.seeds import Stream, rng_of
 from vla_align_ros.types import Experience, Float32Array, UInt8Array
 
 Episode = TypeVar("Episode")
@@ -122,7 +123,7 @@ def pairs(source: Source, count: int, horizon: int, size: int, seed: int) -> Pai
     """`count` pairs of frames of any robots: a bench's own, else what was recorded before and after some commands."""
     if source.labels is not None:
         return source.labels.pairs(count, size, seed)
-    rng = np.random.default_rng([seed, 2])
+    rng = rng_of(seed, Stream.PAIRS)
     found = source.samples(rng.integers(0, len(source.robots), count), horizon, size, rng).experiences
     before, after = (
         np.stack([np.stack(list(seen.images.values())) for seen in side])

@@ -14,6 +14,7 @@ from vla_align_ros.policy.config import ModelConfig
 from vla_align_ros.policy.features import FeatureExtractor
 from vla_align_ros.policy.inputs import ExperienceInput, PolicyInput
 from vla_align_ros.policy.prepare import Robot
+from vla_align_ros.seeds import Stream, rng_of
 from vla_align_ros.types import Float32Array, Observation
 
 STATS_SAMPLES = 20_000
@@ -23,7 +24,7 @@ FEATURE_BATCH = 256
 def norm_stats(source: Source, config: ModelConfig, seed: int) -> dict[str, NormStats]:
     """Statistics in the model's units of states and actions (those to imitate and those that were sent, together) over
     all robots."""
-    rng = np.random.default_rng([seed, 2])
+    rng = rng_of(seed, Stream.STATISTICS)
     horizon, robot = config.architecture.action_horizon, config.robot
     raw = source.samples(rng.integers(0, len(source.robots), STATS_SAMPLES), horizon, None, rng)
     state = np.stack([item.observation.state for item in raw.experiences])

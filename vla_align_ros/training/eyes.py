@@ -13,6 +13,7 @@ from vla_align_ros.experience.source import Labels, Source, Sources, pairs
 from vla_align_ros.policy.features import FeatureExtractor
 from vla_align_ros.policy.inputs import to_model_image
 from vla_align_ros.policy.pi0 import Pi0
+from vla_align_ros.seeds import Part, seed_of
 from vla_align_ros.training import self_supervised, vision
 from vla_align_ros.training.probe import PROBE_PAIRS, motion_r2
 from vla_align_ros.training.progress import Log, save_atomically
@@ -28,7 +29,7 @@ def make_eyes(recipe: Recipe, sources: Sources, model: Pi0, features: FeatureExt
         _see(recipe, source.labels, model, out, log)
     _see_motion(recipe, source, features, horizon, out, log)
     seed, frames, size = recipe.seed, recipe.vision.frames, features.config.dino.image_size
-    images = _some_images(source, frames // 10, horizon, size, seed + 13)
+    images = _some_images(source, frames // 10, horizon, size, seed_of(seed, Part.FEATURES_PCA))
     features.eval().requires_grad_(False)
     features.fit(to_model_image(torch.from_numpy(images).to(features.mean.device)))
     r2 = motion_r2(features, pairs(sources.validation, min(PROBE_PAIRS, frames), horizon, size, seed))
@@ -38,7 +39,7 @@ def make_eyes(recipe: Recipe, sources: Sources, model: Pi0, features: FeatureExt
 
 def _see(recipe: Recipe, labels: Labels, model: Pi0, out: Path, log: Log) -> None:
     """The policy's eye, from labels."""
-    settings, seed, about = recipe.vision, recipe.seed + 11, model.architecture.vision
+    settings, seed, about = recipe.vision, seed_of(recipe.seed, Part.POLICY_EYE), model.architecture.vision
 
     def patches(x: Tensor) -> Tensor:
         seen: Tensor = model.vision_tower(pixel_values=x).last_hidden_state
@@ -53,7 +54,8 @@ def _see(recipe: Recipe, labels: Labels, model: Pi0, out: Path, log: Log) -> Non
 
 def _see_motion(recipe: Recipe, source: Source, features: FeatureExtractor, horizon: int, out: Path, log: Log) -> None:
     """The features' eye."""
-    settings, seed, dino, labels = recipe.vision, recipe.seed + 12, features.config.dino, source.labels
+    settings, dino, labels = recipe.vision, features.config.dino, source.labels
+    seed = seed_of(recipe.seed, Part.FEATURES_EYE)
 
     def pretrain(log: Log) -> dict[str, float]:
         if labels is None or settings.self_supervised:

@@ -22,6 +22,7 @@ from vla_align_ros.alignment.step import gradient
 from vla_align_ros.experience.source import EXPERIENCES, Source
 from vla_align_ros.policy import Policy
 from vla_align_ros.policy.losses import LossWeights
+from vla_align_ros.seeds import Part, seed_of
 from vla_align_ros.training.progress import save_atomically
 
 DRAWS = 4
@@ -46,7 +47,7 @@ def learn_step(
         return torch.zeros(2, 1, policy.alignment.bank[0].numel())
     gradients, missing = _load(examples)
     for arm in range(len(gradients), len(source.robots)):
-        one_gradient, one_missing = _example(policy, source, arm, 1000 * seed + arm)
+        one_gradient, one_missing = _example(policy, source, arm, seed_of(seed, Part.ROBOT, arm))
         gradients, missing = [*gradients, one_gradient], [*missing, one_missing]
         save_atomically({"gradients": torch.stack(gradients), "missing": torch.stack(missing)}, examples)
         log({"stage": "examples", "step": arm + 1})

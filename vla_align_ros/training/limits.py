@@ -19,6 +19,7 @@ from vla_align_ros.limits import BY_NAME, CHECKS
 from vla_align_ros.params import AlignParams, PolicyParams
 from vla_align_ros.policy import Policy
 from vla_align_ros.policy.statistics import AlignmentStats, Limit
+from vla_align_ros.seeds import Part, seed_of
 from vla_align_ros.training.learned_step import TrainingError
 from vla_align_ros.types import Experience
 
@@ -100,7 +101,7 @@ def _ask(
     everything, weights = [*part.learn, *part.judged], weights_of(params)
     losses = ExperienceLosses(policy, everything, weights)
     learn, judge = torch.arange(len(part.learn)), torch.arange(len(part.learn), len(losses))
-    before = on_later(losses, running, judge, seed + 1)
+    before = on_later(losses, running, judge, seed_of(seed, Part.JUDGING))
     proposal = propose(policy, losses, learn, running, params, seed)
-    evidence = collect(policy, losses, everything, judge, before, proposal, seed + 1)
+    evidence = collect(policy, losses, everything, judge, before, proposal, seed_of(seed, Part.JUDGING))
     return proposal.token, {**experience_check.statistics(part), **guard.statistics(evidence, weights)}

@@ -1,4 +1,4 @@
-"""Do the features see the robot move? The linear R2 of joint motion from two frames' features (FACTS: aim for 0.7)."""
+"""Do the features see the robot move? The linear R2 of joint motion from two frames' features."""
 
 from __future__ import annotations
 

@@ -24,6 +24,7 @@ from vla_align_ros.policy.losses import LossWeights
 from vla_align_ros.policy.pi0 import Pi0
 from vla_align_ros.policy.prepare import Robot
 from vla_align_ros.policy.tokenizer import PromptTokenizer
+from vla_align_ros.seeds import Part, Stream, rng_of, seed_of
 from vla_align_ros.training.aids import Aids
 from vla_align_ros.training.bank import TokenBank
 from vla_align_ros.training.dataset import Samples, make_samples, norm_stats
@@ -60,13 +61,13 @@ def prepare(recipe: Recipe, recipe_path: Path, sources: Sources, out: Path, log:
     if architecture.variant == "pi05":
         text = "its prompt holds the state in numbers, for which a tokenizer of words has none"
         raise RecipeError(f"{recipe.model}: a pi05 cannot be trained from nothing, {text}: use variant pi0")
-    torch.manual_seed(recipe.seed)
+    torch.manual_seed(seed_of(recipe.seed, Part.MODEL))
     model = Pi0(architecture).to(device)
     features = FeatureExtractor(architecture.alignment.features).to(device)
     log(_about(sources))
     robot = _robot(recipe, sources.training, config, out, log)
     motion_r2 = make_eyes(recipe, sources, model, features, out, log)
-    torch.manual_seed(recipe.seed + 1)
+    torch.manual_seed(seed_of(recipe.seed, Part.TOKEN_BANK))
     rows, width = len(sources.training.robots), architecture.action_expert.width
     bank = TokenBank(rows, architecture.peft_num_tokens, width).to(device)
     return Trainee(sources, robot, model, features, bank, motion_r2)
@@ -138,7 +139,7 @@ def make_optimizer(trainee: Trainee, aids: Aids, recipe: Recipe) -> torch.optim.
 def train_policy(trainee: Trainee, recipe: Recipe, out: Path, log: Log, save_every_s: float) -> None:
     """The joint training; goes on where `out` left off."""
     model, bank = trainee.model, trainee.bank
-    torch.manual_seed(recipe.seed + 2)
+    torch.manual_seed(seed_of(recipe.seed, Part.AIDS))
     labels = trainee.sources.training.labels
     aids = Aids(model, 0 if labels is None else labels.num_points).to(trainee.device)
     optimizer = make_optimizer(trainee, aids, recipe)
@@ -156,7 +157,7 @@ def train_policy(trainee: Trainee, recipe: Recipe, out: Path, log: Log, save_eve
             shard_index = epoch // recipe.shard_epochs
             shard = make_shard(trainee, recipe, shard_index)
         order = torch.randperm(
-            recipe.shard_samples, generator=torch.Generator().manual_seed(recipe.seed * 1_000_003 + epoch)
+            recipe.shard_samples, generator=torch.Generator().manual_seed(seed_of(recipe.seed, Part.BATCHES, epoch))
         )
         rows = order[within * recipe.batch_size : (within + 1) * recipe.batch_size]
         learning_rate = (
@@ -193,7 +194,7 @@ def train_policy(trainee: Trainee, recipe: Recipe, out: Path, log: Log, save_eve
 
 def make_shard(trainee: Trainee, recipe: Recipe, index: int) -> Samples:
     """The samples of one shard; a share of them from the first robot, beside its own."""
-    rng = np.random.default_rng([recipe.seed, 3, index])
+    rng = rng_of(recipe.seed, Stream.SHARD, index)
     source = trainee.sources.training
     row = rng.integers(0, len(source.robots), recipe.shard_samples)
     row[rng.random(recipe.shard_samples) < recipe.first_robot_share] = 0
@@ -205,7 +206,7 @@ def make_shard(trainee: Trainee, recipe: Recipe, index: int) -> Samples:
 def _losses(
     trainee: Trainee, aids: Aids, recipe: Recipe, shard: Samples, rows: Tensor, weights: LossWeights, step: int
 ) -> dict[str, Tensor]:
-    generator = torch.Generator(trainee.device).manual_seed(recipe.seed * 7_000_003 + step)
+    generator = torch.Generator(trainee.device).manual_seed(seed_of(recipe.seed, Part.FLOW, step))
     keep = (torch.rand(len(rows), generator=generator, device=trainee.device) >= recipe.token_drop).float()
     e_0 = trainee.model.peft_prefix_token
     assert e_0 is not None

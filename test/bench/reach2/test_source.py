@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from vla_align_ros.bench.reach2.labels import training_pairs
 from vla_align_ros.bench.reach2.source import executions, open_sources
+from vla_align_ros.seeds import Part, Stream, rng_of, seed_of
 
 
 def test_half_of_the_time_follows_the_expert_and_half_does_not() -> None:
@@ -31,6 +32,19 @@ def test_the_unshifted_arm_is_row_0_and_samples_repeat_for_a_seed() -> None:
         assert np.array_equal(one.commands, other.commands)
         for camera, image in one.observation.images.items():
             assert np.array_equal(image, other.observation.images[camera])
+
+
+def test_what_the_shipped_model_was_trained_on_stays_as_it_was() -> None:
+    training, validation = open_sources(0, 5, 3)
+    assert np.allclose(training.arms.gain[1], [1.37587559, 1.2722086])
+    drawn = training.samples(np.arange(5), 8, None, rng_of(0, Stream.SHARD, 0))
+    assert np.allclose(drawn.actions[1, 0], [-0.9266826, -0.49972925])
+    assert np.allclose(drawn.experiences[4].commands[3], [1.2152176, -0.07124101])
+    frames = training.labels.frames(4, 16, seed_of(0, Part.POLICY_EYE))
+    assert np.allclose(frames.pose[0], [0.5564452, 0.85043615, 0.8308843, 0.5260783])
+    pairs = training.labels.pairs(4, 16, seed_of(0, Part.FEATURES_EYE))
+    assert np.allclose(pairs.motion[0], [-1.1451932, -0.3330223])
+    assert np.allclose(validation.labels.pairs(4, 16, 0).motion[0], [-0.24971546, -0.75995034])
 
 
 def test_a_pair_shows_one_arm_before_and_after_it_moved() -> None:

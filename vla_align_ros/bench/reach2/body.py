@@ -12,6 +12,7 @@ from vla_align_ros.bench.reach2.actuator import DELAY_MAX_NS, Actuator
 from vla_align_ros.bench.reach2.arm import JOINT_NAMES, PERIOD_NS, encoder_reading, within_stops
 from vla_align_ros.bench.reach2.camera import draw
 from vla_align_ros.bench.reach2.embodiment import Embodiments, FloatArray
+from vla_align_ros.seeds import Stream, rng_of
 from vla_align_ros.types import Trajectory
 
 
@@ -21,7 +22,7 @@ class Body(port.Body):
     def __init__(self, arm: Embodiments, start_ns: int, seed: int, image_size: int) -> None:
         """Raises ValueError for an arm that is not one row, or has a delay outside 0 to 1 s."""
         self._size = image_size
-        self._random = np.random.default_rng([seed, 31])
+        self._random = rng_of(seed, Stream.BODY)
         self._actuator = Actuator(start_ns, len(JOINT_NAMES))
         self.become(arm)
         self.angle_rad = task.sample_pose(1, self._random)

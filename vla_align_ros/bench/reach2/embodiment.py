@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_align_ros.bench.port import Arms
+from vla_align_ros.seeds import Part, seed_of
 
 FloatArray = NDArray[np.float64]
 
@@ -58,8 +59,8 @@ def sample_embodiments(count: int, seed: int, scale: float = 1.0, flip_probabili
 
 
 def training_embodiments(count: int, seed: int) -> Embodiments:
-    """The bank's arms: row 0 is the unshifted arm, the others are drawn."""
-    drawn = sample_embodiments(count - 1, seed)
+    """The bank's arms: row 0 is the unshifted arm, the others are drawn. seed: of the training."""
+    drawn = sample_embodiments(count - 1, seed_of(seed, Part.TRAINING_ARMS))
     return joined([unshifted(), *(drawn[row] for row in range(count - 1))])
 
 

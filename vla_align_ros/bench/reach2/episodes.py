@@ -11,6 +11,7 @@ from vla_align_ros.bench.reach2.arm import PERIOD_NS, encoder_reading, move_chun
 from vla_align_ros.bench.reach2.camera import CAMERAS, draw
 from vla_align_ros.bench.reach2.embodiment import Embodiments, FloatArray
 from vla_align_ros.bench.sensor_noise import with_sensor_noise
+from vla_align_ros.seeds import Stream, rng_of
 from vla_align_ros.types import Float32Array, Observation
 
 
@@ -19,7 +20,7 @@ class Episodes(port.Episodes):
 
     def __init__(self, arms: Embodiments, seed: int, image_size: int) -> None:
         self.arms, self._size = arms, image_size
-        rng, self._noise = np.random.default_rng([seed, 17]), np.random.default_rng([seed, 19])
+        rng, self._noise = rng_of(seed, Stream.EPISODES), rng_of(seed, Stream.SENSOR_NOISE)
         self.scene = task.sample_scene(len(arms), rng)
         self.angle_rad = task.sample_pose(len(arms), rng)
         self.last_command = np.zeros((len(arms), 2))

@@ -9,6 +9,7 @@ from vla_align_ros.bench.reach2 import camera, task
 from vla_align_ros.bench.reach2.arm import EXPLORATION_RAD_S, encoder_reading, forward_kinematics, move_chunk
 from vla_align_ros.bench.reach2.embodiment import Embodiments, FloatArray, sample_embodiments
 from vla_align_ros.experience.source import Frames, Pairs
+from vla_align_ros.seeds import Part, Stream, rng_of, seed_of
 from vla_align_ros.types import Float32Array
 
 NUM_KEYPOINTS = 3 + len(task.COLOURS)  # tip, elbow, base, and the target of each colour
@@ -44,9 +45,9 @@ def prefix_keypoints(arms: Embodiments, angle_rad: FloatArray, scene: camera.Sce
 def draw_frames(count: int, size: int, seed: int) -> Frames:
     """`count` frames, half from each camera, of many arms and tables. pose: sine and cosine of the joints' true
     angles, (N, 4)."""
-    rng = np.random.default_rng([seed, 1])
+    rng = rng_of(seed, Stream.LABELLED_FRAMES)
     rows = (count + 1) // 2
-    arms = sample_embodiments(rows, seed + 7919)
+    arms = sample_embodiments(rows, seed_of(seed, Part.LABELLED_ARMS))
     scene = task.sample_scene(rows, rng)
     pose = task.training_pose(arms, scene, rng)
     images = camera.draw(arms, pose, scene, size)
@@ -72,9 +73,9 @@ def draw_pairs(count: int, size: int, arms_seed: int, rng: np.random.Generator) 
 
 def training_pairs(count: int, size: int, seed: int) -> Pairs:
     """Pairs to pretrain an eye on."""
-    return draw_pairs(count, size, seed + 7919, np.random.default_rng([seed, 2]))
+    return draw_pairs(count, size, seed_of(seed, Part.LABELLED_ARMS), rng_of(seed, Stream.PAIRS))
 
 
 def probe_pairs(count: int, size: int, seed: int) -> Pairs:
     """Pairs of other arms, to ask what its features tell of the motion."""
-    return draw_pairs(count, size, seed + 40_009, np.random.default_rng([seed, 31]))
+    return draw_pairs(count, size, seed_of(seed, Part.PROBE_ARMS), rng_of(seed, Stream.PROBE_PAIRS))

@@ -74,7 +74,7 @@ class Reach2Source:
 def open_sources(seed: int, robots: int = 192, validation_robots: int = 32) -> Sources:
     """Arms to train on, the first one unshifted, and others."""
     return Sources(
-        Reach2Source(training_embodiments(robots, seed + 101), f"reach2-{seed}", TRAINING_LABELS),
+        Reach2Source(training_embodiments(robots, seed), f"reach2-{seed}", TRAINING_LABELS),
         Reach2Source(
             sample_embodiments(validation_robots, VALIDATION_SEED), f"reach2-{VALIDATION_SEED}", VALIDATION_LABELS
         ),

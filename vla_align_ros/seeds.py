@@ -1,0 +1,80 @@
+"""Random numbers by name: a seed and a name always give the same ones.
+
+The numbers in both tables say nothing, and none may change: with them the weights that ship were trained and the
+results in `docs/` were measured. A new name takes a number that its table does not have.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, IntEnum
+
+import numpy as np
+
+
+class Stream(IntEnum):
+    """What numpy draws; the number is part of the generator's key, beside the seed. Two names may share one (an Enum's
+    alias) where they never draw for the same thing."""
+
+    LABELLED_FRAMES = 1
+    STATISTICS = 2
+    PAIRS = 2  # the seeds are others than those of STATISTICS
+    SHARD = 3  # by its number
+    EPISODES = 17  # scenes, poses and prompts
+    SENSOR_NOISE = 19  # of a batch of episodes
+    EXPLORATION = 23
+    BODY = 31  # start pose, scenes and prompts of one arm on a clock
+    PROBE_PAIRS = 31
+    MESSAGE_NOISE = 37  # of the one robot that sends messages
+    STRETCH = 41  # of a recording
+    LABELLED_POSES = 41
+
+
+def rng_of(seed: int, stream: Stream, *index: int) -> np.random.Generator:
+    """The generator of a stream, or of its part `index`."""
+    return np.random.default_rng([seed, stream, *index])
+
+
+class Part(Enum):
+    """What has a seed of its own, for torch or for a whole piece of work: (a, b, c) of a * seed + b * index + c.
+
+    Two names may share theirs (an Enum's alias) where they never draw for the same thing.
+    """
+
+    # training
+    MODEL = 1, 0, 0  # its first weights
+    TOKEN_BANK = 1, 0, 1
+    AIDS = 1, 0, 2
+    POLICY_EYE = 1, 0, 11
+    FEATURES_EYE = 1, 0, 12
+    FEATURES_PCA = 1, 0, 13
+    BATCHES = 1_000_003, 1, 0  # the order of samples, by epoch
+    FLOW = 7_000_003, 1, 0  # times, noise and dropped tokens, by step
+    # alignment
+    PICK = 1, 0, 2  # all candidates, by a few experiences
+    FINALISTS = 1, 0, 1  # the best of them, by all
+    GRADIENT = 1009, 1, 1  # by step
+    EXPERIENCES = 1009, 1, 0  # by part of those that one gradient or loss is of
+    JUDGING = 1, 0, 1  # the same draws before and after
+    # benches
+    ROBOT = 1000, 1, 0  # one of several
+    TURN = 1, 1_000_003, 0  # of one robot at work; the first one has the seed itself
+    COLLECTING = 2003, 1, 0  # sampling noise, by chunk
+    ACTING = 1009, 1, 0  # sampling noise, by chunk
+    TRAINING_ARMS = 1, 0, 101
+    LABELLED_ARMS = 1, 0, 7919
+    PROBE_ARMS = 1, 0, 40_009
+    # benchmarks
+    ON_ROBOT_ARMS = 1, 0, 300
+    GUARD_ARMS = 1, 0, 500
+    SIDE_BY_SIDE_ARMS = 1, 0, 700
+    HELD_OUT = 1, 0, 7  # observations of an arm, for its action error
+    ROUND = 100, 1, 0  # of work between two alignments
+    ATTEMPT = 1, 1, 0  # of alignments, one after the other
+    PLAIN_GRADIENT = 31, 1, 0  # by step
+    LABELS = 1, 0, 1
+
+
+def seed_of(seed: int, part: Part, index: int = 0) -> int:
+    """The seed of a part of the work that `seed` stands for; index: which one, where there are several."""
+    times, each, plus = part.value
+    return times * seed + each * index + plus
