@@ -105,6 +105,9 @@ def test_the_same_command_trains_from_each_source(data: Path, tmp_path: Path, ki
     steps = [line for line in lines if line["stage"] == "policy"]
     assert [line["step"] for line in steps] == list(range(6))
     assert all(np.isfinite(value) for line in steps for name, value in line.items() if name.endswith("_loss"))
+    first, second = (line for line in lines if line["stage"] == "samples")
+    assert first["made_per_s"] > 0
+    assert second["trained_per_s"] > 0
     (about,) = (line for line in lines if line["stage"] == "source")
     assert about["robots"] == robots
     assert ("left_out" in about) == (kind not in ("bench", "so101"))
