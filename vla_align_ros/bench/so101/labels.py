@@ -15,6 +15,7 @@ from vla_align_ros.bench.so101.skeleton import BODIES, Skeletons, rows_of, skele
 from vla_align_ros.bench.so101.state import State
 from vla_align_ros.bench.so101.tasks import Assignments, Task
 from vla_align_ros.experience.source import Frames, Pairs
+from vla_align_ros.seeds import Stream, rng_of
 from vla_align_ros.types import Float32Array
 
 NUM_PREFIX_POINTS = 5
@@ -50,7 +51,7 @@ def prefix_keypoints(arms: Skeletons, state: State, asked: Assignments) -> Float
 def draw_frames(arms: Sequence[Embodiment], count: int, size: int, seed: int) -> Frames:
     """`count` frames, half from each camera, of some of the arms at work. pose: sine and cosine of the joints' true
     angles, (N, 12)."""
-    rng, rows = np.random.default_rng([seed, 1]), (count + 1) // 2
+    rng, rows = rng_of(seed, Stream.LABELLED_FRAMES), (count + 1) // 2
     recording, mine = _some_at_work(arms, -(-rows // _FRAMES_AN_ARM), list(Behaviour), rng)
     tick, row = _anywhere(recording, rows, 0, rng)
     bodies, state = rows_of(skeletons(mine), row), recording.state(tick, row)
@@ -65,7 +66,7 @@ def draw_frames(arms: Sequence[Embodiment], count: int, size: int, seed: int) ->
 
 def draw_pairs(arms: Sequence[Embodiment], count: int, size: int, seed: int) -> Pairs:
     """`count` pairs of some of the arms, PAIR_TICKS of random motion apart."""
-    rng = np.random.default_rng([seed, 2])
+    rng = rng_of(seed, Stream.PAIRS)
     recording, mine = _some_at_work(arms, -(-count // _PAIRS_AN_ARM), [Behaviour.BABBLE], rng)
     tick, row = _anywhere(recording, count, PAIR_TICKS, rng)
     bodies = rows_of(skeletons(mine), row)

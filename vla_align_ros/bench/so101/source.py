@@ -26,6 +26,7 @@ from vla_align_ros.bench.so101.skeleton import Skeletons, rows_of, skeletons
 from vla_align_ros.bench.so101.tasks import TEMPLATES, Task
 from vla_align_ros.experience.source import Labels, RawSamples, Sources
 from vla_align_ros.policy import Policy
+from vla_align_ros.seeds import Stream, rng_of
 from vla_align_ros.types import Experience, Float32Array, Observation, UInt8Array
 
 VALIDATION_SEED = 50_001
@@ -164,7 +165,7 @@ def draw_arms(split: Split, count: int, seed: int, families: Sequence[Family]) -
     """Arms by their names. Each family shifts half of them: alone, with any others, in none at times."""
     found = {}
     for number in numbers(count, seed):
-        some = np.random.default_rng([number, 79]).random(len(Family)) < 0.5
+        some = rng_of(number, Stream.FAMILIES).random(len(Family)) < 0.5
         mine = [family for family, shifts in zip(Family, some, strict=True) if shifts and family in families]
         found[f"so101/{split.value}/{number}"] = draw_embodiment(number, split, mine)
     return found
