@@ -27,6 +27,7 @@ class Stream(IntEnum):
     MESSAGE_NOISE = 37  # of the one robot that sends messages
     STRETCH = 41  # of a recording
     LABELLED_POSES = 41
+    FAMILIES = 79  # in which one arm is shifted
 
 
 def rng_of(seed: int, stream: Stream, *index: int) -> np.random.Generator:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 sys.path.append(str(Path(__file__).parents[1] / "policy"))
@@ -47,12 +48,16 @@ def policy_for(tmp_path: Path) -> Callable[[Bench[Any]], Policy]:
         raw["robot"] = TypeAdapter(RobotDescription).dump_python(robot, mode="json")
         (folder / "model.yaml").write_text(yaml.safe_dump(raw))
         states = np.stack([item.state for item in bench.episodes([bench.embodiment(0)] * 32, 0, 16).observe()])
-        mean, std = states.mean(0), states.std(0)
-        actions = np.where(robot.kinds == "position", robot.measured(mean), 0.0).astype(np.float32)
-        small = np.full_like(actions, 0.02)
-        parts = {"state": (mean, std), "actions": (actions, small)}
-        stats = {part: NormStats(mid, dev, mid - 2 * dev, mid + 2 * dev) for part, (mid, dev) in parts.items()}
+        actions = np.where(robot.kinds == "position", robot.measured(states.mean(0)), 0.0)
+        about = actions + 0.02 * np.array([[-1.0], [1.0]])
+        parts = {"state": robot.state_scale.to_model(states), "actions": robot.action_scale.to_model(about)}
+        stats = {part: _stats_of(rows.astype(np.float32)) for part, rows in parts.items()}
         save_norm_stats(folder / "norm_stats.json", stats)
         return load_policy(folder, "cpu")
 
     return make
+
+
+def _stats_of(rows: NDArray[np.float32]) -> NormStats:
+    mean, std = rows.mean(0), rows.std(0)
+    return NormStats(mean, std, mean - 2 * std, mean + 2 * std)

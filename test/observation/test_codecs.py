@@ -24,6 +24,7 @@ from vla_align_ros.observation.codecs import (
     MessageReason,
     MessageRefused,
     decode_image,
+    decode_positions,
     decode_string,
     decode_trajectory,
 )
@@ -66,6 +67,19 @@ def test_an_image_survives_the_wire(stamp_ns: int, image: np.ndarray) -> None:
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 def test_a_string_survives_the_wire(text: str) -> None:
     assert decode_string(codecs.encode_string(text)) == text
+
+
+def test_positions_survive_the_wire_and_others_are_refused() -> None:
+    def sent(*positions: float) -> bytes:
+        layout = ros.std_msgs__msg__MultiArrayLayout([ros.std_msgs__msg__MultiArrayDimension("", 2, 2)], 0)
+        message = ros.std_msgs__msg__Float64MultiArray(layout, np.array(positions))
+        return bytes(codecs.TYPESTORE.serialize_cdr(message, codecs.POSITIONS))
+
+    assert decode_positions(sent(0.5, -1.0), 2).tolist() == [0.5, -1.0]
+    for positions, reason in (((0.5,), MessageReason.LENGTH_MISMATCH), ((0.5, np.nan), MessageReason.NON_FINITE)):
+        with pytest.raises(MessageRefused) as refused:
+            decode_positions(sent(*positions), 2)
+        assert refused.value.reason is reason
 
 
 def test_a_trajectory_survives_the_wire() -> None:
@@ -251,6 +265,7 @@ def decode_all(raw: bytes) -> None:
         lambda: READER.read(raw),
         lambda: decode_string(raw),
         lambda: decode_trajectory(raw, NAMES),
+        lambda: decode_positions(raw, 2),
     ):
         with suppress(MessageRefused):
             decode()

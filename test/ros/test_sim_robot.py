@@ -12,7 +12,7 @@ from rclpy.qos import QoSProfile
 from robots import a_robot
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image, JointState
-from std_msgs.msg import String
+from std_msgs.msg import Float64MultiArray, String
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from vla_align_ros.action.trajectory import to_trajectory
@@ -28,6 +28,7 @@ MODULE = "vla_align_ros.ros.sim_robot"
 JOINTS, CHUNK = "/joint_states", "/vla_policy/action_chunk"
 CAMERAS = ("/base_0_rgb/image_raw", "/left_wrist_0_rgb/image_raw")
 PERIOD_NS = 100_000_000
+GROUPS, KINDS = find_bench("so101").robot.command_groups, (JointTrajectory, Float64MultiArray)
 
 
 def trajectory(position: np.ndarray, velocity: np.ndarray, stamp_ns: int) -> bytes:
@@ -91,7 +92,7 @@ def test_published_trajectories_move_the_arm_whoever_wrote_them(ros):
     assert "not executed" not in process.output
 
 
-def test_another_bench_sends_its_own_cameras_and_joints_and_executes_whole_chunks(ros):
+def test_another_bench_sends_its_own_cameras_and_joints_and_executes_whole_chunks_and_groups(ros):
     bench = find_bench("so101")
     names = bench.robot.action_joints
     cameras = [ros.listen(f"/{topic}", Image, SENSOR, raw=True) for topic in bench.robot.cameras.values()]
@@ -104,8 +105,20 @@ def test_another_bench_sends_its_own_cameras_and_joints_and_executes_whole_chunk
     publisher = ros.publisher(CHUNK, JointTrajectory)
     publisher.publish(encode_trajectory(Trajectory(0, names, np.array([10 * PERIOD_NS]), goal[None])))
     joints.wait(lambda raw: np.allclose(reader.read(raw).values, goal, atol=0.03))
-    assert process.running
+    to_arm, to_gripper = (ros.publisher(f"/{group.topic}", kind) for group, kind in zip(GROUPS, KINDS, strict=True))
+    goal -= np.array([0.4, 0.0, 0.0, 0.0, 0.0, 0.4])
+    to_arm.publish(encode_trajectory(Trajectory(0, names[:5], np.array([5 * PERIOD_NS]), goal[None, :5])))
+    joints.wait_for_new(lambda raw: np.allclose(reader.read(raw).values[:5], goal[:5], atol=0.03))
+    assert reader.read(joints.messages[-1]).values[5] > goal[5] + 0.3, "the gripper has a controller of its own"
+    to_gripper.publish(Float64MultiArray(data=goal[5:].tolist()))
+    joints.wait_for_new(lambda raw: np.allclose(reader.read(raw).values, goal, atol=0.03))
     assert "not executed" not in process.output
+    to_arm.publish(encode_trajectory(Trajectory(0, names, np.array([PERIOD_NS]), goal[None])))
+    to_gripper.publish(Float64MultiArray(data=[0.1, 0.2]))
+    ros.wait_until(
+        lambda: all(f"command on {group.topic} not executed" in process.output for group in GROUPS), "both refusals"
+    )
+    assert process.running
 
 
 def test_bad_trajectories_are_refused_with_a_log_line_and_the_node_goes_on(ros):
@@ -116,7 +129,7 @@ def test_bad_trajectories_are_refused_with_a_log_line_and_the_node_goes_on(ros):
     good = trajectory(start, to_the_middle(start), ros.node.get_clock().now().nanoseconds)
     for bad in (good[:40], good.replace(b"elbow", b"wrist"), good[:4] + b"\xff" * (len(good) - 4)):
         publisher.publish(bad)
-    ros.wait_until(lambda: "trajectory not executed" in process.output, "the refusal is in the log")
+    ros.wait_until(lambda: "not executed" in process.output, "the refusal is in the log")
     publisher.publish(trajectory(start, to_the_middle(start), ros.node.get_clock().now().nanoseconds))
     joints.wait(lambda message: (np.abs(np.array(message.position) - start) > 0.3).all())
     assert process.running

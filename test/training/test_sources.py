@@ -50,11 +50,19 @@ def so101_yaml() -> dict[str, Any]:
     return model_yaml() | {"architecture": architecture, "robot": robot}
 
 
+def bench_so101_yaml() -> dict[str, Any]:
+    """A small model for the robot of the shipped one."""
+    shipped = yaml.safe_load((ROBOTS.parent / "train" / "so101.model.yaml").read_text())
+    sizes = {"action_dim": 6, "vocab_size": 64, "max_token_len": 16, "action_horizon": 16}
+    return shipped | {"architecture": architecture_dict(cameras=["front", "wrist"], **sizes)}
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """reach2.yaml and so101.yaml, recipes; bag1 and bag2; dataset."""
+    """A recipe for each model; bag1 and bag2; dataset."""
     folder = tmp_path_factory.mktemp("data")
-    for name, described in (("reach2", model_yaml()), ("so101", so101_yaml())):
+    models = {"reach2": model_yaml(), "so101": so101_yaml(), "bench_so101": bench_so101_yaml()}
+    for name, described in models.items():
         (folder / f"{name}.model.yaml").write_text(yaml.safe_dump(described))
         recipe = RECIPE | {"model": f"{name}.model.yaml", "source": BENCH}
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(recipe))
@@ -68,6 +76,7 @@ def source_of(data: Path, kind: str) -> tuple[Path, dict[str, Any]]:
     """The recipe and the source of one kind."""
     return {
         "bench": (data / "reach2.yaml", BENCH),
+        "so101": (data / "bench_so101.yaml", {**BENCH, "bench": "so101", "tasks": {"reach": 1.0}}),
         "lerobot": (data / "so101.yaml", {"lerobot": [str(data / "dataset")], "cameras": CAMERAS}),
         "bags": (data / "reach2.yaml", {"bags": {f"arm{number}": [str(data / f"bag{number}")] for number in (1, 2)}}),
     }[kind]
@@ -88,7 +97,7 @@ def trained(data: Path, kind: str, run: Path, *options: str, **changes: Any) -> 
     return CliRunner().invoke(app, ["train", *map(str, arguments)])
 
 
-@pytest.mark.parametrize(("kind", "robots"), [("bench", 3), ("lerobot", 1), ("bags", 2)])
+@pytest.mark.parametrize(("kind", "robots"), [("bench", 3), ("so101", 3), ("lerobot", 1), ("bags", 2)])
 def test_the_same_command_trains_from_each_source(data: Path, tmp_path: Path, kind: str, robots: int) -> None:
     result = trained(data, kind, tmp_path / "run")
     assert result.exit_code == 0, result.output
@@ -96,10 +105,13 @@ def test_the_same_command_trains_from_each_source(data: Path, tmp_path: Path, ki
     steps = [line for line in lines if line["stage"] == "policy"]
     assert [line["step"] for line in steps] == list(range(6))
     assert all(np.isfinite(value) for line in steps for name, value in line.items() if name.endswith("_loss"))
+    first, second = (line for line in lines if line["stage"] == "samples")
+    assert first["made_per_s"] > 0
+    assert second["trained_per_s"] > 0
     (about,) = (line for line in lines if line["stage"] == "source")
     assert about["robots"] == robots
-    assert ("left_out" in about) == (kind != "bench")
-    assert ("keypoint_loss" in steps[0]) == (kind == "bench")
+    assert ("left_out" in about) == (kind not in ("bench", "so101"))
+    assert ("keypoint_loss" in steps[0]) == (kind in ("bench", "so101"))
     assert load_file(tmp_path / "run" / "policy.safetensors")["bank.offsets"].shape[0] == robots
 
 
@@ -248,6 +260,8 @@ def test_another_robots_bag_ends_with_a_sentence(data: Path, tmp_path: Path) -> 
     [
         ("{lerobot: [a], bags: [b]}", "expected one of bench, lerobot, bags"),
         ("{bench: moon}", "source: bench"),
+        ("{bench: so101, families: [legs]}", "families: expected some of front_camera"),
+        ("{bench: so101, tasks: {dance: 1.0}}", "'reach', 'push' or 'pick' (got 'dance')"),
         ("[reach2]", "source"),
         ("{lerobot: [a], camera: {}}", "camera"),
         ("{lerobot: [a], cameras: {nose: x}}", "the model has no camera ['nose']"),

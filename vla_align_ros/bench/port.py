@@ -70,7 +70,7 @@ class Body(Protocol):
         """What it is asked for."""
 
     def follow(self, trajectory: Trajectory) -> None:
-        """A trajectory of all commanded joints that arrives now."""
+        """A trajectory that arrives now, of all commanded joints or of a command group's."""
 
     def advance(self, to_ns: int) -> None:
         """Let time go on to `to_ns`, not before `now_ns`."""

@@ -1,6 +1,6 @@
 """One simulated arm with its sensors and its tasks, on a simulated clock and free of ROS: bytes in, bytes out.
 
-    trajectory (bytes) -> `receive` -> body of the bench -> encoders, cameras -> `advance` -> bytes
+    commands (bytes) -> `receive`, `receive_group` -> body of the bench -> encoders, cameras -> `advance` -> bytes
 
 `ros/sim_robot.py` connects it to topics and to real time, `clocked.py` to a policy without either.
 """
@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import count
+
+import numpy as np
 
 from vla_align_ros.bench.port import Bench, Embodiment, find_bench
 from vla_align_ros.bench.sensor_noise import with_sensor_noise
@@ -20,20 +22,23 @@ from vla_align_ros.observation.codecs import (
     JOINT_STATE,
     STRING,
     RawMessage,
+    decode_positions,
     decode_trajectory,
     encode_image,
     encode_joint_state,
     encode_string,
 )
 from vla_align_ros.params import SimParams
-from vla_align_ros.robot.description import RobotDescription
+from vla_align_ros.robot.description import CommandGroup, RobotDescription
 from vla_align_ros.seeds import Stream, rng_of
+from vla_align_ros.types import Trajectory
 
 LATE_NS = 500_000_000  # a sensor message that is due longer ago than this is dropped, not sent late
 
 JOINTS_TOPIC = "joint_states"  # relative: a namespace keeps two robots apart
 PROMPT_TOPIC, CHUNK_TOPIC = PROMPT, COMMAND
 EPISODE_TOPIC = "~/episode"
+AT_ONCE_NS = np.array([1])  # of a target's only point: a trajectory must not end when it begins
 
 
 def topics_of(robot: RobotDescription) -> dict[str, str]:
@@ -99,8 +104,16 @@ class SimulatedRobot:
         return self.body.now_ns
 
     def receive(self, raw: RawMessage) -> None:
-        """A JointTrajectory that arrives now, read by its times. Raises MessageRefused, changing nothing."""
+        """A JointTrajectory of all joints that arrives now, read by its times. MessageRefused changes nothing."""
         self.body.follow(decode_trajectory(raw, self.description.action_joints))
+
+    def receive_group(self, group: CommandGroup, raw: RawMessage) -> None:
+        """What arrives now at the controller of a command group. MessageRefused changes nothing."""
+        if group.type == "position_stream":
+            positions = decode_positions(raw, len(group.joints))
+            self.body.follow(Trajectory(0, group.joints, AT_ONCE_NS, positions[None]))
+        else:
+            self.body.follow(replace(decode_trajectory(raw, group.wire_names), joint_names=group.joints))
 
     def advance(self, to_ns: int) -> list[SimMessage]:
         """Let time go on to `to_ns`; returns what the robot has sent until then, `to_ns` included, by rising stamp.

@@ -1,6 +1,7 @@
 """`source:` of a recipe -> what it names: a bench, LeRobotDatasets or bags.
 
     source: {bench: reach2, robots: 192, validation_robots: 32}
+    source: {bench: so101, tasks: {reach: 0.5, pick: 0.5}, families: [zeros, wrist_roll]}
     source: {lerobot: [FOLDER, ...], validation: [FOLDER, ...], cameras: {front: observation.images.front}}
     source: {bags: {arm1: [BAG, ...], arm2: [BAG, ...]}, prompt: pick the cube}
 
@@ -24,12 +25,13 @@ from vla_align_ros.policy.config import ModelConfig
 from vla_align_ros.policy.tokenizer import clean_prompt
 from vla_align_ros.training.recipe import RecipeError
 
+_TaskName = Literal["reach", "push", "pick"]
 _strict = ConfigDict(extra="forbid")
 
 
 @dataclass(frozen=True, config=_strict)
-class BenchSource:
-    """So many of a bench's robots to train on, and others to validate on."""
+class Reach2Source:
+    """So many arms of the bench reach2 to train on, and others to validate on."""
 
     bench: Literal["reach2"]
     robots: Annotated[int, Field(ge=2)] = 192
@@ -39,6 +41,33 @@ class BenchSource:
         from vla_align_ros.bench.reach2.source import open_sources
 
         return open_sources(seed, self.robots, self.validation_robots)
+
+
+@dataclass(frozen=True, config=_strict)
+class So101Source:
+    """The same of the bench so101. tasks: a share of the samples for each of reach, push and pick, relative to each
+    other. families: what the arms are shifted in (`bench/so101/shifts.py`), each arm in half of them; all where left
+    out."""
+
+    bench: Literal["so101"]
+    robots: Annotated[int, Field(ge=2)] = 192
+    validation_robots: Annotated[int, Field(ge=1)] = 32
+    tasks: Annotated[dict[_TaskName, Annotated[float, Field(gt=0)]], Field(min_length=1)] = field(
+        default_factory=lambda: {"reach": 1.0, "push": 1.0, "pick": 1.0}
+    )
+    families: list[str] | None = None
+
+    def open(self, config: ModelConfig, seed: int) -> Sources:
+        from vla_align_ros.bench.so101.shifts import Family
+        from vla_align_ros.bench.so101.source import open_sources
+        from vla_align_ros.bench.so101.tasks import Task
+
+        known = [family.value for family in Family]
+        if unknown := sorted(set(self.families or []) - set(known)):
+            raise RecipeError(f"source: families: expected some of {', '.join(known)}, got {unknown}")
+        shares = {Task[name.upper()]: share for name, share in self.tasks.items()}
+        families = [Family(name) for name in (known if self.families is None else self.families)]
+        return open_sources(seed, self.robots, self.validation_robots, shares, families)
 
 
 @dataclass(frozen=True, config=_strict)
@@ -118,8 +147,8 @@ def _named(bags: dict[str, list[Path]] | list[Path]) -> dict[str, list[Path]]:
     return bags if isinstance(bags, dict) else {str(path): [path] for path in bags}
 
 
-_KINDS: dict[str, type[BenchSource | LeRobotSource | BagSource]] = {
-    "bench": BenchSource,
+_KINDS: dict[str, Any] = {
+    "bench": Annotated[Reach2Source | So101Source, Field(discriminator="bench")],
     "lerobot": LeRobotSource,
     "bags": BagSource,
 }
@@ -143,8 +172,11 @@ def open_sources(raw: dict[str, Any], config: ModelConfig, seed: int) -> Sources
     if len(named) != 1:
         raise RecipeError(f"source: expected one of {', '.join(_KINDS)}, got {list(raw)}")
     try:
+        found: Reach2Source | So101Source | LeRobotSource | BagSource
         found = TypeAdapter(_KINDS[named[0]]).validate_python(raw)
     except ValidationError as error:
-        lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r:.80})" for e in error.errors()]
+        lines = [
+            f"{'.'.join(map(str, e['loc'])) or named[0]}: {e['msg']} (got {e['input']!r:.80})" for e in error.errors()
+        ]
         raise RecipeError("source: " + "; ".join(lines)) from None
     return found.open(config, seed)

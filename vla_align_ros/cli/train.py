@@ -11,7 +11,7 @@ import typer
 
 
 def train(
-    config: Annotated[Path, typer.Option(help="The recipe, as config/train/tiny.yaml.")],
+    config: Annotated[Path, typer.Option(help="The recipe, as config/train/tiny.yaml or so101.yaml.")],
     run: Annotated[Path, typer.Option(help="Folder of the run; a second call goes on where the first one stopped.")],
     export: Annotated[Path | None, typer.Option(help="Zoo folder to write when the training is done.")] = None,
     source: Annotated[

@@ -28,6 +28,7 @@ COMPRESSED_IMAGE: Final = "sensor_msgs/msg/CompressedImage"
 JOINT_STATE: Final = "sensor_msgs/msg/JointState"
 STRING: Final = "std_msgs/msg/String"
 JOINT_TRAJECTORY: Final = "trajectory_msgs/msg/JointTrajectory"
+POSITIONS: Final = "std_msgs/msg/Float64MultiArray"
 
 RawMessage = bytes | bytearray | memoryview
 Message = TypeVar("Message")
@@ -63,6 +64,17 @@ def decode_image(raw: RawMessage, msgtype: str) -> StampedImage:
 def decode_string(raw: RawMessage) -> str:
     """The text of a `std_msgs/msg/String`. Raises MessageRefused: malformed."""
     return deserialise(raw, ros.std_msgs__msg__String).data
+
+
+def decode_positions(raw: RawMessage, count: int) -> NDArray[np.float64]:
+    """The `count` numbers of a `std_msgs/msg/Float64MultiArray`, read as forward_command_controller does, whatever its
+    layout says. Raises MessageRefused: malformed, length_mismatch, non_finite."""
+    data = np.array(deserialise(raw, ros.std_msgs__msg__Float64MultiArray).data, np.float64)
+    if len(data) != count:
+        raise MessageRefused(MessageReason.LENGTH_MISMATCH, f"expected {count} positions, got {len(data)}")
+    if not np.isfinite(data).all():
+        raise MessageRefused(MessageReason.NON_FINITE, f"positions with NaN or infinity: {data.tolist()}")
+    return data
 
 
 def decode_trajectory(raw: RawMessage, joint_names: Sequence[str] | None = None) -> Trajectory:
@@ -153,7 +165,7 @@ def _accept_empty_strings() -> None:
         if length:
             check_string(raw, pos, length, cdr=cdr)
 
-    for msgtype in ("std_msgs/msg/Header", IMAGE, COMPRESSED_IMAGE, JOINT_STATE, STRING, JOINT_TRAJECTORY):
+    for msgtype in ("std_msgs/msg/Header", IMAGE, COMPRESSED_IMAGE, JOINT_STATE, STRING, JOINT_TRAJECTORY, POSITIONS):
         readers = TYPESTORE.get_msgdef(msgtype)
         for reader in (readers.deserialize_cdr_le, readers.deserialize_cdr_be):
             reader.__globals__["check_string"] = check

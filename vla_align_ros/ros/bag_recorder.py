@@ -26,7 +26,7 @@ from rclpy.validate_full_topic_name import validate_full_topic_name
 from std_msgs.msg import String
 
 from vla_align_ros.experience.recorder import BagRecorder, RecorderError
-from vla_align_ros.observation.codecs import COMPRESSED_IMAGE, IMAGE, JOINT_STATE, JOINT_TRAJECTORY
+from vla_align_ros.observation.codecs import COMPRESSED_IMAGE, IMAGE, JOINT_STATE, JOINT_TRAJECTORY, POSITIONS
 from vla_align_ros.params import ParameterError, RecorderParams
 from vla_align_ros.ros import process
 from vla_align_ros.ros.inputs import Input
@@ -44,7 +44,7 @@ _RECORDED = (
     "vla_policy/align/report:std_msgs/msg/String:latched",
     "checkpoint_manager/active:std_msgs/msg/String:latched",
 )
-COMMAND_TYPES = {"joint_trajectory": JOINT_TRAJECTORY, "position_stream": "std_msgs/msg/Float64MultiArray"}
+COMMAND_TYPES = {"joint_trajectory": JOINT_TRAJECTORY, "position_stream": POSITIONS}
 _TYPE = re.compile(r"([a-z]\w*)/msg/([A-Z]\w*)")
 
 

@@ -13,7 +13,7 @@ from std_msgs.msg import Float64MultiArray
 from trajectory_msgs.msg import JointTrajectory
 
 from vla_align_ros.action.groups import PositionStream, group_trajectory
-from vla_align_ros.observation.codecs import JOINT_TRAJECTORY, encode_trajectory
+from vla_align_ros.observation.codecs import JOINT_TRAJECTORY, POSITIONS, encode_trajectory
 from vla_align_ros.robot.description import CommandGroup
 from vla_align_ros.ros.diagnostics import CommandStatus
 from vla_align_ros.ros.inputs import who
@@ -25,7 +25,7 @@ OUTPUT_TOPIC = "~/action_chunk"
 # The newest command only, and to nobody who comes later. DDS's own default for a publisher is transient local: an old
 # motion would be carried out by a controller that starts.
 COMMAND_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.VOLATILE)
-_TYPE = {JointTrajectory: JOINT_TRAJECTORY, Float64MultiArray: "std_msgs/msg/Float64MultiArray"}
+_TYPE = {JointTrajectory: JOINT_TRAJECTORY, Float64MultiArray: POSITIONS}
 
 
 class Commands:

@@ -1,11 +1,14 @@
 """The node `sim_robot`: `bench.robot.SimulatedRobot` in real time, or a stated multiple of it. Wiring only.
 
-It publishes cameras, joint states and the prompt, and executes the trajectories that it hears.
+It publishes cameras, joint states and the prompt, and executes what it hears: whole chunks, and what the controllers of
+its description's command groups would hear.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from functools import partial
 
 import cv2
 from builtin_interfaces.msg import Time
@@ -15,7 +18,7 @@ from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile
 from rosgraph_msgs.msg import Clock as ClockMessage
 from sensor_msgs.msg import Image, JointState
-from std_msgs.msg import String
+from std_msgs.msg import Float64MultiArray, String
 from trajectory_msgs.msg import JointTrajectory
 
 from vla_align_ros.bench.robot import CHUNK_TOPIC, PROMPT_TOPIC, SimMessage, make_robot, topics_of
@@ -46,7 +49,10 @@ class SimRobot(Node):
         self._own_publishers = {topic: self._publisher(topic, kind) for topic, kind in topics.items()}
         self._publish(self._robot.prompt_message())
         self._clock_publisher = self.create_publisher(ClockMessage, "/clock", 10) if params.publish_clock else None
-        self.create_subscription(JointTrajectory, CHUNK_TOPIC, self._receive, RELIABLE_QOS, raw=True)
+        self._listen(JointTrajectory, CHUNK_TOPIC, self._robot.receive)
+        for group in self._robot.description.command_groups:
+            kind = JointTrajectory if group.type == "joint_trajectory" else Float64MultiArray
+            self._listen(kind, group.topic, partial(self._robot.receive_group, group))
         self.create_timer(POLL_S, self._catch_up, clock=STEADY)
         self.get_logger().info(
             f"{params.bench}, arm {params.embodiment_seed}, {params.rate:g} simulated seconds a second"
@@ -71,12 +77,17 @@ class SimRobot(Node):
     def _publish(self, message: SimMessage) -> None:
         self._own_publishers[message.topic].publish(message.raw)
 
-    def _receive(self, raw: bytes) -> None:
-        self._catch_up()  # a trajectory acts from its arrival on, not from the last poll
-        try:
-            self._robot.receive(raw)
-        except MessageRefused as refused:
-            self.get_logger().warning(f"trajectory not executed: {refused}", **THROTTLED)
+    def _listen(self, kind: type, topic: str, receive: Callable[[bytes], None]) -> None:
+        logger = self.get_logger().get_child(topic)  # each throttles by itself
+
+        def arrived(raw: bytes) -> None:
+            self._catch_up()  # a command acts from its arrival on, not from the last poll
+            try:
+                receive(raw)
+            except MessageRefused as refused:
+                logger.warning(f"command on {topic} not executed: {refused}", **THROTTLED)
+
+        self.create_subscription(kind, topic, arrived, RELIABLE_QOS, raw=True)
 
 
 def main() -> None:

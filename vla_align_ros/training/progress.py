@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,27 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 Log = Callable[[dict[str, object]], None]
+
+
+class Rates:
+    """How fast samples are made, and how fast they are trained on: the slower one is the limit."""
+
+    def __init__(self, step: int, batch_size: int) -> None:
+        self._step, self._batch_size, self._since = step, batch_size, time.monotonic()
+        self._trained_per_s: float | None = None
+
+    def making(self, step: int) -> None:
+        """The next samples are being made; `step` steps are done."""
+        now = time.monotonic()
+        if step > self._step:
+            self._trained_per_s = (step - self._step) * self._batch_size / (now - self._since)
+        self._step, self._since = step, now
+
+    def made(self, samples: int) -> dict[str, object]:
+        """So many are made; returns a log line with both rates, that of training from the second time on."""
+        now = time.monotonic()
+        made_per_s, self._since = samples / (now - self._since), now
+        return {"stage": "samples", "made_per_s": made_per_s, "trained_per_s": self._trained_per_s}
 
 
 def save_atomically(tensors: dict[str, Tensor], path: Path) -> None:

@@ -30,7 +30,7 @@ from vla_align_ros.training.bank import TokenBank
 from vla_align_ros.training.dataset import Samples, make_samples, norm_stats
 from vla_align_ros.training.eyes import make_eyes
 from vla_align_ros.training.make_tokenizer import write_tokenizer
-from vla_align_ros.training.progress import Log, load_step, log_line, save_step
+from vla_align_ros.training.progress import Log, Rates, load_step, log_line, save_step
 from vla_align_ros.training.recipe import Recipe, RecipeError
 
 
@@ -150,12 +150,15 @@ def train_policy(trainee: Trainee, recipe: Recipe, out: Path, log: Log, save_eve
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     weights = LossWeights(recipe.lambda_perc, recipe.lambda_dyn, recipe.lambda_inv)
     shard, shard_index, saved = None, -1, time.monotonic()
+    rates = Rates(step, recipe.batch_size)
     model.train()
     while step < total:
         epoch, within = divmod(step, per_epoch)
         if shard_index != epoch // recipe.shard_epochs or shard is None:
             shard_index = epoch // recipe.shard_epochs
+            rates.making(step)
             shard = make_shard(trainee, recipe, shard_index)
+            log(rates.made(recipe.shard_samples))
         order = torch.randperm(
             recipe.shard_samples, generator=torch.Generator().manual_seed(seed_of(recipe.seed, Part.BATCHES, epoch))
         )

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from so101_tables import table
 
-from vla_align_ros.bench.so101.controlled import ARM_JOINTS, ControlledArm
+from vla_align_ros.bench.so101.controlled import ALL_JOINTS, ARM_JOINTS, GRIPPER_JOINT, ControlledArm
 from vla_align_ros.bench.so101.embodiment import Embodiment
 from vla_align_ros.bench.so101.joints import HOME_RAD
 from vla_align_ros.types import Trajectory
@@ -19,6 +19,10 @@ def controlled(**shift) -> ControlledArm:
 
 def straight_to(arm_rad, after_ms=1000, stamp_ns=0) -> Trajectory:
     return Trajectory(stamp_ns, ARM_JOINTS, np.array([after_ms * MS]), np.asarray(arm_rad, float)[None])
+
+
+def gripper_to(position_rad) -> Trajectory:
+    return Trajectory(0, (GRIPPER_JOINT,), np.array([1]), np.array([[position_rad]]))
 
 
 def read_after(one: ControlledArm, milliseconds: int) -> np.ndarray:
@@ -56,7 +60,7 @@ def test_the_latest_word_wins_from_its_own_start_on():
 
 def test_the_gripper_goes_where_it_is_told_and_the_arm_does_not():
     one = controlled()
-    one.grip(1.2)
+    one.follow(gripper_to(1.2))
     after = read_after(one, 1000)
     assert after[5] == pytest.approx(1.2, abs=0.03)
     np.testing.assert_allclose(after[ARM], HOME_RAD[ARM], atol=0.01)
@@ -66,7 +70,7 @@ def test_how_often_time_goes_on_changes_nothing():
     whole, parts = controlled(delay_s=0.05), controlled(delay_s=0.05)
     for one in (whole, parts):
         one.follow(straight_to(HOME_RAD[ARM] + 0.3))
-        one.grip(0.2)
+        one.follow(gripper_to(0.2))
     whole.advance(START_NS + 700 * MS)
     for k in range(1, 101):
         parts.advance(START_NS + 7 * k * MS)
@@ -74,10 +78,17 @@ def test_how_often_time_goes_on_changes_nothing():
     np.testing.assert_array_equal(whole.reading(), parts.reading())
 
 
-def test_other_joints_and_no_numbers_are_refused():
+def test_the_latest_word_wins_at_each_controller():
     one = controlled()
-    with pytest.raises(ValueError, match="expected the joints shoulder_pan_joint"):
-        one.follow(Trajectory(0, ARM_JOINTS[::-1], np.array([MS]), np.zeros((1, 5))))
-    with pytest.raises(ValueError, match="finite position of gripper_joint"):
-        one.grip(float("nan"))
+    one.follow(gripper_to(1.2))
+    one.follow(Trajectory(0, ALL_JOINTS[::-1], np.array([1000 * MS]), np.array([[0.1, *HOME_RAD[ARM][::-1] + 0.2]])))
+    one.follow(straight_to(HOME_RAD[ARM] - 0.2))
+    np.testing.assert_allclose(read_after(one, 2000), [*HOME_RAD[ARM] - 0.2, 0.1], atol=0.03)
+
+
+def test_other_joints_are_refused():
+    one = controlled()
+    for joints in (ARM_JOINTS[1:], (*ARM_JOINTS[1:], GRIPPER_JOINT), (*ARM_JOINTS, "elbow")):
+        with pytest.raises(ValueError, match="expected the joints shoulder_pan_joint"):
+            one.follow(Trajectory(0, joints, np.array([MS]), np.zeros((1, len(joints)))))
     np.testing.assert_allclose(read_after(one, 500), HOME_RAD, atol=5e-3)

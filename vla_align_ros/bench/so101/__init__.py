@@ -9,6 +9,7 @@
     tasks, experts          reach, push, pick and place; who knows an embodiment, or believes in another, does them
     episodes, recording     batches of episodes by any policy, and their states, to be drawn again
     collect                 recordings to train on
+    source, labels          the bench as a training source, and what only it knows: where things are in the pictures
     controlled              one arm on a clock behind its controllers
 
 Needs the extra `bench` (mujoco, numba). Lengths m, angles rad, unless a name says otherwise.

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from vla_align_ros.bench.port import Arms, Bench
 from vla_align_ros.bench.so101.body import Body
-from vla_align_ros.bench.so101.controlled import ALL_JOINTS, GRIPPER_JOINT
+from vla_align_ros.bench.so101.controlled import ALL_JOINTS, ARM_JOINTS, COMMAND_GROUPS, GRIPPER_JOINT
 from vla_align_ros.bench.so101.embodiment import Embodiment
 from vla_align_ros.bench.so101.episodes import CONTROL_HZ, Episodes
-from vla_align_ros.bench.so101.joints import JOINT_MAX_RAD, JOINT_MIN_RAD
+from vla_align_ros.bench.so101.joints import GRIPPER, JOINT_MAX_RAD, JOINT_MIN_RAD, JOINT_NAMES
 from vla_align_ros.bench.so101.scene import CAMERAS
 from vla_align_ros.bench.so101.shifts import Split, draw_embodiment
 from vla_align_ros.bench.so101.tasks import Task
 from vla_align_ros.robot.description import ActionField, Joint, RobotDescription, StateField
 
 # Readings of arms that were calibrated in other ways, turned round too: wider than one arm's own.
-_WIDEST_RAD = 1.25 * np.maximum(-JOINT_MIN_RAD, JOINT_MAX_RAD) + 0.2
+_WIDEST_RAD = np.round(1.25 * np.maximum(-JOINT_MIN_RAD, JOINT_MAX_RAD) + 0.2, 2)
+_FIELDS: list[dict[str, Any]] = [  # as lerobot's SO-101 calls and counts them
+    {"name": f"{name}.pos", "joint": joint, "unit": "degrees"}
+    for name, joint in zip(JOINT_NAMES[:GRIPPER], ARM_JOINTS, strict=True)
+]
+_FIELDS.append({"name": "gripper.pos", "joint": GRIPPER_JOINT, "unit": "percent", "range": (-0.175, 1.745)})
 
 
 @dataclass(frozen=True)
@@ -32,24 +38,25 @@ class So101(Bench[Embodiment]):
             name: Joint(position=(-widest, widest), velocity_max=3.0, may_be_blocked=name == GRIPPER_JOINT)
             for name, widest in zip(ALL_JOINTS, _WIDEST_RAD.tolist(), strict=True)
         },
-        state=tuple(StateField(joint=name) for name in ALL_JOINTS),
-        action=tuple(ActionField(joint=name, kind="position") for name in ALL_JOINTS),
+        state=tuple(StateField(**numbers) for numbers in _FIELDS),
+        action=tuple(ActionField(**numbers, kind="position") for numbers in _FIELDS),
         cameras={camera: f"{camera}/image_raw" for camera in CAMERAS},
         control_rate_hz=CONTROL_HZ,
         execute=8,
+        command_groups=COMMAND_GROUPS,
     )
 
     def embodiment(self, number: int, scale: float = 1.0) -> Embodiment:
         return draw_embodiment(number, Split.TEST, scale=scale) if number else Embodiment()
 
     def embodiments(self, count: int, seed: int, scale: float = 1.0) -> list[Embodiment]:
-        return [draw_embodiment(number, Split.TEST, scale=scale) for number in _numbers(count, seed)]
+        return [draw_embodiment(number, Split.TEST, scale=scale) for number in numbers(count, seed)]
 
     def episodes(self, arms: Arms[Embodiment], seed: int, image_size: int) -> Episodes:
         """Row i has the same table, whatever the other rows are."""
         count = len(arms)
         asked = [self.tasks[row % len(self.tasks)] for row in range(count)]
-        return Episodes([arms[row] for row in range(count)], asked, _numbers(count, seed), image_size=image_size)
+        return Episodes([arms[row] for row in range(count)], asked, numbers(count, seed), image_size=image_size)
 
     def body(self, arm: Embodiment, start_ns: int, seed: int, image_size: int) -> Body:
         return Body(arm, start_ns, seed, image_size, self.tasks, self.robot.period_ns)
@@ -58,6 +65,6 @@ class So101(Bench[Embodiment]):
 BENCH = So101()
 
 
-def _numbers(count: int, seed: int) -> list[int]:
+def numbers(count: int, seed: int) -> list[int]:
     """As many numbers as are wanted, the first ones whatever their count: no two seeds share arms or tables."""
     return [int(number) for number in np.random.SeedSequence(seed).generate_state(count)]

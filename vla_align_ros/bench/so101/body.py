@@ -46,7 +46,7 @@ class Body(port.Body):
         return self._asked.prompts[0]
 
     def follow(self, trajectory: Trajectory) -> None:
-        """Raises ValueError for other joints than ALL_JOINTS or ARM_JOINTS."""
+        """Raises ValueError for other joints than those of one command group or of both."""
         self._controlled.follow(trajectory)
 
     def advance(self, to_ns: int) -> None:

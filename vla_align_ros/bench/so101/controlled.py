@@ -1,23 +1,25 @@
-"""One arm on a clock, behind the controllers that its users run: a trajectory for the arm, a position for the gripper,
-or one trajectory for all six joints.
+"""One arm on a clock, behind the controllers that its users run (COMMAND_GROUPS).
 
-    joint_trajectory_controller   reads a trajectory by its times (`action/running.py`), from where the joints are when
-                                  it begins; the latest word wins; after the last point its position is held
-    gripper controller            goes to the last position that it was told, as far as what it grips lets it
+    joint_trajectory_controller   a trajectory of the arm's joints, read by its times (`action/running.py`) from where
+                                  they are when it begins; the latest word wins; after the last point it is held
+    gripper_controller            goes to the last position that it was told, as far as what it grips lets it
 
-Both write the servos' targets UPDATE_HZ times a second. Free of ROS.
+Each gets its part of a trajectory of all six joints. Both write the servos' targets UPDATE_HZ times a second. Free of
+ROS.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from vla_align_ros.action.groups import group_trajectory
 from vla_align_ros.action.running import RunningTrajectory, begin
 from vla_align_ros.action.timeline import Timeline
 from vla_align_ros.bench.so101.embodiment import Embodiment
 from vla_align_ros.bench.so101.joints import GRIPPER, JOINT_NAMES, FloatArray
 from vla_align_ros.bench.so101.state import State
 from vla_align_ros.bench.so101.worlds import STEP_S, World
+from vla_align_ros.robot.description import CommandGroup
 from vla_align_ros.types import Trajectory
 
 UPDATE_HZ = 50
@@ -25,7 +27,12 @@ HELD_TRAJECTORIES = 8  # that wait for their start
 ARM_JOINTS = tuple(f"{name}_joint" for name in JOINT_NAMES[:GRIPPER])  # as the community's description names them
 GRIPPER_JOINT = f"{JOINT_NAMES[GRIPPER]}_joint"
 ALL_JOINTS = (*ARM_JOINTS, GRIPPER_JOINT)
+COMMAND_GROUPS = (
+    CommandGroup("joint_trajectory_controller/joint_trajectory", "joint_trajectory", ARM_JOINTS),
+    CommandGroup("gripper_controller/commands", "position_stream", (GRIPPER_JOINT,)),
+)
 _STEP_NS = round(STEP_S * 1e9)
+_COLUMNS = [[ALL_JOINTS.index(joint) for joint in group.joints] for group in COMMAND_GROUPS]
 _UPDATE_STEPS = round(1 / UPDATE_HZ / STEP_S)
 
 
@@ -40,27 +47,22 @@ class ControlledArm:
         self.now_ns = start_ns
         self._start_ns, self._period_ns = start_ns, period_ns
         self.world = World(embodiment, state, np.random.default_rng([seed, 67]))
-        self._trajectories = Timeline[RunningTrajectory]()
+        self._told = [Timeline[RunningTrajectory]() for _ in COMMAND_GROUPS]
         self._target = self.world.standing_command()
 
     def follow(self, trajectory: Trajectory) -> None:
-        """A trajectory of ARM_JOINTS, or of ALL_JOINTS, in this order, that arrives now. Raises ValueError for other
-        joints."""
-        if trajectory.joint_names not in (ARM_JOINTS, ALL_JOINTS):
-            asked = ", ".join(trajectory.joint_names)
-            raise ValueError(
-                f"expected the joints {', '.join(ARM_JOINTS)}, with {GRIPPER_JOINT} or without, got {asked}"
-            )
-        start_ns = trajectory.start_ns(self.now_ns)
-        measured = (max(start_ns, self.now_ns), self.world.reading()[: len(trajectory.joint_names)])
-        self._trajectories.put(start_ns, begin(trajectory, start_ns, self._period_ns, measured))
-        self._trajectories.keep_newest(HELD_TRAJECTORIES)
-
-    def grip(self, position_rad: float) -> None:
-        """A position of the gripper that arrives now. Raises ValueError where it is no number."""
-        if not np.isfinite(position_rad):
-            raise ValueError(f"expected a finite position of {GRIPPER_JOINT}, got {position_rad}")
-        self._target[GRIPPER] = position_rad
+        """A trajectory that arrives now, of all joints of one group or of both. Raises ValueError for other joints."""
+        named = set(trajectory.joint_names)
+        mine = [place for place, group in enumerate(COMMAND_GROUPS) if named >= set(group.joints)]
+        if named != {joint for place in mine for joint in COMMAND_GROUPS[place].joints}:
+            groups = " or ".join(", ".join(group.joints) for group in COMMAND_GROUPS)
+            raise ValueError(f"expected the joints {groups}, or all of them, got {', '.join(trajectory.joint_names)}")
+        start_ns, reading = trajectory.start_ns(self.now_ns), self.world.reading()
+        for place in mine:
+            part = group_trajectory(trajectory, COMMAND_GROUPS[place])
+            measured = (max(start_ns, self.now_ns), reading[_COLUMNS[place]])
+            self._told[place].put(start_ns, begin(part, start_ns, self._period_ns, measured))
+            self._told[place].keep_newest(HELD_TRAJECTORIES)
 
     def advance(self, to_ns: int) -> None:
         """Let time go on to `to_ns`; a time in the past changes nothing. Physics moves in whole steps of 4 ms."""
@@ -78,8 +80,8 @@ class ControlledArm:
 
     def _update(self, t_ns: int) -> None:
         """What the controllers write at each of their ticks."""
-        running = self._trajectories.at(t_ns)
-        if running is not None:
-            position = running.position_at(t_ns)
-            self._target[: len(position)] = position
+        for columns, told in zip(_COLUMNS, self._told, strict=True):
+            running = told.at(t_ns)
+            if running is not None:
+                self._target[columns] = running.position_at(t_ns)
         self.world.command(self._target.copy())

@@ -24,7 +24,7 @@ from vla_align_ros.bench.so101.tasks import HOLD_S, LIMIT_S, Task
 from vla_align_ros.bench.so101.worlds import STEP_S, World
 from vla_align_ros.types import Float32Array, Observation
 
-CONTROL_HZ = 10.0
+CONTROL_HZ = 15.0
 CONTROL_HZ_RANGE = (1.0, 50.0)
 
 
@@ -132,7 +132,7 @@ class Episodes(port.Episodes):
     def observe(self) -> list[Observation]:
         images = draw(self.skeletons, self.state(), self.image_size, threads=self.threads)
         readings = self.readings_rad().astype(np.float32)
-        stamps_ns = np.round(self.ticks * self.tick_s * 1e9).astype(np.int64)
+        stamps_ns = self.ticks * round(self.tick_s * 1e9)
         return [
             Observation(
                 dict(zip(CAMERAS, with_sensor_noise(images[row], one.pixels), strict=True)),

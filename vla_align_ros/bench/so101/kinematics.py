@@ -197,6 +197,20 @@ def tips_m(arms: Skeletons, angle_rad: FloatArray) -> FloatArray:
 
 
 @jit
+def _places(arms: Skeletons, angle_rad: FloatArray, places: FloatArray) -> None:
+    mat = np.empty((_NUM_BODIES, 3, 3))
+    for row in range(len(angle_rad)):
+        body_poses(arms, row, angle_rad[row], places[row], mat)
+
+
+def places_m(arms: Skeletons, angle_rad: FloatArray) -> FloatArray:
+    """Where each of BODIES is on its table, (n, 8, 3), at true angles (n, 6)."""
+    places = np.empty((len(angle_rad), _NUM_BODIES, 3))
+    _places(arms, angle_rad, places)
+    return places
+
+
+@jit
 def _sags(arms: Skeletons, angle_rad: FloatArray, sags: FloatArray) -> None:
     pos, mat = np.empty((_NUM_BODIES, 3)), np.empty((_NUM_BODIES, 3, 3))
     for row in range(len(angle_rad)):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from vla_align_ros.bench.so101.jit import jit
 from vla_align_ros.bench.so101.joints import FloatArray
 from vla_align_ros.bench.so101.kinematics import body_poses
-from vla_align_ros.bench.so101.painter import Float32Array, Int32Array, raster, resolve, shade
+from vla_align_ros.bench.so101.painter import NEAR_M, Float32Array, Int32Array, raster, resolve, shade
 from vla_align_ros.bench.so101.scene import CAMERAS, CUBES, PAD_THICK_M, PADS
 from vla_align_ros.bench.so101.shapes import CARRIERS, Shapes, shapes
 from vla_align_ros.bench.so101.skeleton import BODIES, CAMERA_BODY, Skeletons, rows_of
@@ -136,6 +136,32 @@ def _draw(arms: Skeletons, shown: Shapes, tables: _Tables, nearest: Int32Array, 
             raster(points, shown.faces, arms.camera_focal[row, camera] * fine, depth, faces)
             shade(points, shown.faces, shown.colours, light, shaded)
             resolve(faces, shaded, BACKGROUND_RGB, arms.mirrored[row, camera], images[row, camera])
+
+
+@jit
+def _camera_poses(arms: Skeletons, angle_rad: FloatArray, eyes: FloatArray, axes: FloatArray) -> None:
+    poses = _Poses(np.empty((_NUM_CARRIERS, 3)), np.empty((_NUM_CARRIERS, 3, 3)), np.empty(3), np.empty((3, 3)))
+    for row in range(len(angle_rad)):
+        body_poses(arms, row, angle_rad[row], poses.pos, poses.mat)
+        for camera in range(_NUM_CAMERAS):
+            _place_camera(arms, row, camera, poses)
+            eyes[row, camera] = poses.eye
+            axes[row, camera] = poses.axes
+
+
+def project(arms: Skeletons, angle_rad: FloatArray, points_m: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Points (n, k, 3) on the tables of n arms at true angles (n, 6) -> where each camera's picture has them,
+    (n, cameras, k, 2) in picture widths from its top left, and how far before the camera they are, (n, cameras, k) m.
+
+    What is nearer than NEAR_M, or behind, is placed as if it were NEAR_M away.
+    """
+    eyes, axes = np.empty((len(angle_rad), _NUM_CAMERAS, 3)), np.empty((len(angle_rad), _NUM_CAMERAS, 3, 3))
+    _camera_poses(arms, angle_rad, eyes, axes)
+    inside = np.einsum("nckj,ncji->ncki", points_m[:, None] - eyes[:, :, None], axes)
+    depth = -inside[..., 2]
+    zoom = arms.camera_focal[:, :, None] / np.maximum(depth, NEAR_M)
+    across = inside[..., 0] * zoom * np.where(arms.mirrored, -1.0, 1.0)[:, :, None]
+    return np.stack([0.5 + across, 0.5 - inside[..., 1] * zoom], axis=-1), depth
 
 
 def draw(

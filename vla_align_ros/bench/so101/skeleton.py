@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import mujoco
@@ -45,12 +46,11 @@ class Skeletons(NamedTuple):
 
 def skeletons(embodiments: Sequence[Embodiment]) -> Skeletons:
     """A row for each embodiment, equal ones as often as they come."""
-    found = {id(embodiment): _numbers(embodiment) for embodiment in embodiments}
-    rows = [found[id(embodiment)] for embodiment in embodiments]
-    stacked: list[Any] = [np.stack(values) for values in zip(*rows, strict=True)]
+    stacked: list[Any] = [np.stack(values) for values in zip(*map(_numbers, embodiments), strict=True)]
     return Skeletons(*stacked)
 
 
+@lru_cache(maxsize=4096)  # an expert that takes arms for others asks at every chunk
 def _numbers(embodiment: Embodiment) -> tuple[Any, ...]:
     """One row, in order of the fields."""
     model = shifted_model(embodiment)

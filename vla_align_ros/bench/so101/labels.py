@@ -1,0 +1,91 @@
+"""What only the bench knows: where things are in the pictures, and what they look like a random motion later."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from vla_align_ros.bench.so101.collect import Behaviour, record
+from vla_align_ros.bench.so101.embodiment import Embodiment
+from vla_align_ros.bench.so101.kinematics import places_m, tips_m
+from vla_align_ros.bench.so101.pictures import draw, project
+from vla_align_ros.bench.so101.recording import Recording, Rows
+from vla_align_ros.bench.so101.skeleton import BODIES, Skeletons, rows_of, skeletons
+from vla_align_ros.bench.so101.state import State
+from vla_align_ros.bench.so101.tasks import Assignments, Task
+from vla_align_ros.experience.source import Frames, Pairs
+from vla_align_ros.seeds import Stream, rng_of
+from vla_align_ros.types import Float32Array
+
+NUM_PREFIX_POINTS = 5
+ABSENT = -9.0
+PAIR_TICKS = 16  # of random motion between the two frames of a pair
+_JOINTS = tuple(BODIES.index(name) for name in ("lower_arm", "wrist", "moving_jaw"))
+_FRAMES_AN_ARM, _PAIRS_AN_ARM = 40, 8
+
+
+def keypoints(arms: Skeletons, state: State) -> Float32Array:
+    """Where tip, elbow, wrist, jaw, cubes and pads are in each camera's picture, (n, cameras, 10, 2) in picture widths;
+    ABSENT for what is behind a camera. A thing that another one hides counts as seen."""
+    pads = np.append(state.pad_m, np.zeros((*state.pad_m.shape[:2], 1)), axis=-1)
+    joints = places_m(arms, state.angle_rad)[:, _JOINTS]
+    tip = tips_m(arms, state.angle_rad)[:, None]
+    points, depth = project(arms, state.angle_rad, np.concatenate([tip, joints, state.cube_m, pads], axis=1))
+    return np.where(depth[..., None] > 0, points, ABSENT).astype(np.float32)
+
+
+def prefix_keypoints(arms: Skeletons, state: State, asked: Assignments) -> Float32Array:
+    """(n, 5, 2): in the front picture tip, cube and goal, in the wrist's cube and goal, all of them those that are
+    asked for. The goal is the pad, or the cube where it shall be reached."""
+    rows = np.arange(len(state))
+    cube = state.cube_m[rows, asked.cube]
+    pad = np.append(state.pad_m[rows, asked.pad], np.zeros((len(rows), 1)), axis=1)
+    goal = np.where((asked.task == Task.REACH)[:, None], cube, pad)
+    tip = tips_m(arms, state.angle_rad)
+    points, _ = project(arms, state.angle_rad, np.stack([tip, cube, goal], axis=1))
+    chosen = np.concatenate([points[:, 0], points[:, 1, 1:]], axis=1)
+    return np.asarray(np.clip(chosen, -1.0, 2.0), np.float32)
+
+
+def draw_frames(arms: Sequence[Embodiment], count: int, size: int, seed: int) -> Frames:
+    """`count` frames, half from each camera, of some of the arms at work. pose: sine and cosine of the joints' true
+    angles, (N, 12)."""
+    rng, rows = rng_of(seed, Stream.LABELLED_FRAMES), (count + 1) // 2
+    recording, mine = _some_at_work(arms, -(-rows // _FRAMES_AN_ARM), list(Behaviour), rng)
+    tick, row = _anywhere(recording, rows, 0, rng)
+    bodies, state = rows_of(skeletons(mine), row), recording.state(tick, row)
+    images, points = draw(bodies, state, size), keypoints(bodies, state)
+    circle = np.concatenate([np.sin(state.angle_rad), np.cos(state.angle_rad)], axis=1).astype(np.float32)
+    return Frames(
+        images.reshape(-1, *images.shape[2:])[:count],
+        points.reshape(-1, *points.shape[2:])[:count],
+        circle.repeat(images.shape[1], axis=0)[:count],
+    )
+
+
+def draw_pairs(arms: Sequence[Embodiment], count: int, size: int, seed: int) -> Pairs:
+    """`count` pairs of some of the arms, PAIR_TICKS of random motion apart."""
+    rng = rng_of(seed, Stream.PAIRS)
+    recording, mine = _some_at_work(arms, -(-count // _PAIRS_AN_ARM), [Behaviour.BABBLE], rng)
+    tick, row = _anywhere(recording, count, PAIR_TICKS, rng)
+    bodies = rows_of(skeletons(mine), row)
+    before, after = (draw(bodies, recording.state(at, row), size) for at in (tick, tick + PAIR_TICKS))
+    return Pairs(before, after, recording.readings[tick + PAIR_TICKS, row] - recording.readings[tick, row])
+
+
+def _some_at_work(
+    arms: Sequence[Embodiment], count: int, behaviours: Sequence[Behaviour], rng: np.random.Generator
+) -> tuple[Recording, list[Embodiment]]:
+    """`count` episodes of any tasks, and whose they are."""
+    mine, others = ([arms[place] for place in rng.integers(0, len(arms), count)] for _ in range(2))
+    asked = [Task(value) for value in rng.integers(0, len(Task), count)]
+    doing = [behaviours[place] for place in rng.integers(0, len(behaviours), count)]
+    seeds = rng.integers(0, 2**31, count).tolist()
+    return record(mine, asked, seeds, doing, others, ticks=4 * PAIR_TICKS), mine
+
+
+def _anywhere(recording: Recording, count: int, ahead: int, rng: np.random.Generator) -> tuple[Rows, Rows]:
+    """`count` (tick, row) with `ahead` ticks after them."""
+    ticks, rows = recording.commands.shape[:2]
+    return rng.integers(0, ticks - ahead + 1, count), rng.integers(0, rows, count)

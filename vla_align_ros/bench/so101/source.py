@@ -1,0 +1,182 @@
+"""The SO-101 as a source: what arms at work saw, what their experts would do, what was done, what came of it.
+
+Every call records episodes of its own and draws samples from them: a run that goes on after a cut sees the same ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vla_align_ros.bench.collect import fill_buffer
+from vla_align_ros.bench.so101.bench import So101, numbers
+from vla_align_ros.bench.so101.collect import Behaviour, record
+from vla_align_ros.bench.so101.embodiment import Embodiment
+from vla_align_ros.bench.so101.episodes import CONTROL_HZ
+from vla_align_ros.bench.so101.labels import NUM_PREFIX_POINTS, draw_frames, draw_pairs, prefix_keypoints
+from vla_align_ros.bench.so101.recording import Recording, Rows, draw_samples, labels
+from vla_align_ros.bench.so101.scene import CAMERAS, CUBES, PADS
+from vla_align_ros.bench.so101.shifts import Family, Split, draw_embodiment
+from vla_align_ros.bench.so101.skeleton import Skeletons, rows_of, skeletons
+from vla_align_ros.bench.so101.tasks import TEMPLATES, Task
+from vla_align_ros.experience.source import Labels, RawSamples, Sources
+from vla_align_ros.policy import Policy
+from vla_align_ros.seeds import Stream, rng_of
+from vla_align_ros.types import Experience, Float32Array, Observation, UInt8Array
+
+VALIDATION_SEED = 50_001
+RECORDED_S = {Task.REACH: 3.0, Task.PUSH: 8.0, Task.PICK: 8.0}  # what an expert needs for nearly all of its episodes
+BEHAVIOURS = {Behaviour.EXPERT: 0.2, Behaviour.NOISY: 0.25, Behaviour.MISFIT: 0.3, Behaviour.BABBLE: 0.25}
+TICKS_A_SAMPLE, EPISODES = 4, 16  # recorded for each sample; episodes of one robot and task a call, at most
+LABELLED_ARMS = 512  # whose pictures the eyes are pretrained on
+_PERIOD_NS = round(1e9 / CONTROL_HZ)
+
+
+@dataclass(frozen=True)
+class So101Source:
+    """`arms` at work, by name. shares: of the samples, of each task. labels: of other arms of the same kind."""
+
+    arms: Mapping[str, Embodiment]
+    shares: Mapping[Task, float]
+    labels: Labels
+
+    @cached_property
+    def robots(self) -> tuple[str, ...]:
+        return tuple(self.arms)
+
+    @cached_property
+    def prompts(self) -> tuple[str, ...]:
+        words = (
+            template.format(cube=cube, pad=pad)
+            for task in self._tasks
+            for template in TEMPLATES[task]
+            for cube, pad in product(CUBES, PADS)
+        )
+        return tuple(dict.fromkeys(words))
+
+    @cached_property
+    def _tasks(self) -> tuple[Task, ...]:
+        return tuple(task for task in Task if self.shares.get(task))
+
+    @cached_property
+    def _bodies(self) -> Skeletons:
+        return skeletons(list(self.arms.values()))
+
+    def samples(self, robot: NDArray[np.int64], horizon: int, size: int | None, rng: np.random.Generator) -> RawSamples:
+        """See `Source`. What is to be imitated is what the arm's own expert would do. Episodes may be shared by the
+        samples of one robot and task."""
+        shares = np.array([self.shares[task] for task in self._tasks])
+        task = np.array(self._tasks)[rng.choice(len(shares), len(robot), p=shares / shares.sum())]
+        experiences: list[Experience | None] = [None] * len(robot)
+        actions = np.empty((len(robot), horizon, len(So101.robot.action)), np.float32)
+        points = np.empty((len(robot), NUM_PREFIX_POINTS, 2), np.float32)
+        for one in self._tasks:
+            places = np.flatnonzero(task == one)
+            if len(places):
+                recording, tick, row = self._at_work(one, robot[places], horizon, rng)
+                actions[places], points[places], made = self._drawn(recording, tick, row, horizon, size)
+                for place, experience in zip(places.tolist(), made, strict=True):
+                    experiences[place] = experience
+        return RawSamples([item for item in experiences if item is not None], actions, robot, points)
+
+    def experiences(
+        self, robot: int, policy: Policy, seed: int, count: int, exploration_fraction: float = 0.5
+    ) -> list[Experience]:
+        """See `Source`. The policy works with its initial token."""
+        start = policy.initial_token()
+        assert start is not None
+        arm = list(self.arms.values())[robot]
+        return fill_buffer(policy, So101(self._tasks), arm, start, seed, exploration_fraction, count)
+
+    def _at_work(
+        self, task: Task, robot: NDArray[np.int64], horizon: int, rng: np.random.Generator
+    ) -> tuple[Recording, Rows, Rows]:
+        """Episodes of a task, and a random (tick, row) of an own one for each entry of `robot`."""
+        ticks = round(RECORDED_S[task] * CONTROL_HZ) + horizon
+        arms, group, wanted = np.unique(robot, return_inverse=True, return_counts=True)
+        episodes = np.clip(-(-wanted * TICKS_A_SAMPLE // ticks), 1, EPISODES)
+        first = np.cumsum(episodes) - episodes
+        row = first[group] + rng.integers(0, episodes[group])
+        arm = arms.repeat(episodes)
+        everyone = list(self.arms.values())
+        recording = record(
+            [everyone[place] for place in arm],
+            [task] * len(arm),
+            rng.integers(0, 2**31, len(arm)).tolist(),
+            [Behaviour(value) for value in rng.choice(list(BEHAVIOURS), len(arm), p=list(BEHAVIOURS.values()))],
+            [everyone[place] for place in rng.integers(0, len(everyone), len(arm))],
+            ticks,
+            execute_ticks=So101.robot.execute,
+        )
+        return replace(recording, arm=arm), rng.integers(0, ticks - horizon + 1, len(robot)), row
+
+    def _drawn(
+        self, recording: Recording, tick: Rows, row: Rows, horizon: int, size: int | None
+    ) -> tuple[Float32Array, Float32Array, list[Experience]]:
+        """Actions to imitate, points and experiences at (tick, row) of a recording."""
+        arms, state = list(self.arms.values()), recording.state(tick, row)
+        bodies = rows_of(self._bodies, recording.arm[row])
+        points = prefix_keypoints(bodies, state, recording.asked[row])
+        after, images, next_images = tick + horizon, np.empty(0, np.uint8), np.empty(0, np.uint8)
+        if size is None:
+            actions = labels(recording, arms, self._bodies, tick, row, horizon)
+        else:
+            drawn = draw_samples(recording, arms, self._bodies, tick, row, horizon, size)
+            actions, images, next_images = drawn.actions, drawn.images, drawn.next_images
+        sent = recording.commands[tick[:, None] + np.arange(horizon), row[:, None]]
+        made = [
+            Experience(
+                _observation(images[place : place + 1], recording.readings[tick[place], at], prompt, 0),
+                sent[place],
+                _observation(
+                    next_images[place : place + 1], recording.readings[after[place], at], prompt, horizon * _PERIOD_NS
+                ),
+                place,
+            )
+            for place, (at, prompt) in enumerate((at, recording.asked.prompts[at]) for at in row.tolist())
+        ]
+        return actions, points, made
+
+
+def _observation(images: UInt8Array, reading: Float32Array, prompt: str, stamp_ns: int) -> Observation:
+    """images: (1, C, S, S, 3), or none."""
+    seen = dict(zip(CAMERAS, images[0], strict=True)) if len(images) else {}
+    return Observation(seen, reading, prompt, stamp_ns)
+
+
+def open_sources(
+    seed: int, robots: int, validation_robots: int, shares: Mapping[Task, float], families: Sequence[Family]
+) -> Sources:
+    """Arms to train on, the first one unshifted, and others. Each is shifted in some of the `families`."""
+    training = {"so101/nominal": Embodiment()} | draw_arms(Split.TRAINING, robots - 1, seed, families)
+    validation = draw_arms(Split.VALIDATION, validation_robots, VALIDATION_SEED, families)
+    return Sources(
+        So101Source(training, shares, _labels(Split.TRAINING, seed + 1, families)),
+        So101Source(validation, shares, _labels(Split.VALIDATION, VALIDATION_SEED + 1, families)),
+    )
+
+
+def draw_arms(split: Split, count: int, seed: int, families: Sequence[Family]) -> dict[str, Embodiment]:
+    """Arms by their names. Each family shifts half of them: alone, with any others, in none at times."""
+    found = {}
+    for number in numbers(count, seed):
+        some = rng_of(number, Stream.FAMILIES).random(len(Family)) < 0.5
+        mine = [family for family, shifts in zip(Family, some, strict=True) if shifts and family in families]
+        found[f"so101/{split.value}/{number}"] = draw_embodiment(number, split, mine)
+    return found
+
+
+def _labels(split: Split, seed: int, families: Sequence[Family]) -> Labels:
+    def arms() -> list[Embodiment]:
+        return list(draw_arms(split, LABELLED_ARMS, seed, families).values())
+
+    return Labels(
+        NUM_PREFIX_POINTS,
+        lambda count, size, seed: draw_frames(arms(), count, size, seed),
+        lambda count, size, seed: draw_pairs(arms(), count, size, seed),
+    )
