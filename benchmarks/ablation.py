@@ -31,7 +31,8 @@ from vla_align_ros import limits
 from vla_align_ros.alignment import experience_check, guard
 from vla_align_ros.alignment.align import limits_of
 from vla_align_ros.alignment.evidence import collect, on_later
-from vla_align_ros.alignment.step import propose
+from vla_align_ros.alignment.pick import pick
+from vla_align_ros.alignment.step import descend, known_tokens, propose
 from vla_align_ros.bench.evaluate import action_error
 from vla_align_ros.bench.reach2.bench import BENCH
 from vla_align_ros.bench.reach2.embodiment import Embodiments, sample_embodiments
@@ -42,7 +43,7 @@ from vla_align_ros.policy.load import Device
 from vla_align_ros.seeds import Part, seed_of
 
 ABLATION_SEED = 60_001  # of arms that are neither training's, nor those whose losses made the limits, nor any test's
-WITHOUT = ("as it is", "nothing left out", "no gradient")
+WITHOUT = ("as it is", "nothing left out", "no gradient", "the best token alone")
 ASKED_WITHOUT = (clean, one_in_ten_wrong, second_robot)  # kinds for which proposals are made again without each rule
 VERDICT_MODULES: tuple[ModuleType, ...] = (limits, guard, experience_check)
 BEFORE = (
@@ -57,9 +58,10 @@ BEFORE = (
 
 
 def one_buffer(
-    policy: Policy, start: torch.Tensor, experiences: Experiences, seed: int, params: AlignParams
+    policy: Policy, start: torch.Tensor, experiences: Experiences, seed: int, params: AlignParams, alone: bool
 ) -> dict[str, Any]:
-    """The proposal, and the statistic of each check. `token` is None where nothing can be proposed."""
+    """The proposal, and the statistic of each check. `token` is None where nothing can be proposed. alone: the gradient
+    starts at the single token that explains the experience best."""
     parts = arms.split_of(policy, experiences, params)
     found = experience_check.statistics(parts)
     if not parts.usable:
@@ -69,6 +71,11 @@ def one_buffer(
     learn, judge = torch.arange(len(parts.learn)), torch.arange(len(parts.learn), len(losses))
     before = on_later(losses, start, judge, seed_of(seed, Part.JUDGING))
     proposal = propose(policy, losses, learn, start, params, seed)
+    if alone:
+        known = known_tokens(policy, start)
+        best, _ = pick(losses.without_dynamics(), learn, known, seed_of(seed, Part.PICK))
+        token, _ = descend(policy, losses, learn, known[best], params, seed)
+        proposal = replace(proposal, best_known=known[best], token=token)
     evidence = collect(policy, losses, everything, judge, before, proposal, seed_of(seed, Part.JUDGING))
     return {"token": proposal.token, "statistics": {**found, **guard.statistics(evidence, losses.weights)}}
 
@@ -77,7 +84,7 @@ def one_arm(policy: Policy, arm: Embodiments, other_arm: Embodiments, seed: int)
     """Clean and corrupted buffers of one arm, from a fresh install's token and from an aligned one in turn."""
     shipped, params = arms.shipped_token(policy), arms.recommended(policy)
     without = dict(
-        zip(WITHOUT, (params, _nothing_left_out(params), replace(params, align_learning_rate=0.0)), strict=True)
+        zip(WITHOUT, (params, _nothing_left_out(params), replace(params, align_learning_rate=0.0), params), strict=True)
     )
     mine, theirs = (at_work(policy, which, seed) for which in (arm, other_arm))
     aligned = arms.aligned(policy, shipped, in_buffer(policy, mine), params, seed).proposed
@@ -93,7 +100,7 @@ def one_arm(policy: Policy, arm: Embodiments, other_arm: Embodiments, seed: int)
     for index, (start, kind) in enumerate(cases):
         experiences = in_buffer(policy, kind(mine, theirs, np.random.default_rng([seed, index])))
         for name in WITHOUT if kind in ASKED_WITHOUT else WITHOUT[:1]:
-            made = one_buffer(policy, starts[start], experiences, seed, without[name])
+            made = one_buffer(policy, starts[start], experiences, seed, without[name], alone=name == WITHOUT[-1])
             token = made.pop("token")
             refused_by = [
                 which

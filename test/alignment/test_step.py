@@ -95,9 +95,12 @@ def test_the_gradient_starts_at_the_best_known_token(
 ) -> None:
     wanted = token if which is None else policy.e_0 if which < 0 else policy.e_0 + policy.alignment.bank[which]
     running = token + 0.5 * torch.ones_like(token) if which is not None else token
-    monkeypatch.setattr(
-        step, "pick", lambda losses, rows, candidates, seed: int((candidates - wanted).flatten(1).norm(dim=1).argmin())
-    )
+
+    def nearest(losses, rows, candidates, seed):
+        row = int((candidates - wanted).flatten(1).norm(dim=1).argmin())
+        return row, candidates[row]
+
+    monkeypatch.setattr(step, "pick", nearest)
     found = propose(policy, make_losses(policy), ROWS, running, AlignParams(align_learning_rate=0.0), 0)
     assert found.best_known_name == name
     assert torch.equal(found.best_known, wanted)

@@ -1,4 +1,4 @@
-"""What an alignment proposes: the token that explains the experience best, and gradient steps from there.
+"""What an alignment proposes: the tokens that explain the experience best, and gradient steps from their mean.
 
 Whether the proposal is any good is asked by `guard.py`, from what `evidence.py` collects.
 """
@@ -30,8 +30,9 @@ class OnStep(Protocol):
 
 @dataclass(frozen=True)
 class Proposal:
-    """Tokens (n, W). best_known: of the running token, E_0 and the bank the one that explains the experience best, and
-    best_known_name what it is called in a report. token: where the gradient leads to from there."""
+    """Tokens (n, W). best_known: the mean of those that explain the experience best, of the running token, E_0 and the
+    bank, and best_known_name what the first of them is called in a report. token: where the gradient leads to from
+    there."""
 
     best_known: Tensor
     best_known_name: str
@@ -58,11 +59,16 @@ def propose(
 def find_best_known(
     policy: Policy, losses: ExperienceLosses, rows: Tensor, running: Tensor, seed: int
 ) -> tuple[Tensor, str]:
-    """The token, among the running one, E_0 and the bank, that explains `rows` best, without dynamics; and its name."""
-    candidates = torch.cat([torch.stack([running, policy.e_0]), policy.e_0 + policy.alignment.bank])
+    """The mean of the tokens that explain `rows` best (`pick.py`), without dynamics; and the name of the first one."""
+    candidates = known_tokens(policy, running)
     names = ["running token", "E_0", *(f"bank token {row}" for row in range(len(policy.alignment.bank)))]
-    best = pick(losses.without_dynamics(), rows, candidates, seed_of(seed, Part.PICK))
-    return candidates[best], names[best]
+    best, mean = pick(losses.without_dynamics(), rows, candidates, seed_of(seed, Part.PICK))
+    return mean, names[best]
+
+
+def known_tokens(policy: Policy, running: Tensor) -> Tensor:
+    """(2 + robots, n, W): the running token (n, W), E_0 and the bank's."""
+    return torch.cat([torch.stack([running, policy.e_0]), policy.e_0 + policy.alignment.bank])
 
 
 def descend(

@@ -89,7 +89,7 @@ def _example(policy: Policy, source: Source, arm: int, seed: int) -> tuple[Tenso
     rows = torch.arange(len(losses))
     others = torch.arange(len(bank)) != arm
     known = policy.e_0 + bank[others]
-    best_known = known[pick(losses.without_dynamics(), rows, known, seed)]
+    _, best_known = pick(losses.without_dynamics(), rows, known, seed)
     found, _ = gradient(losses, best_known, rows, DRAWS, seed)
     return found.flatten().cpu(), (policy.e_0 + bank[arm] - best_known).flatten().cpu()
 
