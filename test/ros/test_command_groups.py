@@ -159,7 +159,7 @@ def test_a_stop_holds_every_group_once_and_a_gripper_keeps_what_it_holds(node, r
     arms = [joint for joint, must_follow in zip(ROBOT.action_joints, ROBOT.must_follow, strict=True) if must_follow]
     measured = np.array([[said[joint] for joint in arms] for said in robot.said])
     off = np.abs(measured - [held_at[joint] for joint in arms])
-    assert off.max(1).min() < 1e-6, "where a joint state said that the arms were"
+    assert off.min(0).max() < 1e-6, "each where a joint state said that it was"
     for joint in set(ROBOT.action_joints) - set(arms):
         assert held_at[joint] == pytest.approx(CLOSED, abs=10 * SPREAD)
     for group in ARMS:
