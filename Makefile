@@ -50,7 +50,7 @@ OLDEST_TESTS := test/observation/test_images.py test/observation/test_codecs.py 
 
 test-oldest: setup
 	test -x $(OLDEST)/bin/python || $(BIN)/python -m venv $(OLDEST)
-	$(OLDEST)/bin/python -m pip install --quiet $$(grep -E '^(rosbags|pytest|pytest-timeout|hypothesis)==' constraints.txt) \
+	$(OLDEST)/bin/python -m pip install --quiet $$(grep -E '^(rosbags|pytest|pytest-timeout|hypothesis|PyYAML|pydantic)==' constraints.txt) \
 	  $$($(BIN)/python -c 'import sys; print(*("opencv-python-headless==4.6.0.66", "numpy==1.26.4") \
 	  if sys.version_info < (3, 13) else ("opencv-python-headless==4.10.0.84", "numpy==2.1.3"))')
 	PYTHONPATH=$(CURDIR) $(OLDEST)/bin/python -m pytest $(OLDEST_TESTS)

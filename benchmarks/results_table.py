@@ -38,7 +38,7 @@ def token_rows(alignment: dict[str, Any], classical: dict[str, Any] | None) -> l
     """Success and action error of each way, on the same arms."""
     stages = (
         ("before: the shipped token", "before"),
-        ("pick from the bank alone, no guard", "picked"),
+        ("pick from the bank alone, no guard", "best_known"),
         ("**after `align()`**", "after"),
         ("best token by the expert's labels", "oracle"),
     )
