@@ -1,8 +1,8 @@
-"""Alignment at the desk: bags through the very assembler, builder and `align()` that run on the robot."""
+"""Alignment at the desk: bags through the very assembler, builder and `align()` that run on the robot; and datasets."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,6 +49,29 @@ def fill_buffer(
             buffer.add(replace(item, episode=newest))
         first_episode = newest + 1
         yield reading.summary
+
+
+def fill_from_datasets(
+    policy: Policy,
+    folders: Sequence[Path],
+    cameras: Mapping[str, str],
+    params: PolicyParams,
+    buffer: ExperienceBuffer,
+    prompt: str = "",
+) -> None:
+    """The same from LeRobotDatasets, one robot's, in order of time. cameras: the model's camera -> the dataset's
+    feature, `observation.images.<camera>` where left out. Raises DatasetError."""
+    from vla_align_ros.experience.lerobot import LeRobotDataset, image_features
+
+    architecture, first_episode = policy.config.architecture, 0
+    features = image_features(architecture.cameras, cameras)
+    for folder in folders:
+        dataset = LeRobotDataset(
+            folder, policy.config.robot, features, architecture.vision.image_size, prompt=prompt or None
+        )
+        for item in dataset.experiences(architecture.action_horizon, params.experience_stride_ticks):
+            buffer.add(replace(item, episode=item.episode + first_episode))
+        first_episode += len(dataset.episodes)
 
 
 def would_refuse(policy: Policy, experiences: Sequence[Experience], params: AlignParams) -> Verdict | None:

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
+from lerobot_files import CAMERAS, write_dataset
+from made_up import write_robot_model
 from recordings import BASE, COMMANDS, JOINTS, PROMPT, Sent, record, run_of
 from typer.testing import CliRunner, Result
 
@@ -100,6 +102,23 @@ def test_a_bag_of_another_robot_is_wrong_usage(tmp_path: Path, run: list[Sent]) 
         assert result.exit_code == 2, result.output
         assert "no joint state of ['shoulder', 'elbow'], is this another robot's bag?" in result.stderr
         assert f"{JOINTS} names ['hip', 'knee']" in result.stderr
+
+
+def test_a_dataset_is_experience_as_a_bag_is(tmp_path: Path) -> None:
+    model, dataset = write_robot_model(tmp_path / "model", "so101"), write_dataset(tmp_path / "data", (60, 80))
+    cameras = [f"--camera={name}={feature}" for name, feature in CAMERAS.items()]
+    common = ["align", "--model", str(model), "--store", str(tmp_path / "store")]
+    done = CliRunner().invoke(app, [*common, str(dataset), *cameras, "--dry-run", "--json"])
+    found = json.loads(done.output)
+    horizon, stride = 28, 4
+    assert found["experiences"] == sum(len(range(0, length - horizon, stride)) for length in (60, 80))
+    assert done.exit_code == (1 if found["reason"] else 0)
+    refused = CliRunner().invoke(app, [*common, str(dataset), "--camera=front=no.such"])
+    assert refused.exit_code == 2
+    assert "camera 'front' is to be 'no.such'" in refused.output
+    mixed = CliRunner().invoke(app, [*common, str(dataset), str(tmp_path / "bag")])
+    assert mixed.exit_code == 2
+    assert "got both" in mixed.output
 
 
 def test_a_prompt_on_the_command_line_is_enough(tmp_path: Path, run: list[Sent]) -> None:

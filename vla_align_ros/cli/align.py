@@ -1,4 +1,4 @@
-"""`vla-align align`: rosbags in, a token and a report out. The same code as on the robot."""
+"""`vla-align align`: rosbags (or a LeRobotDataset) in, a token and a report out. The same code as on the robot."""
 
 from __future__ import annotations
 
@@ -18,12 +18,17 @@ from vla_align_ros.cli.bag_options import (
     Namespace,
     Prompt,
     PromptTopic,
+    are_datasets,
     named_topics,
     pairs,
 )
 
 if TYPE_CHECKING:
     from vla_align_ros.experience.bag_summary import BagSummary
+    from vla_align_ros.experience.bag_topics import BagTopics
+    from vla_align_ros.experience.buffer import ExperienceBuffer
+    from vla_align_ros.params import PolicyParams
+    from vla_align_ros.policy import Policy
 
 
 def align(
@@ -54,7 +59,7 @@ def align(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Align a model to the robot that recorded the bags. Exit code 0: kept, or enough experience for an alignment with
+    """Align a model to the robot that recorded the bags, or LeRobotDatasets (format 3). Exit code 0: kept, or enough experience for an alignment with
     --dry-run; 1: refused, with the reason; 2: wrong usage.
 
     Example: vla-align align --model tiny --store outputs/tokens outputs/monday
@@ -66,7 +71,7 @@ def align(
     from vla_align_ros.checkpoint.manifest import StoreError
     from vla_align_ros.checkpoint.owner import owner_of
     from vla_align_ros.experience.buffer import ExperienceBuffer
-    from vla_align_ros.offline import fill_buffer, would_refuse
+    from vla_align_ros.offline import would_refuse
     from vla_align_ros.params import ManagerParams, ParameterError, PolicyParams
     from vla_align_ros.policy import load_policy
     from vla_align_ros.runtime import make_runtime
@@ -86,10 +91,11 @@ def align(
             }
         )
         robot = policy.config.robot
-        topics = named_topics(robot, namespace, camera, joint_topic, prompt_topic, command_topic)
+        of_bags = None if are_datasets(bags) else camera
+        topics = named_topics(robot, namespace, of_bags, joint_topic, prompt_topic, command_topic)
         if dry_run:
             buffer = ExperienceBuffer(params.buffer_capacity)
-            summaries = list(fill_buffer(policy, bags, topics, params, buffer, prompt))
+            summaries = _read(policy, bags, topics, camera, params, buffer, prompt)
             verdict = would_refuse(policy, buffer.snapshot(), params.align)
             found = {"experiences": buffer.total_added, "reason": verdict.reason.value if verdict else None}
             words = f"would be refused ({verdict.reason.value}): {verdict.detail}" if verdict else "could begin"
@@ -98,7 +104,7 @@ def align(
         runtime = make_runtime(policy, params, ManagerParams().keep_versions)
         if (owner := owner_of(runtime.store.root)) is not None:
             typer.echo(f"the store is in use by {owner}, which follows what becomes active", err=True)
-        summaries = list(fill_buffer(policy, bags, topics, params, runtime.buffer, prompt))
+        summaries = _read(policy, bags, topics, camera, params, runtime.buffer, prompt)
         report = runtime.align(params.align, params.exploration_fraction, seed=seed)
     except (ValueError, ParameterError, StoreError) as error:
         typer.echo(f"cannot align: {error}", err=True)
@@ -106,6 +112,24 @@ def align(
     little = report.reason is Reason.TOO_LITTLE_EXPERIENCE
     _print(report.to_json(), report.sentence(), summaries, as_json, whole=little)
     raise typer.Exit(0 if report.accepted else 1)
+
+
+def _read(
+    policy: Policy,
+    sources: Sequence[Path],
+    topics: BagTopics,
+    camera: Sequence[str] | None,
+    params: PolicyParams,
+    buffer: ExperienceBuffer,
+    prompt: str,
+) -> list[BagSummary]:
+    """Fill the buffer; what became of each bag, and nothing of datasets, which are whole or refused."""
+    from vla_align_ros.offline import fill_buffer, fill_from_datasets
+
+    if not are_datasets(sources):
+        return list(fill_buffer(policy, sources, topics, params, buffer, prompt))
+    fill_from_datasets(policy, sources, pairs("--camera", camera), params, buffer, prompt)
+    return []
 
 
 def _print(

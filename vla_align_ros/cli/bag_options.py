@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 Bags = Annotated[
     list[Path],
     typer.Argument(
-        help="Bag folders or storage files, in order of time; the split files of one recording count as one."
+        help="Bag folders or storage files, in order of time; the split files of one recording count as one. Or "
+        "LeRobotDatasets (format 3)."
     ),
 ]
 Namespace = Annotated[
@@ -23,7 +24,10 @@ Namespace = Annotated[
 ]
 Cameras = Annotated[
     list[str] | None,
-    typer.Option("--camera", help="A camera's topic in the bag, as base_0_rgb=/cam/image_raw; else the model's."),
+    typer.Option(
+        "--camera",
+        help="A camera's topic in the bag (or a dataset's feature), as base_0_rgb=/cam/image_raw; else the model's.",
+    ),
 ]
 JointTopics = Annotated[
     list[str] | None,
@@ -43,6 +47,14 @@ def pairs(option: str, items: Sequence[str] | None) -> dict[str, str]:
     if wrong := [item for item in items or () if "=" not in item]:
         raise ValueError(f"{option}: expected NAME=VALUE, got {wrong[0]!r}")
     return dict(item.split("=", 1) for item in items or ())
+
+
+def are_datasets(sources: Sequence[Path]) -> bool:
+    """Whether all are LeRobotDatasets; False where none is. ValueError for a mixture."""
+    datasets = [path for path in sources if (path / "meta" / "info.json").is_file()]
+    if datasets and len(datasets) < len(sources):
+        raise ValueError(f"give bags or LeRobotDatasets, got both: {datasets[0]} is a dataset")
+    return bool(datasets)
 
 
 def named_topics(

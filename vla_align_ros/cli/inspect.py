@@ -18,6 +18,7 @@ from vla_align_ros.cli.bag_options import (
     Namespace,
     Prompt,
     PromptTopic,
+    are_datasets,
     named_topics,
 )
 
@@ -55,7 +56,7 @@ def inspect(
     from vla_align_ros.zoo import find_model
 
     try:
-        if any((source / "meta" / "info.json").is_file() for source in sources):
+        if are_datasets(sources):
             if robot is None:
                 raise ValueError("a LeRobotDataset needs --robot, a description of the robot that it was recorded on")
             found = [part for source in sources for part in _dataset(source, robot, robot_column)]

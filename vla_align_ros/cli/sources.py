@@ -83,13 +83,10 @@ class LeRobotSource:
     prompt: str | None = None
 
     def open(self, config: ModelConfig, seed: int) -> Sources:
-        from vla_align_ros.experience.lerobot import LeRobotDataset
+        from vla_align_ros.experience.lerobot import LeRobotDataset, image_features
         from vla_align_ros.experience.lerobot_source import lerobot_sources
 
-        known = config.architecture.cameras
-        if unknown := sorted(set(self.cameras) - set(known)):
-            raise RecipeError(f"source: cameras: the model has no camera {unknown}, it has {list(known)}")
-        cameras = {camera: f"observation.images.{camera}" for camera in known} | self.cameras
+        cameras = image_features(config.architecture.cameras, self.cameras)
         size = config.architecture.vision.image_size
         training, validation = (
             [

@@ -52,6 +52,13 @@ class Episode:
     row: Mapping[str, Any]
 
 
+def image_features(cameras: Sequence[str], named: Mapping[str, str]) -> dict[str, str]:
+    """Camera -> feature: as `named`, else `observation.images.<camera>`. DatasetError for a camera that is none."""
+    if unknown := sorted(set(named) - set(cameras)):
+        raise DatasetError(f"cameras: the model has no camera {unknown}, it has {list(cameras)}")
+    return {camera: f"observation.images.{camera}" for camera in cameras} | dict(named)
+
+
 class LeRobotDataset:
     """One dataset on disk, read for one robot.
 
