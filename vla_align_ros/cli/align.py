@@ -59,8 +59,8 @@ def align(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Align a model to the robot that recorded the bags, or LeRobotDatasets (format 3). Exit code 0: kept, or enough experience for an alignment with
-    --dry-run; 1: refused, with the reason; 2: wrong usage.
+    """Align a model to the robot that recorded the bags, or LeRobotDatasets. Exit code 0: kept, or enough experience
+    for an alignment with --dry-run; 1: refused, with the reason; 2: wrong usage.
 
     Example: vla-align align --model tiny --store outputs/tokens outputs/monday
     """
