@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +193,14 @@ class Ros:
             return future.result()
         finally:
             self.node.destroy_client(client)
+
+    def ask(self, service: str, service_type: type) -> Any:
+        """The response of a service that changes nothing. It is asked again where none comes: a server that has not
+        found the client's reader yet sends its answer to nobody (rmw_fastrtps)."""
+        for timeout_s in (TIMEOUT_S / 6, TIMEOUT_S / 6):
+            with suppress(AssertionError):
+                return self.call(service, service_type, timeout_s=timeout_s)
+        return self.call(service, service_type)
 
     def wait_until(self, condition: Callable[[], bool], what: str, timeout_s: float = TIMEOUT_S) -> None:
         """For what sends no message: a file, a process, the graph. Looks every 10 ms."""

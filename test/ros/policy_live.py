@@ -125,7 +125,7 @@ class PolicyProcess:
         return self.transition_id(TRANSITIONS[name], node)
 
     def state(self, node: str = POLICY) -> str:
-        return str(self.ros.call(f"{node}/get_state", GetState).current_state.label)
+        return str(self.ros.ask(f"{node}/get_state", GetState).current_state.label)
 
     def bring_to(self, wanted: str, node: str = POLICY) -> None:
         """Through as many transitions as it takes."""

@@ -129,7 +129,7 @@ def change(ros, name):
 
 
 def state(ros):
-    return ros.call("/moody/get_state", GetState).current_state.label
+    return ros.ask("/moody/get_state", GetState).current_state.label
 
 
 @pytest.mark.parametrize("broken", WAY)

@@ -28,7 +28,7 @@ def test_ctrl_c_while_it_loads_a_model_that_takes_for_ever_ends_it(ros, tmp_path
     process = ros.run_node(MODULE, {"model": str(tmp_path)})
     label = ""
     while label != "configuring":
-        label = ros.call(f"{POLICY}/get_state", GetState).current_state.label
+        label = ros.ask(f"{POLICY}/get_state", GetState).current_state.label
     assert process.stop(signal.SIGINT, timeout_s=30.0) == 0
     assert "ends while configuring" in process.output
     assert "Traceback" not in process.output

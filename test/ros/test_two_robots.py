@@ -43,7 +43,7 @@ class Robot:
 
     @property
     def state(self):
-        return self.ros.call(f"/{self.name}/vla_policy/get_state", GetState).current_state.label
+        return self.ros.ask(f"/{self.name}/vla_policy/get_state", GetState).current_state.label
 
 
 @pytest.fixture(scope="module")
