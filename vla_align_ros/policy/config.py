@@ -16,6 +16,7 @@ from pydantic.dataclasses import dataclass
 
 from vla_align_ros.foreign import what_is_file
 from vla_align_ros.robot.description import RobotDescription
+from vla_align_ros.types import Conventions
 
 MODEL_FILE = "model.yaml"
 FORMAT = 1
@@ -115,7 +116,15 @@ class AlignmentConfig:
 
 @dataclass(frozen=True, config=_strict)
 class Architecture:
-    """Everything that decides which tensors a model has. `action_dim` is the padded width of states and actions."""
+    """Everything that decides which tensors a model has, and which numbers they are given. `action_dim` is the padded
+    width of states and actions.
+
+    conventions: whose arithmetic the weights were trained with, from pictures, state and prompt to the network and back.
+    `zoo`: `resize.letterbox`, all in float32, else openpi's. `openpi`: its policy server's (pictures scaled by Pillow,
+    statistics in float64). `lerobot`: 0.5 and later (pictures scaled without antialiasing, other small numbers in the
+    normalisation, pi0's prompt as it is written, another clock). discrete_state_input: the prompt has pi0.5's form and
+    holds the state; None is what the variant does. Neither changes a tensor.
+    """
 
     variant: Literal["pi0", "pi05"]
     vocab_size: Size
@@ -131,6 +140,8 @@ class Architecture:
     peft_init: Literal["zeros", "normal"] = "zeros"
     e_token_attention_bias: Finite = -4.0
     alignment: AlignmentConfig | None = None
+    conventions: Conventions = "zoo"
+    discrete_state_input: bool | None = None
 
     def __post_init__(self) -> None:
         experts = [self.action_expert] + ([self.alignment.expert] if self.alignment else [])
@@ -144,6 +155,11 @@ class Architecture:
             raise ValueError("cameras: at least one is needed")
         if len(set(self.cameras)) != len(self.cameras):
             raise ValueError(f"cameras: every name once, got {list(self.cameras)}")
+
+    @property
+    def state_in_prompt(self) -> bool:
+        """Whether the prompt holds the state in words."""
+        return self.variant == "pi05" if self.discrete_state_input is None else self.discrete_state_input
 
 
 @dataclass(frozen=True, config=_strict)
@@ -224,5 +240,10 @@ def load_model_description(path: Path) -> ModelConfig:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError, *_YAML_LEAKS) as error:
         raise ModelConfigError(f"{path}: cannot be read as YAML: {what_is_file(path) or error}") from None
-    config: ModelConfig = _validated(TypeAdapter(ModelConfig), raw, path)
+    return make_model_config(raw, path)
+
+
+def make_model_config(raw: Any, origin: Path) -> ModelConfig:
+    """What a `model.yaml` says, checked. Raises ModelConfigError that names `origin`."""
+    config: ModelConfig = _validated(TypeAdapter(ModelConfig), raw, origin)
     return config
