@@ -12,7 +12,7 @@ from typing import Any, Final
 
 PICKLES: Final = ("*.pt", "*.pth", "*.bin", "*.ckpt", "*.pkl", "*.pickle")
 _HEAD_BYTES: Final = 512
-_SHARDS: Final = "*.safetensors.index.json"
+SHARDS: Final = ".index.json"  # behind the name of the weights, of the file that says which shard holds what
 _UNFINISHED: Final = ("*.incomplete", "*.part", "*.crdownload", "*.aria2", "*.tmp")
 _EXPECTED: Final = "expected a folder with model.yaml, as models/tiny is (docs/checkpoints.md)"
 _POLICIES: Final = {  # `type` of lerobot, beginning of `model_type` of transformers -> name
@@ -66,8 +66,6 @@ def _what_is_safetensors(head: bytes, size: int) -> str:
 
 def missing_weights(folder: Path) -> str:
     """What stands in a folder in place of a weights file, as the end of a sentence; empty when nothing does."""
-    if shards := _names(folder, _SHARDS):
-        return f"; {shards[0]} says that the weights are in several files (shards): merge them into one"
     if pickles := _names(folder, *PICKLES):
         return f"; {_some(pickles)} is a pickle, which can run code and is never loaded: convert it to safetensors"
     if unfinished := _names(folder, *_UNFINISHED):

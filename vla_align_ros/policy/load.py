@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -20,13 +21,15 @@ from vla_align_ros.policy.config import (
     load_model_config,
 )
 from vla_align_ros.policy.features import FeatureExtractor
+from vla_align_ros.policy.foreign_names import is_foreign, to_openpis_name, to_our_names
 from vla_align_ros.policy.pi0 import Pi0
 from vla_align_ros.policy.policy import AlignmentParts, Policy
 from vla_align_ros.policy.prepare import PolicyError, Robot
 from vla_align_ros.policy.statistics import STATS_FILE, load_alignment_stats
 from vla_align_ros.policy.tokenizer import PromptTokenizer
+from vla_align_ros.policy.vision import number_the_patches
 
-Device = Literal["auto", "cpu", "cuda"]
+Device = str  # a name for `find_device`
 Dtype = Literal["float32", "bfloat16"]
 BANK_FILE = "token_bank.safetensors"
 BFLOAT16_CPU_MIN_WIDTH = (
@@ -37,7 +40,7 @@ BFLOAT16_CPU_MIN_WIDTH = (
 def load_policy(folder: str | Path, device: Device | torch.device = "auto", dtype: Dtype = "float32") -> Policy:
     """Load a zoo folder.
 
-    device: of torch, or a name; `auto` takes cuda where there is one. dtype: of the large matrices (`to_bfloat16`).
+    device: of torch, or a name for `find_device`. dtype: of the large matrices (`to_bfloat16`).
     Raises ModelConfigError, WeightsError, NormStatsError, AlignmentStatsError or PolicyError, each with a sentence that
     says what is wrong in which file.
     """
@@ -50,13 +53,13 @@ def load_policy(folder: str | Path, device: Device | torch.device = "auto", dtyp
         raise ModelConfigError(f"{folder}: {what_is_folder(folder)}")
     config = load_model_config(folder)
     path = folder / config.weights.file
-    tensors, sha256 = weights.read_tensors(path), weights.sha256_of(path)
+    sha256 = weights.sha256_of_weights(path)
     if config.weights.sha256 is not None and sha256 != config.weights.sha256:
         raise weights.WeightsError(
             f"{path}: sha256 is {sha256}, {MODEL_FILE} says {config.weights.sha256}, "
             "so these are not the weights that were described"
         )
-    model = make_network(config.architecture, tensors, path, target, dtype)
+    model = make_network(config.architecture, path, target, dtype)
     alignment = _alignment_parts(folder, config.architecture, target)
     bank = 0 if alignment is None else len(alignment.bank)
     if config.initial_token is not None and config.initial_token >= bank:
@@ -64,27 +67,28 @@ def load_policy(folder: str | Path, device: Device | torch.device = "auto", dtyp
     return Policy(model, _robot(folder, config), alignment, sha256, target)
 
 
-def make_network(
-    architecture: Architecture, tensors: dict[str, Tensor], path: Path, device: torch.device, dtype: Dtype
-) -> Pi0:
-    """The frozen network with the weights that were read from `path`, in our names or openpi's; sizes that do not fit
-    the tensors are seen before memory is taken. Raises WeightsError, and PolicyError for a dtype of no use there."""
+def make_network(architecture: Architecture, path: Path, device: torch.device, dtype: Dtype) -> Pi0:
+    """The frozen network with the weights in `path`, under our names, openpi's or lerobot's. Sizes that do not fit them
+    are seen before memory is taken. Raises WeightsError, and PolicyError for a dtype of no use there."""
     _check_dtype(dtype, device, architecture)
-    ours = weights.to_our_names(tensors)
+    stored = weights.open_tensors(path)
+    ours = {name: stored[theirs] for name, theirs in to_our_names(stored).items()}
     with torch.device("meta"):
-        weights.check_fits(Pi0(architecture).state_dict(), ours, path)
-    model = Pi0(architecture)
-    model.load_state_dict(ours)
+        model = Pi0(architecture)
     if dtype == "bfloat16":
         to_bfloat16(model)
-    return model.to(device).eval().requires_grad_(False)
+    weights.assign(model, ours, device, path, to_openpis_name if is_foreign(stored) else str)
+    number_the_patches(model.vision_tower, device)
+    return model.eval().requires_grad_(False)
 
 
 def to_bfloat16(model: Pi0) -> None:
-    """openpi's mix: SigLIP, the embedding and the matrices of VLM and action expert in bfloat16. Norms, what surrounds
-    the action expert, the E-Token and the alignment expert stay float32.
+    """openpi's mix: SigLIP, the embedding and the matrices of VLM and action expert in bfloat16. SigLIP's patch and
+    position embeddings, the norms of both stacks, what surrounds the action expert, the E-Token and the alignment
+    expert stay float32.
     """
-    for part in (model.vision_tower, model.multi_modal_projector, model.embed_tokens):
+    tower = model.vision_tower
+    for part in (tower.encoder, tower.post_layernorm, model.multi_modal_projector, model.embed_tokens):
         part.bfloat16()
     for stack in (model.vlm, model.action_expert):
         for name, part in stack.named_modules():
@@ -130,7 +134,7 @@ def _alignment_parts(folder: Path, architecture: Architecture, device: torch.dev
         return None
     features = FeatureExtractor(architecture.alignment.features)
     path = folder / "features.safetensors"
-    weights.load_into(features, weights.read_tensors(path), path)
+    weights.assign(features, weights.open_tensors(path), device, path)
     if not bool((features.scale > 0).all()):
         raise weights.WeightsError(
             f"{path}: `scale` whitens the features and must be above 0, got {features.scale.min()}"
@@ -146,8 +150,7 @@ def _alignment_parts(folder: Path, architecture: Architecture, device: torch.dev
                 f"`learned_step` of shape (2, directions, {n * width}); `{name}` does not fit"
             )
     bank, learned_step = (tensors[name].to(device, torch.float32) for name in ("offsets", "learned_step"))
-    features = features.to(device).eval().requires_grad_(False)
-    return AlignmentParts(features, bank, learned_step, load_alignment_stats(folder / STATS_FILE))
+    return AlignmentParts(features.eval().requires_grad_(False), bank, learned_step, load_alignment_stats(folder / STATS_FILE))
 
 
 def _is_finite_of(tensor: Tensor, shape: Sequence[int | None]) -> bool:
@@ -156,10 +159,15 @@ def _is_finite_of(tensor: Tensor, shape: Sequence[int | None]) -> bool:
     return fits and tensor.numel() > 0 and bool(torch.isfinite(tensor).all())
 
 
-def find_device(name: str) -> torch.device:
-    """The device of that name; `auto` takes cuda where there is one. Raises PolicyError where torch sees no GPU."""
-    if name not in ("auto", "cpu", "cuda"):
-        raise PolicyError(f"device must be auto, cpu or cuda, got {name!r}")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise PolicyError("device is cuda, but torch sees no GPU: use auto or cpu, or install a CUDA build of torch")
-    return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
+def find_device(name: Device) -> torch.device:
+    """The device of that name; `auto` takes cuda where there is one. Raises PolicyError where torch sees no such GPU."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+        raise PolicyError(f"device must be auto, cpu, cuda, or cuda:1 for the second GPU, got {name!r}")
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise PolicyError(f"device is {name}, but torch sees no GPU: use auto or cpu, or install a CUDA build of torch")
+    device, count = torch.device("cuda" if name == "auto" else name), torch.cuda.device_count()
+    if device.index is not None and device.index >= count:
+        raise PolicyError(f"device is {name}, but torch sees {count} GPUs, the last one is cuda:{count - 1}")
+    return device
