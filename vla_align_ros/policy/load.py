@@ -11,22 +11,23 @@ import torch
 from torch import Tensor, nn
 
 from vla_align_ros.foreign import what_is_file, what_is_folder
-from vla_align_ros.observation.normalise import Normaliser, check_norm_stats, load_norm_stats
+from vla_align_ros.observation.normalise import load_norm_stats
 from vla_align_ros.policy import weights
 from vla_align_ros.policy.config import (
     MODEL_FILE,
     Architecture,
-    ModelConfig,
     ModelConfigError,
+    WeightsConfig,
     load_model_config,
 )
 from vla_align_ros.policy.features import FeatureExtractor
-from vla_align_ros.policy.foreign_names import is_foreign, to_openpis_name, to_our_names
+from vla_align_ros.policy.foreign_config import ForeignModel, ForeignSettings, read_foreign
+from vla_align_ros.policy.foreign_names import is_foreign, to_openpis_name, to_our_names, variant_of
 from vla_align_ros.policy.pi0 import Pi0
 from vla_align_ros.policy.policy import AlignmentParts, Policy
-from vla_align_ros.policy.prepare import PolicyError, Robot
+from vla_align_ros.policy.prepare import PolicyError, make_robot
 from vla_align_ros.policy.statistics import STATS_FILE, load_alignment_stats
-from vla_align_ros.policy.tokenizer import PromptTokenizer
+from vla_align_ros.policy.tokenizer import find_tokenizer
 from vla_align_ros.policy.vision import number_the_patches
 
 Device = str  # a name for `find_device`
@@ -37,21 +38,23 @@ BFLOAT16_CPU_MIN_WIDTH = (
 )
 
 
-def load_policy(folder: str | Path, device: Device | torch.device = "auto", dtype: Dtype = "float32") -> Policy:
-    """Load a zoo folder.
+def load_policy(
+    folder: str | Path,
+    device: Device | torch.device = "auto",
+    dtype: Dtype = "float32",
+    settings: ForeignSettings | None = None,
+) -> Policy:
+    """Load a zoo folder, or openpi's or lerobot's checkpoint of a pi0 or pi0.5.
 
-    device: of torch, or a name for `find_device`. dtype: of the large matrices (`to_bfloat16`).
+    device: of torch, or a name for `find_device`. dtype: of the large matrices (`to_bfloat16`). settings: what another
+    project's folder does not say, above all which robot it is for; a zoo folder says everything.
     Raises ModelConfigError, WeightsError, NormStatsError, AlignmentStatsError or PolicyError, each with a sentence that
     says what is wrong in which file.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        known = what_is_file(folder) or f"give a folder that holds {MODEL_FILE}, as models/tiny does"
-        raise ModelConfigError(f"{folder}: no such model folder; {known}")
     target = device if isinstance(device, torch.device) else find_device(device)
-    if not (folder / MODEL_FILE).exists():
-        raise ModelConfigError(f"{folder}: {what_is_folder(folder)}")
-    config = load_model_config(folder)
+    read = read_folder(folder, settings)
+    config = read.config
     path = folder / config.weights.file
     sha256 = weights.sha256_of_weights(path)
     if config.weights.sha256 is not None and sha256 != config.weights.sha256:
@@ -64,20 +67,60 @@ def load_policy(folder: str | Path, device: Device | torch.device = "auto", dtyp
     bank = 0 if alignment is None else len(alignment.bank)
     if config.initial_token is not None and config.initial_token >= bank:
         raise ModelConfigError(f"{folder}: initial_token is {config.initial_token}, the bank has {bank} tokens")
-    return Policy(model, _robot(folder, config), alignment, sha256, target)
+    robot = make_robot(config, read.stats, read.stats_path, read.tokenizer, read.remarks)
+    return Policy(model, robot, alignment, sha256, target)
+
+
+def read_folder(folder: Path, settings: ForeignSettings | None = None) -> ForeignModel:
+    """What a zoo folder, or another project's, says beside its weights, of which only names and shapes are read.
+
+    Raises ModelConfigError, WeightsError or NormStatsError.
+    """
+    if not folder.is_dir():
+        known = what_is_file(folder) or f"give a folder that holds {MODEL_FILE}, as models/tiny does"
+        raise ModelConfigError(f"{folder}: no such model folder; {known}")
+    if (folder / MODEL_FILE).exists():
+        config, stats_path = load_model_config(folder), folder / "norm_stats.json"
+        labels = {"state": config.robot.state_labels, "actions": config.robot.action_labels}
+        return ForeignModel(config, load_norm_stats(stats_path, labels), stats_path, find_tokenizer(folder), ())
+    try:
+        stored = weights.open_tensors(folder / WeightsConfig.file)
+    except weights.WeightsError:
+        stored = {}
+    if variant_of(stored) is None or not is_foreign(stored):
+        raise ModelConfigError(f"{folder}: {what_is_folder(folder)}")
+    if settings is None:
+        raise ModelConfigError(
+            f"{folder}: a {variant_of(stored)} of openpi or lerobot, which does not say what robot it is for: "
+            f"`vla-align convert {folder} models/NAME --robot FILE`, with a file as config/robots/so101.yaml, makes a "
+            "model of it; in Python: load_policy(folder, settings=ForeignSettings(load_description(file)))"
+        )
+    return read_foreign(folder, {name: stored[theirs].shape for name, theirs in to_our_names(stored).items()}, settings)
+
+
+def check_network(architecture: Architecture, path: Path) -> None:
+    """Do names, shapes and types of the weights in `path` fit? Their numbers are not read. Raises WeightsError."""
+    _on_meta(architecture, path)
+
+
+def _on_meta(architecture: Architecture, path: Path) -> tuple[Pi0, dict[str, weights.StoredTensor]]:
+    """A network without memory, and its weights by its own names."""
+    stored = weights.open_tensors(path)
+    ours = {name: stored[theirs] for name, theirs in to_our_names(stored).items()}
+    with torch.device("meta"):
+        model = Pi0(architecture)
+    weights.check_fits(model.state_dict(), ours, path, to_openpis_name if is_foreign(stored) else str)
+    return model, ours
 
 
 def make_network(architecture: Architecture, path: Path, device: torch.device, dtype: Dtype) -> Pi0:
     """The frozen network with the weights in `path`, under our names, openpi's or lerobot's. Sizes that do not fit them
     are seen before memory is taken. Raises WeightsError, and PolicyError for a dtype of no use there."""
     _check_dtype(dtype, device, architecture)
-    stored = weights.open_tensors(path)
-    ours = {name: stored[theirs] for name, theirs in to_our_names(stored).items()}
-    with torch.device("meta"):
-        model = Pi0(architecture)
+    model, ours = _on_meta(architecture, path)
     if dtype == "bfloat16":
         to_bfloat16(model)
-    weights.assign(model, ours, device, path, to_openpis_name if is_foreign(stored) else str)
+    weights.assign(model, ours, device, path)
     number_the_patches(model.vision_tower, device)
     return model.eval().requires_grad_(False)
 
@@ -112,29 +155,15 @@ def _check_dtype(dtype: str, device: torch.device, architecture: Architecture) -
         )
 
 
-def _robot(folder: Path, config: ModelConfig) -> Robot:
-    stats_path = folder / "norm_stats.json"
-    labels = {"state": config.robot.state_labels, "actions": config.robot.action_labels}
-    stats = load_norm_stats(stats_path, labels)
-    remarks = check_norm_stats(stats, stats_path, labels, config.normalisation)
-    architecture = config.architecture
-    return Robot(
-        config,
-        Normaliser(stats["state"], config.normalisation),
-        Normaliser(stats["actions"], config.normalisation),
-        PromptTokenizer(folder, architecture.variant, architecture.max_token_len, architecture.vocab_size),
-        weights.sha256_of(stats_path),
-        remarks,
-    )
-
-
 def _alignment_parts(folder: Path, architecture: Architecture, device: torch.device) -> AlignmentParts | None:
     """None where the model does not align."""
     if architecture.alignment is None:
         return None
     features = FeatureExtractor(architecture.alignment.features)
     path = folder / "features.safetensors"
-    weights.assign(features, weights.open_tensors(path), device, path)
+    stored = weights.open_tensors(path)
+    weights.check_fits(features.state_dict(), stored, path)
+    weights.assign(features, stored, device, path)
     if not bool((features.scale > 0).all()):
         raise weights.WeightsError(
             f"{path}: `scale` whitens the features and must be above 0, got {features.scale.min()}"

@@ -66,7 +66,7 @@ def open_tensors(path: Path) -> dict[str, StoredTensor]:
     files = weights_files(path)
     found = {tensor.name: tensor for file in files for tensor in _header(file)}
     if len(files) > 1 or files[0] != path:
-        _check_index(_index_of(path), found)
+        _check_index(index_of(path), found)
     return found
 
 
@@ -74,7 +74,7 @@ def weights_files(path: Path) -> tuple[Path, ...]:
     """`path` itself, or the shards that the index beside it names. Raises WeightsError where neither is there."""
     if path.is_file():
         return (path,)
-    index = _index_of(path)
+    index = index_of(path)
     if not index.is_file():
         instead = missing_weights(path.parent)
         raise WeightsError(f"{path}: no such file, expected the weights as safetensors{instead}")
@@ -84,7 +84,8 @@ def weights_files(path: Path) -> tuple[Path, ...]:
     return files
 
 
-def _index_of(path: Path) -> Path:
+def index_of(path: Path) -> Path:
+    """The file that says which shard holds what."""
     return path.with_name(path.name + SHARDS)
 
 
@@ -133,22 +134,14 @@ def sha256_of_weights(path: Path) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def assign(
-    model: nn.Module,
-    given: Mapping[str, StoredTensor],
-    device: torch.device,
-    origin: Path,
-    spelled: Callable[[str], str] = str,
-) -> None:
-    """Give `model`, which may lie on the meta device, its numbers: in the dtypes that it has, on `device`. spelled: what
-    the file calls one of the model's tensors.
+def assign(model: nn.Module, given: Mapping[str, StoredTensor], device: torch.device, origin: Path) -> None:
+    """Give `model`, which may lie on the meta device, its numbers: in the dtypes that it has, on `device`.
 
     The largest tensor first, one at a time, so that no more memory is taken than the result needs, and one small
     tensor. Raises WeightsError that lists missing, unexpected and misshapen tensors, and those that are not finite;
     the model stays as it was.
     """
     own = model.state_dict()
-    check_fits(own, given, origin, spelled)
     found: dict[str, Tensor] = {}
     bad = []
     for name in sorted(given, key=lambda name: given[name].numel, reverse=True):
@@ -166,7 +159,9 @@ def check_fits(
     origin: Path,
     spelled: Callable[[str], str] = str,
 ) -> None:
-    """Do the names, shapes and types of `given` fit a model whose state dict is `own`? Raises WeightsError."""
+    """Do the names, shapes and types of `given` fit a model whose state dict is `own`? spelled: what the file calls one
+    of the model's tensors. Raises WeightsError that lists what is missing, unexpected, misshapen, and no numbers.
+    """
     both = sorted(own.keys() & given.keys())
     shapes = [
         f"{given[k].name} is {list(given[k].shape)}, expected {list(own[k].shape)}"
