@@ -82,7 +82,7 @@ def test_a_real_mistake_is_seen(folder: Path, mistake: str, monkeypatch: pytest.
             lambda self, x: self.down_proj(torch.nn.functional.gelu(self.gate_proj(x)) * self.up_proj(x)),
         )
     elif mistake == "clock":
-        monkeypatch.setattr(flow, "euler_times", lambda n: [1 - j / n for j in range(n)])
+        monkeypatch.setattr(flow, "euler_times", lambda n, *_: [1 - j / n for j in range(n)])
     elif mistake == "time_embedding":
         monkeypatch.setattr(golden, "time_embedding", _float32_time_embedding)
         monkeypatch.setattr("vla_align_ros.policy.flow.time_embedding", _float32_time_embedding)

@@ -119,11 +119,11 @@ class Architecture:
     """Everything that decides which tensors a model has, and which numbers they are given. `action_dim` is the padded
     width of states and actions.
 
-    conventions: whose arithmetic the weights were trained with, from pictures, state and prompt to the network and back.
-    `zoo`: `resize.letterbox`, all in float32, else openpi's. `openpi`: its policy server's (pictures scaled by Pillow,
-    statistics in float64). `lerobot`: 0.5 and later (pictures scaled without antialiasing, other small numbers in the
-    normalisation, pi0's prompt as it is written, another clock). discrete_state_input: the prompt has pi0.5's form and
-    holds the state; None is what the variant does. Neither changes a tensor.
+    conventions: whose arithmetic leads from pictures, state and prompt to the network, and back. `openpi`: its policy
+    server's (pictures scaled by Pillow, statistics in float64). `lerobot`: 0.5 and later (pictures scaled without
+    antialiasing, other small numbers in the normalisation, pi0's prompt as it is written, another clock). `zoo`:
+    openpi's with pictures scaled by area, all in float32. discrete_state_input: the prompt has pi0.5's form and holds
+    the state; None is what the variant does. Neither changes a tensor.
     """
 
     variant: Literal["pi0", "pi05"]
