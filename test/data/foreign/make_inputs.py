@@ -78,9 +78,14 @@ def main() -> None:
         eos_id=1,
         bos_id=2,
         unk_id=3,
+        pad_piece="<pad>",
+        eos_piece="<eos>",
+        bos_piece="<bos>",
+        unk_piece="<unk>",
         num_threads=1,
     )
     (HERE / "tokenizer.model").write_bytes(model.getvalue())
+    (HERE / "tokenizer.json").unlink(missing_ok=True)  # transformers would read it in place of the model
     fast = GemmaTokenizerFast.from_pretrained(HERE, add_bos_token=True)
     fast.add_special_tokens({"additional_special_tokens": [AddedToken("<image>", normalized=False, special=True)]})
     fast.backend_tokenizer.save(str(HERE / "tokenizer.json"))

@@ -24,10 +24,15 @@ HERE = Path(__file__).parent
 ROOT = Path(os.environ["OPENPI"])
 for folder in ("src", "packages/openpi-client/src"):
     sys.path.insert(0, str(ROOT / folder))
-for name in ("orbax", "orbax.checkpoint", "augmax", "openpi.shared.download"):
+for name in ("orbax", "orbax.checkpoint", "augmax"):
     sys.modules[name] = mock.MagicMock(name=name)
-sys.modules["openpi.shared.download"].maybe_download = lambda *a, **k: HERE / "tokenizer.model"
-utils = sys.modules["openpi.models.utils"] = ModuleType("openpi.models.utils")
+import openpi.shared  # noqa: E402
+
+openpi.shared.download = sys.modules["openpi.shared.download"] = ModuleType("openpi.shared.download")
+openpi.shared.download.maybe_download = lambda *a, **k: HERE / "tokenizer.model"
+import openpi.models  # noqa: E402
+
+utils = openpi.models.utils = sys.modules["openpi.models.utils"] = ModuleType("openpi.models.utils")
 utils.fsq_tokenizer = sys.modules["openpi.models.utils.fsq_tokenizer"] = ModuleType("fsq_tokenizer")
 
 from openpi import transforms  # noqa: E402
