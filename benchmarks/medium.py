@@ -71,4 +71,3 @@ def write(folder: Path, variant: str, num_steps: int, seed: int = 0) -> Path:
     save_file(tensors, folder / "model.safetensors")
     save_file(io, folder / "io.safetensors")
     return folder
-

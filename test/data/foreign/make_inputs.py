@@ -41,7 +41,12 @@ def statistics(rng: np.random.Generator, count: int, narrow: int | None) -> dict
     mean, std = rng.normal(0, 0.3, count), rng.uniform(0.2, 0.8, count)
     if narrow is not None:
         mean[narrow], std[narrow] = 0.3, 5e-6
-    return {"mean": mean.tolist(), "std": std.tolist(), "q01": (mean - 2 * std).tolist(), "q99": (mean + 2 * std).tolist()}
+    return {
+        "mean": mean.tolist(),
+        "std": std.tolist(),
+        "q01": (mean - 2 * std).tolist(),
+        "q99": (mean + 2 * std).tolist(),
+    }
 
 
 def main() -> None:

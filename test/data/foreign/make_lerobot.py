@@ -67,7 +67,6 @@ for package in ("", ".configs", ".processor", ".policies", ".policies.pi0", ".po
     bare(f"lerobot{package}")
 for package in ("lerobot.policies.rtc", "lerobot.utils"):
     bare(package)
-anything = mock.MagicMock
 bare("lerobot.optim", **dict.fromkeys(("LRSchedulerConfig", "OptimizerConfig", "AdamWConfig"), object))
 sys.modules["lerobot.optim"].CosineDecayWithWarmupSchedulerConfig = object
 bare("lerobot.policies.pretrained", PreTrainedPolicy=Pretrained, T=None)
@@ -174,7 +173,11 @@ def build(variant: str, **options: object) -> tuple[torch.nn.Module, object]:
         config._vocab_size = text.vocab_size = golden["vocab_size"]
         config.image_token_index = config.image_token_id = golden["vocab_size"] - 1
         text.pad_token_id = 0
-        eye.hidden_size, eye.num_hidden_layers, eye.intermediate_size = vision["width"], vision["depth"], vision["mlp_dim"]
+        eye.hidden_size, eye.num_hidden_layers, eye.intermediate_size = (
+            vision["width"],
+            vision["depth"],
+            vision["mlp_dim"],
+        )
         eye.num_attention_heads, eye.image_size, eye.patch_size = HEADS, vision["image_size"], vision["patch_size"]
         eye.projection_dim = config.projection_dim = golden["vlm"]["width"]
         return whole(config)
@@ -201,12 +204,15 @@ def answer(case: str, variant: str, names: list[str | None], rename: dict[str, s
     """The case's folder, written by lerobot; its answers to the three observations. names: of cameras 0, 1, 2."""
     given, prompts = load_file(HERE / "inputs.safetensors"), json.loads((HERE / "prompts.json").read_text())
     policy, config = build(variant, **options)
-    make = processor_pi0.make_pi0_pre_post_processors if variant == "pi0" else processor_pi05.make_pi05_pre_post_processors
+    make = (
+        processor_pi0.make_pi0_pre_post_processors if variant == "pi0" else processor_pi05.make_pi05_pre_post_processors
+    )
     with mock.patch.object(tokenizer_processor.AutoTokenizer, "from_pretrained", lambda name: tokenizer()):
         before, after = make(config, statistics(given))
     before.steps[0].rename_map = rename
     folder = HERE / "lerobot" / case
-    config._save_pretrained(folder) if folder.mkdir(parents=True, exist_ok=True) is None else None
+    folder.mkdir(parents=True, exist_ok=True)
+    config._save_pretrained(folder)
     before.save_pretrained(folder)
     after.save_pretrained(folder)
     (folder / "names.json").write_text(json.dumps(sorted(policy.state_dict()), indent=0) + "\n")

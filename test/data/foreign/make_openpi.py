@@ -53,7 +53,9 @@ def network(variant: str, tokens: int) -> tuple[torch.nn.Module, int]:
 
     def sizes(name: str) -> object:
         part = golden["vlm" if name == "gemma_2b" else "expert"]
-        return gemma.Config(**{k: part[k] for k in ("width", "depth", "mlp_dim", "num_heads", "num_kv_heads", "head_dim")})
+        return gemma.Config(
+            **{k: part[k] for k in ("width", "depth", "mlp_dim", "num_heads", "num_kv_heads", "head_dim")}
+        )
 
     whole, expert = gemma_pytorch.PaliGemmaForConditionalGeneration, gemma_pytorch.GemmaForCausalLM
 
@@ -62,7 +64,11 @@ def network(variant: str, tokens: int) -> tuple[torch.nn.Module, int]:
         config._vocab_size = text.vocab_size = golden["vocab_size"]
         config.image_token_index = golden["vocab_size"] - 1
         text.pad_token_id = 0
-        eye.hidden_size, eye.num_hidden_layers, eye.intermediate_size = vision["width"], vision["depth"], vision["mlp_dim"]
+        eye.hidden_size, eye.num_hidden_layers, eye.intermediate_size = (
+            vision["width"],
+            vision["depth"],
+            vision["mlp_dim"],
+        )
         eye.num_attention_heads, eye.image_size, eye.patch_size = HEADS, vision["image_size"], vision["patch_size"]
         eye.projection_dim = config.projection_dim = golden["vlm"]["width"]
         return whole(config)
@@ -115,7 +121,9 @@ def policy(variant: str, quantiles: bool, mask: tuple[bool, ...] | None, state_i
     ]
     if mask is not None:  # openpi pushes the delta transform before the robot's own
         outputs = [outputs[0], outputs[2], outputs[1]]
-    made = Policy(net, transforms=inputs, output_transforms=outputs, sample_kwargs={"num_steps": STEPS}, is_pytorch=True)
+    made = Policy(
+        net, transforms=inputs, output_transforms=outputs, sample_kwargs={"num_steps": STEPS}, is_pytorch=True
+    )
     seen = {}
     inner = made._input_transform
     made._input_transform = lambda data: seen.setdefault("inputs", inner(data))
@@ -160,7 +168,7 @@ def main() -> None:
         found[f"prompt.{index}.pi0"] = tokens[mask].astype(np.int32)
         tokens, mask = tokenizer.PaligemmaTokenizer(200).tokenize(prompt, given["1.state"])
         found[f"prompt.{index}.pi05"] = tokens[mask].astype(np.int32)
-    save_file(found, HERE / "openpi.safetensors")
+    save_file({name: np.ascontiguousarray(value) for name, value in found.items()}, HERE / "openpi.safetensors")
 
 
 if __name__ == "__main__":
