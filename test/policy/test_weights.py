@@ -131,9 +131,7 @@ def test_shards_are_one_model(tmp_path: Path) -> None:
     found, expected = load(path), golden.load(GOLDEN / "pi0").state_dict()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     before = sha256_of_weights(path)
-    save_tensors(
-        load_file(tmp_path / "model-00002-of-00003.safetensors"), tmp_path / "model-00002-of-00003.safetensors"
-    )
+    save_tensors(load_file(tmp_path / "model-00002-of-00003.safetensors"), tmp_path / "model-00002-of-00003.safetensors")
     assert sha256_of_weights(path) == before
     shard = load_file(tmp_path / "model-00002-of-00003.safetensors")
     save_tensors({name: tensor + 1 for name, tensor in shard.items()}, tmp_path / "model-00002-of-00003.safetensors")

@@ -179,9 +179,7 @@ def _alignment_parts(folder: Path, architecture: Architecture, device: torch.dev
                 f"`learned_step` of shape (2, directions, {n * width}); `{name}` does not fit"
             )
     bank, learned_step = (tensors[name].to(device, torch.float32) for name in ("offsets", "learned_step"))
-    return AlignmentParts(
-        features.eval().requires_grad_(False), bank, learned_step, load_alignment_stats(folder / STATS_FILE)
-    )
+    return AlignmentParts(features.eval().requires_grad_(False), bank, learned_step, load_alignment_stats(folder / STATS_FILE))
 
 
 def _is_finite_of(tensor: Tensor, shape: Sequence[int | None]) -> bool:

@@ -80,9 +80,7 @@ def weights_files(path: Path) -> tuple[Path, ...]:
         raise WeightsError(f"{path}: no such file, expected the weights as safetensors{instead}")
     files = tuple(path.parent / name for name in sorted(set(_weight_map(index).values())))
     if missing := [file.name for file in files if not file.is_file()]:
-        raise WeightsError(
-            f"{index}: {len(missing)} of {len(files)} files that it names are not there: {_some(missing)}"
-        )
+        raise WeightsError(f"{index}: {len(missing)} of {len(files)} files that it names are not there: {_some(missing)}")
     return files
 
 
@@ -106,9 +104,7 @@ def _weight_map(index: Path) -> dict[str, str]:
 def _check_index(index: Path, found: Mapping[str, StoredTensor]) -> None:
     named, there = _weight_map(index), {name: tensor.path.name for name, tensor in found.items()}
     if wrong := sorted(name for name in named.keys() | there.keys() if named.get(name) != there.get(name)):
-        raise WeightsError(
-            f"{index}: the files are not the ones of this index: {_some(wrong)} are elsewhere or nowhere"
-        )
+        raise WeightsError(f"{index}: the files are not the ones of this index: {_some(wrong)} are elsewhere or nowhere")
 
 
 def _header(path: Path) -> list[StoredTensor]:
