@@ -180,7 +180,7 @@ class Normaliser:
             raise NormStatsError("normalisation by quantiles needs q01 and q99, and these statistics have none")
         self.stats = stats
         self.mode = mode
-        self._dtype = np.float64 if conventions == "openpi" else np.float32
+        self._dtype: type[np.floating] = np.float64 if conventions == "openpi" else np.float32
         if mode == "quantiles" and stats.q01 is not None and stats.q99 is not None:
             low, high = self._own(stats.q01), self._own(stats.q99)
             self._shift, spread = low, high - low

@@ -171,7 +171,7 @@ def _openpis_statistics(folder: Path) -> Path:
     found = sorted(folder.glob("assets/**/norm_stats.json")) or sorted(folder.glob("norm_stats.json"))
     if not found:
         raise NormStatsError(
-            f"{folder}: no assets/<robot>/norm_stats.json; openpi's converter leaves it in the JAX checkpoint's assets: "
+            f"{folder}: no assets/<robot>/norm_stats.json; openpi's converter leaves it in the JAX checkpoint: "
             "copy that folder here, or name the file (norm_stats)"
         )
     if len(found) > 1:

@@ -31,7 +31,8 @@ PROMPTS = [
     "_",
     "open\tthe drawer; State: 7",
 ]
-SENTENCES = """pick up the red cube and put it into the bin . place the block on the plate ; open the drawer , close the door
+SENTENCES = """\
+pick up the red cube and put it into the bin . place the block on the plate ; open the drawer , close the door
 stack the cubes please ! move to the left , then to the right . Task: pick up the cube, State: 1 2 3 ; Action: reach the
 target with the gripper of the left arm . pour the water into the cup . fold the towel twice . wipe the table clean"""
 

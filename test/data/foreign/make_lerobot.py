@@ -36,7 +36,8 @@ class ForPython311(importlib.machinery.SourceFileLoader):
         data = super().get_data(path)
         return data.replace(
             b"class DataProcessorPipeline[TInput, TOutput](HubMixin):",
-            b"from typing import Generic\n\n@dataclass\nclass DataProcessorPipeline(HubMixin, Generic[TInput, TOutput]):",
+            b"from typing import Generic\n\n@dataclass\n"
+            b"class DataProcessorPipeline(HubMixin, Generic[TInput, TOutput]):",
         ).replace(b"@dataclass\nfrom typing import Generic", b"from typing import Generic")
 
 
@@ -207,7 +208,7 @@ def answer(case: str, variant: str, names: list[str | None], rename: dict[str, s
     make = (
         processor_pi0.make_pi0_pre_post_processors if variant == "pi0" else processor_pi05.make_pi05_pre_post_processors
     )
-    with mock.patch.object(tokenizer_processor.AutoTokenizer, "from_pretrained", lambda name: tokenizer()):
+    with mock.patch.object(tokenizer_processor.AutoTokenizer, "from_pretrained", return_value=tokenizer()):
         before, after = make(config, statistics(given))
     before.steps[0].rename_map = rename
     folder = HERE / "lerobot" / case

@@ -95,7 +95,8 @@ def network(variant: str, tokens: int) -> tuple[torch.nn.Module, int]:
         net = pi0_pytorch.PI0Pytorch(config)
     weights = {name: torch.from_numpy(x) for name, x in load_file(folder / "model.safetensors").items()}
     missing, unexpected = net.load_state_dict(weights, strict=False)
-    assert not unexpected and all("embed_tokens" in name for name in missing), (missing, unexpected)
+    assert not unexpected
+    assert all("embed_tokens" in name for name in missing), missing
     torch.set_float32_matmul_precision("highest")
     size = vision["image_size"]
     preprocessing_pytorch.preprocess_observation_pytorch.__kwdefaults__["image_resolution"] = (size, size)
