@@ -121,6 +121,12 @@ def make_experience(
         torch.randn(batch, a.action_horizon, a.action_dim, generator=generator),
         torch.randn(batch, per_camera * len(a.cameras), a.alignment.features.token_dim, generator=generator),
         torch.cat([mask[:, None].expand(-1, per_camera) for mask in inputs.image_masks], dim=1),
+        torch.randn(
+            batch,
+            per_camera * len(a.cameras) if a.alignment.own_features else 0,
+            a.alignment.features.token_dim,
+            generator=generator,
+        ),
         torch.arange(a.action_dim) < (a.action_dim if state_dim is None else state_dim),
         torch.arange(a.action_dim) < (a.action_dim if action_dim is None else action_dim),
     )

@@ -104,11 +104,16 @@ class FeatureConfig:
 
 @dataclass(frozen=True, config=_strict)
 class AlignmentConfig:
-    """The alignment expert and what it sees."""
+    """The alignment expert and what it sees.
+
+    state_tokens: dynamics and inverse dynamics are given the state. own_features: each of their feature tokens carries
+    the observation's own features of the same cell, without which motion is not read.
+    """
 
     expert: TransformerConfig
     features: FeatureConfig
     state_tokens: bool = True
+    own_features: bool = True
     perception_attention: Literal["one_way", "mutual"] = "one_way"
     dynamics_readout: Literal["tokens", "mean"] = "tokens"
 

@@ -135,7 +135,7 @@ class Policy:
         Raises PolicyError when the model has no alignment expert or features, or for commands of another shape.
         """
         inputs = self.prepare([item.observation for item in experiences], state_in_prompt=False)
-        return inputs, self.robot.prepare_outcome(experiences, self.alignment.features, self.device)
+        return inputs, self.robot.prepare_outcome(experiences, inputs, self.alignment.features, self.device)
 
     def warm_up(self, num_steps: int) -> None:
         """One inference on made-up input, so that the first real one is as fast as the others."""
