@@ -191,7 +191,7 @@ def check_commands(model: str) -> list[Check]:
 
 def check_limits(model: str) -> list[Check]:
     """The limits that an alignment is judged by, one each; none where the model does not align or load."""
-    from vla_align_ros.limits import CHECKS, SHARE, share_of
+    from vla_align_ros.limits import CHECKS
     from vla_align_ros.policy.statistics import STATS_FILE, AlignmentStatsError, load_alignment_stats
     from vla_align_ros.zoo import find_model
 
@@ -202,7 +202,7 @@ def check_limits(model: str) -> list[Check]:
     found = []
     for check in CHECKS:
         limit = limits[check.name]
-        share = share_of(limit.robots)
+        share = check.share_of(limit.robots)
         may = (
             f"may {'keep' if check.of_aligned else 'refuse'} {share:.0%} of {'aligned' if check.of_aligned else 'good'}"
         )
@@ -210,8 +210,8 @@ def check_limits(model: str) -> list[Check]:
             f"refuses {check.refuses} {limit.value:.4g} ({check.statistic}); measured on {limit.robots} robots, {may} "
             f"ones; guard.{check.name} sets another"
         )
-        enough = share <= SHARE
-        todo = "" if enough else f"measure it on {round(1 / SHARE) - 1} validation robots or more"
+        enough = limit.robots >= check.robots_needed
+        todo = "" if enough else f"measure it on {check.robots_needed} validation robots or more"
         found.append(Check(f"limit {check.name}", "ok" if enough else "warn", text, todo))
     return found
 

@@ -1,6 +1,6 @@
 """`source:` of a recipe -> what it names: a bench, LeRobotDatasets or bags.
 
-    source: {bench: reach2, robots: 192, validation_robots: 32}
+    source: {bench: reach2, robots: 192, validation_robots: 128}
     source: {bench: so101, tasks: {reach: 0.5, pick: 0.5}, families: [zeros, wrist_roll]}
     source: {lerobot: [FOLDER, ...], validation: [FOLDER, ...], cameras: {front: observation.images.front}}
     source: {bags: {arm1: [BAG, ...], arm2: [BAG, ...]}, prompt: pick the cube}
@@ -35,7 +35,7 @@ class Reach2Source:
 
     bench: Literal["reach2"]
     robots: Annotated[int, Field(ge=2)] = 192
-    validation_robots: Annotated[int, Field(ge=1)] = 32
+    validation_robots: Annotated[int, Field(ge=1)] = 64
 
     def open(self, config: ModelConfig, seed: int) -> Sources:
         from vla_align_ros.bench.reach2.source import open_sources
@@ -51,7 +51,7 @@ class So101Source:
 
     bench: Literal["so101"]
     robots: Annotated[int, Field(ge=2)] = 192
-    validation_robots: Annotated[int, Field(ge=1)] = 32
+    validation_robots: Annotated[int, Field(ge=1)] = 64
     tasks: Annotated[dict[_TaskName, Annotated[float, Field(gt=0)]], Field(min_length=1)] = field(
         default_factory=lambda: {"reach": 1.0, "push": 1.0, "pick": 1.0}
     )
