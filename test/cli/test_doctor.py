@@ -179,7 +179,7 @@ def test_every_limit_is_shown_with_what_it_was_measured_on(tmp_path):
     assert few.status == "warn"
     assert "refuses above 1.5" in few.found
     assert "may refuse 20% of good ones" in few.found
-    assert few.todo == "measure it on 19 validation robots or more"
+    assert few.todo == "measure it on 49 validation robots or more"
     assert doctor.check_limits(str(tmp_path / "none")) == []
 
 
