@@ -67,7 +67,8 @@ class So101Source:
             raise RecipeError(f"source: families: expected some of {', '.join(known)}, got {unknown}")
         shares = {Task[name.upper()]: share for name, share in self.tasks.items()}
         families = [Family(name) for name in (known if self.families is None else self.families)]
-        return open_sources(seed, self.robots, self.validation_robots, shares, families)
+        cameras = config.architecture.cameras
+        return open_sources(seed, self.robots, self.validation_robots, shares, families, cameras)
 
 
 @dataclass(frozen=True, config=_strict)

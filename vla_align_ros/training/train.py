@@ -8,6 +8,7 @@ folder (`export.py`). Deterministic for a seed on one machine, on its CPU: every
 from __future__ import annotations
 
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -149,7 +150,7 @@ def train_policy(trainee: Trainee, recipe: Recipe, out: Path, log: Log, save_eve
     per_epoch = recipe.shard_samples // recipe.batch_size
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     weights = LossWeights(recipe.lambda_perc, recipe.lambda_dyn, recipe.lambda_inv)
-    shard, shard_index, saved = None, -1, time.monotonic()
+    shards, shard, shard_index, saved = Shards(trainee, recipe, total), None, -1, time.monotonic()
     rates = Rates(step, recipe.batch_size)
     model.train()
     while step < total:
@@ -157,7 +158,7 @@ def train_policy(trainee: Trainee, recipe: Recipe, out: Path, log: Log, save_eve
         if shard_index != epoch // recipe.shard_epochs or shard is None:
             shard_index = epoch // recipe.shard_epochs
             rates.making(step)
-            shard = make_shard(trainee, recipe, shard_index)
+            shard = shards.take(shard_index)
             log(rates.made(recipe.shard_samples))
         order = torch.randperm(
             recipe.shard_samples, generator=torch.Generator().manual_seed(seed_of(recipe.seed, Part.BATCHES, epoch))
@@ -193,6 +194,22 @@ def train_policy(trainee: Trainee, recipe: Recipe, out: Path, log: Log, save_eve
             save_step(out, step, modules, optimizer)
             saved = time.monotonic()
     model.eval()
+
+
+class Shards:
+    """Shards one after another; while one is trained on, a thread makes the next."""
+
+    def __init__(self, trainee: Trainee, recipe: Recipe, steps: int) -> None:
+        self._make = lambda index: make_shard(trainee, recipe, index)
+        self._count = -(-steps // (recipe.shard_samples // recipe.batch_size * recipe.shard_epochs))
+        self._thread = ThreadPoolExecutor(1)
+        self._next: Future[Samples] | None = None
+
+    def take(self, index: int) -> Samples:
+        """The shard of this index; the one after it is begun."""
+        made = self._make(index) if self._next is None else self._next.result()
+        self._next = self._thread.submit(self._make, index + 1) if index + 1 < self._count else None
+        return made
 
 
 def make_shard(trainee: Trainee, recipe: Recipe, index: int) -> Samples:
