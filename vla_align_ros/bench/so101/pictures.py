@@ -126,7 +126,7 @@ def _draw(
     nearest: Int32Array,
     images: NDArray[np.uint8],
 ) -> None:
-    """Fill images (n, k, size, size, 3) of the cameras (k,); nearest (1 or n, k, m size, m size): the last or all faces."""
+    """Fill images (n, k, size, size, 3) of cameras (k,); nearest (1 or n, k, m size, m size): the last or all faces."""
     fine = nearest.shape[-1]
     depth = np.empty((fine, fine), np.float32)
     poses = _Poses(np.empty((_NUM_CARRIERS, 3)), np.empty((_NUM_CARRIERS, 3, 3)), np.empty(3), np.empty((3, 3)))
