@@ -56,6 +56,7 @@ class Part(Enum):
     FEATURES_EYE = 1, 0, 12
     FEATURES_PCA = 1, 0, 13
     BATCHES = 1_000_003, 1, 0  # the order of samples, by epoch
+    LAST_STAGE = 1, 0, 23  # of all that it draws
     FLOW = 7_000_003, 1, 0  # times, noise and dropped tokens, by step
     # alignment
     PICK = 1, 0, 2  # all candidates, by a few experiences

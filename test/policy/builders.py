@@ -182,8 +182,7 @@ def write_model(folder: Path, seed: int = 0, **changes: Any) -> Path:
     if a.alignment is not None:
         save_tensors(FeatureExtractor(a.alignment.features).state_dict(), folder / "features.safetensors")
         offsets = torch.randn(4, a.peft_num_tokens, a.action_expert.width)
-        step = offsets.flatten(1).expand(2, -1, -1) / 2  # any descent direction does; it spans the bank
-        save_tensors({"offsets": offsets, "learned_step": step.contiguous()}, folder / "token_bank.safetensors")
+        save_tensors({"offsets": offsets}, folder / "token_bank.safetensors")
         write_alignment_stats(folder, stats_of())
     part = NormStats(*(np.array(numbers, np.float32) for numbers in ([0, 0], [1, 1], [-2, -2], [2, 2])))
     save_norm_stats(folder / "norm_stats.json", {"state": part, "actions": part})

@@ -31,8 +31,8 @@ def limits(
 
     from vla_align_ros.cli.sources import open_sources, parse_source
     from vla_align_ros.policy.statistics import STATS_FILE, read_motion_r2, write_alignment_stats
-    from vla_align_ros.training.learned_step import TrainingError
     from vla_align_ros.training.limits import measure
+    from vla_align_ros.training.recipe import TrainingError
 
     torch.set_num_threads(threads)
     try:

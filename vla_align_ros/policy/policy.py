@@ -33,13 +33,11 @@ class AlignmentParts:
     """What a model that aligns has beside its alignment expert.
 
     features: what inverse dynamics and dynamics see. bank: the training robots' tokens (robots, n, W) as offsets from
-    E_0. learned_step: (2, k, n * W), how a gradient moves a token (`alignment/step.py: descend`). stats: the limits
-    that an alignment is judged by.
+    E_0. stats: the limits that an alignment is judged by.
     """
 
     features: FeatureExtractor
     bank: Tensor
-    learned_step: Tensor
     stats: AlignmentStats
 
 

@@ -16,6 +16,10 @@ class RecipeError(ValueError):
     """A training configuration is missing or wrong."""
 
 
+class TrainingError(RuntimeError):
+    """What was trained is of no use for what comes next."""
+
+
 @dataclass(frozen=True, config=_strict)
 class VisionRecipe:
     """Pretraining of an eye on labels: steps of `batch_size` images, of `frames` drawn once. pose_weight: of the
@@ -43,7 +47,8 @@ class Recipe:
     token_learning_rate_scale: of d_i, times learning_rate; e_token_learning_rate_scale: of E_0; vision: of its eye.
     action_draws: (t, noise) a sample for L_action. Aids that a small model needs and that stay out of L_total:
     regression_weight (the chunk, read from E before the action expert's last layer), keypoint_weight (where tip and
-    target are in the images, read from the prefix's last token).
+    target are in the images, read from the prefix's last token). alignment_samples: how many the alignment expert sees
+    after that, alone; late_time_share: of them have a flow time near 1.
     """
 
     model: str
@@ -68,6 +73,8 @@ class Recipe:
     lambda_inv: float = 1.0
     regression_weight: float = 2.0
     keypoint_weight: float = 0.5
+    alignment_samples: int = 0
+    late_time_share: float = 0.7
 
 
 def load_recipe(path: Path) -> Recipe:
