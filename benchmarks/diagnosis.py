@@ -24,6 +24,7 @@ from vla_align_ros.policy import Policy
 
 COUNTS, PARTS = (8, 16, 32, 64, 128, 256, 512, 1024), ("best_known", "proposed")
 GRADIENT_DRAWS = 8
+DIRECTIONS = 8
 
 
 def one_arm(policy: Policy, arm: Embodiments, seed: int, exploration: float) -> dict[str, Any]:

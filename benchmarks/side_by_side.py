@@ -34,7 +34,6 @@ from vla_align_ros.policy.pi0 import Pi0
 from vla_align_ros.seeds import Part, seed_of
 from vla_align_ros.types import Experience
 
-PLAIN_STEPS, PLAIN_RATE = 20, 0.03
 WEIGHTS_STEPS, WEIGHTS_RATE, WEIGHTS_BATCH = 40, 1e-4, 32
 
 

@@ -18,7 +18,7 @@ from vla_align_ros.experience.builder import without_held
 from vla_align_ros.experience.source import Source, Sources
 from vla_align_ros.policy import Policy, load_policy
 from vla_align_ros.training.export import export
-from vla_align_ros.training.recipe import Recipe, RecipeError, VisionRecipe, load_recipe
+from vla_align_ros.training.recipe import Recipe, RecipeError, TrainingError, VisionRecipe, load_recipe
 from vla_align_ros.training.train import Trainee, train
 from vla_align_ros.types import Experience
 
