@@ -12,6 +12,7 @@ from vla_align_ros.bench.so101.episodes import CONTROL_HZ, Episodes
 from vla_align_ros.bench.so101.joints import HOME_RAD, JOINT_MAX_RAD, JOINT_MIN_RAD, NUM_JOINTS, FloatArray
 from vla_align_ros.bench.so101.recording import Recording
 from vla_align_ros.bench.so101.tasks import Task
+from vla_align_ros.seeds import Stream, rng_of
 
 
 class Behaviour(IntEnum):
@@ -50,7 +51,7 @@ def record(
     episodes = Episodes(embodiments, asked, seeds, control_hz=control_hz, threads=threads)
     chosen = zip(embodiments, misfits, behaviours, strict=True)
     believed = [misfit if kind is Behaviour.MISFIT else own for own, misfit, kind in chosen]
-    rngs = [np.random.default_rng([seed, 61]) for seed in seeds]
+    rngs = [rng_of(seed, Stream.BEHAVIOUR) for seed in seeds]
     for _ in range(-(-ticks // execute_ticks)):
         chunks = episodes.expert_chunks(execute_ticks, believed)
         angles = episodes.state().angle_rad

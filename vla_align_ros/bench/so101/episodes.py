@@ -22,6 +22,7 @@ from vla_align_ros.bench.so101.skeleton import rows_of, skeletons
 from vla_align_ros.bench.so101.state import State, from_flat
 from vla_align_ros.bench.so101.tasks import HOLD_S, LIMIT_S, Task
 from vla_align_ros.bench.so101.worlds import STEP_S, World
+from vla_align_ros.seeds import Stream, rng_of
 from vla_align_ros.types import Float32Array, Observation
 
 CONTROL_HZ = 15.0
@@ -32,8 +33,8 @@ class _Episode:
     """One arm's: its world, its random numbers, and what happened at each tick."""
 
     def __init__(self, embodiment: Embodiment, start: State, seed: int, tick_s: float) -> None:
-        self.world = World(embodiment, start, np.random.default_rng([seed, 53]))
-        self.pixels = np.random.default_rng([seed, 59])
+        self.world = World(embodiment, start, rng_of(seed, Stream.ENCODER_NOISE))
+        self.pixels = rng_of(seed, Stream.PIXEL_NOISE)
         self.states, self.readings = [start.flat()[0]], [self.world.reading().astype(np.float32)]
         self.commands: list[Float32Array] = []
         self.held_ticks, self.succeeded_at = 0, -1  # the tick at which the task had been done for long enough
