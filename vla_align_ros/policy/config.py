@@ -197,6 +197,14 @@ class ModelConfig:
         if robot.execute > architecture.action_horizon:
             raise ValueError(f"robot.execute must be 1..{architecture.action_horizon} (the action horizon)")
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What is odd about it, though it runs: a sentence each, with what to do."""
+        if self.robot.execute < self.architecture.action_horizon:
+            return ()
+        text = f"robot.execute is {self.robot.execute}, the whole action_horizon"
+        return (f"{text}: a chunk is made when the last one has run out, so that each comes late; lower `execute`",)
+
 
 # What PyYAML lets through for a tag or scalar that it cannot make a value of, and for a nesting that is too deep.
 _YAML_LEAKS = (ValueError, KeyError, AttributeError, TypeError, RecursionError)
