@@ -162,15 +162,17 @@ def check_model(model: str) -> Check:
         policy = load_policy(find_model(model))
     except Exception as error:  # noqa: BLE001 - whatever is wrong with it, the doctor says so
         return Check("model", "fail", f"{model}: {error}", "see the model's README.md, or name another folder")
-    found, todo = model, "take the statistics from data in which all joints move" if policy.remarks else ""
+    found, todo = model, list(policy.remarks)
     if policy.align_problem:
         found = f"{found}, {policy.align_problem}"
     else:
         r2 = policy.alignment.stats.motion_r2
         found = f"{found}, linear R2 of joint motion from its features {r2:.2f}, as measured in training"
         if r2 < MOTION_R2_AIM:
-            todo = f"alignment learns little from features that hardly see the robot move: aim for {MOTION_R2_AIM}"
-    return Check("model", "warn" if todo else "ok", "; ".join([found, *policy.remarks]), todo)
+            todo.append(
+                f"alignment learns little from features that hardly see the robot move: aim for {MOTION_R2_AIM}"
+            )
+    return Check("model", "warn" if todo else "ok", found, "; ".join(todo))
 
 
 def check_commands(model: str) -> list[Check]:

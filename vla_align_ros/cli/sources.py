@@ -19,6 +19,7 @@ import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from vla_align_ros.checked import problems
 from vla_align_ros.experience.bag_topics import COMMAND, PROMPT, bag_topics, in_namespace
 from vla_align_ros.experience.source import Sources
 from vla_align_ros.policy.config import ModelConfig
@@ -173,8 +174,5 @@ def open_sources(raw: dict[str, Any], config: ModelConfig, seed: int) -> Sources
         found: Reach2Source | So101Source | LeRobotSource | BagSource
         found = TypeAdapter(_KINDS[named[0]]).validate_python(raw)
     except ValidationError as error:
-        lines = [
-            f"{'.'.join(map(str, e['loc'])) or named[0]}: {e['msg']} (got {e['input']!r:.80})" for e in error.errors()
-        ]
-        raise RecipeError("source: " + "; ".join(lines)) from None
+        raise RecipeError(f"source: {problems(error, named[0])}") from None
     return found.open(config, seed)

@@ -134,7 +134,8 @@ def check_norm_stats(stats: Mapping[str, NormStats], path: Path, labels: Labels,
                 todo = "take the statistics from data in which it moves, or leave it out of `robot:`"
                 raise NormStatsError(f"{found}, and `normalisation: {mode}` divides by that: {todo}")
             if flat:
-                remarks.append(f"{found}, which `normalisation: {mode}` does not use")
+                todo = "take the statistics from data in which all joints move"
+                remarks.append(f"{found}, which `normalisation: {mode}` does not use; {todo}")
     return tuple(remarks)
 
 

@@ -94,8 +94,8 @@ class Policy:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What is odd about the folder and does no harm, a sentence each."""
-        return self.robot.remarks
+        """What is odd about the folder, though it runs: a sentence each, with what to do."""
+        return (*self.config.remarks, *self.robot.remarks)
 
     def initial_token(self) -> Tensor | None:
         """The token that a fresh install starts with: the bank's row `initial_token`, else E_0; None without an E."""

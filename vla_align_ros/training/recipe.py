@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
+
+from vla_align_ros.checked import load_yaml
 
 _strict = ConfigDict(extra="forbid")
 
@@ -79,12 +80,4 @@ class Recipe:
 
 def load_recipe(path: Path) -> Recipe:
     """Read and check a recipe. Raises RecipeError naming file, key and what was expected."""
-    try:
-        raw = yaml.safe_load(path.read_text())
-        recipe: Recipe = TypeAdapter(Recipe).validate_python(raw)
-    except (OSError, yaml.YAMLError) as error:
-        raise RecipeError(f"{path}: cannot be read as YAML: {error}") from None
-    except ValidationError as error:
-        lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r:.80})" for e in error.errors()]
-        raise RecipeError(f"{path}: " + "; ".join(lines)) from None
-    return recipe
+    return load_yaml(path, Recipe, RecipeError)
