@@ -24,6 +24,7 @@ from vla_align_ros.policy import Policy
 
 COUNTS, PARTS = (8, 16, 32, 64, 128, 256, 512, 1024), ("best_known", "proposed")
 GRADIENT_DRAWS = 8
+DIRECTIONS = 8
 
 
 def one_arm(policy: Policy, arm: Embodiments, seed: int, exploration: float) -> dict[str, Any]:
@@ -59,14 +60,16 @@ def spread(experiences: list[Any], count: int) -> list[Any]:
 
 
 def cosines(policy: Policy, arm: Embodiments, experiences: list[Any], shipped: Tensor, seed: int) -> dict[str, Any]:
-    """Of each task's gradient with that of the labels, at the shipped token and at the best known one: plain, along the
-    bank's directions (in standard deviations), and of what the learned step makes of it, along the same."""
+    """Of each task's gradient with that of the labels, at the shipped token and at the best known one: plain, and
+    along the bank's largest directions (in standard deviations)."""
     params = arms.recommended(policy)
     learn = arms.split_of(policy, experiences, params).learn
     losses = arms.losses_of(policy, learn, params)
     rows, labels = torch.arange(len(learn)), arms.label_loss(policy, arm, seed)
     best_known, _ = find_best_known(policy, losses, rows, shipped, seed)
-    reads, moves = policy.alignment.learned_step
+    bank = policy.alignment.bank.flatten(1)
+    _, scales, along = torch.linalg.svd(bank - bank.mean(0), full_matrices=False)
+    spread = along[:DIRECTIONS] * scales[:DIRECTIONS, None]
     found: dict[str, Any] = {}
     for place, start in (("shipped", shipped), ("best_known", best_known)):
         token = start.clone().requires_grad_(True)
@@ -79,8 +82,7 @@ def cosines(policy: Policy, arm: Embodiments, experiences: list[Any], shipped: T
             own, label = gradient.flatten(), wanted.flatten()
             found[f"{task} at {place}"] = {
                 "plain": cosine(own, label),
-                "along the bank": cosine(moves @ own, moves @ label),
-                "through the learned step": cosine(reads @ own, moves @ label),
+                "along the bank": cosine(spread @ own, spread @ label),
             }
     return found
 

@@ -59,7 +59,7 @@ def own_policy(numbers: dict[str, Any]) -> str:
 
 def beyond(numbers: dict[str, Any]) -> str:
     success = numbers["success"]
-    return f"{own_policy(numbers)}; pick alone {success['picked']['mean']:.3f}"
+    return f"{own_policy(numbers)}; pick alone {success['best_known']['mean']:.3f}"
 
 
 def guard(numbers: dict[str, Any]) -> str:
@@ -68,6 +68,14 @@ def guard(numbers: dict[str, Any]) -> str:
         f"{numbers['harmful_kept']} of {numbers['would_harm']} harmful updates kept, of {numbers['buffers']} buffers; "
         f"{refused:.0%} of {numbers['useful_clean']} useful ones refused"
     )
+
+
+def no_guard(numbers: dict[str, Any]) -> str:
+    return f"{numbers['would_harm']} kept; 0% refused"
+
+
+def refuse_everything(numbers: dict[str, Any]) -> str:
+    return "0 kept; 100% refused"
 
 
 def ablation(numbers: dict[str, Any]) -> str:
@@ -124,6 +132,8 @@ OTHERS = (
     ("shifts 1.25 times as far: before, after", "alignment_beyond_range", beyond),
     ("work and align in turns, an accident in between", "on_robot", on_robot),
     ("eleven kinds of corrupted experience", "guard", guard),
+    ("no guard", "guard", no_guard),
+    ("refuse everything", "guard", refuse_everything),
     ("what each check and rule buys, validation arms", "ablation", ablation),
     ("chunks while two alignments run, p50 / p99", "late_chunks", late_chunks),
     ("control tick to chunk without the model, p50 / p99", "message_to_chunk", to_chunk),
@@ -135,7 +145,8 @@ OTHERS = (
 
 def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
     """Markdown."""
-    return [f"| {' | '.join(row)} |" for row in (head, ("---",) * len(head), *rows)]
+    line = "|---" * len(head) + "|"
+    return [f"| {' | '.join(head)} |", line, *(f"| {' | '.join(row)} |" for row in rows)]
 
 
 def made(found: dict[str, Any]) -> str:
@@ -154,10 +165,12 @@ def tables() -> str:
     lines = table(("one alignment of unseen arms", "success", "action error"), rows)
     by = [made(found) for found in (alignment, classical) if found]
     lines += ["", f"By {'; '.join(by)}.", ""]
-    others = []
+    others: list[tuple[str, ...]] = []
     for what, name, words in OTHERS:
         found = load(name)
-        others.append((what, words(found["numbers"]), made(found)) if found else (what, NOT_MEASURED, f"`{name}`"))
+        by = made(found) if found else f"`{name}`"
+        said = any(by in row for row in others)  # by a row above, of the same result
+        others.append((what, words(found["numbers"]) if found else NOT_MEASURED, "" if said else by))
     return "\n".join([*lines, *table(("what", "measured", "by"), others)])
 
 

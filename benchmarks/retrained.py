@@ -4,8 +4,7 @@
     python benchmarks/retrained.py --samples 512000 --only "self-supervised features" --json whole.json
 
 A row is a model of its own: success and action error of the same unseen arms with the better of E_0 and the unshifted
-arm's token (before), after the pick, after plain gradients from there (`side_by_side.plain`; a learned step would take
-longer than the training), and with the best token by labels. Rows compare with `as shipped`, trained as long. Measured
+arm's token (before), after the pick, after the gradient from there, and with the best token by labels. Rows compare with `as shipped`, trained as long. Measured
 on the CPU.
 
 20 minutes of an idle core a row of 100,000 samples, more with self-supervised features, whose eye also gets more frames

@@ -21,8 +21,8 @@ import typer
 from machine import write
 from torch import Tensor
 
-from vla_align_ros.alignment.losses import ExperienceLosses, weights_of
-from vla_align_ros.alignment.step import descend, find_best_known, gradient
+from vla_align_ros.alignment.losses import weights_of
+from vla_align_ros.alignment.step import descend, find_best_known
 from vla_align_ros.bench.collect import fill_buffer
 from vla_align_ros.bench.evaluate import action_error
 from vla_align_ros.bench.reach2.bench import BENCH
@@ -34,7 +34,6 @@ from vla_align_ros.policy.pi0 import Pi0
 from vla_align_ros.seeds import Part, seed_of
 from vla_align_ros.types import Experience
 
-PLAIN_STEPS, PLAIN_RATE = 20, 0.03
 WEIGHTS_STEPS, WEIGHTS_RATE, WEIGHTS_BATCH = 40, 1e-4, 32
 
 
@@ -55,35 +54,21 @@ def one_arm(policy: Policy, arm: Embodiments, seed: int, episodes: int) -> dict[
     rows = torch.arange(len(losses))
     best_known, _ = find_best_known(policy, losses, rows, shipped, seed)
     found["pick alone"] = measured(best_known)
-    found["learned step alone"] = measured(descend(policy, losses, rows, shipped, params, seed)[0])
-    found["plain gradients alone"] = measured(plain(losses, shipped, params, seed))
-    found["pick and plain gradients"] = measured(plain(losses, best_known, params, seed))
+    found["gradient alone"] = measured(descend(policy, losses, rows, shipped, params, seed)[0])
     for task in arms.LAMBDAS:
         proposal = arms.without_guard(policy, learn, arms.task_alone(params, task), shipped, seed)
-        found[f"pick and learned step by {task} alone"] = measured(proposal.token)
+        found[f"pick and gradient by {task} alone"] = measured(proposal.token)
     model = policy.model
     policy.model = all_weights(policy, learn, params, seed)
     found["all weights instead of the token"] = measured(shipped)
     policy.model = model
     done = arms.aligned(policy, shipped, experiences, params, seed)
-    found["pick and learned step, guard off"] = measured(done.proposed)
+    found["pick and gradient, guard off"] = measured(done.proposed)
     found["align()"] = measured(done.used)
     found["best token by labels"] = measured(
         arms.best_by_labels(policy, arm, [shipped, policy.e_0, done.proposed], seed)
     )
     return found
-
-
-def plain(losses: ExperienceLosses, start: Tensor, params: AlignParams, seed: int) -> Tensor:
-    """Adam on the token, all experiences a step."""
-    token = start.clone()
-    optimizer = torch.optim.Adam([token], PLAIN_RATE)
-    for step in range(PLAIN_STEPS):
-        optimizer.param_groups[0]["lr"] = PLAIN_RATE * (1.0 - step / PLAIN_STEPS)
-        step_seed = seed_of(seed, Part.PLAIN_GRADIENT, step)
-        token.grad = gradient(losses, token, torch.arange(len(losses)), params.align_draws, step_seed)[0]
-        optimizer.step()
-    return token
 
 
 def all_weights(policy: Policy, experiences: Sequence[Experience], params: AlignParams, seed: int) -> Pi0:

@@ -68,8 +68,8 @@ def speeds() -> dict[str, Any]:
         for supersample in SUPERSAMPLES
     }
     episodes = Episodes([Embodiment()] * ARMS, [Task.PICK] * ARMS, range(ARMS))
-    chunks = episodes.expert_chunks(EXECUTE)
-    physics = rate(ARMS * EXECUTE, lambda: episodes.execute(chunks))
+    targets = episodes.expert_targets(EXECUTE)
+    physics = rate(ARMS * EXECUTE, lambda: episodes.command(targets))
     behaviours = [Behaviour(row % len(Behaviour)) for row in range(ARMS)]
     tasks = [Task(row % len(Task)) for row in range(ARMS)]
     recording = record(own, tasks, range(ARMS), behaviours, own[::-1], 48)

@@ -1,11 +1,13 @@
 """The documents: short enough to be read, and what they name exists: links, commands, options, parameters, keys."""
 
 import importlib.util
+import json
 import re
 import sys
 import tomllib
 from dataclasses import fields
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import typer
@@ -37,6 +39,16 @@ DOCUMENTS = [
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 CODE = re.compile(r"```.*?```|`[^`\n]+`", re.DOTALL)
 ids = [str(path.relative_to(REPOSITORY)) for path in DOCUMENTS]
+
+
+def benchmark(name: str) -> ModuleType:
+    """A script of benchmarks/, not run."""
+    path = REPOSITORY / "benchmarks" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 def words(path: Path) -> int:
@@ -144,9 +156,16 @@ def test_every_reason_for_a_refusal_has_an_advice():
 
 
 def test_the_tables_of_the_results_are_those_of_the_results_folder():
-    path = REPOSITORY / "benchmarks" / "results_table.py"
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    spec.loader.exec_module(module)
+    module = benchmark("results_table")
     assert module.PAGE.read_text() == module.page(), "run: python benchmarks/results_table.py"
+
+
+def test_every_result_has_what_its_headline_and_its_pool_read(monkeypatch):
+    monkeypatch.syspath_prepend(REPOSITORY / "benchmarks")
+    run_all, pooled = benchmark("run_all"), benchmark("pooled")
+    for made in run_all.BENCHMARKS:
+        path = run_all.RESULTS / f"{made.name}.json"
+        assert not path.exists() or made.headline(json.loads(path.read_text())["numbers"]), made.name
+    results = [json.loads(path.read_text()) for path in sorted(run_all.RESULTS.glob("alignment_beyond_range*.json"))]
+    each = [result for result in results if "each_arm" in result["numbers"].get("success", {})]
+    assert pooled.pooled(each)["arms"] == sum(len(one["numbers"]["success"]["each_arm"]["oracle"]) for one in each)

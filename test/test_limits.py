@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vla_align_ros.alignment.reasons import Reason
-from vla_align_ros.limits import BY_NAME, CHECKS, SHARE, Check, first_refusal, share_of
+from vla_align_ros.limits import BY_NAME, CHECKS, Check, first_refusal
 from vla_align_ros.params import AlignParams, fields_of
 
 ABOVE, BELOW, ALIGNED = (BY_NAME[name] for name in ("perception_high", "actions_do_not_fit", "already_aligned"))
@@ -28,8 +29,8 @@ def test_every_check_has_a_parameter_and_all_but_one_a_reason_of_their_name() ->
 
 @given(some, st.floats(0.01, 0.5))
 def test_a_limit_is_passed_by_all_measured_values_but_the_share(values: list[float], share: float) -> None:
-    for check in (ABOVE, BELOW):
-        limit = check.limit_of(values, share)
+    for check in (replace(ABOVE, share=share), replace(BELOW, share=share)):
+        limit = check.limit_of(values)
         refused = sum(check.beyond(value, limit) for value in values)
         assert refused <= share * (len(values) + 1)
         assert not check.beyond(limit, limit)
@@ -37,17 +38,17 @@ def test_a_limit_is_passed_by_all_measured_values_but_the_share(values: list[flo
 
 @given(some)
 def test_too_few_values_make_the_worst_the_limit_and_the_share_that_is_said(values: list[float]) -> None:
-    few = values[: round(1 / SHARE) - 2]
+    few = values[: ABOVE.robots_needed - 1]
     assert ABOVE.limit_of(few) == max(few)
     assert BELOW.limit_of(few) == min(few)
-    assert share_of(len(few)) == pytest.approx(1 / (len(few) + 1))
-    assert share_of(1000) == SHARE
+    assert ABOVE.share_of(len(few)) == pytest.approx(1 / (len(few) + 1))
+    assert ABOVE.share_of(1000) == ABOVE.share
 
 
 @given(some)
 def test_of_aligned_robots_the_share_is_kept(values: list[float]) -> None:
     limit = ALIGNED.limit_of(values)
-    assert sum(value < limit for value in values) <= SHARE * (len(values) + 1)
+    assert sum(value < limit for value in values) <= ALIGNED.share * (len(values) + 1)
     assert ALIGNED.limit_of(values[:5]) == min(values[:5])
     assert ALIGNED.worst(values) == min(values)
     assert (ABOVE.worst(values), BELOW.worst(values)) == (max(values), min(values))
@@ -57,9 +58,9 @@ def test_of_new_robots_the_share_is_refused() -> None:
     rng = np.random.default_rng(0)
     refused = []
     for _ in range(300):
-        limit = ABOVE.limit_of(rng.gamma(2.0, size=39).tolist())
+        limit = ABOVE.limit_of(rng.gamma(2.0, size=99).tolist())
         refused += [ABOVE.beyond(value, limit) for value in rng.gamma(2.0, size=50)]
-    assert np.mean(refused) == pytest.approx(SHARE, abs=0.01)
+    assert np.mean(refused) == pytest.approx(ABOVE.share, abs=0.01)
 
 
 @pytest.mark.parametrize("values", [[], [1.0, math.nan], [math.inf]])

@@ -121,14 +121,14 @@ class Params:
     """Base of the groups. However one is made, every value is checked, and all problems come in one ParameterError."""
 
     def __post_init__(self) -> None:
-        problems = []
+        found = []
         for descriptor in _own_fields(type(self)):
             try:
                 object.__setattr__(self, descriptor.name, descriptor.checked(getattr(self, descriptor.name)))
             except ParameterError as error:
-                problems.append(str(error))
-        if problems:
-            raise ParameterError("; ".join(problems))
+                found.append(str(error))
+        if found:
+            raise ParameterError("; ".join(found))
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, object]) -> Self:
@@ -136,18 +136,8 @@ class Params:
 
         Raises ParameterError for an unknown name (with the valid ones), a wrong type, or a value out of range.
         """
-        descriptors = {descriptor.name: descriptor for descriptor in fields_of(cls)}
-        problems = []
-        for name, value in mapping.items():
-            if name not in descriptors:
-                problems.append(unknown(name, list(descriptors)))
-                continue
-            try:
-                descriptors[name].checked(value)
-            except ParameterError as error:
-                problems.append(str(error))
-        if problems:
-            raise ParameterError("; ".join(problems))
+        if found := problems(cls, mapping):
+            raise ParameterError("; ".join(found))
         return cls._from_known(mapping)
 
     @classmethod
@@ -176,6 +166,19 @@ class Params:
     def updated(self, changes: Mapping[str, object]) -> Self:
         """A copy with `changes` (flat names). Raises ParameterError as `from_mapping` does."""
         return self.from_mapping({**self.to_mapping(), **changes})
+
+
+def problems(group: type[Params], values: Mapping[str, object]) -> list[str]:
+    """What is wrong with values of a group's parameters: unknown names, and values that do not fit."""
+    known, found = {descriptor.name: descriptor for descriptor in fields_of(group)}, []
+    for name, value in values.items():
+        try:
+            if name not in known:
+                raise ParameterError(unknown(name, list(known)))
+            known[name].checked(value)
+        except ParameterError as error:
+            found.append(str(error))
+    return found
 
 
 def unknown(name: object, valid: list[str]) -> str:

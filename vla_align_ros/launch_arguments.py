@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from vla_align_ros.descriptors import ParameterError, ParameterValue, Params, fields_of, unknown
+from vla_align_ros.descriptors import ParameterError, ParameterValue, Params, fields_of, problems
 from vla_align_ros.params import NODES
 
 LOG_LEVELS = ("debug", "info", "warn", "error", "fatal")
@@ -135,19 +135,8 @@ def _reaches(name: str, full: str) -> bool:
 
 
 def _check_values(where: str, group: type[Params], values: Mapping[str, object]) -> None:
-    known = {descriptor.name: descriptor for descriptor in fields_of(group)}
-    problems = []
-    for name, value in values.items():
-        if name == "use_sim_time" and not isinstance(value, bool):
-            problems.append(f"use_sim_time: expected true or false, got {value!r}")
-        if name == "use_sim_time" or str(name).startswith("qos_overrides"):
-            continue
-        if name not in known:
-            problems.append(unknown(name, list(known)))
-            continue
-        try:
-            known[name].checked(value)
-        except ParameterError as error:
-            problems.append(str(error))
-    if problems:
-        raise ParameterError(f"{where}: {'; '.join(problems)}")
+    own = {name: value for name, value in values.items() if not str(name).startswith("qos_overrides")}
+    sim_time = own.pop("use_sim_time", False)
+    wrong = [] if isinstance(sim_time, bool) else [f"use_sim_time: expected true or false, got {sim_time!r}"]
+    if found := wrong + problems(group, own):
+        raise ParameterError(f"{where}: {'; '.join(found)}")

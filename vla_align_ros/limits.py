@@ -13,15 +13,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-SHARE: Final = 0.05
-"""What a check may refuse of robots whose experience is good, `joint_strays` of single experiences, and
-`already_aligned` may keep of robots that have nothing to gain."""
+REFUSED: Final = 0.02
+"""What a check may refuse of robots whose experience is good. Five do: of all such robots a tenth at most."""
+LEFT_OUT: Final = 0.05
+"""What `joint_strays` may leave out of good experience."""
+KEPT: Final = 0.05
+"""What `already_aligned` may keep of robots that have nothing to gain."""
 
 
 @dataclass(frozen=True)
 class Check:
     """name: the code of the reason, and `guard.<name>`. statistic: what is compared with the limit. most: the largest
-    limit that a user may set. sentence: what a refusal means.
+    limit that a user may set. sentence: what a refusal means. share: of good experience beyond the limit.
 
     of_aligned: the limit is measured on robots that run their own token already, of which the share may be kept;
     otherwise on all, of which the share may be refused.
@@ -32,6 +35,7 @@ class Check:
     refuses: Literal["above", "below"]
     most: float
     sentence: str
+    share: float = REFUSED
     of_aligned: bool = False
 
     @property
@@ -52,7 +56,16 @@ class Check:
         """Of several values of one robot the one that most likely belongs to the share."""
         return max(values) if self._rising else min(values)
 
-    def limit_of(self, values: Sequence[float], share: float = SHARE) -> float:
+    def share_of(self, robots: int) -> float:
+        """The share of new robots, at most, that is beyond a limit measured on so many."""
+        return max(self.share, 1.0 / (robots + 1))
+
+    @property
+    def robots_needed(self) -> int:
+        """How many it takes for no more than `share`."""
+        return round(1.0 / self.share) - 1
+
+    def limit_of(self, values: Sequence[float]) -> float:
         """The limit beyond which a new robot is with probability `share` at most, from one value of each of n robots;
         for `of_aligned` the limit within which it is.
 
@@ -63,7 +76,7 @@ class Check:
         if not values or not all(math.isfinite(value) for value in values):
             raise ValueError(f"{self.name}: expected a finite number of each robot, got {list(values)}")
         ordered = sorted(values, reverse=not self._rising)
-        return ordered[min(math.ceil((len(ordered) + 1) * (1.0 - share)), len(ordered)) - 1]
+        return ordered[min(math.ceil((len(ordered) + 1) * (1.0 - self.share)), len(ordered)) - 1]
 
 
 CHECKS: Final = (
@@ -73,6 +86,7 @@ CHECKS: Final = (
         "above",
         10.0,
         "No refusal: an experience in which a joint strays is left out, as after a lost command or a push.",
+        LEFT_OUT,
     ),
     Check(
         "joints_do_not_follow",
@@ -119,15 +133,11 @@ CHECKS: Final = (
         10.0,
         "The new token explains later experience hardly better than the running one, no more than new tokens do for "
         "robots that are aligned already: nothing to gain.",
+        KEPT,
         of_aligned=True,
     ),
 )
 BY_NAME: Final = {check.name: check for check in CHECKS}
-
-
-def share_of(robots: int, share: float = SHARE) -> float:
-    """The share of new robots, at most, that is beyond a limit measured on so many."""
-    return max(share, 1.0 / (robots + 1))
 
 
 @dataclass(frozen=True)

@@ -53,8 +53,7 @@ class AlignParams(Params):
 
     lambda_perc: float = parameter(
         1.0,
-        "Weight of the perception loss; 0 switches the task off, and the guard does not see camera faults then. The "
-        "learned step fits the recommended weights.",
+        "Weight of the perception loss; 0 switches the task off, and the guard does not see camera faults then.",
         within=(0.0, 2.0),
         live=True,
         recommended=True,
@@ -81,17 +80,17 @@ class AlignParams(Params):
         64, "New experiences needed since the last alignment before the next one.", within=(8, 65536), live=True
     )
     align_learning_rate: float = parameter(
-        1.0,
-        "Longest gradient step; 1 goes all the way that the step learned in training takes for one gradient, 0 takes "
-        "none: the pick from the bank alone.",
-        within=(0.0, 2.0),
+        0.06,
+        "Adam's first step, as a share of how much the bank's tokens differ (standard deviation); 0 takes none: the "
+        "pick from the bank alone.",
+        within=(0.0, 1.0),
         live=True,
     )
     align_steps: int = parameter(
-        1, "Gradient steps of one alignment. The step is learned for the first one.", within=(1, 1000), live=True
+        30, "Gradient steps of one alignment, each smaller than the one before.", within=(1, 1000), live=True
     )
-    align_batch_size: int = parameter(128, "Experiences in one gradient step.", within=(1, 4096), live=True)
-    align_draws: int = parameter(4, "Draws of (t, noise) for each experience.", within=(1, 32), live=True)
+    align_batch_size: int = parameter(32, "Experiences in one gradient step.", within=(1, 4096), live=True)
+    align_draws: int = parameter(2, "Draws of (t, noise) for each experience.", within=(1, 32), live=True)
     align_max_experiences: int = parameter(
         128, "Newest experiences that one alignment uses, to learn from and to judge by.", within=(8, 4096), live=True
     )

@@ -27,6 +27,13 @@ class Stream(IntEnum):
     MESSAGE_NOISE = 37  # of the one robot that sends messages
     STRETCH = 41  # of a recording
     LABELLED_POSES = 41
+    ASSIGNMENT = 43  # a cube, a pad and words for one arm
+    TABLE = 47  # where things lie on it, and the arm's first pose
+    ENCODER_NOISE = 53  # of one arm
+    PIXEL_NOISE = 59  # of one arm's pictures
+    BEHAVIOUR = 61  # what a noisy or babbling arm does
+    SHIFTS = 71  # of one arm, by its split and the family
+    TABLES = 73  # one after the other, of one arm on a clock
     FAMILIES = 79  # in which one arm is shifted
 
 
@@ -49,6 +56,7 @@ class Part(Enum):
     FEATURES_EYE = 1, 0, 12
     FEATURES_PCA = 1, 0, 13
     BATCHES = 1_000_003, 1, 0  # the order of samples, by epoch
+    LAST_STAGE = 1, 0, 23  # of all that it draws
     FLOW = 7_000_003, 1, 0  # times, noise and dropped tokens, by step
     # alignment
     PICK = 1, 0, 2  # all candidates, by a few experiences

@@ -144,10 +144,16 @@ def test_statistics_that_would_be_divided_by_fail_by_joint(tmp_path):
 
 
 @pytest.mark.slow
-def test_statistics_without_spread_that_are_not_used_warn_by_joint(tmp_path):
-    check = doctor.check_model(with_stats(tmp_path, q01=[0.5, -1.0], q99=[0.5, 1.0]))
+def test_what_is_odd_but_runs_warns_with_what_to_do(tmp_path):
+    model = Path(with_stats(tmp_path, q01=[0.5, -1.0], q99=[0.5, 1.0]))
+    config = (model / "model.yaml").read_text()
+    assert "execute: 4" in config
+    (model / "model.yaml").write_text(config.replace("execute: 4", "execute: 8"))
+    check = doctor.check_model(str(model))
     assert check.status == "warn"
-    assert "state: q01 and q99 are equal (or nearly) for field 'shoulder'" in check.found
+    assert "state: q01 and q99 are equal (or nearly) for field 'shoulder'" in check.todo
+    assert "take the statistics from data in which all joints move" in check.todo
+    assert "robot.execute is 8, the whole action_horizon" in check.todo
 
 
 def test_where_the_commands_go_is_said_group_by_group(tmp_path):
@@ -170,7 +176,7 @@ def test_every_limit_is_shown_with_what_it_was_measured_on(tmp_path):
     found = {check.name: check for check in doctor.check_limits("tiny")}
     assert list(found) == [f"limit {check.name}" for check in CHECKS]
     assert all(check.status == "ok" for check in found.values())
-    assert "measured on 32 robots, may refuse 5% of good ones" in found["limit perception_high"].found
+    assert "measured on 128 robots, may refuse 2% of good ones" in found["limit perception_high"].found
     model = shutil.copytree(REPOSITORY / "models" / "tiny", tmp_path / "tiny")
     stats = json.loads((model / "alignment_stats.json").read_text())
     stats["limits"]["perception_high"] = {"value": 1.5, "robots": 4}
@@ -179,7 +185,7 @@ def test_every_limit_is_shown_with_what_it_was_measured_on(tmp_path):
     assert few.status == "warn"
     assert "refuses above 1.5" in few.found
     assert "may refuse 20% of good ones" in few.found
-    assert few.todo == "measure it on 19 validation robots or more"
+    assert few.todo == "measure it on 49 validation robots or more"
     assert doctor.check_limits(str(tmp_path / "none")) == []
 
 

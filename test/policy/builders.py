@@ -121,6 +121,12 @@ def make_experience(
         torch.randn(batch, a.action_horizon, a.action_dim, generator=generator),
         torch.randn(batch, per_camera * len(a.cameras), a.alignment.features.token_dim, generator=generator),
         torch.cat([mask[:, None].expand(-1, per_camera) for mask in inputs.image_masks], dim=1),
+        torch.randn(
+            batch,
+            per_camera * len(a.cameras) if a.alignment.own_features else 0,
+            a.alignment.features.token_dim,
+            generator=generator,
+        ),
         torch.arange(a.action_dim) < (a.action_dim if state_dim is None else state_dim),
         torch.arange(a.action_dim) < (a.action_dim if action_dim is None else action_dim),
     )
@@ -176,8 +182,7 @@ def write_model(folder: Path, seed: int = 0, **changes: Any) -> Path:
     if a.alignment is not None:
         save_tensors(FeatureExtractor(a.alignment.features).state_dict(), folder / "features.safetensors")
         offsets = torch.randn(4, a.peft_num_tokens, a.action_expert.width)
-        step = offsets.flatten(1).expand(2, -1, -1) / 2  # any descent direction does; it spans the bank
-        save_tensors({"offsets": offsets, "learned_step": step.contiguous()}, folder / "token_bank.safetensors")
+        save_tensors({"offsets": offsets}, folder / "token_bank.safetensors")
         write_alignment_stats(folder, stats_of())
     part = NormStats(*(np.array(numbers, np.float32) for numbers in ([0, 0], [1, 1], [-2, -2], [2, 2])))
     save_norm_stats(folder / "norm_stats.json", {"state": part, "actions": part})

@@ -230,23 +230,17 @@ def test_weights_that_are_not_the_ones_described(folder: Path) -> None:
         {"offsets": torch.zeros(2, 32)},
         {"offsets": torch.zeros(0, 2, 32)},
         {"offsets": torch.full((4, 2, 32), torch.inf)},
-        {"learned_step": torch.zeros(2, 3, 63)},
-        {"learned_step": torch.zeros(1, 3, 64)},
-        {"learned_step": torch.zeros(2, 64)},
-        {"learned_step": torch.full((2, 3, 64), torch.nan)},
     ],
 )
 def test_a_bank_that_does_not_fit(folder: Path, wrong: dict[str, Tensor]) -> None:
     edit_weights(folder, "token_bank.safetensors", lambda tensors: tensors.update(wrong))
     said = refusal(folder, WeightsError)
-    assert "`offsets` of shape (arms, 2, 32)" in said
-    assert "`learned_step` of shape (2, directions, 64)" in said
-    assert f"`{next(iter(wrong))}` does not fit" in said
+    assert "`offsets` of shape (robots, 2, 32)" in said
 
 
-def test_a_bank_without_a_step(folder: Path) -> None:
-    edit_weights(folder, "token_bank.safetensors", lambda tensors: tensors.pop("learned_step"))
-    assert "`learned_step` does not fit" in refusal(folder, WeightsError)
+def test_a_bank_without_tokens(folder: Path) -> None:
+    edit_weights(folder, "token_bank.safetensors", lambda tensors: tensors.update(other=tensors.pop("offsets")))
+    assert "`offsets` of shape" in refusal(folder, WeightsError)
 
 
 def test_openpis_weights_with_a_stray_tensor(tmp_path: Path) -> None:

@@ -149,6 +149,7 @@ def test_experiences_become_inputs(policy: Policy) -> None:
     experiences = make_experiences(3)
     blind = dataclasses.replace(experiences[1].next_observation, images={CAMERAS[1]: np.zeros((16, 16, 3), np.uint8)})
     experiences[1] = dataclasses.replace(experiences[1], next_observation=blind)
+    experiences[2] = dataclasses.replace(experiences[2], observation=blind)
     inputs, given = policy.prepare_experiences(experiences)
     assert given.actions.shape == (3, 5, 3)
     assert given.state_mask.tolist() == given.action_mask.tolist() == [True, True, False]
@@ -159,6 +160,10 @@ def test_experiences_become_inputs(policy: Policy) -> None:
     after = policy.prepare([item.next_observation for item in experiences])
     torch.testing.assert_close(given.features, policy.alignment.features(after)[0])
     assert inputs.state.shape == (3, 3)
+    before = policy.alignment.features(policy.prepare([item.observation for item in experiences]))[0]
+    torch.testing.assert_close(given.own_features[:2], before[:2])
+    torch.testing.assert_close(given.own_features[2, 4:], before[2, 4:])
+    assert not given.own_features[2, :4].any(), "of a missing camera"
 
 
 def test_pi05s_alignment_prefix_leaves_the_state_out(tmp_path: Path) -> None:

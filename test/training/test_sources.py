@@ -54,7 +54,7 @@ def bench_so101_yaml() -> dict[str, Any]:
     """A small model for the robot of the shipped one."""
     shipped = yaml.safe_load((ROBOTS.parent / "train" / "so101.model.yaml").read_text())
     sizes = {"action_dim": 6, "vocab_size": 64, "max_token_len": 16, "action_horizon": 16}
-    return shipped | {"architecture": architecture_dict(cameras=["front", "wrist"], **sizes)}
+    return shipped | {"architecture": architecture_dict(cameras=["wrist"], **sizes)}
 
 
 @pytest.fixture(scope="module")

@@ -37,13 +37,7 @@ class ExperienceLosses:
         key_values = [(torch.cat([k for k, _ in layer]), torch.cat([v for _, v in layer])) for layer in layers]
         self._cache = PrefixCache(key_values, torch.cat([cache.pad_masks for cache in caches]))
         self._state = torch.cat(states)
-        self._experience = ExperienceInput(
-            torch.cat([part.actions for part in parts]),
-            torch.cat([part.features for part in parts]),
-            torch.cat([part.feature_masks for part in parts]),
-            parts[0].state_mask,
-            parts[0].action_mask,
-        )
+        self._experience = ExperienceInput.joined(parts)
 
     def __len__(self) -> int:
         return len(self._state)

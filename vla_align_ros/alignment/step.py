@@ -80,27 +80,28 @@ def descend(
     seed: int,
     on_step: OnStep | None = None,
 ) -> tuple[Tensor, list[StepCurve]]:
-    """Gradient steps on a shadow copy of the token (n, W): E <- E - align_learning_rate * M g.
+    """Adam steps on a shadow copy of the token (n, W), never farther from E_0 than the bank is.
 
-    M = learned_step[1].T @ learned_step[0] is of the end of training (`training/learned_step.py`): the plain gradient
-    hardly points to where an arm acts better. A rate of 1 goes all the way that one gradient tells. Raises
-    FloatingPointError at the first loss or gradient that is not finite.
+    The rate is a share (`align_learning_rate`) of the bank's standard deviation, and falls to 0 on a straight line.
+    Raises FloatingPointError at the first loss or gradient that is not finite.
     """
-    reads, moves = policy.alignment.learned_step
-    rate, shadow = params.align_learning_rate, within_bank(policy, start)
-    generator = torch.Generator().manual_seed(seed)
-    curve = []
+    shadow = within_bank(policy, start).detach().clone().requires_grad_(True)
+    share = params.align_learning_rate * float(policy.alignment.bank.std(correction=0))
+    adam, generator, curve = torch.optim.Adam([shadow], share), torch.Generator().manual_seed(seed), []
     for step in range(params.align_steps):
+        rate = adam.param_groups[0]["lr"] = share * (1.0 - step / params.align_steps)
         batch = rows[torch.randperm(len(rows), generator=generator)[: params.align_batch_size]]
         found, mean_losses = gradient(losses, shadow, batch, params.align_draws, seed_of(seed, Part.GRADIENT, step))
-        direction = (moves.T @ (reads @ found.flatten())).view_as(shadow)
-        shadow = within_bank(policy, shadow - rate * direction)
+        shadow.grad = found
+        adam.step()
+        with torch.no_grad():
+            shadow.copy_(within_bank(policy, shadow))
         if not bool(torch.isfinite(shadow).all()) or not all(map(math.isfinite, mean_losses.values())):
             raise FloatingPointError(f"a loss or gradient is not finite at step {step}")
-        curve.append(StepCurve(mean_losses, float(found.norm()), float(shadow.norm()), rate))
+        curve.append(StepCurve(mean_losses, float(found.norm()), float(shadow.detach().norm()), rate))
         if on_step is not None:
             on_step(step, curve[-1])
-    return shadow, curve
+    return shadow.detach(), curve
 
 
 def gradient(

@@ -56,9 +56,12 @@ def collect_experience(
         batch.execute(sent[-1])
         seen.append(batch.observe())
     made: list[list[Experience]] = [[] for _ in range(len(arms))]
+    measured = [bench.robot.measured(np.stack([item.state for item in observed])) for observed in seen]
+    origins = [np.where(bench.robot.kinds == "delta_position", each, np.float32(0.0)) for each in measured]
     for row in range(len(rows)):
         for step in range(len(sent) - span + 1):
-            commands = np.concatenate([part[row] for part in sent[step : step + span]])[:horizon]
+            parts = [sent[at][row] + origins[at][row] for at in range(step, step + span)]
+            commands = np.concatenate(parts)[:horizon] - origins[step][row]
             made[rows[row]].append(Experience(seen[step][row], commands, seen[step + span][row], row % episodes))
     return [_one_after_another(mine)[:count] for mine in made]
 

@@ -30,7 +30,7 @@ def check_fits(policy: Policy, robot: RobotDescription) -> None:
         ("action", robot.action_joints, model.action_joints),
         ("kinds of action", tuple(robot.kinds), tuple(model.kinds)),
         ("control_rate_hz", robot.control_rate_hz, model.control_rate_hz),
-        ("cameras", tuple(robot.cameras), tuple(camera for camera in robot.cameras if camera in cameras)),
+        ("cameras", sorted(set(robot.cameras) & cameras), sorted(cameras)),
     ):
         if has != wants:
             raise PolicyError(

@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from vla_align_ros.checked import problems
+
 FORMAT = 1
 VERSION_PATTERN = r"^[0-9]{6,12}$"
 
@@ -79,7 +81,7 @@ class Manifest(Provenance):
         try:
             return cls(**known, **rest)
         except ValidationError as error:
-            raise StoreError(f"no manifest can be made: {_problems(error)}") from None
+            raise StoreError(f"no manifest can be made: {problems(error)}") from None
 
 
 def manifest_to_json(manifest: Manifest) -> bytes:
@@ -95,12 +97,8 @@ def manifest_from_json(data: bytes) -> Manifest:
     try:
         manifest: Manifest = TypeAdapter(Manifest).validate_json(data, strict=True)
     except ValidationError as error:
-        raise StoreError(f"manifest.json: {_problems(error)}") from None
+        raise StoreError(f"manifest.json: {problems(error)}") from None
     return manifest
-
-
-def _problems(error: ValidationError) -> str:
-    return "; ".join(f"{'.'.join(map(str, item['loc'])) or 'file'}: {item['msg']}" for item in error.errors())
 
 
 def check_fits(

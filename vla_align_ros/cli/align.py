@@ -10,18 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vla_align_ros.cli.bag_options import (
-    Bags,
-    Cameras,
-    CommandTopic,
-    JointTopics,
-    Namespace,
-    Prompt,
-    PromptTopic,
-    are_datasets,
-    named_topics,
-    pairs,
-)
+from vla_align_ros.cli.bag_options import Bags, RecordedOptions, are_datasets, pairs, with_recorded_options
 
 if TYPE_CHECKING:
     from vla_align_ros.experience.bag_summary import BagSummary
@@ -31,9 +20,11 @@ if TYPE_CHECKING:
     from vla_align_ros.policy import Policy
 
 
+@with_recorded_options
 def align(
     bags: Bags,
     model: Annotated[str, typer.Option(help="Folder of the model, or its name in the zoo.")],
+    recorded: RecordedOptions,
     store: Annotated[
         Path | None,
         typer.Option(
@@ -45,12 +36,6 @@ def align(
         str, typer.Option(help="Whose default store, as the node says at start: arm1.vla_policy. Empty: vla_policy.")
     ] = "",
     seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
-    namespace: Namespace = "",
-    camera: Cameras = None,
-    joint_topic: JointTopics = None,
-    prompt_topic: PromptTopic = "vla_policy/prompt",
-    prompt: Prompt = "",
-    command_topic: CommandTopic = "vla_policy/action_chunk",
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Parameter, as align_steps=80 (vla-align params).")
     ] = None,
@@ -90,12 +75,10 @@ def align(
                 "robot_id": robot_id,
             }
         )
-        robot = policy.config.robot
-        of_bags = None if are_datasets(bags) else camera
-        topics = named_topics(robot, namespace, of_bags, joint_topic, prompt_topic, command_topic)
+        topics = None if are_datasets(bags) else recorded.topics(policy.config.robot)
         if dry_run:
             buffer = ExperienceBuffer(params.buffer_capacity)
-            summaries = _read(policy, bags, topics, camera, params, buffer, prompt)
+            summaries = _read(policy, bags, recorded, topics, params, buffer)
             verdict = would_refuse(policy, buffer.snapshot(), params.align)
             found = {"experiences": buffer.total_added, "reason": verdict.reason.value if verdict else None}
             words = f"would be refused ({verdict.reason.value}): {verdict.detail}" if verdict else "could begin"
@@ -104,7 +87,7 @@ def align(
         runtime = make_runtime(policy, params, ManagerParams().keep_versions)
         if (owner := owner_of(runtime.store.root)) is not None:
             typer.echo(f"the store is in use by {owner}, which follows what becomes active", err=True)
-        summaries = _read(policy, bags, topics, camera, params, runtime.buffer, prompt)
+        summaries = _read(policy, bags, recorded, topics, params, runtime.buffer)
         report = runtime.align(params.align, params.exploration_fraction, seed=seed)
     except (ValueError, ParameterError, StoreError) as error:
         typer.echo(f"cannot align: {error}", err=True)
@@ -117,18 +100,18 @@ def align(
 def _read(
     policy: Policy,
     sources: Sequence[Path],
-    topics: BagTopics,
-    camera: Sequence[str] | None,
+    recorded: RecordedOptions,
+    topics: BagTopics | None,
     params: PolicyParams,
     buffer: ExperienceBuffer,
-    prompt: str,
 ) -> list[BagSummary]:
-    """Fill the buffer; what became of each bag, and nothing of datasets, which are whole or refused."""
+    """Fill the buffer; what became of each bag, and nothing of datasets, which are whole or refused. topics: of bags
+    alone."""
     from vla_align_ros.offline import fill_buffer, fill_from_datasets
 
-    if not are_datasets(sources):
-        return list(fill_buffer(policy, sources, topics, params, buffer, prompt))
-    fill_from_datasets(policy, sources, pairs("--camera", camera), params, buffer, prompt)
+    if topics is not None:
+        return list(fill_buffer(policy, sources, topics, params, buffer, recorded.prompt))
+    fill_from_datasets(policy, sources, pairs("--camera", recorded.camera), params, buffer, recorded.prompt)
     return []
 
 

@@ -162,15 +162,17 @@ def check_model(model: str) -> Check:
         policy = load_policy(find_model(model))
     except Exception as error:  # noqa: BLE001 - whatever is wrong with it, the doctor says so
         return Check("model", "fail", f"{model}: {error}", "see the model's README.md, or name another folder")
-    found, todo = model, "take the statistics from data in which all joints move" if policy.remarks else ""
+    found, todo = model, list(policy.remarks)
     if policy.align_problem:
         found = f"{found}, {policy.align_problem}"
     else:
         r2 = policy.alignment.stats.motion_r2
         found = f"{found}, linear R2 of joint motion from its features {r2:.2f}, as measured in training"
         if r2 < MOTION_R2_AIM:
-            todo = f"alignment learns little from features that hardly see the robot move: aim for {MOTION_R2_AIM}"
-    return Check("model", "warn" if todo else "ok", "; ".join([found, *policy.remarks]), todo)
+            todo.append(
+                f"alignment learns little from features that hardly see the robot move: aim for {MOTION_R2_AIM}"
+            )
+    return Check("model", "warn" if todo else "ok", found, "; ".join(todo))
 
 
 def check_commands(model: str) -> list[Check]:
@@ -191,7 +193,7 @@ def check_commands(model: str) -> list[Check]:
 
 def check_limits(model: str) -> list[Check]:
     """The limits that an alignment is judged by, one each; none where the model does not align or load."""
-    from vla_align_ros.limits import CHECKS, SHARE, share_of
+    from vla_align_ros.limits import CHECKS
     from vla_align_ros.policy.statistics import STATS_FILE, AlignmentStatsError, load_alignment_stats
     from vla_align_ros.zoo import find_model
 
@@ -202,7 +204,7 @@ def check_limits(model: str) -> list[Check]:
     found = []
     for check in CHECKS:
         limit = limits[check.name]
-        share = share_of(limit.robots)
+        share = check.share_of(limit.robots)
         may = (
             f"may {'keep' if check.of_aligned else 'refuse'} {share:.0%} of {'aligned' if check.of_aligned else 'good'}"
         )
@@ -210,8 +212,8 @@ def check_limits(model: str) -> list[Check]:
             f"refuses {check.refuses} {limit.value:.4g} ({check.statistic}); measured on {limit.robots} robots, {may} "
             f"ones; guard.{check.name} sets another"
         )
-        enough = share <= SHARE
-        todo = "" if enough else f"measure it on {round(1 / SHARE) - 1} validation robots or more"
+        enough = limit.robots >= check.robots_needed
+        todo = "" if enough else f"measure it on {check.robots_needed} validation robots or more"
         found.append(Check(f"limit {check.name}", "ok" if enough else "warn", text, todo))
     return found
 

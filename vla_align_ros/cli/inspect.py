@@ -10,17 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vla_align_ros.cli.bag_options import (
-    Bags,
-    Cameras,
-    CommandTopic,
-    JointTopics,
-    Namespace,
-    Prompt,
-    PromptTopic,
-    are_datasets,
-    named_topics,
-)
+from vla_align_ros.cli.bag_options import Bags, RecordedOptions, are_datasets, with_recorded_options
 
 if TYPE_CHECKING:
     from vla_align_ros.alignment.diagnosis import FieldDiagnosis, FieldRange
@@ -28,8 +18,10 @@ if TYPE_CHECKING:
     from vla_align_ros.policy import Policy
 
 
+@with_recorded_options
 def inspect(
     sources: Bags,
+    recorded: RecordedOptions,
     model: Annotated[str, typer.Option(help="For bags: folder of the model, or its name in the zoo.")] = "",
     robot: Annotated[
         Path | None, typer.Option(help="For a LeRobotDataset: the robot description, as config/robots/so101.yaml.")
@@ -37,12 +29,6 @@ def inspect(
     robot_column: Annotated[
         str | None, typer.Option(help="For a LeRobotDataset: the column that says which robot an episode is of.")
     ] = None,
-    namespace: Namespace = "",
-    camera: Cameras = None,
-    joint_topic: JointTopics = None,
-    prompt_topic: PromptTopic = "vla_policy/prompt",
-    prompt: Prompt = "",
-    command_topic: CommandTopic = "vla_policy/action_chunk",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say what bags or a LeRobotDataset hold, how far each field of the state went, and of each field of the action its
@@ -64,9 +50,7 @@ def inspect(
             if not model:
                 raise ValueError("bags need --model: its model.yaml says which joints and cameras are meant")
             policy = load_policy(find_model(model), "cpu")
-            description = policy.config.robot
-            topics = named_topics(description, namespace, camera, joint_topic, prompt_topic, command_topic)
-            found = [_bags(sources, policy, topics, prompt)]
+            found = [_bags(sources, policy, recorded.topics(policy.config.robot), recorded.prompt)]
     except ValueError as error:
         typer.echo(f"cannot inspect: {error}", err=True)
         raise typer.Exit(2) from None

@@ -25,14 +25,14 @@ def limits(
     """Measure the limit of each check over validation robots, as the end of a training does. Needed where a check
     changed, not the weights; about half a minute a robot. Exit code 2: a model or data that do not fit.
 
-    Example: vla-align limits models/tiny --source '{bench: reach2, validation_robots: 32}'
+    Example: vla-align limits models/tiny --source '{bench: reach2, validation_robots: 128}'
     """
     import torch
 
     from vla_align_ros.cli.sources import open_sources, parse_source
     from vla_align_ros.policy.statistics import STATS_FILE, read_motion_r2, write_alignment_stats
-    from vla_align_ros.training.learned_step import TrainingError
     from vla_align_ros.training.limits import measure
+    from vla_align_ros.training.recipe import TrainingError
 
     torch.set_num_threads(threads)
     try:

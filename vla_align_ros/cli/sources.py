@@ -1,6 +1,6 @@
 """`source:` of a recipe -> what it names: a bench, LeRobotDatasets or bags.
 
-    source: {bench: reach2, robots: 192, validation_robots: 32}
+    source: {bench: reach2, robots: 192, validation_robots: 128}
     source: {bench: so101, tasks: {reach: 0.5, pick: 0.5}, families: [zeros, wrist_roll]}
     source: {lerobot: [FOLDER, ...], validation: [FOLDER, ...], cameras: {front: observation.images.front}}
     source: {bags: {arm1: [BAG, ...], arm2: [BAG, ...]}, prompt: pick the cube}
@@ -19,6 +19,7 @@ import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from vla_align_ros.checked import problems
 from vla_align_ros.experience.bag_topics import COMMAND, PROMPT, bag_topics, in_namespace
 from vla_align_ros.experience.source import Sources
 from vla_align_ros.observation.scaling import SCALERS
@@ -36,7 +37,7 @@ class Reach2Source:
 
     bench: Literal["reach2"]
     robots: Annotated[int, Field(ge=2)] = 192
-    validation_robots: Annotated[int, Field(ge=1)] = 32
+    validation_robots: Annotated[int, Field(ge=1)] = 64
 
     def open(self, config: ModelConfig, seed: int) -> Sources:
         from vla_align_ros.bench.reach2.source import open_sources
@@ -52,7 +53,7 @@ class So101Source:
 
     bench: Literal["so101"]
     robots: Annotated[int, Field(ge=2)] = 192
-    validation_robots: Annotated[int, Field(ge=1)] = 32
+    validation_robots: Annotated[int, Field(ge=1)] = 64
     tasks: Annotated[dict[_TaskName, Annotated[float, Field(gt=0)]], Field(min_length=1)] = field(
         default_factory=lambda: {"reach": 1.0, "push": 1.0, "pick": 1.0}
     )
@@ -68,7 +69,8 @@ class So101Source:
             raise RecipeError(f"source: families: expected some of {', '.join(known)}, got {unknown}")
         shares = {Task[name.upper()]: share for name, share in self.tasks.items()}
         families = [Family(name) for name in (known if self.families is None else self.families)]
-        return open_sources(seed, self.robots, self.validation_robots, shares, families)
+        cameras = config.architecture.cameras
+        return open_sources(seed, self.robots, self.validation_robots, shares, families, cameras)
 
 
 @dataclass(frozen=True, config=_strict)
@@ -181,8 +183,5 @@ def open_sources(raw: dict[str, Any], config: ModelConfig, seed: int) -> Sources
         found: Reach2Source | So101Source | LeRobotSource | BagSource
         found = TypeAdapter(_KINDS[named[0]]).validate_python(raw)
     except ValidationError as error:
-        lines = [
-            f"{'.'.join(map(str, e['loc'])) or named[0]}: {e['msg']} (got {e['input']!r:.80})" for e in error.errors()
-        ]
-        raise RecipeError("source: " + "; ".join(lines)) from None
+        raise RecipeError(f"source: {problems(error, named[0])}") from None
     return found.open(config, seed)

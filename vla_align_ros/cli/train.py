@@ -39,8 +39,7 @@ def train(
     from vla_align_ros.policy.config import load_model_description
     from vla_align_ros.policy.load import find_device
     from vla_align_ros.training.export import export as write_model
-    from vla_align_ros.training.learned_step import TrainingError
-    from vla_align_ros.training.recipe import load_recipe
+    from vla_align_ros.training.recipe import TrainingError, load_recipe
     from vla_align_ros.training.train import train as run_training
 
     torch.set_num_threads(threads)
@@ -58,7 +57,7 @@ def train(
         "vision": recipe.vision.steps,
         "features": recipe.vision.steps,
         "policy": recipe.samples // recipe.batch_size,
-        **({} if export is None else {"examples": len(sources.training.robots)}),
+        "alignment": recipe.alignment_samples // recipe.batch_size,
     }
     columns = (
         TextColumn("{task.description}"),

@@ -15,10 +15,18 @@ from numpy.typing import NDArray
 
 from vla_align_ros.experience.bag import BagReading
 from vla_align_ros.experience.recording import grouped
-from vla_align_ros.experience.source import Labels, RawSamples, Sources, held_out, resized, without_images
+from vla_align_ros.experience.source import (
+    Labels,
+    RawSamples,
+    Sources,
+    demonstrations,
+    drawn,
+    held_out,
+    resized,
+    stretch_start,
+)
 from vla_align_ros.experience.storage import BagError
 from vla_align_ros.policy import Policy
-from vla_align_ros.seeds import Stream, rng_of
 from vla_align_ros.types import Experience
 
 PARTS: Final = 5  # of a recording, so that one bag can be divided into what is trained on and what is held out
@@ -54,36 +62,36 @@ class BagSource:
         if horizon != self.horizon:
             raise ValueError(f"the bags are read for {self.horizon} ticks, {horizon} were asked for")
         wanted: dict[tuple[Path, ...], dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
-        for row in np.unique(robot):
-            mine = self.stretches[self.robots[row]]
-            ends = np.cumsum([item.stop - item.first for item in mine])
-            for place in np.flatnonzero(robot == row).tolist():
-                drawn = int(rng.integers(0, ends[-1]))
-                which = int(np.searchsorted(ends, drawn, side="right"))
-                wanted[mine[which].recording][mine[which].stop + drawn - int(ends[which])].append(place)
+        for (row, number), places_of in drawn(robot, self._counts, rng).items():
+            stretch = self._of(row)[number]
+            for first, places in places_of.items():
+                wanted[stretch.recording][stretch.first + first] += places
         made: dict[int, Experience] = {}
-        for recording, places in wanted.items():
-            for index, item in enumerate(islice(self.read(recording), max(places) + 1)):
-                if index in places:
-                    made |= dict.fromkeys(places[index], without_images(item) if size is None else resized(item, size))
-        experiences = [made[place] for place in range(len(robot))]
-        actions = np.stack([item.commands for item in experiences])
-        return RawSamples(experiences, actions, robot, np.empty((len(robot), 0, 2), np.float32))
+        for recording, of_recording in wanted.items():
+            for index, item in enumerate(islice(self.read(recording), max(of_recording) + 1)):
+                if index in of_recording:
+                    made |= dict.fromkeys(of_recording[index], resized(item, size))
+        return demonstrations(made, robot)
 
     def experiences(
         self, robot: int, policy: Policy, seed: int, count: int, exploration_fraction: float = 0.5
     ) -> list[Experience]:
         """See `Source`. One begins every `robot.execute` ticks, as live."""
         described = policy.config.robot
-        mine, stride = self.stretches[self.robots[robot]], described.execute
-        ticks = sum(item.stop - item.first for item in mine)
-        first = int(rng_of(seed, Stream.STRETCH).integers(0, max(1, ticks - count * stride + 1)))
+        stride = described.execute
+        first = stretch_start(seed, sum(self._counts(robot)), count * stride)
         due = (
             item
-            for item in islice(self._all(mine), first, None)
+            for item in islice(self._all(self._of(robot)), first, None)
             if item.observation.stamp_ns // described.period_ns % stride == 0
         )
         return list(islice(due, count))
+
+    def _of(self, robot: int) -> Sequence[Stretch]:
+        return self.stretches[self.robots[robot]]
+
+    def _counts(self, robot: int) -> list[int]:
+        return [item.stop - item.first for item in self._of(robot)]
 
     def _all(self, stretches: Sequence[Stretch]) -> Iterator[Experience]:
         """Every experience of some stretches, with episodes that count up."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -14,9 +13,17 @@ from numpy.typing import NDArray
 from vla_align_ros.experience.builder import without_held
 from vla_align_ros.experience.lerobot import Episode, LeRobotDataset
 from vla_align_ros.experience.lerobot_files import DatasetError
-from vla_align_ros.experience.source import Labels, RawSamples, Sources, held_out, resized
+from vla_align_ros.experience.source import (
+    Labels,
+    RawSamples,
+    Sources,
+    demonstrations,
+    drawn,
+    held_out,
+    resized,
+    stretch_start,
+)
 from vla_align_ros.policy import Policy
-from vla_align_ros.seeds import Stream, rng_of
 from vla_align_ros.types import Experience
 
 
@@ -45,29 +52,14 @@ class LeRobotSource:
 
     def samples(self, robot: NDArray[np.int64], horizon: int, size: int | None, rng: np.random.Generator) -> RawSamples:
         """See `Source`. Each begins at any frame of its robot; an episode's are decoded together, in order."""
-        wanted: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)  # episode: frame, place
-        for row in np.unique(robot):
-            ends = self._ends(int(row), horizon, 1)
-            places = np.flatnonzero(robot == row)
-            drawn = rng.integers(0, ends[-1], len(places))
-            which = np.searchsorted(ends, drawn, side="right")
-            firsts_drawn = drawn - np.array([0, *ends])[which]
-            for asked_for in zip(which.tolist(), firsts_drawn.tolist(), places.tolist(), strict=True):
-                wanted[int(row), asked_for[0]].append(asked_for[1:])
+        wanted = drawn(robot, lambda row: self._counts(row, horizon, 1), rng)
         made: dict[int, Experience] = {}
-        for (row, number), asked in sorted(wanted.items()):
-            recorded = self.episodes[self.robots[row]][number]
-            places_of: dict[int, list[int]] = defaultdict(list)
-            for first, place in asked:
-                places_of[first].append(place)
-            firsts = sorted(places_of)
+        for (row, number), places_of in sorted(wanted.items()):
+            recorded, firsts = self.episodes[self.robots[row]][number], sorted(places_of)
             found = recorded.dataset.experiences_at(recorded.episode, firsts, horizon, images=size is not None)
             for first, item in zip(firsts, found, strict=True):
-                sized = item if size is None else resized(item, size)
-                made |= dict.fromkeys(places_of[first], sized)
-        experiences = [made[place] for place in range(len(robot))]
-        actions = np.stack([item.commands for item in experiences])
-        return RawSamples(experiences, actions, robot, np.empty((len(robot), 0, 2), np.float32))
+                made |= dict.fromkeys(places_of[first], resized(item, size))
+        return demonstrations(made, robot)
 
     def experiences(
         self, robot: int, policy: Policy, seed: int, count: int, exploration_fraction: float = 0.5
@@ -76,8 +68,8 @@ class LeRobotSource:
         so that there may be fewer."""
         described, horizon = policy.config.robot, policy.model.architecture.action_horizon
         stride, found = described.execute, list[Experience]()
-        ends = self._ends(robot, horizon, stride)
-        first = int(rng_of(seed, Stream.STRETCH).integers(0, max(1, ends[-1] - count + 1)))
+        ends = list(accumulate(self._counts(robot, horizon, stride)))
+        first = stretch_start(seed, ends[-1], count)
         for end, recorded in zip(ends, self.episodes[self.robots[robot]], strict=True):
             if end <= first:
                 continue
@@ -89,13 +81,13 @@ class LeRobotSource:
                     return found
         return found
 
-    def _ends(self, robot: int, horizon: int, stride: int) -> list[int]:
-        """How many experiences one every `stride` frames gives, up to the end of each episode."""
+    def _counts(self, robot: int, horizon: int, stride: int) -> list[int]:
+        """How many experiences one every `stride` frames gives, of each episode."""
         name = self.robots[robot]
         counts = [len(range(0, item.episode.length - horizon, stride)) for item in self.episodes[name]]
         if not sum(counts):
             raise DatasetError(f"{name}: no episode is longer than the model's action_horizon, {horizon} frames")
-        return list(accumulate(counts))
+        return counts
 
 
 def lerobot_sources(training: Sequence[LeRobotDataset], validation: Sequence[LeRobotDataset]) -> Sources:

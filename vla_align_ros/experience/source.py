@@ -5,6 +5,7 @@ Everything that a source gives is in ROS's units (rad, m) and in the order of th
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol, TypeVar
@@ -119,6 +120,35 @@ def held_out(episodes: Mapping[str, Sequence[Episode]]) -> tuple[dict[str, list[
     return earlier, later
 
 
+def drawn(
+    robot: NDArray[np.int64], counts: Callable[[int], Sequence[int]], rng: np.random.Generator
+) -> dict[tuple[int, int], dict[int, list[int]]]:
+    """For each entry of `robot` (rows of robots), any experience of that robot: (row, episode) -> number of the
+    experience in it -> the entries that it is drawn for. counts: of a row, how many each of its episodes has."""
+    found: dict[tuple[int, int], dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for row in np.unique(robot).tolist():
+        ends, places = np.cumsum(counts(row)), np.flatnonzero(robot == row)
+        numbers = rng.integers(0, ends[-1], len(places))
+        episodes = np.searchsorted(ends, numbers, side="right")
+        firsts = numbers - np.array([0, *ends])[episodes]
+        for episode, first, place in zip(episodes.tolist(), firsts.tolist(), places.tolist(), strict=True):
+            found[row, episode][first].append(place)
+    return found
+
+
+def demonstrations(made: Mapping[int, Experience], robot: NDArray[np.int64]) -> RawSamples:
+    """Samples of a recording, where what is to be imitated is what was sent. made: the experience of each entry of
+    `robot`."""
+    experiences = [made[place] for place in range(len(robot))]
+    actions = np.stack([item.commands for item in experiences])
+    return RawSamples(experiences, actions, robot, np.empty((len(robot), 0, 2), np.float32))
+
+
+def stretch_start(seed: int, available: int, wanted: int) -> int:
+    """Where a stretch of `wanted` of `available` begins, by the seed; 0 where there are not as many."""
+    return int(rng_of(seed, Stream.STRETCH).integers(0, max(1, available - wanted + 1)))
+
+
 def pairs(source: Source, count: int, horizon: int, size: int, seed: int) -> Pairs:
     """`count` pairs of frames of any robots: a bench's own, else what was recorded before and after some commands."""
     if source.labels is not None:
@@ -133,16 +163,12 @@ def pairs(source: Source, count: int, horizon: int, size: int, seed: int) -> Pai
     return Pairs(before, after, motion)
 
 
-def resized(item: Experience, size: int) -> Experience:
-    """With letterboxed images of another size."""
+def resized(item: Experience, size: int | None) -> Experience:
+    """With letterboxed images of another size; with none of them for None."""
     before, after = (
-        replace(seen, images={camera: letterbox(image, size) for camera, image in seen.images.items()})
+        replace(
+            seen, images={} if size is None else {name: letterbox(image, size) for name, image in seen.images.items()}
+        )
         for seen in (item.observation, item.next_observation)
     )
-    return replace(item, observation=before, next_observation=after)
-
-
-def without_images(item: Experience) -> Experience:
-    """What the joints did."""
-    before, after = (replace(seen, images={}) for seen in (item.observation, item.next_observation))
     return replace(item, observation=before, next_observation=after)

@@ -145,7 +145,8 @@ def check_norm_stats(
                 todo = "take the statistics from data in which it moves, or leave it out of `robot:`"
                 raise NormStatsError(f"{found}, and `normalisation: {mode}` divides by that: {todo}")
             elif flat:
-                remarks.append(f"{found}, which `normalisation: {mode}` does not use")
+                todo = "take the statistics from data in which all joints move"
+                remarks.append(f"{found}, which `normalisation: {mode}` does not use; {todo}")
     return tuple(remarks)
 
 
@@ -180,10 +181,10 @@ class Normaliser:
             raise NormStatsError("normalisation by quantiles needs q01 and q99, and these statistics have none")
         self.stats = stats
         self.mode = mode
-        self._dtype: type[np.floating] = np.float64 if conventions == "openpi" else np.float32
+        self._dtype: type[np.float64] | type[np.float32] = np.float64 if conventions == "openpi" else np.float32
         if mode == "quantiles" and stats.q01 is not None and stats.q99 is not None:
-            low, high = self._own(stats.q01), self._own(stats.q99)
-            self._shift, spread = low, high - low
+            self._shift: Numbers = self._own(stats.q01)
+            spread: Numbers = self._own(stats.q99) - self._shift
         else:
             self._shift, spread = self._own(stats.mean), self._own(stats.std)
         self._divisor = self._factor = spread + self._dtype(EPS)

@@ -74,6 +74,7 @@ class AlignmentExpert(nn.Module):
         self.noisy_state_in = nn.Linear(action_dim, width)
         self.action_in = nn.Linear(action_dim, width)
         self.feature_in = nn.Linear(token_dim, width)
+        self.own_feature_in = nn.Linear(token_dim, width, bias=False) if config.own_features else None
         self.role = nn.Embedding(len(ROLES), width)
         self.cell = nn.Embedding(num_cameras * config.features.tokens_per_camera, width)
         self.perception_head = nn.Linear(width, action_dim)
@@ -103,7 +104,7 @@ class AlignmentExpert(nn.Module):
 
         state: (B, A) clean. A task that isn't in `noisy` is not embedded and costs nothing.
         """
-        features = experience.features
+        features, places = experience.features, self._places(experience)
         valid = torch.ones(state.shape[0], 1, dtype=torch.bool, device=state.device)
         parts: list[tuple[Tensor, Tensor, bool, Tensor]] = []  # tokens, validity, opens a block, skipped before
         skipped = torch.zeros_like(valid, dtype=torch.long)
@@ -140,12 +141,10 @@ class AlignmentExpert(nn.Module):
                 add(self.state_in(state)[:, None], f"{prefix}_state", opens and length == first)
             if task == "dynamics":
                 add(self.action_in(experience.actions), "dynamics_action", opens and length == first)
-                add(
-                    self.feature_in(noisy[task]) + self.cell.weight, "dynamics_feature", False, experience.feature_masks
-                )
+                add(self.feature_in(noisy[task]) + places, "dynamics_feature", False, experience.feature_masks)
             else:
                 add(
-                    self.feature_in(features) + self.cell.weight,
+                    self.feature_in(features) + places,
                     "inverse_feature",
                     opens and length == first,
                     experience.feature_masks,
@@ -167,6 +166,14 @@ class AlignmentExpert(nn.Module):
             ranges,
             read,
         )
+
+    def _places(self, experience: ExperienceInput) -> Tensor:
+        """What each feature token says beside what comes next: its cell, and what the observation itself shows there,
+        (N, W) or (B, N, W)."""
+        if self.own_feature_in is None:
+            return self.cell.weight
+        own: Tensor = self.own_feature_in(experience.own_features)
+        return own + self.cell.weight
 
     def read_out(self, hidden: Tensor, suffix: AlignmentSuffix, experience: ExperienceInput) -> dict[str, Tensor]:
         """v_t of each embedded task from the suffix's tokens `read`, after the final norm (B, M, W)."""

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from dataclasses import field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import yaml
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from vla_align_ros.foreign import what_is_file
+from vla_align_ros.checked import load_yaml, validated
 from vla_align_ros.robot.description import RobotDescription
 from vla_align_ros.types import Conventions
 
@@ -105,11 +104,16 @@ class FeatureConfig:
 
 @dataclass(frozen=True, config=_strict)
 class AlignmentConfig:
-    """The alignment expert and what it sees."""
+    """The alignment expert and what it sees.
+
+    state_tokens: dynamics and inverse dynamics are given the state. own_features: each of their feature tokens carries
+    the observation's own features of the same cell, without which motion is not read.
+    """
 
     expert: TransformerConfig
     features: FeatureConfig
     state_tokens: bool = True
+    own_features: bool = True
     perception_attention: Literal["one_way", "mutual"] = "one_way"
     dynamics_readout: Literal["tokens", "mean"] = "tokens"
 
@@ -213,20 +217,13 @@ class ModelConfig:
         if robot.execute > architecture.action_horizon:
             raise ValueError(f"robot.execute must be 1..{architecture.action_horizon} (the action horizon)")
 
-
-# What PyYAML lets through for a tag or scalar that it cannot make a value of, and for a nesting that is too deep.
-_YAML_LEAKS = (ValueError, KeyError, AttributeError, TypeError, RecursionError)
-
-
-def _validated(adapter: TypeAdapter[Any], raw: Any, origin: Path) -> Any:
-    try:
-        return adapter.validate_python(raw)
-    except ValidationError as error:
-        lines = [
-            f"{'.'.join(map(str, item['loc'])) or 'file'}: {item['msg']} (got {item['input']!r:.80})"
-            for item in error.errors()
-        ]
-        raise ModelConfigError(f"{origin}: {what_is_file(origin) or '; '.join(lines)}") from None
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What is odd about it, though it runs: a sentence each, with what to do."""
+        if self.robot.execute < self.architecture.action_horizon:
+            return ()
+        text = f"robot.execute is {self.robot.execute}, the whole action_horizon"
+        return (f"{text}: a chunk is made when the last one has run out, so that each comes late; lower `execute`",)
 
 
 def load_model_config(folder: Path) -> ModelConfig:
@@ -236,14 +233,9 @@ def load_model_config(folder: Path) -> ModelConfig:
 
 def load_model_description(path: Path) -> ModelConfig:
     """The same for a file of any name."""
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, *_YAML_LEAKS) as error:
-        raise ModelConfigError(f"{path}: cannot be read as YAML: {what_is_file(path) or error}") from None
-    return make_model_config(raw, path)
+    return load_yaml(path, ModelConfig, ModelConfigError)
 
 
-def make_model_config(raw: Any, origin: Path) -> ModelConfig:
+def make_model_config(raw: object, origin: Path) -> ModelConfig:
     """What a `model.yaml` says, checked. Raises ModelConfigError that names `origin`."""
-    config: ModelConfig = _validated(TypeAdapter(ModelConfig), raw, origin)
-    return config
+    return validated(raw, ModelConfig, origin, ModelConfigError)

@@ -29,6 +29,12 @@ def sample_time(
     return uniform.pow(1 / 1.5) * 0.999 + 0.001
 
 
+def late_time(batch_size: int, generator: torch.Generator | None = None, device: torch.device | None = None) -> Tensor:
+    """t uniform in 0.9 to 0.999, float32 (B,): nearly noise."""
+    uniform = torch.rand(batch_size, generator=generator, device=generator.device if generator else device)
+    return 0.9 + 0.099 * uniform
+
+
 def _as_broadcast(time: Tensor, like: Tensor) -> Tensor:
     return time.reshape(-1, *[1] * (like.dim() - 1))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -42,19 +43,28 @@ class ExperienceInput:
 
     actions: (B, H, action_dim) float32, the normalised commands that were sent.
     features: (B, N, D) float32, whitened DINO tokens of the next observation; feature_masks (B, N) bool, False for
-    tokens of a missing camera. state_mask, action_mask: (action_dim,) bool, False for padding.
+    tokens of a missing camera. own_features: (B, N, D), the same of the observation itself, 0 (the mean) for a missing
+    camera; (B, 0, D) where the model is not given them. state_mask, action_mask: (action_dim,) bool, False for padding.
     """
 
     actions: Tensor
     features: Tensor
     feature_masks: Tensor
+    own_features: Tensor
     state_mask: Tensor
     action_mask: Tensor
 
     def __getitem__(self, rows: Tensor | slice) -> ExperienceInput:
-        return replace(
-            self, actions=self.actions[rows], features=self.features[rows], feature_masks=self.feature_masks[rows]
-        )
+        return replace(self, **{name: getattr(self, name)[rows] for name in _OF_ROWS})
+
+    @staticmethod
+    def joined(parts: Sequence[ExperienceInput]) -> ExperienceInput:
+        """The rows of several, which have the same masks, one after another."""
+        together = {name: torch.cat([getattr(part, name) for part in parts]) for name in _OF_ROWS}
+        return replace(parts[0], **together)
+
+
+_OF_ROWS = ("actions", "features", "feature_masks", "own_features")
 
 
 def to_model_image(images: NDArray[np.uint8] | Tensor) -> Tensor:

@@ -171,15 +171,11 @@ def _alignment_parts(folder: Path, architecture: Architecture, device: torch.dev
     bank_path = folder / BANK_FILE
     tensors = weights.read_tensors(bank_path)
     n, width = architecture.peft_num_tokens, architecture.action_expert.width
-    for name, shape in (("offsets", (None, n, width)), ("learned_step", (2, None, n * width))):
-        tensor = tensors.get(name)
-        if tensor is None or not _is_finite_of(tensor, shape):
-            raise weights.WeightsError(
-                f"{bank_path}: expected two finite tensors, `offsets` of shape (arms, {n}, {width}) and "
-                f"`learned_step` of shape (2, directions, {n * width}); `{name}` does not fit"
-            )
-    bank, learned_step = (tensors[name].to(device, torch.float32) for name in ("offsets", "learned_step"))
-    return AlignmentParts(features.eval().requires_grad_(False), bank, learned_step, load_alignment_stats(folder / STATS_FILE))
+    bank = tensors.get("offsets")
+    if bank is None or not _is_finite_of(bank, (None, n, width)):
+        raise weights.WeightsError(f"{bank_path}: expected a finite tensor `offsets` of shape (robots, {n}, {width})")
+    features = features.eval().requires_grad_(False)
+    return AlignmentParts(features, bank.to(device, torch.float32), load_alignment_stats(folder / STATS_FILE))
 
 
 def _is_finite_of(tensor: Tensor, shape: Sequence[int | None]) -> bool:

@@ -33,13 +33,11 @@ class AlignmentParts:
     """What a model that aligns has beside its alignment expert.
 
     features: what inverse dynamics and dynamics see. bank: the training robots' tokens (robots, n, W) as offsets from
-    E_0. learned_step: (2, k, n * W), how a gradient moves a token (`alignment/step.py: descend`). stats: the limits
-    that an alignment is judged by.
+    E_0. stats: the limits that an alignment is judged by.
     """
 
     features: FeatureExtractor
     bank: Tensor
-    learned_step: Tensor
     stats: AlignmentStats
 
 
@@ -96,8 +94,8 @@ class Policy:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What is odd about the folder and does no harm, a sentence each."""
-        return self.robot.remarks
+        """What is odd about the folder, though it runs: a sentence each, with what to do."""
+        return (*self.config.remarks, *self.robot.remarks)
 
     def initial_token(self) -> Tensor | None:
         """The token that a fresh install starts with: the bank's row `initial_token`, else E_0; None without an E."""
@@ -135,7 +133,7 @@ class Policy:
         Raises PolicyError when the model has no alignment expert or features, or for commands of another shape.
         """
         inputs = self.prepare([item.observation for item in experiences], state_in_prompt=False)
-        return inputs, self.robot.prepare_outcome(experiences, self.alignment.features, self.device)
+        return inputs, self.robot.prepare_outcome(experiences, inputs, self.alignment.features, self.device)
 
     def warm_up(self, num_steps: int) -> None:
         """One inference on made-up input, so that the first real one is as fast as the others."""

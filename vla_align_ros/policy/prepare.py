@@ -88,9 +88,10 @@ class Robot:
         return torch.from_numpy(padded).to(device)
 
     def prepare_outcome(
-        self, experiences: Sequence[Experience], features: FeatureExtractor, device: torch.device
+        self, experiences: Sequence[Experience], before: PolicyInput, features: FeatureExtractor, device: torch.device
     ) -> ExperienceInput:
-        """What was sent and what it led to: commands and features of the next observations. Raises PolicyError."""
+        """What was sent and what it led to: commands and features of the next observations; and features of the
+        observations themselves, `before`, where the model is given them. Raises PolicyError."""
         shapes = {item.commands.shape for item in experiences}
         if len(shapes) != 1:
             raise PolicyError(f"all commands must have one shape, got {sorted(shapes)}")
@@ -99,7 +100,11 @@ class Robot:
         found, masks = features(after)
         place, described = torch.arange(actions.shape[-1], device=device), self.config.robot
         real = (place < len(described.state), place < len(described.action))
-        return ExperienceInput(actions, found, masks, *real)
+        own, alignment = found[:, :0], self.config.architecture.alignment
+        if alignment is not None and alignment.own_features:
+            seen, seen_masks = features(before)
+            own = seen * seen_masks[..., None]
+        return ExperienceInput(actions, found, masks, own, *real)
 
     def _picture(self, frame: UInt8Array | None) -> Any:
         """(size, size, 3) uint8, or float32 in [0, 255] where lerobot scales: it does not round; black for a missing

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
-from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+from vla_align_ros.checked import load_yaml
 from vla_align_ros.robot.units import ROS_UNIT, Scale, Unit, line
 
 ActionKind = Literal["position", "delta_position", "velocity"]
@@ -314,15 +314,7 @@ class RobotDescription:
 
 def load_description(path: Path) -> RobotDescription:
     """Read and check a description (`config/robots/*.yaml`). Raises DescriptionError with every problem."""
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-        description: RobotDescription = TypeAdapter(RobotDescription).validate_python(raw)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DescriptionError(f"{path}: cannot be read as YAML: {error}") from None
-    except ValidationError as error:
-        problems = [f"{'.'.join(map(str, item['loc'])) or 'file'}: {item['msg']}" for item in error.errors()]
-        raise DescriptionError(f"{path}: " + "; ".join(problems)) from None
-    return description
+    return load_yaml(path, RobotDescription, DescriptionError)
 
 
 def _scale(fields: Sequence[StateField | ActionField], absolute: Iterable[bool]) -> Scale:

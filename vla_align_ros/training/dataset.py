@@ -63,21 +63,15 @@ class Samples:
 def make_samples(raw: RawSamples, robot: Robot, features: FeatureExtractor) -> Samples:
     """Samples where the features are."""
     device = features.mean.device
-    parts = [
-        robot.prepare_outcome(raw.experiences[start : start + FEATURE_BATCH], features, device)
-        for start in range(0, len(raw.experiences), FEATURE_BATCH)
-    ]
-    experience = ExperienceInput(
-        torch.cat([part.actions for part in parts]),
-        torch.cat([part.features for part in parts]),
-        torch.cat([part.feature_masks for part in parts]),
-        parts[0].state_mask,
-        parts[0].action_mask,
-    )
+    parts = []
+    for start in range(0, len(raw.experiences), FEATURE_BATCH):
+        some = raw.experiences[start : start + FEATURE_BATCH]
+        before = robot.prepare([item.observation for item in some], device, state_in_prompt=False)
+        parts.append(robot.prepare_outcome(some, before, features, device))
     return Samples(
         [item.observation for item in raw.experiences],
         robot.prepare_actions(raw.actions, device),
-        experience,
+        ExperienceInput.joined(parts),
         torch.from_numpy(raw.points).to(device),
         torch.from_numpy(raw.robot).to(device),
         robot,

@@ -1,4 +1,4 @@
-"""The end of a training run: learn the step, measure what the guard needs, and write the zoo folder."""
+"""The end of a training run: measure what the guard needs, and write the zoo folder."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ from vla_align_ros.policy.load import BANK_FILE
 from vla_align_ros.policy.statistics import no_limits, write_alignment_stats
 from vla_align_ros.policy.weights import sha256_of
 from vla_align_ros.training.curves import draw_curves
-from vla_align_ros.training.learned_step import learn_step
 from vla_align_ros.training.limits import measure
 from vla_align_ros.training.recipe import Recipe
-from vla_align_ros.training.train import Trainee
+from vla_align_ros.training.trainee import Trainee
 
 
 def export(
@@ -30,30 +29,23 @@ def export(
     target: Path,
     log: Callable[[dict[str, object]], None],
 ) -> None:
-    """Write the zoo folder: learn the step, and measure the limits of an alignment with it. All in `run`: `target` is
-    written last, when the model is whole."""
+    """Write the zoo folder, with the limits of an alignment measured. All in `run`: `target` is written last, when the
+    model is whole."""
     folder, device = run / "export", trainee.device
     write_model(trainee, recipe_path.parent / recipe.model, run, folder)
-    this_model = sha256_of(folder / "model.yaml")  # which has the weights' hash in it
-    examples = run / f"examples_{this_model[:12]}.safetensors"
-    learned_step = learn_step(load_policy(folder, device), trainee.sources.training, recipe.seed, examples, log)
-    robots = {"robots": json.dumps(trainee.sources.training.robots)}  # whose tokens they are, in this order
-    _save({"offsets": trainee.bank.offsets.detach(), "learned_step": learned_step}, folder / BANK_FILE, robots)
     policy = load_policy(folder, device)
     write_alignment_stats(folder, measure(policy, trainee.sources.validation, trainee.motion_r2, log))
-    examples.unlink(missing_ok=True)  # of this code and model; the next export makes its own
     shutil.copytree(folder, target, dirs_exist_ok=True)
 
 
 def write_model(trainee: Trainee, description_path: Path, run: Path, folder: Path) -> None:
-    """Write model.yaml, weights, bank, tokenizer and curves; a learned step that does nothing, and a guard without
-    limits."""
+    """Write model.yaml, weights, bank, tokenizer and curves, and a guard without limits."""
     folder.mkdir(exist_ok=True)
     weights = folder / trainee.robot.config.weights.file
     _save(trainee.model.state_dict(), weights)
     _save(trainee.features.state_dict(), folder / "features.safetensors")
-    offsets = trainee.bank.offsets.detach()
-    _save({"offsets": offsets, "learned_step": torch.zeros(2, 1, offsets[0].numel())}, folder / BANK_FILE)
+    robots = {"robots": json.dumps(trainee.sources.training.robots)}  # whose tokens they are, in this order
+    _save({"offsets": trainee.bank.offsets.detach()}, folder / BANK_FILE, robots)
     for name in ("norm_stats.json", "tokenizer.json", "recipe.yaml"):
         shutil.copyfile(run / name, folder / name)
     draw_curves(run / "log.jsonl", folder / "curves.png")

@@ -20,7 +20,7 @@ from vla_align_ros.params import AlignParams, PolicyParams
 from vla_align_ros.policy import Policy
 from vla_align_ros.policy.statistics import AlignmentStats, Limit
 from vla_align_ros.seeds import Part, seed_of
-from vla_align_ros.training.learned_step import TrainingError
+from vla_align_ros.training.recipe import TrainingError
 from vla_align_ros.types import Experience
 
 VALIDATION_SEED, OTHER_SEEDS = 50_001, 1_000_000

@@ -5,15 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
+
+from vla_align_ros.checked import load_yaml
 
 _strict = ConfigDict(extra="forbid")
 
 
 class RecipeError(ValueError):
     """A training configuration is missing or wrong."""
+
+
+class TrainingError(RuntimeError):
+    """What was trained is of no use for what comes next."""
 
 
 @dataclass(frozen=True, config=_strict)
@@ -43,7 +48,8 @@ class Recipe:
     token_learning_rate_scale: of d_i, times learning_rate; e_token_learning_rate_scale: of E_0; vision: of its eye.
     action_draws: (t, noise) a sample for L_action. Aids that a small model needs and that stay out of L_total:
     regression_weight (the chunk, read from E before the action expert's last layer), keypoint_weight (where tip and
-    target are in the images, read from the prefix's last token).
+    target are in the images, read from the prefix's last token). alignment_samples: how many the alignment expert sees
+    after that, alone; late_time_share: of them have a flow time near 1.
     """
 
     model: str
@@ -68,16 +74,10 @@ class Recipe:
     lambda_inv: float = 1.0
     regression_weight: float = 2.0
     keypoint_weight: float = 0.5
+    alignment_samples: int = 0
+    late_time_share: float = 0.7
 
 
 def load_recipe(path: Path) -> Recipe:
     """Read and check a recipe. Raises RecipeError naming file, key and what was expected."""
-    try:
-        raw = yaml.safe_load(path.read_text())
-        recipe: Recipe = TypeAdapter(Recipe).validate_python(raw)
-    except (OSError, yaml.YAMLError) as error:
-        raise RecipeError(f"{path}: cannot be read as YAML: {error}") from None
-    except ValidationError as error:
-        lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r:.80})" for e in error.errors()]
-        raise RecipeError(f"{path}: " + "; ".join(lines)) from None
-    return recipe
+    return load_yaml(path, Recipe, RecipeError)

@@ -1,14 +1,14 @@
 """Train a zoo model from nothing, from any source: `vla-align train --config config/train/tiny.yaml`.
 
 Stages, each skipped when its file exists: the policy's eye (from labels: where a source has none, it is learned with
-the policy), the features' eye, the policy with its token bank; with `--export` the learned step, statistics and the zoo
-folder (`export.py`). Deterministic for a seed on one machine, on its CPU: every step draws from its own seed.
+the policy), the features' eye, the policy with its token bank, the alignment expert alone; with `--export` the limits
+and the zoo folder (`export.py`). Deterministic for a seed on one machine, on its CPU: each step has its own seed.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -24,31 +24,17 @@ from vla_align_ros.policy.losses import LossWeights
 from vla_align_ros.policy.pi0 import Pi0
 from vla_align_ros.policy.prepare import Robot
 from vla_align_ros.policy.tokenizer import TOKENIZER_FILE, PromptTokenizer
-from vla_align_ros.seeds import Part, Stream, rng_of, seed_of
+from vla_align_ros.seeds import Part, seed_of
 from vla_align_ros.training.aids import Aids
 from vla_align_ros.training.bank import TokenBank
-from vla_align_ros.training.dataset import Samples, make_samples, norm_stats
+from vla_align_ros.training.dataset import Samples, norm_stats
 from vla_align_ros.training.eyes import make_eyes
+from vla_align_ros.training.feed import Feed
+from vla_align_ros.training.last_stage import train_alignment_expert
 from vla_align_ros.training.make_tokenizer import write_tokenizer
-from vla_align_ros.training.progress import Log, Rates, load_step, log_line, save_step
+from vla_align_ros.training.progress import POLICY_FILE, Log, load_step, log_line, save_step
 from vla_align_ros.training.recipe import Recipe, RecipeError
-
-
-@dataclass
-class Trainee:
-    """Everything that is trained, and what it is trained on."""
-
-    sources: Sources
-    robot: Robot
-    model: Pi0
-    features: FeatureExtractor
-    bank: TokenBank
-    motion_r2: float
-
-    @property
-    def device(self) -> torch.device:
-        """Where all of it is."""
-        return self.bank.offsets.device
+from vla_align_ros.training.trainee import Trainee, learning_rate_at
 
 
 def prepare(recipe: Recipe, recipe_path: Path, sources: Sources, out: Path, log: Log, device: torch.device) -> Trainee:
@@ -144,30 +130,15 @@ def train_policy(trainee: Trainee, recipe: Recipe, out: Path, log: Log, save_eve
     aids = Aids(model, 0 if labels is None else labels.num_points).to(trainee.device)
     optimizer = make_optimizer(trainee, aids, recipe)
     modules: dict[str, nn.Module] = {"model": model, "bank": bank, "aids": aids}
-    step = load_step(out, modules, optimizer)
+    step = load_step(out / POLICY_FILE, modules, optimizer)
     total = recipe.samples // recipe.batch_size
-    per_epoch = recipe.shard_samples // recipe.batch_size
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    weights = LossWeights(recipe.lambda_perc, recipe.lambda_dyn, recipe.lambda_inv)
-    shard, shard_index, saved = None, -1, time.monotonic()
-    rates = Rates(step, recipe.batch_size)
+    weights, saved = LossWeights(recipe.lambda_perc, recipe.lambda_dyn, recipe.lambda_inv), time.monotonic()
+    feed = Feed(trainee.sources.training, trainee.robot, trainee.features, recipe, total, log)
     model.train()
     while step < total:
-        epoch, within = divmod(step, per_epoch)
-        if shard_index != epoch // recipe.shard_epochs or shard is None:
-            shard_index = epoch // recipe.shard_epochs
-            rates.making(step)
-            shard = make_shard(trainee, recipe, shard_index)
-            log(rates.made(recipe.shard_samples))
-        order = torch.randperm(
-            recipe.shard_samples, generator=torch.Generator().manual_seed(seed_of(recipe.seed, Part.BATCHES, epoch))
-        )
-        rows = order[within * recipe.batch_size : (within + 1) * recipe.batch_size]
-        learning_rate = (
-            recipe.learning_rate
-            * min(1.0, (step + 1) / recipe.warmup_steps)
-            * max(0.01, min(1.0, 1.6 * (1 - step / total)))
-        )
+        shard, rows = feed.batch(step)
+        learning_rate = learning_rate_at(step, total, recipe)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * group["scale"]
         losses = _losses(trainee, aids, recipe, shard, rows, weights, step)
@@ -190,20 +161,9 @@ def train_policy(trainee: Trainee, recipe: Recipe, out: Path, log: Log, save_eve
         step += 1
         log(record | {name: float(value.detach()) for name, value in losses.items()})
         if time.monotonic() - saved > save_every_s or step == total:
-            save_step(out, step, modules, optimizer)
+            save_step(out / POLICY_FILE, step, modules, optimizer)
             saved = time.monotonic()
     model.eval()
-
-
-def make_shard(trainee: Trainee, recipe: Recipe, index: int) -> Samples:
-    """The samples of one shard; a share of them from the first robot, beside its own."""
-    rng = rng_of(recipe.seed, Stream.SHARD, index)
-    source = trainee.sources.training
-    row = rng.integers(0, len(source.robots), recipe.shard_samples)
-    row[rng.random(recipe.shard_samples) < recipe.first_robot_share] = 0
-    architecture = trainee.robot.config.architecture
-    raw = source.samples(row, architecture.action_horizon, architecture.vision.image_size, rng)
-    return make_samples(raw, trainee.robot, trainee.features)
 
 
 def _losses(
@@ -248,4 +208,5 @@ def train(
 
     trainee = prepare(recipe, recipe_path, sources, out, record, device)
     train_policy(trainee, recipe, out, record, save_every_s)
+    train_alignment_expert(trainee, recipe, out, record, save_every_s)
     return trainee

@@ -49,6 +49,17 @@ def test_a_misbelief_that_is_none_plans_as_knowledge_does():
     arms = drawn(3, Family.FRONT_CAMERA, Family.BASE, Family.SIGNS)
     episodes = Episodes(arms, [Task.REACH] * 3, range(3))
     np.testing.assert_allclose(episodes.expert_chunks(4), episodes.expert_chunks(4, arms), atol=1e-6)
+    turned = drawn(3, Family.WRIST_ROLL, Family.WRIST_MIRROR, Family.WRIST_CAMERA, Family.ZEROS)
+    episodes = Episodes(turned, [Task.REACH] * 3, range(3))
+    np.testing.assert_allclose(episodes.expert_chunks(4), episodes.expert_chunks(4, turned, "wrist"), atol=1e-5)
+
+
+def test_who_takes_the_wrist_camera_for_turned_goes_another_way():
+    arms, turned = [Embodiment()] * 12, [Embodiment(wrist_roll_rad=2.0)] * 12
+    episodes = Episodes(arms, [Task.REACH] * 12, range(12))
+    run(episodes, lambda going, _rows: going.expert_chunks(16, turned[: len(going)], "wrist"), 8)
+    assert episodes.succeeded.sum() <= 4
+    assert np.isfinite(episodes.distance_m()).all()
 
 
 def test_a_held_cube_is_lifted_and_stays_in_the_jaw():
@@ -77,7 +88,7 @@ def test_an_episode_ends_with_success_or_with_its_time():
     still = episodes[np.array([1])]
     hold = still.readings_rad()[:, None].repeat(10, axis=1)
     while not still.over.all():
-        still.execute(hold)
+        still.command(hold)
     assert episodes.ticks.tolist() == [0, 100]
     assert episodes.over.tolist() == [False, True]
     assert not episodes.succeeded.any()
@@ -89,6 +100,8 @@ def test_bad_commands_are_refused_and_nothing_moves():
     episodes = Episodes([Embodiment()], [Task.REACH], [0])
     for commands in (np.zeros((1, 4, 5)), np.zeros((2, 4, 6)), np.full((1, 4, 6), np.nan), np.zeros((1, 6))):
         with pytest.raises(ValueError, match="expected finite commands"):
+            episodes.command(commands)
+        with pytest.raises(ValueError, match="expected finite commands"):
             episodes.execute(commands)
     assert episodes.ticks.tolist() == [0]
     with pytest.raises(ValueError, match="an embodiment, a task and a seed"):
@@ -99,9 +112,9 @@ def test_bad_commands_are_refused_and_nothing_moves():
 
 def test_a_sample_drawn_later_shows_what_was_seen_and_done():
     episodes, arms = flown(range(6)), drawn(6)
-    seen, wanted = episodes.observe(), episodes.expert_chunks(8)
+    seen, wanted = episodes.observe(), episodes.expert_targets(8)
     commands = wanted + np.linspace(0.0, 0.1, 8)[:, None]  # somebody else is at work
-    episodes.execute(commands)
+    episodes.command(commands)
     tick, row = np.full(6, 16), np.arange(6)
     samples = draw_samples(episodes.recording(), arms, skeletons(arms), tick, row, 8, 64)
     for place, observation in enumerate(seen):

@@ -1,5 +1,6 @@
 """The arm as a source: samples of arms at work, and labels that lie where things are in the pictures."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,9 @@ import pytest
 from vla_align_ros.bench.so101 import tasks
 from vla_align_ros.bench.so101.bench import BENCH
 from vla_align_ros.bench.so101.embodiment import Embodiment
-from vla_align_ros.bench.so101.labels import NUM_PREFIX_POINTS, draw_frames, draw_pairs, keypoints
+from vla_align_ros.bench.so101.labels import draw_frames, draw_pairs, keypoints, num_prefix_points
 from vla_align_ros.bench.so101.pictures import draw_geoms
-from vla_align_ros.bench.so101.scene import CUBES, PADS
+from vla_align_ros.bench.so101.scene import CAMERAS, CUBES, PADS
 from vla_align_ros.bench.so101.shapes import geom_names
 from vla_align_ros.bench.so101.shifts import Family, Split
 from vla_align_ros.bench.so101.skeleton import skeletons
@@ -48,7 +49,7 @@ def test_arms_keep_their_names_and_are_in_one_split_only() -> None:
 def test_the_shipped_recipe_fits_the_bench() -> None:
     recipe = load_recipe(TRAIN / "so101.yaml")
     config = load_model_description(TRAIN / recipe.model)
-    assert config.robot == BENCH.robot
+    assert config.robot == replace(BENCH.robot, cameras={"wrist": BENCH.robot.cameras["wrist"]})
     assert config.architecture.action_horizon <= 2 * config.robot.execute
     prompts = open_named(recipe.source | {"robots": 2}, config, 0).training.prompts
     assert max(len(prompt.split()) for prompt in prompts) + 2 <= config.architecture.max_token_len
@@ -64,7 +65,7 @@ def test_an_arm_is_shifted_in_some_of_the_families_asked_for() -> None:
 
 def test_samples_are_of_the_robots_and_tasks_asked_for(source: So101Source, samples: RawSamples) -> None:
     assert samples.actions.shape == (60, HORIZON, 6)
-    assert samples.points.shape == (60, NUM_PREFIX_POINTS, 2)
+    assert samples.points.shape == (60, num_prefix_points(CAMERAS), 2)
     prompts = [item.observation.prompt for item in samples.experiences]
     assert set(prompts) <= set(source.prompts)
     reach = [any(word in prompt for word in ("reach", "move over", "go to")) for prompt in prompts]

@@ -12,7 +12,7 @@ from vla_align_ros.bench.so101.body import Body
 from vla_align_ros.bench.so101.controlled import ALL_JOINTS, ARM_JOINTS, COMMAND_GROUPS, GRIPPER_JOINT
 from vla_align_ros.bench.so101.embodiment import Embodiment
 from vla_align_ros.bench.so101.episodes import CONTROL_HZ, Episodes
-from vla_align_ros.bench.so101.joints import GRIPPER, JOINT_MAX_RAD, JOINT_MIN_RAD, JOINT_NAMES
+from vla_align_ros.bench.so101.joints import DELTA, GRIPPER, JOINT_MAX_RAD, JOINT_MIN_RAD, JOINT_NAMES
 from vla_align_ros.bench.so101.scene import CAMERAS
 from vla_align_ros.bench.so101.shifts import Split, draw_embodiment
 from vla_align_ros.bench.so101.tasks import Task
@@ -39,7 +39,10 @@ class So101(Bench[Embodiment]):
             for name, widest in zip(ALL_JOINTS, _WIDEST_RAD.tolist(), strict=True)
         },
         state=tuple(StateField(**numbers) for numbers in _FIELDS),
-        action=tuple(ActionField(**numbers, kind="position") for numbers in _FIELDS),
+        action=tuple(
+            ActionField(**numbers, kind="delta_position" if delta else "position")
+            for numbers, delta in zip(_FIELDS, DELTA.tolist(), strict=True)
+        ),
         cameras={camera: f"{camera}/image_raw" for camera in CAMERAS},
         control_rate_hz=CONTROL_HZ,
         execute=8,

@@ -17,6 +17,7 @@ from vla_align_ros.bench.so101.pictures import draw
 from vla_align_ros.bench.so101.skeleton import skeletons
 from vla_align_ros.bench.so101.state import State
 from vla_align_ros.bench.so101.tasks import Assignments, Task
+from vla_align_ros.seeds import Stream, rng_of
 from vla_align_ros.types import Trajectory
 
 
@@ -33,7 +34,7 @@ class Body(port.Body):
         period_ns: int,
     ) -> None:
         self._arm, self._skeletons, self._size, self._asked_for = arm, skeletons([arm]), image_size, asked_for
-        self._random = np.random.default_rng([seed, 73])
+        self._random = rng_of(seed, Stream.TABLES)
         self._asked, table = self._draw_table()
         self._controlled = ControlledArm(arm, table, start_ns, seed, period_ns)
 

@@ -11,7 +11,9 @@ from vla_align_ros.bench.so101.embodiment import Embodiment
 from vla_align_ros.bench.so101.episodes import CONTROL_HZ, Episodes
 from vla_align_ros.bench.so101.joints import HOME_RAD, JOINT_MAX_RAD, JOINT_MIN_RAD, NUM_JOINTS, FloatArray
 from vla_align_ros.bench.so101.recording import Recording
+from vla_align_ros.bench.so101.scene import CAMERAS
 from vla_align_ros.bench.so101.tasks import Task
+from vla_align_ros.seeds import Stream, rng_of
 
 
 class Behaviour(IntEnum):
@@ -40,26 +42,27 @@ def record(
     *,
     control_hz: float = CONTROL_HZ,
     execute_ticks: int = 8,
+    camera: str = CAMERAS[0],
     threads: int = 1,
 ) -> Recording:
     """`ticks` (rounded up to whole chunks) of n arms at work; row i of the recording is arm i.
 
-    misfits: for each arm the one whose expert is at work where its behaviour is MISFIT. Every arm has random numbers
-    of its own, by its seed: it does the same in any company.
+    misfits: for each arm the one whose expert is at work where its behaviour is MISFIT, by what `camera` sees. Every
+    arm has random numbers of its own, by its seed: it does the same in any company.
     """
     episodes = Episodes(embodiments, asked, seeds, control_hz=control_hz, threads=threads)
     chosen = zip(embodiments, misfits, behaviours, strict=True)
     believed = [misfit if kind is Behaviour.MISFIT else own for own, misfit, kind in chosen]
-    rngs = [np.random.default_rng([seed, 61]) for seed in seeds]
+    rngs = [rng_of(seed, Stream.BEHAVIOUR) for seed in seeds]
     for _ in range(-(-ticks // execute_ticks)):
-        chunks = episodes.expert_chunks(execute_ticks, believed)
+        targets = episodes.expert_targets(execute_ticks, believed, camera)
         angles = episodes.state().angle_rad
         for row, (kind, rng, arm) in enumerate(zip(behaviours, rngs, embodiments, strict=True)):
             if kind is Behaviour.NOISY:
-                chunks[row] += _noise(execute_ticks, rng)
+                targets[row] += _noise(execute_ticks, rng)
             elif kind is Behaviour.BABBLE:
-                chunks[row] = arm.command_for(_babble(angles[row], execute_ticks, episodes.tick_s, rng))
-        episodes.execute(chunks)
+                targets[row] = arm.command_for(_babble(angles[row], execute_ticks, episodes.tick_s, rng))
+        episodes.command(targets)
     return episodes.recording()
 
 

@@ -10,8 +10,6 @@ ROS.
 
 from __future__ import annotations
 
-import numpy as np
-
 from vla_align_ros.action.groups import group_trajectory
 from vla_align_ros.action.running import RunningTrajectory, begin
 from vla_align_ros.action.timeline import Timeline
@@ -20,6 +18,7 @@ from vla_align_ros.bench.so101.joints import GRIPPER, JOINT_NAMES, FloatArray
 from vla_align_ros.bench.so101.state import State
 from vla_align_ros.bench.so101.worlds import STEP_S, World
 from vla_align_ros.robot.description import CommandGroup
+from vla_align_ros.seeds import Stream, rng_of
 from vla_align_ros.types import Trajectory
 
 UPDATE_HZ = 50
@@ -46,7 +45,7 @@ class ControlledArm:
         """state: one row. seed: of the encoder noise. period_ns: of the commands of whoever writes trajectories."""
         self.now_ns = start_ns
         self._start_ns, self._period_ns = start_ns, period_ns
-        self.world = World(embodiment, state, np.random.default_rng([seed, 67]))
+        self.world = World(embodiment, state, rng_of(seed, Stream.ENCODER_NOISE))
         self._told = [Timeline[RunningTrajectory]() for _ in COMMAND_GROUPS]
         self._target = self.world.standing_command()
 

@@ -13,7 +13,7 @@ from vla_align_ros.bench import port
 from vla_align_ros.bench.sensor_noise import with_sensor_noise
 from vla_align_ros.bench.so101 import experts, tasks
 from vla_align_ros.bench.so101.embodiment import Embodiment
-from vla_align_ros.bench.so101.joints import NUM_JOINTS, FloatArray
+from vla_align_ros.bench.so101.joints import DELTA, NUM_JOINTS, FloatArray
 from vla_align_ros.bench.so101.kinematics import tips_m
 from vla_align_ros.bench.so101.pictures import draw
 from vla_align_ros.bench.so101.recording import Recording
@@ -22,6 +22,7 @@ from vla_align_ros.bench.so101.skeleton import rows_of, skeletons
 from vla_align_ros.bench.so101.state import State, from_flat
 from vla_align_ros.bench.so101.tasks import HOLD_S, LIMIT_S, Task
 from vla_align_ros.bench.so101.worlds import STEP_S, World
+from vla_align_ros.seeds import Stream, rng_of
 from vla_align_ros.types import Float32Array, Observation
 
 CONTROL_HZ = 15.0
@@ -32,8 +33,8 @@ class _Episode:
     """One arm's: its world, its random numbers, and what happened at each tick."""
 
     def __init__(self, embodiment: Embodiment, start: State, seed: int, tick_s: float) -> None:
-        self.world = World(embodiment, start, np.random.default_rng([seed, 53]))
-        self.pixels = np.random.default_rng([seed, 59])
+        self.world = World(embodiment, start, rng_of(seed, Stream.ENCODER_NOISE))
+        self.pixels = rng_of(seed, Stream.PIXEL_NOISE)
         self.states, self.readings = [start.flat()[0]], [self.world.reading().astype(np.float32)]
         self.commands: list[Float32Array] = []
         self.held_ticks, self.succeeded_at = 0, -1  # the tick at which the task had been done for long enough
@@ -144,10 +145,23 @@ class Episodes(port.Episodes):
         ]
 
     def execute(self, commands: FloatArray | Float32Array) -> None:
+        """Send commands (n, ticks, 6) of the robot's kinds, one a tick; raises ValueError as `command` does."""
+        self._check(commands)
+        self.command(commands + self._origins())
+
+    def expert_chunks(
+        self, horizon: int, believed: Sequence[Embodiment] | None = None, camera: str = CAMERAS[0]
+    ) -> FloatArray:
+        """`expert_targets` in the robot's kinds."""
+        return self.expert_targets(horizon, believed, camera) - self._origins()
+
+    def _origins(self) -> FloatArray:
+        """What commands of the robot's kinds start from, (n, 1, 6) rad."""
+        return np.where(DELTA, self.readings_rad(), 0.0)[:, None]
+
+    def command(self, commands: FloatArray | Float32Array) -> None:
         """Send joint targets (n, ticks, 6) in rad, one a tick. Raises ValueError for another shape or no number."""
-        expected = (len(self), commands.shape[1] if commands.ndim == 3 else 0, NUM_JOINTS)
-        if commands.shape != expected or not np.isfinite(commands).all():
-            raise ValueError(f"expected finite commands ({len(self)}, ticks, {NUM_JOINTS}), got {commands.shape}")
+        self._check(commands)
         targets = commands.astype(np.float64)
         if self.threads == 1:
             for one, mine in zip(self._running, targets, strict=True):
@@ -156,6 +170,11 @@ class Episodes(port.Episodes):
             with ThreadPoolExecutor(self.threads) as pool:
                 list(pool.map(_Episode.run, self._running, targets))
         self._judge(commands.shape[1])
+
+    def _check(self, commands: FloatArray | Float32Array) -> None:
+        expected = (len(self), commands.shape[1] if commands.ndim == 3 else 0, NUM_JOINTS)
+        if commands.shape != expected or not np.isfinite(commands).all():
+            raise ValueError(f"expected finite commands ({len(self)}, ticks, {NUM_JOINTS}), got {commands.shape}")
 
     def _judge(self, ticks: int) -> None:
         """Note who has succeeded during the last ticks."""
@@ -169,15 +188,17 @@ class Episodes(port.Episodes):
                 if one.held_ticks >= hold_ticks and tick <= limit and one.succeeded_at < 0:
                     one.succeeded_at = tick
 
-    def expert_chunks(self, horizon: int, believed: Sequence[Embodiment] | None = None) -> FloatArray:
-        """What the expert would send in the next ticks, (n, horizon, 6) in rad.
+    def expert_targets(
+        self, horizon: int, believed: Sequence[Embodiment] | None = None, camera: str = CAMERAS[0]
+    ) -> FloatArray:
+        """Joint targets that the expert would send in the next ticks, (n, horizon, 6) in rad.
 
-        believed: the arms that it takes these for; without it knows them.
+        believed: the arms that it takes these for, seeing them with `camera`; without it knows them.
         """
         arms, bodies, seen = self.embodiments, self.skeletons, self.state()
         if believed is not None:
             arms, bodies = list(believed), skeletons(believed)
-            seen = experts.as_believed(seen, self.embodiments, self.skeletons, arms, bodies)
+            seen = experts.as_believed(seen, self.embodiments, self.skeletons, arms, bodies, camera)
         targets = experts.plan(bodies, seen, self.asked, horizon, self.tick_s)
         return experts.commands(arms, targets)
 

@@ -17,6 +17,7 @@ from vla_align_ros.bench.so101.embodiment import Embodiment
 from vla_align_ros.bench.so101.jit import jit
 from vla_align_ros.bench.so101.joints import GRIPPER, NUM_JOINTS, FloatArray
 from vla_align_ros.bench.so101.kinematics import body_poses, sag_rad, solve_pose, tip_of
+from vla_align_ros.bench.so101.pictures import camera_poses
 from vla_align_ros.bench.so101.rules import (
     AT_CUBE_RAD,
     AZIMUTH,
@@ -38,6 +39,7 @@ from vla_align_ros.bench.so101.rules import (
     push,
     reach,
 )
+from vla_align_ros.bench.so101.scene import CAMERAS
 from vla_align_ros.bench.so101.skeleton import BODY_PARENT, GRIPPER_BODY, Skeletons
 from vla_align_ros.bench.so101.state import State, yaw_rad
 from vla_align_ros.bench.so101.tasks import Assignments, Task
@@ -46,6 +48,7 @@ _NUM_BODIES = len(BODY_PARENT)
 _REACH, _PUSH = int(Task.REACH), int(Task.PUSH)
 _TURN_RAD_S, _GRIP_RAD_S = 3.0, 8.0
 _ITERATIONS = 8
+FARTHEST_M = 0.8  # a ray that meets the table later, or never, ends here
 
 
 @jit
@@ -144,30 +147,44 @@ def as_believed(
     arms: Skeletons,
     believed: Sequence[Embodiment],
     believed_arms: Skeletons,
+    camera: str,
 ) -> State:
-    """What is seen by who takes n arms for others: joints by their calibration, things by their front camera.
+    """What is seen by who takes n arms for others: joints by their calibration, things by one camera.
 
-    Each thing is where the believed camera would have to see it, at the height at which it is. No encoder noise.
+    Each thing is where the believed camera would have to see it, at the height at which it is, and no farther away than
+    FARTHEST_M. No encoder noise.
     """
     readings = zip(embodiments, believed, state.angle_rad, strict=True)
     angle_rad = np.stack([taken.angle_of_reading(own.reading(angle)) for own, taken, angle in readings])
-    cube_m = _through_cameras(state.cube_m, arms, believed_arms)
+    through = _Through(arms, state.angle_rad, believed_arms, angle_rad, CAMERAS.index(camera))
+    cube_m = through(state.cube_m)
     faces = np.stack([np.cos(yaw_rad(state.cube_quat)), np.sin(yaw_rad(state.cube_quat))], axis=-1) * 0.01
     ends = np.concatenate([state.cube_m[..., :2] + faces, state.cube_m[..., 2:]], axis=-1)
-    ahead = _through_cameras(ends, arms, believed_arms) - cube_m
+    ahead = through(ends) - cube_m
     half = np.arctan2(ahead[..., 1], ahead[..., 0]) / 2
     quat = np.stack([np.cos(half), 0 * half, 0 * half, np.sin(half)], axis=-1)
     pads = np.append(state.pad_m, np.zeros((*state.pad_m.shape[:2], 1)), axis=-1)
-    pad_m = _through_cameras(pads, arms, believed_arms)[..., :2]
+    pad_m = through(pads)[..., :2]
     return replace(state, angle_rad=angle_rad, cube_m=cube_m, cube_quat=quat, pad_m=pad_m)
 
 
-def _through_cameras(points_m: FloatArray, arms: Skeletons, believed: Skeletons) -> FloatArray:
-    """Points (n, k, 3) where the believed front cameras have them that the true ones see, at their own heights."""
-    inside = np.einsum("nki,nij->nkj", points_m - arms.camera_pos[:, None, 0], arms.camera_mat[:, 0])
-    zoom = (arms.camera_focal[:, 0] / believed.camera_focal[:, 0])[:, None]
-    ray = np.stack([inside[..., 0] * zoom, inside[..., 1] * zoom, inside[..., 2]], axis=-1)
-    ray = np.einsum("nkj,nij->nki", ray, believed.camera_mat[:, 0])
-    eye = believed.camera_pos[:, None, 0]
-    length = (points_m[..., 2:] - eye[..., 2:]) / ray[..., 2:]
-    return np.asarray(eye + ray * length)
+class _Through:
+    """Points (n, k, 3) as one camera of n arms sees them -> where arms for which these are taken would have them."""
+
+    def __init__(
+        self, arms: Skeletons, angle_rad: FloatArray, believed: Skeletons, believed_rad: FloatArray, camera: int
+    ) -> None:
+        self._eye, self._axes = (each[:, camera] for each in camera_poses(arms, angle_rad))
+        self._believed_eye, self._believed_axes = (each[:, camera] for each in camera_poses(believed, believed_rad))
+        self._zoom = arms.camera_focal[:, camera] / believed.camera_focal[:, camera]
+        self._across = self._zoom * np.where(arms.mirrored[:, camera] == believed.mirrored[:, camera], 1.0, -1.0)
+
+    def __call__(self, points_m: FloatArray) -> FloatArray:
+        inside = np.einsum("nki,nij->nkj", points_m - self._eye[:, None], self._axes)
+        zoomed = [inside[..., 0] * self._across[:, None], inside[..., 1] * self._zoom[:, None], inside[..., 2]]
+        ray = np.einsum("nkj,nij->nki", np.stack(zoomed, axis=-1), self._believed_axes)
+        ray /= np.linalg.norm(ray, axis=-1, keepdims=True)
+        drop = points_m[..., 2] - self._believed_eye[:, None, 2]
+        length = drop / np.where(drop * ray[..., 2] > 0, ray[..., 2], np.where(drop < 0, -1e-6, 1e-6))
+        there = self._believed_eye[:, None] + ray * np.minimum(length, FARTHEST_M)[..., None]
+        return np.append(there[..., :2], points_m[..., 2:], axis=-1)

@@ -9,8 +9,9 @@ import numpy as np
 from vla_align_ros.bench.so101.collect import Behaviour, record
 from vla_align_ros.bench.so101.embodiment import Embodiment
 from vla_align_ros.bench.so101.kinematics import places_m, tips_m
-from vla_align_ros.bench.so101.pictures import draw, project
+from vla_align_ros.bench.so101.pictures import draw, places_of, project
 from vla_align_ros.bench.so101.recording import Recording, Rows
+from vla_align_ros.bench.so101.scene import CAMERAS
 from vla_align_ros.bench.so101.skeleton import BODIES, Skeletons, rows_of, skeletons
 from vla_align_ros.bench.so101.state import State
 from vla_align_ros.bench.so101.tasks import Assignments, Task
@@ -18,7 +19,6 @@ from vla_align_ros.experience.source import Frames, Pairs
 from vla_align_ros.seeds import Stream, rng_of
 from vla_align_ros.types import Float32Array
 
-NUM_PREFIX_POINTS = 5
 ABSENT = -9.0
 PAIR_TICKS = 16  # of random motion between the two frames of a pair
 _JOINTS = tuple(BODIES.index(name) for name in ("lower_arm", "wrist", "moving_jaw"))
@@ -35,27 +35,36 @@ def keypoints(arms: Skeletons, state: State) -> Float32Array:
     return np.where(depth[..., None] > 0, points, ABSENT).astype(np.float32)
 
 
-def prefix_keypoints(arms: Skeletons, state: State, asked: Assignments) -> Float32Array:
-    """(n, 5, 2): in the front picture tip, cube and goal, in the wrist's cube and goal, all of them those that are
-    asked for. The goal is the pad, or the cube where it shall be reached."""
+def num_prefix_points(cameras: Sequence[str]) -> int:
+    """Of `prefix_keypoints`."""
+    return 2 * len(cameras) + ("front" in cameras)
+
+
+def prefix_keypoints(arms: Skeletons, state: State, asked: Assignments, cameras: Sequence[str]) -> Float32Array:
+    """(n, num_prefix_points, 2): the tip in the front picture, cube and goal in each camera's, all of them those that
+    are asked for. The goal is the pad, or the cube where it shall be reached."""
     rows = np.arange(len(state))
     cube = state.cube_m[rows, asked.cube]
     pad = np.append(state.pad_m[rows, asked.pad], np.zeros((len(rows), 1)), axis=1)
     goal = np.where((asked.task == Task.REACH)[:, None], cube, pad)
     tip = tips_m(arms, state.angle_rad)
     points, _ = project(arms, state.angle_rad, np.stack([tip, cube, goal], axis=1))
-    chosen = np.concatenate([points[:, 0], points[:, 1, 1:]], axis=1)
+    chosen = np.concatenate(
+        [points[:, CAMERAS.index(camera), 0 if camera == "front" else 1 :] for camera in cameras], axis=1
+    )
     return np.asarray(np.clip(chosen, -1.0, 2.0), np.float32)
 
 
-def draw_frames(arms: Sequence[Embodiment], count: int, size: int, seed: int) -> Frames:
-    """`count` frames, half from each camera, of some of the arms at work. pose: sine and cosine of the joints' true
+def draw_frames(
+    arms: Sequence[Embodiment], count: int, size: int, seed: int, cameras: Sequence[str] = CAMERAS
+) -> Frames:
+    """`count` frames, as many from each camera, of some of the arms at work. pose: sine and cosine of the joints' true
     angles, (N, 12)."""
-    rng, rows = rng_of(seed, Stream.LABELLED_FRAMES), (count + 1) // 2
+    rng, rows = rng_of(seed, Stream.LABELLED_FRAMES), -(-count // len(cameras))
     recording, mine = _some_at_work(arms, -(-rows // _FRAMES_AN_ARM), list(Behaviour), rng)
     tick, row = _anywhere(recording, rows, 0, rng)
     bodies, state = rows_of(skeletons(mine), row), recording.state(tick, row)
-    images, points = draw(bodies, state, size), keypoints(bodies, state)
+    images, points = draw(bodies, state, size, cameras=cameras), keypoints(bodies, state)[:, places_of(cameras)]
     circle = np.concatenate([np.sin(state.angle_rad), np.cos(state.angle_rad)], axis=1).astype(np.float32)
     return Frames(
         images.reshape(-1, *images.shape[2:])[:count],
@@ -64,13 +73,13 @@ def draw_frames(arms: Sequence[Embodiment], count: int, size: int, seed: int) ->
     )
 
 
-def draw_pairs(arms: Sequence[Embodiment], count: int, size: int, seed: int) -> Pairs:
+def draw_pairs(arms: Sequence[Embodiment], count: int, size: int, seed: int, cameras: Sequence[str] = CAMERAS) -> Pairs:
     """`count` pairs of some of the arms, PAIR_TICKS of random motion apart."""
     rng = rng_of(seed, Stream.PAIRS)
     recording, mine = _some_at_work(arms, -(-count // _PAIRS_AN_ARM), [Behaviour.BABBLE], rng)
     tick, row = _anywhere(recording, count, PAIR_TICKS, rng)
     bodies = rows_of(skeletons(mine), row)
-    before, after = (draw(bodies, recording.state(at, row), size) for at in (tick, tick + PAIR_TICKS))
+    before, after = (draw(bodies, recording.state(at, row), size, cameras=cameras) for at in (tick, tick + PAIR_TICKS))
     return Pairs(before, after, recording.readings[tick + PAIR_TICKS, row] - recording.readings[tick, row])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -117,8 +118,15 @@ def _into_camera(arms: Skeletons, row: int, shown: Shapes, poses: _Poses, points
 
 
 @jit
-def _draw(arms: Skeletons, shown: Shapes, tables: _Tables, nearest: Int32Array, images: NDArray[np.uint8]) -> None:
-    """Fill images (n, cameras, size, size, 3); nearest (1 or n, cameras, k size, k size): the last or all faces."""
+def _draw(
+    arms: Skeletons,
+    shown: Shapes,
+    tables: _Tables,
+    cameras: NDArray[np.int64],
+    nearest: Int32Array,
+    images: NDArray[np.uint8],
+) -> None:
+    """Fill images (n, k, size, size, 3) of cameras (k,); nearest (1 or n, k, m size, m size): the last or all faces."""
     fine = nearest.shape[-1]
     depth = np.empty((fine, fine), np.float32)
     poses = _Poses(np.empty((_NUM_CARRIERS, 3)), np.empty((_NUM_CARRIERS, 3, 3)), np.empty(3), np.empty((3, 3)))
@@ -127,15 +135,15 @@ def _draw(arms: Skeletons, shown: Shapes, tables: _Tables, nearest: Int32Array, 
     for row in range(len(images)):
         body_poses(arms, row, tables.angle[row], poses.pos, poses.mat)
         _place_things(tables, row, poses.pos, poses.mat)
-        for camera in range(_NUM_CAMERAS):
+        for place, camera in enumerate(cameras):
             _place_camera(arms, row, camera, poses)
             _into_camera(arms, row, shown, poses, points)
             for i in range(3):
                 light[i] = poses.axes[0, i] * LIGHT[0] + poses.axes[1, i] * LIGHT[1] + poses.axes[2, i] * LIGHT[2]
-            faces = nearest[row % len(nearest), camera]
+            faces = nearest[row % len(nearest), place]
             raster(points, shown.faces, arms.camera_focal[row, camera] * fine, depth, faces)
             shade(points, shown.faces, shown.colours, light, shaded)
-            resolve(faces, shaded, BACKGROUND_RGB, arms.mirrored[row, camera], images[row, camera])
+            resolve(faces, shaded, BACKGROUND_RGB, arms.mirrored[row, camera], images[row, place])
 
 
 @jit
@@ -149,14 +157,21 @@ def _camera_poses(arms: Skeletons, angle_rad: FloatArray, eyes: FloatArray, axes
             axes[row, camera] = poses.axes
 
 
+def camera_poses(arms: Skeletons, angle_rad: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Where each camera of n arms is at true angles (n, 6): eyes (n, cameras, 3), and axes (n, cameras, 3, 3): columns
+    right, up, backwards."""
+    eyes, axes = np.empty((len(angle_rad), _NUM_CAMERAS, 3)), np.empty((len(angle_rad), _NUM_CAMERAS, 3, 3))
+    _camera_poses(arms, angle_rad, eyes, axes)
+    return eyes, axes
+
+
 def project(arms: Skeletons, angle_rad: FloatArray, points_m: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Points (n, k, 3) on the tables of n arms at true angles (n, 6) -> where each camera's picture has them,
     (n, cameras, k, 2) in picture widths from its top left, and how far before the camera they are, (n, cameras, k) m.
 
     What is nearer than NEAR_M, or behind, is placed as if it were NEAR_M away.
     """
-    eyes, axes = np.empty((len(angle_rad), _NUM_CAMERAS, 3)), np.empty((len(angle_rad), _NUM_CAMERAS, 3, 3))
-    _camera_poses(arms, angle_rad, eyes, axes)
+    eyes, axes = camera_poses(arms, angle_rad)
     inside = np.einsum("nckj,ncji->ncki", points_m[:, None] - eyes[:, :, None], axes)
     depth = -inside[..., 2]
     zoom = arms.camera_focal[:, :, None] / np.maximum(depth, NEAR_M)
@@ -165,14 +180,20 @@ def project(arms: Skeletons, angle_rad: FloatArray, points_m: FloatArray) -> tup
 
 
 def draw(
-    arms: Skeletons, state: State, size: int, supersample: int = SUPERSAMPLE, threads: int = 1
+    arms: Skeletons,
+    state: State,
+    size: int,
+    supersample: int = SUPERSAMPLE,
+    threads: int = 1,
+    cameras: Sequence[str] = CAMERAS,
 ) -> NDArray[np.uint8]:
     """(n, cameras, size, size, 3) uint8 RGB of n arms (a row each) in n states; a pixel is a mean of supersample^2."""
-    images = np.empty((len(state), _NUM_CAMERAS, size, size, 3), np.uint8)
+    images = np.empty((len(state), len(cameras), size, size, 3), np.uint8)
+    which = places_of(cameras)
 
     def work(rows: slice) -> None:
-        nearest = np.empty((1, _NUM_CAMERAS, size * supersample, size * supersample), np.int32)
-        _draw_part(arms, state, rows, nearest, images)
+        nearest = np.empty((1, len(cameras), size * supersample, size * supersample), np.int32)
+        _draw_part(arms, state, rows, which, nearest, images)
 
     step = max(1, -(-len(state) // threads))
     parts = [slice(first, first + step) for first in range(0, len(state), step)]
@@ -185,17 +206,29 @@ def draw(
     return images
 
 
+def places_of(cameras: Sequence[str]) -> NDArray[np.int64]:
+    """Where cameras stand in CAMERAS."""
+    return np.array([CAMERAS.index(camera) for camera in cameras], np.int64)
+
+
 def draw_geoms(arms: Skeletons, state: State, size: int) -> NDArray[np.int64]:
     """(n, cameras, size, size): which geom each pixel shows, a place in `geom_names()`; -1 where there is none."""
     nearest = np.empty((len(state), _NUM_CAMERAS, size, size), np.int32)
     images = np.empty((len(state), _NUM_CAMERAS, size, size, 3), np.uint8)
-    _draw_part(arms, state, slice(None), nearest, images)
+    _draw_part(arms, state, slice(None), places_of(CAMERAS), nearest, images)
     geoms = np.where(nearest < 0, -1, shapes().face_geom[nearest])
     geoms[arms.mirrored] = geoms[arms.mirrored][..., ::-1]
     return geoms
 
 
-def _draw_part(arms: Skeletons, state: State, rows: slice, nearest: Int32Array, images: NDArray[np.uint8]) -> None:
+def _draw_part(
+    arms: Skeletons,
+    state: State,
+    rows: slice,
+    cameras: NDArray[np.int64],
+    nearest: Int32Array,
+    images: NDArray[np.uint8],
+) -> None:
     seen = state[rows]
     tables = _Tables(seen.angle_rad, seen.cube_m, seen.cube_quat, seen.pad_m)
-    _draw(rows_of(arms, rows), shapes(), tables, nearest, images[rows])
+    _draw(rows_of(arms, rows), shapes(), tables, cameras, nearest, images[rows])

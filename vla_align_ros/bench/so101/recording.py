@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from vla_align_ros.bench.so101 import experts
 from vla_align_ros.bench.so101.embodiment import Embodiment
 from vla_align_ros.bench.so101.pictures import SUPERSAMPLE, draw
+from vla_align_ros.bench.so101.scene import CAMERAS
 from vla_align_ros.bench.so101.skeleton import Skeletons, rows_of
 from vla_align_ros.bench.so101.state import State, from_flat
 from vla_align_ros.bench.so101.tasks import Assignments
@@ -91,6 +92,7 @@ def draw_samples(
     *,
     supersample: int = SUPERSAMPLE,
     threads: int = 1,
+    cameras: Sequence[str] = CAMERAS,
 ) -> Samples:
     """Samples at k (tick, row) of a recording; embodiments and arms are the list that `recording.arm` counts.
 
@@ -102,7 +104,7 @@ def draw_samples(
     arm = recording.arm[row]
     mine, state = rows_of(arms, arm), recording.state(tick, row)
     images, next_images = (
-        draw(mine, seen, size, supersample, threads) for seen in (state, recording.state(tick + horizon, row))
+        draw(mine, seen, size, supersample, threads, cameras) for seen in (state, recording.state(tick + horizon, row))
     )
     return Samples(
         images,

@@ -12,6 +12,7 @@ import numpy as np
 
 from vla_align_ros.bench.so101.embodiment import ENCODER_NOISE_RAD, Embodiment
 from vla_align_ros.bench.so101.joints import GRIPPER, NUM_JOINTS, FloatArray
+from vla_align_ros.seeds import Stream, rng_of
 
 
 class Family(Enum):
@@ -49,8 +50,6 @@ class Split(Enum):
 
 
 ALL_FAMILIES = frozenset(Family)
-_STREAM = {split: 71 + number for number, split in enumerate(Split)}
-_PLACE = {family: number for number, family in enumerate(Family)}
 
 Draw = Callable[[np.random.Generator, float], Any]  # (numbers, width) -> value of a field
 
@@ -124,7 +123,7 @@ def draw_embodiment(
         raise ValueError(f"expected a seed of 0 or more, got {seed}")
     values: dict[str, Any] = {}
     for family in families:
-        rng = np.random.default_rng([_STREAM[split], _PLACE[family], seed])
+        rng = rng_of(seed, Stream.SHIFTS, list(Split).index(split), list(Family).index(family))
         values |= {name: draw(rng, scale * split.width) for name, draw in RANGES[family].items()}
     return Embodiment(**values)
 

@@ -18,7 +18,8 @@ from vla_align_ros.bench.so101.bench import So101, numbers
 from vla_align_ros.bench.so101.collect import Behaviour, record
 from vla_align_ros.bench.so101.embodiment import Embodiment
 from vla_align_ros.bench.so101.episodes import CONTROL_HZ
-from vla_align_ros.bench.so101.labels import NUM_PREFIX_POINTS, draw_frames, draw_pairs, prefix_keypoints
+from vla_align_ros.bench.so101.joints import DELTA
+from vla_align_ros.bench.so101.labels import draw_frames, draw_pairs, num_prefix_points, prefix_keypoints
 from vla_align_ros.bench.so101.recording import Recording, Rows, draw_samples, labels
 from vla_align_ros.bench.so101.scene import CAMERAS, CUBES, PADS
 from vla_align_ros.bench.so101.shifts import Family, Split, draw_embodiment
@@ -31,7 +32,7 @@ from vla_align_ros.types import Experience, Float32Array, Observation, UInt8Arra
 
 VALIDATION_SEED = 50_001
 RECORDED_S = {Task.REACH: 3.0, Task.PUSH: 8.0, Task.PICK: 8.0}  # what an expert needs for nearly all of its episodes
-BEHAVIOURS = {Behaviour.EXPERT: 0.2, Behaviour.NOISY: 0.25, Behaviour.MISFIT: 0.3, Behaviour.BABBLE: 0.25}
+BEHAVIOURS = {Behaviour.EXPERT: 0.15, Behaviour.NOISY: 0.2, Behaviour.MISFIT: 0.4, Behaviour.BABBLE: 0.25}
 TICKS_A_SAMPLE, EPISODES = 4, 16  # recorded for each sample; episodes of one robot and task a call, at most
 LABELLED_ARMS = 512  # whose pictures the eyes are pretrained on
 _PERIOD_NS = round(1e9 / CONTROL_HZ)
@@ -39,11 +40,13 @@ _PERIOD_NS = round(1e9 / CONTROL_HZ)
 
 @dataclass(frozen=True)
 class So101Source:
-    """`arms` at work, by name. shares: of the samples, of each task. labels: of other arms of the same kind."""
+    """`arms` at work, by name. shares: of the samples, of each task. labels: of other arms of the same kind. cameras:
+    those that the model has; a misfit expert goes by what the first one sees."""
 
     arms: Mapping[str, Embodiment]
     shares: Mapping[Task, float]
     labels: Labels
+    cameras: tuple[str, ...] = CAMERAS
 
     @cached_property
     def robots(self) -> tuple[str, ...]:
@@ -74,7 +77,7 @@ class So101Source:
         task = np.array(self._tasks)[rng.choice(len(shares), len(robot), p=shares / shares.sum())]
         experiences: list[Experience | None] = [None] * len(robot)
         actions = np.empty((len(robot), horizon, len(So101.robot.action)), np.float32)
-        points = np.empty((len(robot), NUM_PREFIX_POINTS, 2), np.float32)
+        points = np.empty((len(robot), num_prefix_points(self.cameras), 2), np.float32)
         for one in self._tasks:
             places = np.flatnonzero(task == one)
             if len(places):
@@ -112,6 +115,7 @@ class So101Source:
             [everyone[place] for place in rng.integers(0, len(everyone), len(arm))],
             ticks,
             execute_ticks=So101.robot.execute,
+            camera=self.cameras[0],
         )
         return replace(recording, arm=arm), rng.integers(0, ticks - horizon + 1, len(robot)), row
 
@@ -121,43 +125,48 @@ class So101Source:
         """Actions to imitate, points and experiences at (tick, row) of a recording."""
         arms, state = list(self.arms.values()), recording.state(tick, row)
         bodies = rows_of(self._bodies, recording.arm[row])
-        points = prefix_keypoints(bodies, state, recording.asked[row])
+        points = prefix_keypoints(bodies, state, recording.asked[row], self.cameras)
         after, images, next_images = tick + horizon, np.empty(0, np.uint8), np.empty(0, np.uint8)
         if size is None:
-            actions = labels(recording, arms, self._bodies, tick, row, horizon)
+            targets = labels(recording, arms, self._bodies, tick, row, horizon)
         else:
-            drawn = draw_samples(recording, arms, self._bodies, tick, row, horizon, size)
-            actions, images, next_images = drawn.actions, drawn.images, drawn.next_images
-        sent = recording.commands[tick[:, None] + np.arange(horizon), row[:, None]]
+            drawn = draw_samples(recording, arms, self._bodies, tick, row, horizon, size, cameras=self.cameras)
+            targets, images, next_images = drawn.actions, drawn.images, drawn.next_images
+        origin = np.where(DELTA, recording.readings[tick, row], np.float32(0.0))[:, None]
+        sent = recording.commands[tick[:, None] + np.arange(horizon), row[:, None]] - origin
         made = [
             Experience(
-                _observation(images[place : place + 1], recording.readings[tick[place], at], prompt, 0),
+                self._observation(images[place : place + 1], recording.readings[tick[place], at], prompt, 0),
                 sent[place],
-                _observation(
+                self._observation(
                     next_images[place : place + 1], recording.readings[after[place], at], prompt, horizon * _PERIOD_NS
                 ),
                 place,
             )
             for place, (at, prompt) in enumerate((at, recording.asked.prompts[at]) for at in row.tolist())
         ]
-        return actions, points, made
+        return targets - origin, points, made
 
-
-def _observation(images: UInt8Array, reading: Float32Array, prompt: str, stamp_ns: int) -> Observation:
-    """images: (1, C, S, S, 3), or none."""
-    seen = dict(zip(CAMERAS, images[0], strict=True)) if len(images) else {}
-    return Observation(seen, reading, prompt, stamp_ns)
+    def _observation(self, images: UInt8Array, reading: Float32Array, prompt: str, stamp_ns: int) -> Observation:
+        """images: (1, C, S, S, 3), or none."""
+        seen = dict(zip(self.cameras, images[0], strict=True)) if len(images) else {}
+        return Observation(seen, reading, prompt, stamp_ns)
 
 
 def open_sources(
-    seed: int, robots: int, validation_robots: int, shares: Mapping[Task, float], families: Sequence[Family]
+    seed: int,
+    robots: int,
+    validation_robots: int,
+    shares: Mapping[Task, float],
+    families: Sequence[Family],
+    cameras: tuple[str, ...] = CAMERAS,
 ) -> Sources:
     """Arms to train on, the first one unshifted, and others. Each is shifted in some of the `families`."""
     training = {"so101/nominal": Embodiment()} | draw_arms(Split.TRAINING, robots - 1, seed, families)
     validation = draw_arms(Split.VALIDATION, validation_robots, VALIDATION_SEED, families)
     return Sources(
-        So101Source(training, shares, _labels(Split.TRAINING, seed + 1, families)),
-        So101Source(validation, shares, _labels(Split.VALIDATION, VALIDATION_SEED + 1, families)),
+        So101Source(training, shares, _labels(Split.TRAINING, seed + 1, families, cameras), cameras),
+        So101Source(validation, shares, _labels(Split.VALIDATION, VALIDATION_SEED + 1, families, cameras), cameras),
     )
 
 
@@ -171,12 +180,12 @@ def draw_arms(split: Split, count: int, seed: int, families: Sequence[Family]) -
     return found
 
 
-def _labels(split: Split, seed: int, families: Sequence[Family]) -> Labels:
+def _labels(split: Split, seed: int, families: Sequence[Family], cameras: tuple[str, ...]) -> Labels:
     def arms() -> list[Embodiment]:
         return list(draw_arms(split, LABELLED_ARMS, seed, families).values())
 
     return Labels(
-        NUM_PREFIX_POINTS,
-        lambda count, size, seed: draw_frames(arms(), count, size, seed),
-        lambda count, size, seed: draw_pairs(arms(), count, size, seed),
+        num_prefix_points(cameras),
+        lambda count, size, seed: draw_frames(arms(), count, size, seed, cameras),
+        lambda count, size, seed: draw_pairs(arms(), count, size, seed, cameras),
     )

@@ -13,6 +13,7 @@ from vla_align_ros.bench.so101.embodiment import Embodiment
 from vla_align_ros.bench.so101.joints import HOME_RAD, NUM_JOINTS, FloatArray
 from vla_align_ros.bench.so101.scene import CUBE_HALF_M, CUBES, PADS, PAN_AXIS_M
 from vla_align_ros.bench.so101.state import State
+from vla_align_ros.seeds import Stream, rng_of
 
 
 class Task(IntEnum):
@@ -62,7 +63,7 @@ def assign(tasks: Sequence[Task], seeds: Sequence[int]) -> Assignments:
     """A cube, a pad and words for each arm, by its seed."""
     cubes, pads, prompts = [], [], []
     for task, seed in zip(tasks, seeds, strict=True):
-        rng = np.random.default_rng([seed, 43])
+        rng = rng_of(seed, Stream.ASSIGNMENT)
         cube, pad = int(rng.integers(len(CUBES))), int(rng.integers(len(PADS)))
         template = TEMPLATES[task][rng.integers(len(TEMPLATES[task]))]
         cubes.append(cube)
@@ -75,7 +76,7 @@ def start(embodiments: Sequence[Embodiment], asked: Assignments, seeds: Sequence
     """A table for each arm, by its seed: everything lies where the arm can take it, wherever its base stands."""
     angle, cube_m, quat, pad_m = [], [], [], []
     for row, (embodiment, seed) in enumerate(zip(embodiments, seeds, strict=True)):
-        rng = np.random.default_rng([seed, 47])
+        rng = rng_of(seed, Stream.TABLE)
         pan_axis = embodiment.base_position_m[:2] + np.array([PAN_AXIS_M, 0.0])
         points = _layout(rng, Task(asked.task[row]), int(asked.cube[row]), int(asked.pad[row]))
         yaw = rng.uniform(-np.pi, np.pi, len(CUBES))
