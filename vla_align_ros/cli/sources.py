@@ -1,6 +1,6 @@
 """`source:` of a recipe -> what it names: a bench, LeRobotDatasets or bags.
 
-    source: {bench: reach2, robots: 192, validation_robots: 128}
+    source: {bench: reach2, robots: 192, validation_robots: 64}
     source: {bench: so101, tasks: {reach: 0.5, pick: 0.5}, families: [zeros, wrist_roll]}
     source: {lerobot: [FOLDER, ...], validation: [FOLDER, ...], cameras: {front: observation.images.front}}
     source: {bags: {arm1: [BAG, ...], arm2: [BAG, ...]}, prompt: pick the cube}
