@@ -9,7 +9,7 @@ policy learned to live with that.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from vla_align_ros.alignment.diagnosis import diagnose
 from vla_align_ros.bench.evaluate import Act
-from vla_align_ros.bench.port import Episodes
+from vla_align_ros.bench.so101.episodes import Episodes
 from vla_align_ros.robot.description import RobotDescription
 from vla_align_ros.types import Experience
 
@@ -76,19 +76,23 @@ def mean_of(several: Sequence[Lines]) -> Lines:
 
 @dataclass(frozen=True)
 class Calibration:
-    """command = factor * wanted + shift, (A,) each, `early_ticks` before it is wanted."""
+    """position commanded = factor * wanted + shift, (A,) each, `early_ticks` before it is wanted. relative (A,): whose
+    commands are changes from the measured position."""
 
     factor: FloatArray
     shift: FloatArray
-    early_ticks: float = 0.0
+    early_ticks: float
+    relative: NDArray[np.bool_]
 
-    def __call__(self, chunks: NDArray[np.floating]) -> FloatArray:
-        """Chunks (n, H, A) as they must be sent; the last action of a chunk stands for those after it."""
-        horizon = chunks.shape[1]
+    def __call__(self, chunks: NDArray[np.floating], measured: FloatArray) -> FloatArray:
+        """Chunks (n, H, A) as they must be sent from measured positions (n, A); the last action of a chunk stands for
+        those after it."""
+        origin = np.where(self.relative, measured, 0.0)[:, None]
+        chunks, horizon = chunks + origin, chunks.shape[1]
         at = np.minimum(np.arange(horizon) + self.early_ticks, horizon - 1)
         row, share = np.floor(at).astype(int), (at % 1.0)[:, None]
         wanted = (1 - share) * chunks[:, row] + share * chunks[:, np.minimum(row + 1, horizon - 1)]
-        return np.asarray(self.factor * wanted + self.shift)
+        return np.asarray(self.factor * wanted + self.shift - origin)
 
 
 def calibration(mine: Lines, nominal: Lines, robot: RobotDescription, with_delay: bool) -> Calibration:
@@ -100,19 +104,20 @@ def calibration(mine: Lines, nominal: Lines, robot: RobotDescription, with_delay
     )
     gain, gain_0 = (np.where(touched, each.value[GAIN], 1.0) for each in (mine, nominal))
     gain = np.where(np.abs(gain) < LEAST_GAIN, np.copysign(LEAST_GAIN, gain), gain)
-    positions = touched & (robot.kinds == "position")
+    positions = touched & (robot.kinds != "velocity")
     offset, offset_0 = (np.where(positions, np.nan_to_num(each.value[OFFSET]), 0.0) for each in (mine, nominal))
     late_s = mine.value[DELAY] - nominal.value[DELAY]
     late_s = late_s[np.isfinite(late_s)]
     early = float(np.median(late_s)) / (robot.period_ns * 1e-9) if with_delay and len(late_s) else 0.0
-    return Calibration(gain_0 / gain, (offset_0 - offset) / gain, early if early >= 0.5 else 0.0)
+    relative = robot.kinds == "delta_position"
+    return Calibration(gain_0 / gain, (offset_0 - offset) / gain, early if early >= 0.5 else 0.0, relative)
 
 
-def calibrated(act: Act, change: Callable[[NDArray[np.floating]], FloatArray]) -> Act:
-    """A policy behind a command wrapper."""
+def calibrated(act: Act, change: Calibration) -> Act:
+    """A policy on the SO-101 behind a command wrapper."""
 
     def acting(going: Episodes, rows: NDArray[np.intp]) -> FloatArray:
-        return change(act(going, rows))
+        return change(act(going, rows), going.readings_rad())
 
     return acting
 

@@ -36,9 +36,10 @@ from vla_align_ros.bench.sampling import begin
 from vla_align_ros.bench.so101.bench import So101
 from vla_align_ros.bench.so101.collect import Behaviour, record
 from vla_align_ros.bench.so101.embodiment import Embodiment
+from vla_align_ros.bench.so101.joints import DELTA
 from vla_align_ros.bench.so101.recording import Recording, draw_samples
-from vla_align_ros.bench.so101.scene import CAMERAS
 from vla_align_ros.bench.so101.skeleton import skeletons
+from vla_align_ros.bench.so101.source import RECORDED_S
 from vla_align_ros.policy import Policy, load_policy
 from vla_align_ros.seeds import Part, seed_of
 from vla_align_ros.types import Experience, Observation
@@ -46,7 +47,7 @@ from vla_align_ros.types import Experience, Observation
 CLASSICAL = ("least_squares", "least_squares_delay", "nearest_unit")
 ERROR_SAMPLES = 64  # observations that an action error is the mean of
 DEMONSTRATIONS = (1, 5)
-LABELLED_EPISODES, EPISODE_TICKS = 12, 96
+LABELLED_EPISODES = 12
 ANSWERS = 64  # experiences of a robot that another one is compared with
 GREY = 128
 
@@ -79,7 +80,8 @@ def measured(policy: Policy, bench: Bench[Any], arm: Any, row: Row, episodes: in
     done = run(going, row(episodes, seed), policy.config.robot.execute)
     asked = begin(policy, bench, [arm] * ERROR_SAMPLES, seed_of(seed, Part.HELD_OUT))
     wanted = asked.expert_chunks(policy.model.architecture.action_horizon)
-    still = bench.robot.measured(np.stack([seen.state for seen in asked.observe()]))[:, None]
+    positions = bench.robot.measured(np.stack([seen.state for seen in asked.observe()]))
+    still = np.where(bench.robot.kinds == "position", positions, 0.0)[:, None]
     got = row(ERROR_SAMPLES, seed)(asked, np.arange(ERROR_SAMPLES))
     error = ((got - wanted) ** 2).mean() / ((still - wanted) ** 2).mean()
     return {"success": done.tolist(), "action_error": float(error)}
@@ -141,7 +143,7 @@ def rivals(
         change = calibration(answers, settings.nominal, robot, with_delay)
         rows[name] = lambda episodes, seed, change=change: calibrated(as_it_is(episodes, seed), change)
     if family in FORMULAS:
-        undone = Undone(hand_eye(family, arm, experiences, seed))
+        undone = Undone(hand_eye(family, arm, experiences, policy.model.architecture.cameras, seed))
         rows["hand_eye"] = lambda episodes, seed: undone.around(as_it_is(episodes, seed))
     if settings.randomised is not None:
         other = _loaded(settings.randomised)
@@ -196,10 +198,9 @@ def blinded(item: Experience) -> Experience:
 def by_labels(policy: Policy, bench: So101, arm: Embodiment, starts: Sequence[Tensor], seed: int) -> Tensor:
     """The best token that the expert's chunks lead to, at work in all ways that training knows."""
     count, rng = LABELLED_EPISODES, np.random.default_rng([seed, 103])
-    recording = at_work(
-        bench, arm, [Behaviour(row % len(Behaviour)) for row in range(count)], seed_of(seed, Part.LABELS)
-    )
-    tick = rng.integers(0, EPISODE_TICKS, arms.LABELS)
+    kinds = [Behaviour(row % len(Behaviour)) for row in range(count)]
+    recording = at_work(policy, bench, arm, kinds, seed_of(seed, Part.LABELS))
+    tick = rng.integers(0, labelled_ticks(bench), arms.LABELS)
     return tuned_on(policy, recording, arm, tick, rng.integers(0, count, arms.LABELS), starts, seed)
 
 
@@ -207,13 +208,19 @@ def by_demonstrations(
     policy: Policy, bench: So101, arm: Embodiment, count: int, starts: Sequence[Tensor], seed: int
 ) -> Tensor:
     """The same from `count` episodes of the expert alone, the seams of its chunks."""
-    recording = at_work(bench, arm, [Behaviour.EXPERT] * count, seed_of(seed, Part.TURN, 7))
-    tick = np.arange(0, EPISODE_TICKS, bench.robot.execute)
+    recording = at_work(policy, bench, arm, [Behaviour.EXPERT] * count, seed_of(seed, Part.TURN, 7))
+    tick = np.arange(0, labelled_ticks(bench), bench.robot.execute)
     return tuned_on(policy, recording, arm, np.tile(tick, count), np.arange(count).repeat(len(tick)), starts, seed)
 
 
-def at_work(bench: So101, arm: Embodiment, behaviours: Sequence[Behaviour], seed: int) -> Recording:
-    """Episodes of one arm at the bench's tasks in turn, with as many ticks after EPISODE_TICKS as a chunk needs."""
+def labelled_ticks(bench: So101) -> int:
+    """Of an episode: what an expert needs for the longest of the bench's tasks."""
+    return round(max(RECORDED_S[task] for task in bench.tasks) * bench.robot.control_rate_hz)
+
+
+def at_work(policy: Policy, bench: So101, arm: Embodiment, behaviours: Sequence[Behaviour], seed: int) -> Recording:
+    """Episodes of one arm at the bench's tasks in turn, with as many ticks after the labelled ones as a chunk needs."""
+    architecture = policy.model.architecture
     count = len(behaviours)
     recording = record(
         [arm] * count,
@@ -221,8 +228,9 @@ def at_work(bench: So101, arm: Embodiment, behaviours: Sequence[Behaviour], seed
         np.random.default_rng([seed, 107]).integers(0, 2**31, count).tolist(),
         behaviours,
         [Embodiment()] * count,
-        EPISODE_TICKS + 2 * bench.robot.execute,
+        labelled_ticks(bench) + architecture.action_horizon,
         execute_ticks=bench.robot.execute,
+        camera=architecture.cameras[0],
     )
     return replace(recording, arm=np.zeros(count, np.int64))
 
@@ -232,11 +240,12 @@ def tuned_on(
 ) -> Tensor:
     """The token that the expert's chunks at (tick, row) of a recording lead to."""
     architecture = policy.model.architecture
-    size, horizon = architecture.vision.image_size, architecture.action_horizon
-    drawn = draw_samples(recording, [arm], skeletons([arm]), tick, row, horizon, size)
+    size, horizon, cameras = architecture.vision.image_size, architecture.action_horizon, architecture.cameras
+    drawn = draw_samples(recording, [arm], skeletons([arm]), tick, row, horizon, size, cameras=cameras)
     observations = [
-        Observation(dict(zip(CAMERAS, drawn.images[place], strict=True)), drawn.readings[place], prompt, 0)
+        Observation(dict(zip(cameras, drawn.images[place], strict=True)), drawn.readings[place], prompt, 0)
         for place, prompt in enumerate(drawn.prompts)
     ]
-    loss = arms.imitation_loss(policy, observations, drawn.actions)
+    origin = np.where(DELTA, drawn.readings, np.float32(0.0))[:, None]
+    loss = arms.imitation_loss(policy, observations, drawn.actions - origin)
     return arms.tuned(policy, loss, len(observations), starts, seed)

@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
 from vla_align_ros.bench.evaluate import Act
-from vla_align_ros.bench.port import Episodes
 from vla_align_ros.bench.so101.embodiment import Embodiment
-from vla_align_ros.bench.so101.joints import GRIPPER, FloatArray
+from vla_align_ros.bench.so101.episodes import Episodes
+from vla_align_ros.bench.so101.joints import DELTA, GRIPPER, FloatArray
 from vla_align_ros.bench.so101.kinematics import places_m, tips_m
 from vla_align_ros.bench.so101.pictures import project
 from vla_align_ros.bench.so101.scene import CAMERAS
@@ -73,12 +73,13 @@ def landmarks(arm: Embodiment, reading_rad: FloatArray) -> tuple[FloatArray, NDA
 
 
 def detected(
-    truth: Embodiment, observations: Sequence[Observation], rng: np.random.Generator
+    truth: Embodiment, observations: Sequence[Observation], cameras: Sequence[str], rng: np.random.Generator
 ) -> tuple[FloatArray, FloatArray, NDArray[np.bool_]]:
-    """Readings (n, 6) of some of the observations, and what a detector finds in their pictures."""
+    """Readings (n, 6) of some of the observations, and what a detector finds in the pictures of some cameras."""
     chosen = np.unique(np.linspace(0, len(observations) - 1, OBSERVATIONS).round().astype(int))
     readings = np.stack([observations[place].state for place in chosen]).astype(np.float64)
     points, inside = landmarks(truth, readings)
+    inside &= np.isin(CAMERAS, cameras)[:, None]
     return readings, points + DETECTED * rng.standard_normal(points.shape), inside
 
 
@@ -129,10 +130,13 @@ def _place(names: Fields, wanted: str) -> int:
     return sum(np.size(getattr(nominal, name)) for name in names[: list(names).index(wanted)])
 
 
-def hand_eye(family: str, truth: Embodiment, experiences: Sequence[Experience], seed: int) -> Embodiment:
-    """What somebody who knows which family shifted makes of a buffer. truth: whose pictures these are."""
+def hand_eye(
+    family: str, truth: Embodiment, experiences: Sequence[Experience], cameras: Sequence[str], seed: int
+) -> Embodiment:
+    """What somebody who knows which family shifted makes of a buffer. truth: whose pictures these are. cameras: those
+    that the robot has."""
     seen = [item.observation for item in experiences]
-    found = fit(FORMULAS[family], *detected(truth, seen, np.random.default_rng([seed, 101])))
+    found = fit(FORMULAS[family], *detected(truth, seen, cameras, np.random.default_rng([seed, 101])))
     if "zero_rad" in FORMULAS[family]:
         found = replace(found, zero_rad=np.append(found.zero_rad[:GRIPPER], truth.zero_rad[GRIPPER:]))
     return found
@@ -173,15 +177,18 @@ class Undone:
             cv2.warpPerspective(image, matrix, (size, size), flags=flags, borderMode=cv2.BORDER_REPLICATE), np.uint8
         )
 
-    def commands(self, chunks: NDArray[np.floating]) -> FloatArray:
-        """Chunks (n, H, 6) for the nominal robot as this one must be sent them."""
-        return self.arm.command_for(chunks.astype(np.float64))
+    def commands(self, chunks: NDArray[np.floating], reading_rad: FloatArray) -> FloatArray:
+        """Chunks (n, H, 6) for the nominal robot as this one must be sent them from its readings (n, 6)."""
+        nominal, mine = (
+            np.where(DELTA, each, 0.0)[:, None] for each in (self.arm.angle_of_reading(reading_rad), reading_rad)
+        )
+        return self.arm.command_for(chunks + nominal) - mine
 
     def around(self, act: Act) -> Act:
         """A policy between both."""
 
         def acting(going: Episodes, rows: NDArray[np.intp]) -> FloatArray:
-            return self.commands(act(_Seen(going, self), rows))  # type: ignore[arg-type]
+            return self.commands(act(_Seen(going, self), rows), going.readings_rad())  # type: ignore[arg-type]
 
         return acting
 

@@ -13,9 +13,10 @@ from landmarks import FORMULAS, Undone, hand_eye
 from vla_align_ros.bench.so101.bench import BENCH
 from vla_align_ros.bench.so101.collect import Behaviour, record
 from vla_align_ros.bench.so101.embodiment import Embodiment
-from vla_align_ros.bench.so101.joints import HOME_RAD
+from vla_align_ros.bench.so101.joints import DELTA, HOME_RAD
 from vla_align_ros.bench.so101.pictures import draw
 from vla_align_ros.bench.so101.recording import Recording
+from vla_align_ros.bench.so101.scene import CAMERAS
 from vla_align_ros.bench.so101.skeleton import skeletons
 from vla_align_ros.bench.so101.state import State
 from vla_align_ros.bench.so101.tasks import Task, assign, start
@@ -26,14 +27,17 @@ NOMINAL_LINE = (np.ones(6), np.zeros(6), 0)
 
 
 def experiences(readings: Any, commands: Any, episode: int) -> list[Experience]:
-    """Of readings (T + 1, 6) and commands (T, 6) of one episode, every EXECUTE ticks."""
+    """Of readings (T + 1, 6) and targets (T, 6) of one episode, every EXECUTE ticks."""
     found = []
     for tick in range(0, len(commands) - HORIZON + 1, EXECUTE):
+        origin = np.where(DELTA, readings[tick], 0.0)
         before, after = (
             Observation({}, np.asarray(readings[at], np.float32), "go", (10_000 * episode + at) * ROBOT.period_ns)
             for at in (tick, tick + HORIZON)
         )
-        found.append(Experience(before, np.asarray(commands[tick : tick + HORIZON], np.float32), after, episode))
+        found.append(
+            Experience(before, np.asarray(commands[tick : tick + HORIZON] - origin, np.float32), after, episode)
+        )
     return found
 
 
@@ -54,8 +58,11 @@ def test_least_squares_finds_a_sign_a_gain_an_offset_and_a_delay_and_the_wrapper
     wrapper = calibration(mine, nominal, ROBOT, with_delay=True)
     assert wrapper.early_ticks == pytest.approx(3, abs=0.5)
     wanted = np.random.default_rng(1).uniform(-0.5, 0.5, (5, HORIZON, 6))
-    np.testing.assert_allclose(gain * calibration(mine, nominal, ROBOT, False)(wanted) + offset, wanted, atol=0.05)
-    at_once = Calibration(np.ones(6), np.zeros(6), 2.5)(wanted)
+    measured = np.random.default_rng(2).uniform(-0.5, 0.5, (5, 6))
+    origin = np.where(DELTA, measured, 0.0)[:, None]
+    sent = calibration(mine, nominal, ROBOT, with_delay=False)(wanted - origin, measured) + origin
+    np.testing.assert_allclose(gain * sent + offset, wanted, atol=0.05)
+    at_once = Calibration(np.ones(6), np.zeros(6), 2.5, DELTA)(wanted, measured)
     np.testing.assert_allclose(at_once[:, 0], (wanted[:, 2] + wanted[:, 3]) / 2)
     np.testing.assert_allclose(at_once[:, -2:], wanted[:, [-1, -1]])
 
@@ -64,10 +71,11 @@ def test_the_wrapper_leaves_a_nominal_robot_alone_and_what_nobody_knows() -> Non
     nominal, again = (lines(scripted(*NOMINAL_LINE, seed=seed), ROBOT) for seed in (0, 1))
     wrapper = calibration(again, mean_of([nominal, nominal]), ROBOT, with_delay=True)
     wanted = np.ones((1, HORIZON, 6))
-    np.testing.assert_array_equal(wrapper(wanted), wanted)
+    at_rest = np.zeros((1, 6))
+    np.testing.assert_array_equal(wrapper(wanted, at_rest), wanted)
     unknown = lines(scripted(np.ones(6), np.zeros(6), 0)[:2], ROBOT)
     assert np.isnan(unknown.value).all()
-    np.testing.assert_array_equal(calibration(unknown, nominal, ROBOT, with_delay=True)(wanted), wanted)
+    np.testing.assert_array_equal(calibration(unknown, nominal, ROBOT, with_delay=True)(wanted, at_rest), wanted)
     assert most_alike(unknown, [nominal, again]) == 0
 
 
@@ -115,7 +123,7 @@ def test_who_knows_what_shifted_fits_it_to_landmarks(family: str) -> None:
     made = [
         item for row in range(4) for item in experiences(recording.readings[:, row], recording.commands[:, row], row)
     ]
-    found = hand_eye(family, arm, made, seed=0)
+    found = hand_eye(family, arm, made, CAMERAS if family == "camera" else ("wrist",), seed=0)
     for field, most in {
         "front_position_m": 0.005,
         "front_rotation_rad": 0.005,
@@ -140,8 +148,9 @@ def test_what_is_known_is_undone_in_pictures_states_and_commands() -> None:
     reading = arm.reading(HOME_RAD).astype(np.float32)
     undone = Undone(arm).observation(Observation(dict(zip(("front", "wrist"), seen, strict=True)), reading, "go", 0))
     np.testing.assert_allclose(undone.state, HOME_RAD, atol=1e-6)
-    chunk = np.zeros((1, HORIZON, 6)) + HOME_RAD
-    np.testing.assert_allclose(Undone(arm).commands(chunk), chunk + zero)
+    chunk = np.where(DELTA, 0.1, HOME_RAD + 0.1) + np.zeros((1, HORIZON, 6))
+    there = Undone(arm).commands(chunk, reading[None].astype(float)) + np.where(DELTA, reading, 0.0)
+    np.testing.assert_allclose(there, arm.command_for(HOME_RAD + 0.1) + 0 * chunk, atol=1e-6)
     for camera, name in enumerate(("front", "wrist")):
         off, was_off = (
             np.abs(image.astype(float) - wanted[camera])[24:72, 24:72].mean()
