@@ -95,11 +95,11 @@ def one_unit(policy: Policy, arm: Embodiment, family: str, seed: int, settings: 
     clock("experience")
     done = arms.aligned(policy, shipped, experiences, params, seed)
     clock("align")
-    grey = [blinded(item) for item in experiences]
+    grey = [blinded(item) for item in arms.split_of(policy, experiences, params).learn]
     tokens = {
         "e_0": policy.e_0,
         "shipped": shipped,
-        "joints_alone": arms.aligned(policy, shipped, grey, params, seed).proposed,
+        "joints_alone": arms.without_guard(policy, grey, params, shipped, seed).token if grey else shipped,
         "pick": done.best_known,
         "pick_and_gradient": done.proposed,
         "after": done.used,
