@@ -64,7 +64,7 @@ def _shares(raw: Any) -> dict[str, float]:
 
 def _ticks(raw: Any) -> tuple[int, int]:
     low, high = raw if isinstance(raw, list | tuple) and len(raw) == 2 else (0, raw)
-    if not all(isinstance(end, int) for end in (low, high)) or low < 0:
+    if not all(isinstance(end, int) and end >= 0 for end in (low, high)):
         raise ValueError(f"expected whole control ticks, the most or [least, most], got {raw!r}")
     if low > high:
         raise ValueError(f"expected [least, most], got {raw!r}: the wrong way round?")
