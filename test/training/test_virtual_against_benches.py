@@ -19,8 +19,8 @@ from vla_align_ros.bench.so101 import tasks
 from vla_align_ros.bench.so101.bench import BENCH
 from vla_align_ros.bench.so101.collect import Behaviour, record
 from vla_align_ros.bench.so101.embodiment import Embodiment
-from vla_align_ros.bench.so101.joints import GRIPPER, JOINT_MAX_RAD, JOINT_MIN_RAD, NUM_JOINTS
-from vla_align_ros.bench.so101.labels import POINT_CAMERAS, prefix_keypoints
+from vla_align_ros.bench.so101.joints import DELTA, GRIPPER, JOINT_MAX_RAD, JOINT_MIN_RAD, NUM_JOINTS
+from vla_align_ros.bench.so101.labels import prefix_cameras, prefix_keypoints
 from vla_align_ros.bench.so101.pictures import draw
 from vla_align_ros.bench.so101.recording import Recording, Samples, draw_samples
 from vla_align_ros.bench.so101.scene import FRONT_FOV_RAD, WRIST_FOV_RAD
@@ -81,8 +81,10 @@ def test_a_calibration_is_exact_in_state_commands_and_what_is_imitated_and_chang
     made = virtual_robot(BENCH.robot, shift, {})
     virtual, real = samples(NOMINAL, nominal), samples(arm, recorded(arm))
     np.testing.assert_allclose(made.state(virtual.readings), real.readings, atol=1e-5)
-    np.testing.assert_allclose(made.commands(virtual.commands), real.commands, atol=1e-5)
-    np.testing.assert_allclose(made.commands(virtual.actions), real.actions, atol=1e-5)
+    for one, other in ((virtual.commands, real.commands), (virtual.actions, real.actions)):
+        for row, state in enumerate(virtual.readings):
+            told = made.commanded(one[row] - DELTA * state, state, HORIZON)
+            np.testing.assert_allclose(told, other[row] - DELTA * real.readings[row], atol=1e-5)
     for one, other in ((virtual.images, real.images), (virtual.next_images, real.next_images)):
         assert np.abs(one.astype(int) - other).mean() < 0.01
 
@@ -160,8 +162,8 @@ def test_points_go_where_the_shifted_camera_sees_them(
     )
     made, rows = virtual_robot(BENCH.robot, shift, FIELDS_OF_VIEW), np.array([0, 1, 2])
     state = nominal.state(np.array([4, 4, 4]), rows)
-    before, after = (prefix_keypoints(skeletons([one] * 3), state, nominal.asked) for one in (NOMINAL, arm))
-    for place, at in enumerate(POINT_CAMERAS):
+    before, after = (prefix_keypoints(skeletons([one] * 3), state, nominal.asked, CAMERAS) for one in (NOMINAL, arm))
+    for place, at in enumerate(prefix_cameras(CAMERAS)):
         seen = (np.abs(before[:, place] - 0.5) < 0.5).all(1) & (np.abs(after[:, place] - 0.5) < 0.5).all(1)
         moved = made.cameras[CAMERAS[at]].points(before[seen, place])
         np.testing.assert_allclose(moved, after[seen, place], atol=1e-4)
@@ -175,7 +177,8 @@ def test_a_delay_of_whole_ticks_is_exact() -> None:
     commands = real.standing_command() + np.cumsum(rng.uniform(-0.08, 0.08, (ticks + delay_ticks, NUM_JOINTS)), axis=0)
     commands[:delay_ticks] = real.standing_command()
     made = virtual_robot(BENCH.robot, Parameters(delay_ticks=delay_ticks), {})
-    told = made.commanded(commands.astype(np.float32), ticks)
+    reads = NOMINAL.reading(start.angle_rad[0]).astype(np.float32)
+    told = made.commanded((commands - DELTA * reads).astype(np.float32), reads, ticks) + DELTA * reads
     for tick in range(ticks):
         for world, sent in ((real, commands[tick]), (late, told[tick])):
             world.command(sent.astype(np.float64))
@@ -210,7 +213,9 @@ def test_the_two_joint_arm_with_zeros_gears_delay_and_a_turned_wrist_camera() ->
     undelayed = move_chunk(replace(shifted, delay_s=np.zeros(count)), pose, early[:, :-1], 0 * early[:, 0])
     np.testing.assert_allclose(late, move_chunk(arms, pose, sent[:, :-1], 0 * sent[:, 0]), atol=1e-9)
     np.testing.assert_allclose(undelayed, late, atol=1e-9)
-    told = np.stack([replace(made, delay_ticks=1).commanded(row.astype(np.float32), 4) for row in sent])
+    told = np.stack(
+        [replace(made, delay_ticks=1).commanded(row.astype(np.float32), np.zeros(2, np.float32), 4) for row in sent]
+    )
     np.testing.assert_allclose(told, early[:, 1:], atol=1e-6)
     np.testing.assert_allclose(made.state(encoder_reading(arms, after)), encoder_reading(shifted, after), atol=1e-9)
     large, real = camera.draw(arms, pose, scene, 2 * size)[:, 1], camera.draw(shifted, pose, scene, size)[:, 1]

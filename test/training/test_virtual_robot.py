@@ -79,7 +79,9 @@ def test_then_is_one_after_the_other(a: VirtualRobot, b: VirtualRobot, vector: n
     np.testing.assert_allclose(both.state(vector), b.state(a.state(vector)), atol=1e-9)
     np.testing.assert_allclose(both.commands(vector), b.commands(a.commands(vector)), atol=1e-9)
     sent = np.arange(30, dtype=np.float32).reshape(10, 3)
-    np.testing.assert_allclose(both.commanded(sent, 4), b.commanded(a.commanded(sent, 10), 4), atol=1e-4)
+    state = vector.astype(np.float32)
+    told = b.commanded(a.commanded(sent, state, 10), a.state(state).astype(np.float32), 4)
+    np.testing.assert_allclose(both.commanded(sent, state, 4), told, atol=1e-3)
 
 
 def picture(shift: Parameters, camera: str = "wrist") -> np.ndarray:
@@ -138,7 +140,9 @@ def test_each_kind_of_command_is_told_in_the_numbers_of_the_readings() -> None:
     shift = Parameters(joint_zeros_rad=dict.fromkeys(NAMES, 0.5), joint_flips=NAMES, command_scales={"lift": 2.0})
     made = virtual_robot(ROBOT, shift, {})
     np.testing.assert_allclose(made.state(np.ones(3)), [-0.5] * 3)
-    np.testing.assert_allclose(made.commands(np.ones(3)), [-0.5, -0.5, -1.0])
+    sent = made.commanded(np.ones((1, 3), np.float32), np.full(3, 0.4, np.float32), 1)
+    reads = -0.4 + 0.5  # a change of 1 from 0.4 is to 1.4, which it is sent as half of that
+    np.testing.assert_allclose(sent, [[-0.5, -0.7 + 0.5 - reads, -1.0]], atol=1e-6)
 
 
 def test_a_gripper_reads_its_range_between_its_own_ends() -> None:

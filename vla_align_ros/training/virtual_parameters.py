@@ -76,7 +76,7 @@ def virtual_robot(robot: RobotDescription, shift: Parameters, field_of_view_rad:
     for name in robot.cameras:
         real = swapped.get(name, name)
         cameras[name] = Mounted(real, homography(shift, real, field_of_view_rad.get(real)))
-    return VirtualRobot(_state(robot, shift), _commands(robot, shift), shift.delay_ticks, cameras)
+    return VirtualRobot(robot, _state(robot, shift), _commands(robot, shift), shift.delay_ticks, cameras)
 
 
 def homography(shift: Parameters, camera: str, field_of_view_rad: float | None) -> Float64Array:
@@ -143,7 +143,7 @@ def _commands(robot: RobotDescription, shift: Parameters) -> Lines:
         scale, zero = readings[item.joint]
         gain = shift.command_scales.get(item.joint, 1.0) * (-1.0 if item.joint in shift.command_flips else 1.0)
         column = robot.action_joints.index(real[item.joint])
-        lines.append((column, scale / gain, zero if item.kind == "position" else 0.0))
+        lines.append((column, scale / gain, 0.0 if item.kind == "velocity" else zero))
     return _lines(lines)
 
 

@@ -90,8 +90,10 @@ def _inverse(homography: Float64Array) -> Float64Array:
 
 @dataclass(frozen=True)
 class VirtualRobot:
-    """state, commands: lines of the description's vectors. cameras: how each of them is mounted."""
+    """state: lines of the state. commands: of what is sent, a `delta_position` as the position that it leads to.
+    cameras: how each of them is mounted."""
 
+    described: RobotDescription
     state: Lines
     commands: Lines
     delay_ticks: int
@@ -108,15 +110,17 @@ class VirtualRobot:
         images = {name: views[name].shown(image) if name in views else image for name, image in images.items()}
         return replace(seen, images=images, state=state)
 
-    def commanded(self, commands: Float32Array, ticks: int) -> Float32Array:
-        """(>= ticks + delay_ticks, A) commands of the real robot from a tick on -> (ticks, A) of the virtual one."""
-        told = self.commands(commands[self.delay_ticks : self.delay_ticks + ticks])
-        return told.astype(np.float32)
+    def commanded(self, commands: Float32Array, state: Float32Array, ticks: int) -> Float32Array:
+        """(>= ticks + delay_ticks, A) commands of the real robot from a tick on, at which its state is (S,), -> those
+        of the virtual one, (ticks, A)."""
+        goals = commands[self.delay_ticks : self.delay_ticks + ticks] + origin(self.described, state)
+        return np.asarray(self.commands(goals) - origin(self.described, self.state(state)), np.float32)
 
     def experience(self, item: Experience, ticks: int, views: Mapping[str, View], size: int | None) -> Experience:
         """What the virtual robot did and saw. item: with `delay_ticks` commands or more beyond its `ticks`."""
         before, after = (self.observation(seen, views, size) for seen in (item.observation, item.next_observation))
-        return replace(item, observation=before, commands=self.commanded(item.commands, ticks), next_observation=after)
+        commands = self.commanded(item.commands, item.observation.state, ticks)
+        return replace(item, observation=before, commands=commands, next_observation=after)
 
     def then(self, other: VirtualRobot) -> VirtualRobot:
         """The virtual robot that `other` makes of this one, as if this one were real."""
@@ -125,12 +129,17 @@ class VirtualRobot:
             mine = self.cameras[item.camera]
             cameras[name] = Mounted(mine.camera, mine.to_real @ item.to_real)
         commands, delay_ticks = self.commands.then(other.commands), self.delay_ticks + other.delay_ticks
-        return VirtualRobot(self.state.then(other.state), commands, delay_ticks, cameras)
+        return VirtualRobot(self.described, self.state.then(other.state), commands, delay_ticks, cameras)
 
     def inverse(self) -> VirtualRobot:
         """What makes the real robot of this one. Its delay is negative: it can only come after one that is as long."""
         back = {item.camera: Mounted(name, _inverse(item.to_real)) for name, item in self.cameras.items()}
-        return VirtualRobot(self.state.inverse(), self.commands.inverse(), -self.delay_ticks, back)
+        return VirtualRobot(self.described, self.state.inverse(), self.commands.inverse(), -self.delay_ticks, back)
+
+
+def origin(robot: RobotDescription, state: NDArray[np.floating]) -> Float64Array:
+    """(A,): where a `delta_position` begins, 0 of other commands."""
+    return np.where(robot.kinds == "delta_position", robot.measured(state), 0.0)
 
 
 def with_delay(items: Sequence[Experience], robot: RobotDescription, ticks: int) -> list[Experience]:
@@ -138,23 +147,20 @@ def with_delay(items: Sequence[Experience], robot: RobotDescription, ticks: int)
     these commands."""
     if not ticks:
         return list(items)
-    delta, first_ns = robot.kinds == "delta_position", dict[int, int]()
+    first_ns: dict[int, int] = {}
     sent: dict[tuple[int, int], Float64Array] = {}  # by episode and tick in it; a change as the position it leads to
 
     def tick_of(item: Experience) -> int:
         begun_ns = first_ns.setdefault(item.episode, item.observation.stamp_ns)
         return round((item.observation.stamp_ns - begun_ns) / robot.period_ns)
 
-    def origin(item: Experience) -> Float64Array:
-        return np.where(delta, robot.measured(item.observation.state), 0.0)
-
     for item in items:
-        for place, goal in enumerate(item.commands + origin(item)):
+        for place, goal in enumerate(item.commands + origin(robot, item.observation.state)):
             sent[item.episode, tick_of(item) + place] = goal
     found = []
     for item in items:
         wanted = [(item.episode, tick_of(item) + place) for place in range(len(item.commands) + ticks)]
         if all(key in sent for key in wanted):
-            goals = np.stack([sent[key] for key in wanted])
-            found.append(replace(item, commands=(goals - origin(item)).astype(np.float32)))
+            commands = np.stack([sent[key] for key in wanted]) - origin(robot, item.observation.state)
+            found.append(replace(item, commands=commands.astype(np.float32)))
     return found

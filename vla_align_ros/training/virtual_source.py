@@ -78,8 +78,9 @@ class VirtualSource:
         raw = self.base.samples(real, horizon, None if size is None else self.larger * size, rng, beyond + latest)
         experiences, actions, points = [], [], []
         for row, member in enumerate(mine):
-            experiences.append(member.robot.experience(raw.experiences[row], ticks, self.views, size))
-            actions.append(member.robot.commanded(raw.actions[row], ticks))
+            item = raw.experiences[row]
+            experiences.append(member.robot.experience(item, ticks, self.views, size))
+            actions.append(member.robot.commanded(raw.actions[row], item.observation.state, ticks))
             points.append(self._points(member, raw.points[row]))
         return RawSamples(experiences, np.stack(actions), robot, np.stack(points))
 
