@@ -55,7 +55,7 @@ class So101Source:
     out."""
 
     bench: Literal["so101"]
-    robots: Annotated[int, Field(ge=2)] = 192
+    robots: Annotated[int, Field(ge=1)] = 192
     validation_robots: Annotated[int, Field(ge=1)] = 64
     tasks: Annotated[dict[_TaskName, Annotated[float, Field(gt=0)]], Field(min_length=1)] = field(
         default_factory=lambda: {"reach": 1.0, "push": 1.0, "pick": 1.0}
