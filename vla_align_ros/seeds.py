@@ -35,6 +35,7 @@ class Stream(IntEnum):
     SHIFTS = 71  # of one arm, by its split and the family
     TABLES = 73  # one after the other, of one arm on a clock
     FAMILIES = 79  # in which one arm is shifted
+    EXCITATION = 83  # of a robot that stands
 
 
 def rng_of(seed: int, stream: Stream, *index: int) -> np.random.Generator:
