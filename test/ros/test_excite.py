@@ -67,8 +67,8 @@ def test_deactivation_stops_it_at_once(node, parameters):
     for _ in range(4):
         node.chunks.wait_for_new()
     assert node.transition("deactivate")
-    hold = node.chunks.wait(lambda chunk: len(chunk.points) == 1)
-    stopped = answers.wait()
+    node.ros.wait_until(lambda: len(node.chunks.messages[-1].points) == 1, "a hold has come")
+    hold, stopped = node.chunks.messages[-1], answers.wait()
     assert not stopped.success
     assert stopped.message.endswith("it ended early: it was stopped")
     assert node.chunks.messages[-1] is hold, "no chunk may come behind the hold"

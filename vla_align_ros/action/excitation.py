@@ -113,7 +113,7 @@ class Excitation:
         if not moves.any():
             self.end(
                 tick_ns,
-                "no joint may be moved: each may be blocked by an object, is outside its range, or excite_size_rad is 0",
+                "no joint may be moved: each may be blocked, is outside its range, or excite_size_rad is 0",
             )
 
     def chunk(self, tick_ns: int, start: Float64Array) -> ActionChunk:

@@ -24,6 +24,7 @@ class Exciting:
     def __init__(
         self,
         node: SafeLifecycleNode,
+        service: str,
         params: Callable[[], PolicyParams],
         runtime: Callable[[], Runtime | None],
         hold: Callable[[], None],
@@ -31,7 +32,7 @@ class Exciting:
         self._node, self._params, self._runtime, self._hold = node, params, runtime, hold
         self._asked: tuple[Runtime, Excitation, Future | None] | None = None  # not reported yet, and who waits for it
         # Of a group of its own: it waits, and nothing else may wait with it.
-        node.create_service(SetBool, "~/excite", self._answer, callback_group=ReentrantCallbackGroup())
+        node.create_service(SetBool, service, self._answer, callback_group=ReentrantCallbackGroup())
 
     def begin(self, runtime: Runtime, params: PolicyParams, waiting: Future | None = None) -> None:
         """As soon as the robot stands. ValueError while another one is under way."""

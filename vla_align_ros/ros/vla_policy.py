@@ -89,7 +89,7 @@ class VlaPolicy(SafeLifecycleNode):
         self.create_service(Trigger, "~/align", self._align_service, callback_group=ReentrantCallbackGroup())
         self.create_service(Trigger, "~/reset_e_token", self._reset_e_token)
         self.create_service(Trigger, "~/clear_buffer", self._clear_buffer)
-        self._exciting = Exciting(self, lambda: self.params, lambda: self._runtime, self._hold)
+        self._exciting = Exciting(self, "~/excite", lambda: self.params, lambda: self._runtime, self._hold)
         self._announced = AnnouncedVersions(self, lambda: self._runtime)
         self.create_timer(CONTROL_POLL_S, self._control, clock=STEADY)
         self.create_timer(0.2, self._take_experience, clock=STEADY)
