@@ -38,6 +38,7 @@ class Stream(IntEnum):
     VIRTUAL_ROBOT = 83  # by family and number
     VIRTUAL_LABELS = 89  # whose pictures they are
     CONTENT = 97  # some pictures, to see which part of them is black in all
+    EXCITATION = 101  # of a robot that stands
 
 
 def rng_of(seed: int, stream: Stream, *index: int) -> np.random.Generator:
