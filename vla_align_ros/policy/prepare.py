@@ -68,6 +68,8 @@ class Robot:
         for camera in architecture.cameras:
             frames = [item.images.get(camera) for item in observations]
             stacked = np.stack([self._picture(frame) for frame in frames])
+            if (view := self.config.views.get(camera)) is not None:
+                stacked = view.shown(stacked)
             images.append(to_model_image(torch.from_numpy(stacked).to(device)))
             masks.append(torch.tensor([frame is not None for frame in frames], device=device))
         if not bool(torch.stack(masks).any(0).all()):
