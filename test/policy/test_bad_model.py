@@ -253,13 +253,6 @@ def test_openpis_weights_with_a_stray_tensor(tmp_path: Path) -> None:
     assert f"missing: {name.replace('7', '2')}; unexpected: {name}" in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff\xff", b"3", b"[]", b"{}", b'{"vlm": 3}', b"[" * 100_000])
-def test_a_config_json_that_says_nothing(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "config.json").write_bytes(content)
-    shutil.copyfile(GOLDEN / "pi0" / "model.safetensors", tmp_path / "model.safetensors")
-    assert "no model.yaml is here" in refusal(tmp_path, ModelConfigError)
-
-
 # --- model.yaml ---
 
 WRONG = [
@@ -423,7 +416,7 @@ def test_a_tokenizer_that_does_not_fit(folder: Path) -> None:
     whole = json.dumps(raw)
     raw["model"]["vocab"]["zebra"] = 64
     (folder / "tokenizer.json").write_text(json.dumps(raw))
-    assert "token ids up to 64, the model's vocab_size is 64" in refusal(folder, ModelConfigError)
+    assert "has 65 token ids, the model's vocab_size is 64" in refusal(folder, ModelConfigError)
     raw = json.loads(whole)
     raw["model"]["vocab"]["<start>"] = raw["model"]["vocab"].pop("<bos>")
     (folder / "tokenizer.json").write_text(json.dumps(raw))

@@ -12,58 +12,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from builders import GOLDEN
+from foreign_folders import DATA, OPENPI, Made, lerobots, openpis
 from safetensors.numpy import load_file
-from safetensors.torch import load_file as load_torch
-from safetensors.torch import save_file as save_torch
 
 from vla_align_ros.action.trajectory import positions_of
 from vla_align_ros.observation.normalise import Normaliser, NormStats, NormStatsError
 from vla_align_ros.policy import Policy, load_policy
 from vla_align_ros.policy.config import ModelConfigError
-from vla_align_ros.policy.foreign_config import ForeignSettings
 from vla_align_ros.policy.tokenizer import PromptError
-from vla_align_ros.robot.description import RobotDescription, load_description
+from vla_align_ros.robot.description import RobotDescription
 from vla_align_ros.types import Observation
 
-DATA = Path(__file__).parents[1] / "data" / "foreign"
-SO101 = Path(__file__).parents[2] / "config" / "robots" / "so101.yaml"
 GIVEN, PROMPTS = load_file(DATA / "inputs.safetensors"), json.loads((DATA / "prompts.json").read_text())
 ROWS, TOLERANCE = range(3), 2e-5
-OPENPI: dict[str, dict[str, Any]] = {
-    "pi0": {},
-    "pi05": {"absolute": True},
-    "pi05_without_state": {"discrete_state_input": False},
-}
 
 
-def openpis(folder: Path, case: str = "pi0", tokenizer: str = "tokenizer.json") -> tuple[Path, ForeignSettings]:
-    """A folder as openpi's PyTorch training leaves it, and what the user says."""
-    (folder / "assets" / "lab" / "arm").mkdir(parents=True)
-    shutil.copy(GOLDEN / case[:4].rstrip("_") / "model.safetensors", folder / "model.safetensors")
-    shutil.copy(DATA / "norm_stats.json", folder / "assets" / "lab" / "arm")
-    shutil.copy(DATA / tokenizer, folder)
-    robot, options = load_description(DATA / "robot.yaml"), OPENPI[case]
-    if options.get("absolute"):
-        action = tuple(dataclasses.replace(item, kind="position") for item in robot.action)
-        robot = dataclasses.replace(robot, action=action)
-    state = options.get("discrete_state_input")
-    return folder, ForeignSettings(robot, action_horizon=6, discrete_state_input=state)
-
-
-def lerobots(folder: Path, case: str = "pi0") -> tuple[Path, ForeignSettings]:
-    """The folder that lerobot wrote, with its names of the golden weights."""
-    shutil.copytree(DATA / "lerobot" / case, folder)
-    tensors = {f"model.{name}": x for name, x in load_torch(GOLDEN / case / "model.safetensors").items()}
-    head = "model.paligemma_with_expert.paligemma.lm_head.weight"
-    tensors["model.paligemma_with_expert.paligemma.model.language_model.embed_tokens.weight"] = tensors[head].clone()
-    assert sorted(tensors) == json.loads((folder / "names.json").read_text())
-    save_torch(tensors, folder / "model.safetensors")
-    shutil.copy(DATA / "tokenizer.json", folder)
-    return folder, ForeignSettings(dataclasses.replace(load_description(SO101), execute=4))
-
-
-def load(made: tuple[Path, ForeignSettings]) -> Policy:
+def load(made: Made) -> Policy:
     return load_policy(made[0], "cpu", settings=made[1])
 
 
@@ -292,3 +256,11 @@ def test_a_special_token_beyond_the_vocabulary_is_no_text(tmp_path: Path) -> Non
     policy = load(openpis(tmp_path / "folder"))
     with pytest.raises(PromptError, match="no text for this model"):
         policy.robot.tokenizer("pick <image>")
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xff", b"3", b"[]", b"{}", b'{"vlm": 3}', b"[" * 100_000])
+def test_a_config_json_that_says_nothing(tmp_path: Path, content: bytes) -> None:
+    made = openpis(tmp_path / "folder")
+    (made[0] / "config.json").write_bytes(content)
+    with pytest.raises(ModelConfigError, match=r"config\.json: "):
+        load(made)

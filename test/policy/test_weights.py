@@ -11,6 +11,7 @@ import golden
 import pytest
 import torch
 from builders import GOLDEN, save_tensors
+from foreign_folders import HEAD, lerobots_tensors, openpis_tensors
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -19,25 +20,11 @@ from vla_align_ros.policy.load import make_network, to_bfloat16
 from vla_align_ros.policy.weights import WeightsError, open_tensors, sha256_of, sha256_of_weights
 
 CPU = torch.device("cpu")
-EMBEDDING = "paligemma_with_expert.paligemma.model.language_model.embed_tokens.weight"
-HEAD = "paligemma_with_expert.paligemma.lm_head.weight"
-
-
-def openpis(variant: str) -> dict[str, Tensor]:
-    return load_file(GOLDEN / variant / "model.safetensors")
-
-
-def lerobots(variant: str) -> dict[str, Tensor]:
-    """As lerobot saves them: `model.` in front, the embedding and a head that went another way in training."""
-    tensors = openpis(variant)
-    tensors[EMBEDDING] = tensors[HEAD]
-    tensors[HEAD] = torch.full_like(tensors[HEAD], 7.0)
-    return {f"model.{name}": tensor for name, tensor in tensors.items()}
 
 
 def newer(variant: str) -> dict[str, Tensor]:
     """Under the names that transformers 5.20 and later give SigLIP."""
-    return {name.replace(".vision_model.", "."): tensor for name, tensor in lerobots(variant).items()}
+    return {name.replace(".vision_model.", "."): tensor for name, tensor in lerobots_tensors(variant).items()}
 
 
 def load(path: Path, variant: str = "pi0") -> dict[str, Tensor]:
@@ -45,7 +32,7 @@ def load(path: Path, variant: str = "pi0") -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("variant", ["pi0", "pi05"])
-@pytest.mark.parametrize("named", [openpis, lerobots, newer])
+@pytest.mark.parametrize("named", [openpis_tensors, lerobots_tensors, newer])
 def test_the_same_weights_under_other_names(variant: str, named: Any, tmp_path: Path) -> None:
     tensors = named(variant)
     save_tensors(tensors, tmp_path / "model.safetensors")
@@ -55,13 +42,18 @@ def test_the_same_weights_under_other_names(variant: str, named: Any, tmp_path: 
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     assert (variant_of(tensors), is_foreign(tensors)) == (variant, True)
     assert (variant_of(["a.weight"]), is_foreign(found)) == (None, False)
-    assert {to_openpis_name(name) for name in found} == openpis(variant).keys() - {HEAD.replace("pali", "")} - {
+    assert {to_openpis_name(name) for name in found} == openpis_tensors(variant).keys() - {HEAD.replace("pali", "")} - {
         "paligemma_with_expert.gemma_expert.lm_head.weight"
     }
 
 
 def test_every_tensor_is_accounted_for() -> None:
-    names = [*lerobots("pi0"), "model.proprio_history_proj.weight", "model.action_in_proj.bias", "action_in_proj.bias"]
+    names = [
+        *lerobots_tensors("pi0"),
+        "model.proprio_history_proj.weight",
+        "model.action_in_proj.bias",
+        "action_in_proj.bias",
+    ]
     found = to_our_names(names)
     dead = {f"model.{HEAD}", "model.paligemma_with_expert.gemma_expert.lm_head.weight"}
     assert set(found.values()) == set(names) - dead
@@ -69,7 +61,7 @@ def test_every_tensor_is_accounted_for() -> None:
 
 
 def test_what_does_not_fit_is_listed_by_the_files_own_names(tmp_path: Path) -> None:
-    tensors, root = lerobots("pi0"), "model.paligemma_with_expert.gemma_expert.model.layers"
+    tensors, root = lerobots_tensors("pi0"), "model.paligemma_with_expert.gemma_expert.model.layers"
     del tensors[f"{root}.1.mlp.up_proj.weight"]
     tensors[f"{root}.2.self_attn.k_proj.weight"] = torch.ones(3, 3)
     tensors["model.proprio_history_proj.weight"] = torch.ones(2)
@@ -77,7 +69,8 @@ def test_what_does_not_fit_is_listed_by_the_files_own_names(tmp_path: Path) -> N
     with pytest.raises(WeightsError) as caught:
         load(tmp_path / "model.safetensors")
     assert str(caught.value).endswith(
-        "the weights do not fit the model; missing: paligemma_with_expert.gemma_expert.model.layers.1.mlp.up_proj.weight; "
+        "the weights do not fit the model; "
+        "missing: paligemma_with_expert.gemma_expert.model.layers.1.mlp.up_proj.weight; "
         f"unexpected: model.proprio_history_proj.weight; wrong shape: {root}.2.self_attn.k_proj.weight is [3, 3], "
         "expected [16, 32]"
     )
@@ -85,7 +78,7 @@ def test_what_does_not_fit_is_listed_by_the_files_own_names(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("stored", [torch.float64, torch.float16, torch.bfloat16])
 def test_every_kind_of_number_becomes_the_wanted_one(stored: torch.dtype, tmp_path: Path) -> None:
-    tensors = {name: tensor.to(stored) for name, tensor in openpis("pi0").items()}
+    tensors = {name: tensor.to(stored) for name, tensor in openpis_tensors("pi0").items()}
     save_tensors(tensors, tmp_path / "model.safetensors")
     found = load(tmp_path / "model.safetensors")
     assert {tensor.dtype for tensor in found.values()} == {torch.float32}
@@ -104,7 +97,7 @@ def test_bfloat16_is_assigned_as_it_would_be_cast(monkeypatch: pytest.MonkeyPatc
 
 def test_weights_have_memory_of_their_own(tmp_path: Path) -> None:
     """So that a file that is cut off under a running robot is no bus error, and memory is not taken twice."""
-    save_tensors(openpis("pi0"), tmp_path / "model.safetensors")
+    save_tensors(openpis_tensors("pi0"), tmp_path / "model.safetensors")
     found = load(tmp_path / "model.safetensors")
     (tmp_path / "model.safetensors").write_bytes(b"")
     assert all(bool(tensor.isfinite().all()) for tensor in found.values())
@@ -116,7 +109,7 @@ def test_weights_have_memory_of_their_own(tmp_path: Path) -> None:
 
 def write_shards(folder: Path, **changes: Any) -> Path:
     """Three files and their index; `changes` go to its weight_map."""
-    tensors = openpis("pi0")
+    tensors = openpis_tensors("pi0")
     names = sorted(tensors)
     where = {name: f"model-{index % 3 + 1:05}-of-00003.safetensors" for index, name in enumerate(names)}
     for file in set(where.values()):
@@ -131,7 +124,9 @@ def test_shards_are_one_model(tmp_path: Path) -> None:
     found, expected = load(path), golden.load(GOLDEN / "pi0").state_dict()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     before = sha256_of_weights(path)
-    save_tensors(load_file(tmp_path / "model-00002-of-00003.safetensors"), tmp_path / "model-00002-of-00003.safetensors")
+    save_tensors(
+        load_file(tmp_path / "model-00002-of-00003.safetensors"), tmp_path / "model-00002-of-00003.safetensors"
+    )
     assert sha256_of_weights(path) == before
     shard = load_file(tmp_path / "model-00002-of-00003.safetensors")
     save_tensors({name: tensor + 1 for name, tensor in shard.items()}, tmp_path / "model-00002-of-00003.safetensors")

@@ -22,13 +22,13 @@ from vla_align_ros.policy.foreign_config import ForeignSettings
 from vla_align_ros.policy.load import check_network, read_folder
 from vla_align_ros.policy.prepare import make_robot
 from vla_align_ros.policy.tokenizer import SENTENCEPIECE_FILES, TOKENIZER_FILE
-from vla_align_ros.policy.weights import index_of, sha256_of_weights, weights_files
+from vla_align_ros.policy.weights import check_finite, index_of, sha256_of_weights, weights_files
 
 LICENCE = "that of the source; what was trained from PaliGemma is under the Gemma Terms of Use"
 
 
 def convert(source: Path, target: Path, settings: ForeignSettings) -> tuple[str, ...]:
-    """Write the zoo folder `target`, which must not be there yet. Returns what is odd about the source, a sentence each.
+    """Write the zoo folder `target`, which must not be there yet. Returns what is odd about it, a sentence each.
 
     Raises ModelConfigError, WeightsError or NormStatsError for a source that cannot be loaded, and OSError for a disk
     that is full or read-only; then nothing is left behind.
@@ -39,9 +39,10 @@ def convert(source: Path, target: Path, settings: ForeignSettings) -> tuple[str,
     if (source / MODEL_FILE).exists():
         raise ModelConfigError(f"{source} is a zoo folder already: copy it, and change its {MODEL_FILE}")
     weights = source / read.config.weights.file
-    check_network(read.config.architecture, weights)
+    used = check_network(read.config.architecture, weights)
     remarks = make_robot(read.config, read.stats, read.stats_path, read.tokenizer, read.remarks).remarks
     config = _named(read.config, target.name)
+    check_finite(used.values(), weights)
     make_folder_synced(target.parent)
     fresh = target.with_name(f".{target.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)  # of a process that was killed

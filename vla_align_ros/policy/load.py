@@ -81,14 +81,21 @@ def read_folder(folder: Path, settings: ForeignSettings | None = None) -> Foreig
         raise ModelConfigError(f"{folder}: no such model folder; {known}")
     if (folder / MODEL_FILE).exists():
         config, stats_path = load_model_config(folder), folder / "norm_stats.json"
+        try:
+            weights.weights_files(folder / config.weights.file)
+        except weights.WeightsError as error:
+            raise weights.WeightsError(
+                f"{error}; they are from: {config.weights.source or 'nobody says where'}"
+            ) from None
         labels = {"state": config.robot.state_labels, "actions": config.robot.action_labels}
         return ForeignModel(config, load_norm_stats(stats_path, labels), stats_path, find_tokenizer(folder), ())
+    path, damage = folder / WeightsConfig.file, ""
     try:
-        stored = weights.open_tensors(folder / WeightsConfig.file)
-    except weights.WeightsError:
-        stored = {}
+        stored = weights.open_tensors(path)
+    except weights.WeightsError as error:
+        stored, damage = {}, _damage(path, error)
     if variant_of(stored) is None or not is_foreign(stored):
-        raise ModelConfigError(f"{folder}: {what_is_folder(folder)}")
+        raise ModelConfigError(f"{folder}: {what_is_folder(folder)}{damage}")
     if settings is None:
         raise ModelConfigError(
             f"{folder}: a {variant_of(stored)} of openpi or lerobot, which does not say what robot it is for: "
@@ -98,9 +105,25 @@ def read_folder(folder: Path, settings: ForeignSettings | None = None) -> Foreig
     return read_foreign(folder, {name: stored[theirs].shape for name, theirs in to_our_names(stored).items()}, settings)
 
 
-def check_network(architecture: Architecture, path: Path) -> None:
-    """Do names, shapes and types of the weights in `path` fit? Their numbers are not read. Raises WeightsError."""
-    _on_meta(architecture, path)
+def _damage(path: Path, error: weights.WeightsError) -> str:
+    """What is wrong with weights that are there, unless their first bytes say it, as `what_is_folder` does."""
+    there = [file for file in (path, weights.index_of(path)) if file.is_file()]
+    return f"; {error}" if there and not any(map(what_is_file, there)) else ""
+
+
+def memory_of(architecture: Architecture, dtype: Dtype) -> int:
+    """Bytes of the network's numbers, which `load_policy` takes 1.02 times at most while it reads them."""
+    with torch.device("meta"):
+        model = Pi0(architecture)
+    if dtype == "bfloat16":
+        to_bfloat16(model)
+    return sum(tensor.nbytes for tensor in model.state_dict().values())
+
+
+def check_network(architecture: Architecture, path: Path) -> dict[str, weights.StoredTensor]:
+    """The weights in `path` by our names, whose names, shapes and types fit. Their numbers are not read. Raises
+    WeightsError."""
+    return _on_meta(architecture, path)[1]
 
 
 def _on_meta(architecture: Architecture, path: Path) -> tuple[Pi0, dict[str, weights.StoredTensor]]:
@@ -116,7 +139,7 @@ def _on_meta(architecture: Architecture, path: Path) -> tuple[Pi0, dict[str, wei
 def make_network(architecture: Architecture, path: Path, device: torch.device, dtype: Dtype) -> Pi0:
     """The frozen network with the weights in `path`, under our names, openpi's or lerobot's. Sizes that do not fit them
     are seen before memory is taken. Raises WeightsError, and PolicyError for a dtype of no use there."""
-    _check_dtype(dtype, device, architecture)
+    check_dtype(dtype, device, architecture)
     model, ours = _on_meta(architecture, path)
     if dtype == "bfloat16":
         to_bfloat16(model)
@@ -139,7 +162,7 @@ def to_bfloat16(model: Pi0) -> None:
                 part.bfloat16()
 
 
-def _check_dtype(dtype: str, device: torch.device, architecture: Architecture) -> None:
+def check_dtype(dtype: str, device: torch.device, architecture: Architecture) -> None:
     """Raises PolicyError for an unknown one, and for bfloat16 where a CPU is slower with it than with float32."""
     if dtype not in ("float32", "bfloat16"):
         raise PolicyError(f"dtype must be float32 or bfloat16, got {dtype!r}")
@@ -185,7 +208,7 @@ def _is_finite_of(tensor: Tensor, shape: Sequence[int | None]) -> bool:
 
 
 def find_device(name: Device) -> torch.device:
-    """The device of that name; `auto` takes cuda where there is one. Raises PolicyError where torch sees no such GPU."""
+    """The device of that name; `auto` takes cuda where there is one. Raises PolicyError where torch sees none."""
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
         raise PolicyError(f"device must be auto, cpu, cuda, or cuda:1 for the second GPU, got {name!r}")
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):

@@ -1,4 +1,4 @@
-"""Files of weights: safetensors, one file or shards, read tensor by tensor into a network that was built without memory.
+"""Files of weights: safetensors, one file or shards, read tensor by tensor into a network that has no memory yet.
 
 Only a header is read to know names and shapes. Pickles are never read: a folder that holds only a pickle is refused
 with a sentence that says so. Other projects' names: `foreign_names.py`.
@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -41,15 +42,16 @@ class StoredTensor:
     def numel(self) -> int:
         return math.prod(self.shape)
 
-    def read(self, device: torch.device, dtype: torch.dtype) -> Tensor:
+    def read(self, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
         """Its numbers, in memory of their own. The file is mapped for this one tensor: the pages of a mapping that
         lives on would count as well. Raises WeightsError for a file that changed or cannot be read."""
         with _opened(self.path) as file:
-            return file.get_tensor(self.name).to(device, dtype, copy=True)  # type: ignore[no-any-return]
+            tensor: Tensor = file.get_tensor(self.name).to(device, dtype, copy=True)
+        return tensor
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[safe_open]:
+def _opened(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt") as file:
             yield file
@@ -80,7 +82,9 @@ def weights_files(path: Path) -> tuple[Path, ...]:
         raise WeightsError(f"{path}: no such file, expected the weights as safetensors{instead}")
     files = tuple(path.parent / name for name in sorted(set(_weight_map(index).values())))
     if missing := [file.name for file in files if not file.is_file()]:
-        raise WeightsError(f"{index}: {len(missing)} of {len(files)} files that it names are not there: {_some(missing)}")
+        raise WeightsError(
+            f"{index}: {len(missing)} of {len(files)} files that it names are not there: {_some(missing)}"
+        )
     return files
 
 
@@ -92,7 +96,7 @@ def index_of(path: Path) -> Path:
 def _weight_map(index: Path) -> dict[str, str]:
     """Tensor -> file, of an index as transformers writes it."""
     try:
-        found = json.loads(index.read_bytes())["weight_map"]
+        found: dict[str, str] = json.loads(index.read_bytes())["weight_map"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise WeightsError(f"{index}: no index of shards: {what_is_file(index) or repr(error)}") from None
     names = list(found.values()) if isinstance(found, dict) else []
@@ -104,7 +108,9 @@ def _weight_map(index: Path) -> dict[str, str]:
 def _check_index(index: Path, found: Mapping[str, StoredTensor]) -> None:
     named, there = _weight_map(index), {name: tensor.path.name for name, tensor in found.items()}
     if wrong := sorted(name for name in named.keys() | there.keys() if named.get(name) != there.get(name)):
-        raise WeightsError(f"{index}: the files are not the ones of this index: {_some(wrong)} are elsewhere or nowhere")
+        raise WeightsError(
+            f"{index}: the files are not the ones of this index: {_some(wrong)} are elsewhere or nowhere"
+        )
 
 
 def _header(path: Path) -> list[StoredTensor]:
@@ -116,7 +122,7 @@ def _header(path: Path) -> list[StoredTensor]:
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a small safetensors file. Raises WeightsError for a missing, truncated or foreign file."""
     cpu = torch.device("cpu")
-    return {name: tensor.read(cpu, None) for name, tensor in open_tensors(path).items()}
+    return {name: tensor.read(cpu) for name, tensor in open_tensors(path).items()}
 
 
 def sha256_of(path: Path) -> str:
@@ -146,11 +152,25 @@ def assign(model: nn.Module, given: Mapping[str, StoredTensor], device: torch.de
     bad = []
     for name in sorted(given, key=lambda name: given[name].numel, reverse=True):
         found[name] = given[name].read(device, own[name].dtype)
-        if not all(bool(part.isfinite().all()) for part in found[name].flatten().split(_CHECKED_AT_ONCE)):
+        if not _is_finite(found[name]):
             bad.append(given[name].name)
-    if bad:
-        raise WeightsError(f"{origin}: the weights do not fit the model; not finite: {_some(sorted(bad))}")
+    _refuse_not_finite(bad, origin)
     model.load_state_dict(found, assign=True)
+
+
+def check_finite(given: Iterable[StoredTensor], origin: Path) -> None:
+    """Read all of them, one at a time. Raises WeightsError that lists those with numbers that are not finite."""
+    cpu = torch.device("cpu")
+    _refuse_not_finite([tensor.name for tensor in given if not _is_finite(tensor.read(cpu))], origin)
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    return all(bool(part.isfinite().all()) for part in tensor.flatten().split(_CHECKED_AT_ONCE))
+
+
+def _refuse_not_finite(names: Sequence[str], origin: Path) -> None:
+    if names:
+        raise WeightsError(f"{origin}: the weights do not fit the model; not finite: {_some(sorted(names))}")
 
 
 def check_fits(
