@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 
 from vla_align_ros.policy import PolicyError
 from vla_align_ros.policy.config import Architecture, TransformerConfig, VisionConfig
+from vla_align_ros.policy.fast import FastSampler
 from vla_align_ros.policy.foreign_names import to_openpis_name
 from vla_align_ros.policy.load import make_network
 from vla_align_ros.policy.pi0 import Pi0
@@ -64,19 +65,14 @@ def write(path: Path, dtype: torch.dtype) -> None:
 def load_once(path: Path, dtype: Any) -> dict[str, float]:
     """In this process: peak memory over what it was before, and the weights, in bytes."""
     cpu = torch.device("cpu")
-    before = peak_bytes()
+    before = machine.memory_mib("VmHWM")  # pages of mapped files included
     start = time.perf_counter()
     model = make_network(architecture(), path, cpu, dtype)
+    FastSampler(model)  # as `Policy` makes one of it
     seconds = time.perf_counter() - start
     weights = sum(parameter.nbytes for parameter in model.parameters())
-    return {"weights_gb": weights / 1e9, "peak_share": (peak_bytes() - before) / weights, "load_s": seconds}
-
-
-def peak_bytes() -> int:
-    """The largest resident memory of this program so far, pages of mapped files included. (`getrusage` would count the
-    process that started it as well.)"""
-    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
-    return int(line.split()[1]) * 1024
+    peak = (machine.memory_mib("VmHWM") - before) * 2**20
+    return {"weights_gb": weights / 1e9, "peak_share": peak / weights, "load_s": seconds}
 
 
 def main(

@@ -36,8 +36,6 @@ def convert(source: Path, target: Path, settings: ForeignSettings) -> tuple[str,
     if target.exists():
         raise ModelConfigError(f"{target} is there already: name a folder that is not, or remove it")
     read = read_folder(source, settings)
-    if (source / MODEL_FILE).exists():
-        raise ModelConfigError(f"{source} is a zoo folder already: copy it, and change its {MODEL_FILE}")
     weights = source / read.config.weights.file
     used = check_network(read.config.architecture, weights)
     remarks = make_robot(read.config, read.stats, read.stats_path, read.tokenizer, read.remarks).remarks

@@ -47,7 +47,7 @@ def load_policy(
     """Load a zoo folder, or openpi's or lerobot's checkpoint of a pi0 or pi0.5.
 
     device: of torch, or a name for `find_device`. dtype: of the large matrices (`to_bfloat16`). settings: what another
-    project's folder does not say, above all which robot it is for; a zoo folder says everything.
+    project's folder does not say, above all which robot it is for; None for a zoo folder, which says everything.
     Raises ModelConfigError, WeightsError, NormStatsError, AlignmentStatsError or PolicyError, each with a sentence that
     says what is wrong in which file.
     """
@@ -80,6 +80,8 @@ def read_folder(folder: Path, settings: ForeignSettings | None = None) -> Foreig
         known = what_is_file(folder) or f"give a folder that holds {MODEL_FILE}, as models/tiny does"
         raise ModelConfigError(f"{folder}: no such model folder; {known}")
     if (folder / MODEL_FILE).exists():
+        if settings is not None:
+            raise ModelConfigError(f"{folder} is a zoo folder already, and says what robot it is for in {MODEL_FILE}")
         config, stats_path = load_model_config(folder), folder / "norm_stats.json"
         try:
             weights.weights_files(folder / config.weights.file)
