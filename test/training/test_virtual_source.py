@@ -284,7 +284,7 @@ def test_a_model_trains_on_them_and_is_shown_its_view_when_it_acts(tmp_path: Pat
     assert result.exit_code == 0, result.output
     lines = [json.loads(line) for line in (run / "log.jsonl").open()]
     assert next(line["robots"] for line in lines if line["stage"] == "source") == 4
-    assert load_file(run / "policy.safetensors")["bank.offsets"].shape[0] == 4
+    assert load_file(run / "policy.safetensors")["bank.offset_of.weight"].shape[0] == 4
     sources = open_sources(recipe["source"], TypeAdapter(ModelConfig).validate_python(described), 0)
     trainee = train(path, load_recipe(path), sources, run, lambda line: None, find_device("cpu"))
     seen = sources.training.samples(np.zeros(1, np.int64), 4, 16, np.random.default_rng(0)).experiences[0].observation

@@ -27,7 +27,7 @@ from vla_align_ros.experience.source import (
 )
 from vla_align_ros.experience.storage import BagError
 from vla_align_ros.policy import Policy
-from vla_align_ros.types import Experience
+from vla_align_ros.types import Experience, Float32Array
 
 PARTS: Final = 5  # of a recording, so that one bag can be divided into what is trained on and what is held out
 
@@ -52,6 +52,7 @@ class BagSource:
     stretches: Mapping[str, Sequence[Stretch]]
     prompts: tuple[str, ...]
     labels: Labels | None = None
+    shifts: Float32Array | None = None
 
     @property
     def robots(self) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ from vla_align_ros.experience.source import (
     stretch_start,
 )
 from vla_align_ros.policy import Policy
-from vla_align_ros.types import Experience
+from vla_align_ros.types import Experience, Float32Array
 
 
 class Recorded(NamedTuple):
@@ -40,6 +40,7 @@ class LeRobotSource:
 
     episodes: Mapping[str, Sequence[Recorded]]
     labels: Labels | None = None
+    shifts: Float32Array | None = None
 
     @property
     def robots(self) -> tuple[str, ...]:

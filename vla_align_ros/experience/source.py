@@ -74,7 +74,8 @@ class Labels:
 
 class Source(Protocol):
     """robots: a stable name of each; a model's token bank has one token each, in this order. prompts: every text that
-    may occur. labels: None where nobody knows more than the robot itself."""
+    may occur. labels: None where nobody knows more than the robot itself. shifts: (robots, P) float32, how they differ
+    from each other in numbers, where somebody knows: then their tokens are made of it (`training/bank.py`)."""
 
     @property
     def robots(self) -> Sequence[str]: ...
@@ -84,6 +85,9 @@ class Source(Protocol):
 
     @property
     def labels(self) -> Labels | None: ...
+
+    @property
+    def shifts(self) -> Float32Array | None: ...
 
     def samples(
         self, robot: NDArray[np.int64], horizon: int, size: int | None, rng: np.random.Generator, beyond: int = 0

@@ -45,7 +45,7 @@ def write_model(trainee: Trainee, description_path: Path, run: Path, folder: Pat
     _save(trainee.model.state_dict(), weights)
     _save(trainee.features.state_dict(), folder / "features.safetensors")
     robots = {"robots": json.dumps(trainee.sources.training.robots)}  # whose tokens they are, in this order
-    _save({"offsets": trainee.bank.offsets.detach()}, folder / BANK_FILE, robots)
+    _save({"offsets": trainee.bank.offsets().detach()}, folder / BANK_FILE, robots)
     for name in ("norm_stats.json", "tokenizer.json", "recipe.yaml"):
         shutil.copyfile(run / name, folder / name)
     draw_curves(run / "log.jsonl", folder / "curves.png")

@@ -101,6 +101,11 @@ class VirtualSource:
         base = self.base.labels
         return None if base is None else Labels(base.point_cameras, self._frames, self._pairs)
 
+    @property
+    def shifts(self) -> Float32Array | None:
+        """See `Source`."""
+        return None
+
     def _points(self, member: Member, points: Float32Array) -> Float32Array:
         """(K, 2) as a member's cameras have them. One that is asked of a camera which another has taken the place of is
         told in the picture that the real one now has."""

@@ -38,6 +38,7 @@ class Reach2Source:
     arms: Embodiments
     name: str
     labels: Labels
+    shifts: Float32Array | None = None  # few enough, that each arm's token is learned by itself
 
     @cached_property
     def robots(self) -> tuple[str, ...]:

@@ -63,6 +63,13 @@ class So101Source:
         return tuple(dict.fromkeys(words))
 
     @cached_property
+    def shifts(self) -> Float32Array:
+        """See `Source`: what differs between the arms, the roll of the wrist camera as a point on a circle."""
+        roll = np.array([arm.wrist_roll_rad for arm in self.arms.values()])
+        rest = np.stack([replace(arm, wrist_roll_rad=0.0).vector() for arm in self.arms.values()])
+        return np.column_stack([rest, np.sin(roll), np.cos(roll)]).astype(np.float32)
+
+    @cached_property
     def _tasks(self) -> tuple[Task, ...]:
         return tuple(task for task in Task if self.shares.get(task))
 
