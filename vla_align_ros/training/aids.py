@@ -35,8 +35,8 @@ class Aids(nn.Module):
     def forward(
         self, actions: Tensor, action_mask: Tensor, points: Tensor, token_masks: Tensor, draws: int
     ) -> dict[str, Tensor]:
-        """`regression_loss` of the chunk (B, H, action_dim) and `keypoint_loss` of the points (B, K, 2), from the
-        latest forward pass; of points within their picture, (0, 0) to (1, 1). action_mask: (action_dim,), False for padding."""
+        """`regression_loss` of the chunk (B, H, action_dim) and `keypoint_loss` of the points (B, K, 2), of
+        those within their picture, from the latest forward pass. action_mask: (action_dim,), False for padding."""
         chunk = self.chunk(self.hidden["e_row"][:, 0]).unflatten(1, (self.horizon, -1))
         missed = (chunk - actions.repeat_interleave(draws, 0))[..., action_mask]
         losses = {"regression_loss": missed.pow(2).mean()}
