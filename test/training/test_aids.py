@@ -25,7 +25,8 @@ def test_a_point_outside_its_picture_teaches_nothing() -> None:
     """Nothing in the picture says where it is."""
     model = make_model()
     aids, inputs = Aids(model, 2), make_inputs(model.architecture)
-    model(inputs, torch.zeros(3, 5, 3), generator=torch.Generator().manual_seed(0))
+    widths = model.architecture.action_expert.width, model.architecture.vlm.width
+    aids.hidden = {name: torch.randn(3, 9, width) for name, width in zip(("e_row", "prefix"), widths, strict=True)}
 
     def loss(first: tuple[float, float], second: tuple[float, float]) -> float:
         points = torch.tensor([[first, second]]).repeat(3, 1, 1)
