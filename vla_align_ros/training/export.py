@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from vla_align_ros.policy import load_policy
 from vla_align_ros.policy.load import BANK_FILE
 from vla_align_ros.policy.statistics import no_limits, write_alignment_stats
 from vla_align_ros.policy.weights import sha256_of
+from vla_align_ros.training import own_token
 from vla_align_ros.training.curves import draw_curves
 from vla_align_ros.training.limits import measure
 from vla_align_ros.training.recipe import Recipe
@@ -34,6 +36,10 @@ def export(
     folder, device = run / "export", trainee.device
     write_model(trainee, recipe_path.parent / recipe.model, run, folder)
     policy = load_policy(folder, device)
+    known = own_token.measure(policy, trainee.sources.training, recipe.seed)
+    own_token.write(folder, known)
+    for family, tasks in known.items():
+        log({"stage": "own_token", "family": family, **{task: asdict(told) for task, told in tasks.items()}})
     write_alignment_stats(folder, measure(policy, trainee.sources.validation, trainee.motion_r2, log))
     shutil.copytree(folder, target, dirs_exist_ok=True)
 
@@ -45,7 +51,7 @@ def write_model(trainee: Trainee, description_path: Path, run: Path, folder: Pat
     _save(trainee.model.state_dict(), weights)
     _save(trainee.features.state_dict(), folder / "features.safetensors")
     robots = {"robots": json.dumps(trainee.sources.training.robots)}  # whose tokens they are, in this order
-    _save({"offsets": trainee.bank.offsets.detach()}, folder / BANK_FILE, robots)
+    _save({"offsets": trainee.bank.offsets().detach()}, folder / BANK_FILE, robots)
     for name in ("norm_stats.json", "tokenizer.json", "recipe.yaml"):
         shutil.copyfile(run / name, folder / name)
     draw_curves(run / "log.jsonl", folder / "curves.png")

@@ -55,7 +55,9 @@ def prepare(recipe: Recipe, recipe_path: Path, sources: Sources, out: Path, log:
     motion_r2 = make_eyes(recipe, sources, model, features, out, log)
     torch.manual_seed(seed_of(recipe.seed, Part.TOKEN_BANK))
     rows, width = len(sources.training.robots), architecture.action_expert.width
-    bank = TokenBank(rows, architecture.peft_num_tokens, width).to(device)
+    shifts = sources.training.shifts
+    known = None if shifts is None else shifts.values
+    bank = TokenBank(rows, architecture.peft_num_tokens, width, known).to(device)
     return Trainee(sources, robot, model, features, bank, motion_r2)
 
 
@@ -103,6 +105,7 @@ def make_optimizer(trainee: Trainee, aids: Aids, recipe: Recipe) -> torch.optim.
     """AdamW; `scale` of a group multiplies the learning rate of the moment."""
     model = trainee.model
     own = {id(p) for p in model.vision_tower.parameters()} | {id(model.peft_prefix_token)}
+    tokens = [p for p in trainee.bank.parameters() if p.requires_grad]
     rest = [p for p in [*model.parameters(), *aids.parameters()] if id(p) not in own]
     groups = [
         {"params": [p for p in rest if p.dim() >= 2], "weight_decay": recipe.weight_decay, "scale": 1.0},
@@ -114,9 +117,9 @@ def make_optimizer(trainee: Trainee, aids: Aids, recipe: Recipe) -> torch.optim.
         },
         {"params": [model.peft_prefix_token], "weight_decay": 0.0, "scale": recipe.e_token_learning_rate_scale},
         {
-            "params": [trainee.bank.offsets],
+            "params": tokens,
             "weight_decay": recipe.weight_decay,
-            "scale": recipe.token_learning_rate_scale,
+            "scale": recipe.token_learning_rate_scale if trainee.bank.free else 1.0,
         },
     ]
     return torch.optim.AdamW(groups, recipe.learning_rate, betas=(0.9, 0.98), fused=True)
