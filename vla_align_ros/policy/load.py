@@ -114,7 +114,7 @@ def _damage(path: Path, error: weights.WeightsError) -> str:
 
 
 def memory_of(architecture: Architecture, dtype: Dtype) -> int:
-    """Bytes of the network's numbers, which `load_policy` takes 1.02 times at most while it reads them."""
+    """Bytes of the network's numbers. `load_policy` takes a little more (benchmarks/load_memory.py)."""
     with torch.device("meta"):
         model = Pi0(architecture)
     if dtype == "bfloat16":
