@@ -57,9 +57,8 @@ def run_steps(
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         step += 1
-        now = torch.tensor([float(is_main() and time.monotonic() - saved > save_every_s)])
-        *means, is_time = processes.mean(torch.cat([torch.stack(found).mean(0), now.to(trainee.device)])).tolist()
+        means = processes.mean(torch.stack(found).mean(0)).tolist()
         log(record | dict(zip(losses, means, strict=True)))
-        if is_time > 0 or step == total:
-            save_step(path, step, objective, optimizer, write=is_main())
+        if is_main() and (time.monotonic() - saved > save_every_s or step == total):
+            save_step(path, step, objective, optimizer)
             saved = time.monotonic()

@@ -39,6 +39,10 @@ class Processes:
         # Of the VLM's last layer keys and values alone are used.
         parts_may_be_unused = DistributedDataParallelKwargs(find_unused_parameters=True)
         self._accelerator = Accelerator(cpu=device.type == "cpu", kwargs_handlers=[parts_may_be_unused])
+        if not str(self._accelerator.distributed_type.value).startswith("MULTI_"):
+            kind = self._accelerator.distributed_type.value
+            text = "`e_token_attention_bias` is one number, which FSDP2 does not take"
+            raise RecipeError(f"each process holds the whole model (DDP), not a shard of it by {kind}: {text}")
         self.device = self._accelerator.device
         self.index, self.count = self._accelerator.process_index, self._accelerator.num_processes
 

@@ -32,7 +32,7 @@ from vla_align_ros.training.loop import run_steps
 from vla_align_ros.training.make_tokenizer import write_tokenizer
 from vla_align_ros.training.objective import JointObjective
 from vla_align_ros.training.processes import Processes, is_main
-from vla_align_ros.training.progress import POLICY_FILE, Log, log_line, mend_log, replace_text, whole
+from vla_align_ros.training.progress import POLICY_FILE, Log, log_line, mend_log, replace_text
 from vla_align_ros.training.recipe import Recipe, RecipeError
 from vla_align_ros.training.trainee import Trainee
 
@@ -141,7 +141,7 @@ def train_policy(
         e_token = model.peft_prefix_token
         assert e_token is not None
         assert e_token.grad is not None
-        norm, grad_norm = (float(whole(tensor.detach()).norm()) for tensor in (e_token, e_token.grad))
+        norm, grad_norm = (float(tensor.detach().norm()) for tensor in (e_token, e_token.grad))
         rate = learning_rate * recipe.e_token_learning_rate_scale
         return {"e_token_learning_rate": rate, "e_token_norm": norm, "e_token_grad_norm": grad_norm}
 
