@@ -78,7 +78,7 @@ def trained(small: Recipe, tmp_path_factory: pytest.TempPathFactory) -> tuple[Tr
 def exported(small: Recipe, trained: tuple[Trainee, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The zoo folder that came of it."""
     folder = tmp_path_factory.mktemp("zoo") / "model"
-    export(trained[0], trained[1], folder, lambda line: None)
+    export(trained[0], small, trained[1], folder, lambda line: None)
     return folder
 
 
@@ -112,7 +112,7 @@ def test_robots_that_never_move_freely_end_an_export_with_a_sentence(
     never = of_arms(Held, SOURCES.training)
     trainee = dataclasses.replace(trained[0], sources=SOURCES._replace(validation=never))
     with pytest.raises(TrainingError, match="none of 4 validation robots moved freely often enough"):
-        export(trainee, trained[1], tmp_path / "target", lambda line: None)
+        export(trainee, small, trained[1], tmp_path / "target", lambda line: None)
     assert not (tmp_path / "target").exists()
 
 

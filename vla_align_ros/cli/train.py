@@ -81,7 +81,7 @@ def train(
 
             trainee = run_training(path, recipe, sources, run, log, target)
             if export is not None and is_main():
-                write_model(trainee, run, export, log)
+                write_model(trainee, recipe, run, export, log)
     except (ValueError, TrainingError) as error:
         typer.echo(f"cannot train: {error}", err=True)
         raise typer.Exit(2) from None

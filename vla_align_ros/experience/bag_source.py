@@ -18,6 +18,7 @@ from vla_align_ros.experience.recording import grouped
 from vla_align_ros.experience.source import (
     Labels,
     RawSamples,
+    Shifts,
     Sources,
     demonstrations,
     drawn,
@@ -27,7 +28,7 @@ from vla_align_ros.experience.source import (
 )
 from vla_align_ros.experience.storage import BagError
 from vla_align_ros.policy import Policy
-from vla_align_ros.types import Experience, Float32Array
+from vla_align_ros.types import Experience
 
 PARTS: Final = 5  # of a recording, so that one bag can be divided into what is trained on and what is held out
 
@@ -52,7 +53,7 @@ class BagSource:
     stretches: Mapping[str, Sequence[Stretch]]
     prompts: tuple[str, ...]
     labels: Labels | None = None
-    shifts: Float32Array | None = None
+    shifts: Shifts | None = None
 
     @property
     def robots(self) -> tuple[str, ...]:

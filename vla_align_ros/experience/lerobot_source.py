@@ -16,6 +16,7 @@ from vla_align_ros.experience.lerobot_files import DatasetError
 from vla_align_ros.experience.source import (
     Labels,
     RawSamples,
+    Shifts,
     Sources,
     demonstrations,
     drawn,
@@ -24,7 +25,7 @@ from vla_align_ros.experience.source import (
     stretch_start,
 )
 from vla_align_ros.policy import Policy
-from vla_align_ros.types import Experience, Float32Array
+from vla_align_ros.types import Experience
 
 
 class Recorded(NamedTuple):
@@ -40,7 +41,7 @@ class LeRobotSource:
 
     episodes: Mapping[str, Sequence[Recorded]]
     labels: Labels | None = None
-    shifts: Float32Array | None = None
+    shifts: Shifts | None = None
 
     @property
     def robots(self) -> tuple[str, ...]:

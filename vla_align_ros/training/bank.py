@@ -39,10 +39,12 @@ class TokenBank(nn.Module):
     def offsets(self) -> Tensor:
         """All d_i, (robots, num_tokens, width)."""
         everyone = torch.arange(self.robots, device=next(self.parameters()).device)
-        found: Tensor = self.offset_of(everyone)
-        return found.unflatten(1, self.shape)
+        return self._of(everyone)
 
     def tokens(self, e_token: Tensor, robot: Tensor, keep: Tensor) -> Tensor:
         """E of each row (B, num_tokens, width). robot: (B,) int64; keep: (B,) float, 0 where d_i is dropped."""
-        offset: Tensor = self.offset_of(robot)
-        return e_token + offset.unflatten(1, self.shape) * keep[:, None, None]
+        return e_token + self._of(robot) * keep[:, None, None]
+
+    def _of(self, robot: Tensor) -> Tensor:
+        found: Tensor = self.offset_of(robot).unflatten(1, self.shape)
+        return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -15,18 +15,24 @@ from vla_align_ros.policy.config import MODEL_FILE, to_yaml
 from vla_align_ros.policy.load import BANK_FILE
 from vla_align_ros.policy.statistics import no_limits, write_alignment_stats
 from vla_align_ros.policy.weights import sha256_of
+from vla_align_ros.training import own_token
 from vla_align_ros.training.curves import draw_curves
 from vla_align_ros.training.limits import measure
 from vla_align_ros.training.progress import Log
+from vla_align_ros.training.recipe import Recipe
 from vla_align_ros.training.trainee import Trainee
 
 
-def export(trainee: Trainee, run: Path, target: Path, log: Log) -> None:
+def export(trainee: Trainee, recipe: Recipe, run: Path, target: Path, log: Log) -> None:
     """Write the zoo folder, with the limits of an alignment measured. All in `run`: `target` is written last, when the
     model is whole."""
     folder, device = run / "export", trainee.device
     write_model(trainee, run, folder)
     policy = load_policy(folder, device)
+    known = own_token.measure(policy, trainee.sources.training, recipe.seed)
+    own_token.write(folder, known)
+    for family, tasks in known.items():
+        log({"stage": "own_token", "family": family, **{task: asdict(told) for task, told in tasks.items()}})
     write_alignment_stats(folder, measure(policy, trainee.sources.validation, trainee.motion_r2, log))
     shutil.copytree(folder, target, dirs_exist_ok=True)
 

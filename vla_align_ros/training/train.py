@@ -59,7 +59,9 @@ def prepare(
     motion_r2 = make_eyes(recipe, sources, model, features, out, log)
     torch.manual_seed(seed_of(recipe.seed, Part.TOKEN_BANK))
     rows, width = len(sources.training.robots), architecture.action_expert.width
-    bank = TokenBank(rows, architecture.peft_num_tokens, width, sources.training.shifts).to(device)
+    shifts = sources.training.shifts
+    known = None if shifts is None else shifts.values
+    bank = TokenBank(rows, architecture.peft_num_tokens, width, known).to(device)
     return Trainee(sources, robot, model, features, bank, motion_r2)
 
 

@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_align_ros.experience.source import Frames, Labels, Pairs, RawSamples, Source, Sources
+from vla_align_ros.experience.source import Frames, Labels, Pairs, RawSamples, Shifts, Source, Sources
 from vla_align_ros.observation.view import View
 from vla_align_ros.policy import Policy
 from vla_align_ros.policy.config import ModelConfig
@@ -102,7 +102,7 @@ class VirtualSource:
         return None if base is None else Labels(base.point_cameras, self._frames, self._pairs)
 
     @property
-    def shifts(self) -> Float32Array | None:
+    def shifts(self) -> Shifts | None:
         """See `Source`."""
         return None
 
