@@ -33,7 +33,7 @@ from vla_align_ros.experience.lerobot_files import (
     read_tasks,
     video_frames,
 )
-from vla_align_ros.observation.resize import letterbox
+from vla_align_ros.observation.resize import Scaler, area, letterbox
 from vla_align_ros.robot.description import ActionField, Number, RobotDescription
 from vla_align_ros.types import Experience, Observation, UInt8Array
 
@@ -64,9 +64,9 @@ class LeRobotDataset:
     """One dataset on disk, read for one robot.
 
     cameras: the model's camera name -> the dataset's image feature; empty leaves pictures out. image_size: pictures are
-    letterboxed to it as live ones are. robot_column: a column of the data that says which robot an episode is of;
-    without it the whole dataset is one robot. prompt: for a dataset without task texts. Raises DatasetError for what
-    does not fit.
+    letterboxed to it as live ones are (`scale`: how). robot_column: a column of the data that says which robot an
+    episode is of; without it the whole dataset is one robot. prompt: for a dataset without task texts. Raises
+    DatasetError for what does not fit.
     """
 
     def __init__(
@@ -78,9 +78,10 @@ class LeRobotDataset:
         *,
         robot_column: str | None = None,
         prompt: str | None = None,
+        scale: Scaler = area,
     ) -> None:
         self.folder, self._robot, self._cameras = folder, robot, dict(cameras)
-        self._image_size, self._robot_column, self._prompt = image_size, robot_column, prompt
+        self._image_size, self._scale, self._robot_column, self._prompt = image_size, scale, robot_column, prompt
         self._info = read_info(folder)
         self.fps = float(self._info["fps"])
         if abs(self.fps - robot.control_rate_hz) > 1e-6 * self.fps:
@@ -260,7 +261,7 @@ class LeRobotDataset:
         streams = [self._camera(episode, key, frames) for key in self._cameras.values()] if images else []
         for _ in frames:
             yield {
-                camera: letterbox(next(stream), self._image_size)
+                camera: letterbox(next(stream), self._image_size, self._scale)
                 for camera, stream in zip(self._cameras, streams, strict=bool(streams))
             }
 

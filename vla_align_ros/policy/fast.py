@@ -135,7 +135,7 @@ class _Plan:
     def __init__(self, sampler: FastSampler, cameras: int, length: int, num_steps: int) -> None:
         self.sampler, model, a = sampler, sampler.model, sampler.model.architecture
         vlm, expert, like = model.vlm, model.action_expert, model.embed_tokens.weight
-        times = torch.tensor(flow.euler_times(num_steps), device=like.device)
+        times = torch.tensor(flow.euler_times(num_steps, a.conventions), device=like.device)
         self.dt, self.norms = flow.euler_step(num_steps), expert.scales(model.action_condition(times))
         self.time_bias = sampler.time_bias(times)
         self.num_image_tokens = cameras * (a.vision.image_size // a.vision.patch_size) ** 2

@@ -205,7 +205,7 @@ class Pi0(nn.Module):
             raise ValueError(f"num_steps must be at least 1, got {num_steps}")
         cache = self.prefix_cache(inputs) if cache is None else cache
         token = self.make_peft_token(noise.shape[0]) if peft_token is None else peft_token
-        times = torch.tensor(flow.euler_times(num_steps), device=noise.device)
+        times = torch.tensor(flow.euler_times(num_steps, self.architecture.conventions), device=noise.device)
         table = self.action_expert.modulations(self.action_condition(times))
 
         def velocity(x: Tensor, index: int) -> Tensor:

@@ -106,7 +106,7 @@ class VlaPolicy(SafeLifecycleNode):
 
     def configure(self) -> None:
         """Load and verify model and token, warm up, and begin to listen."""
-        policy = load_policy(find_model(self.params.model), self.params.device)  # type: ignore[arg-type]
+        policy = load_policy(find_model(self.params.model), self.params.device, self.params.dtype)  # type: ignore[arg-type]
         self._settings.recommend(asdict(policy.config.recommended))
         params = self.params
         if policy.token is not None:

@@ -20,7 +20,7 @@ from vla_align_ros.policy.config import ModelConfig
 from vla_align_ros.policy.features import FeatureExtractor
 from vla_align_ros.policy.pi0 import Pi0
 from vla_align_ros.policy.prepare import Robot
-from vla_align_ros.policy.tokenizer import PromptTokenizer
+from vla_align_ros.policy.tokenizer import TOKENIZER_FILE, PromptTokenizer
 from vla_align_ros.seeds import Part, seed_of
 from vla_align_ros.training.aids import Aids
 from vla_align_ros.training.bank import TokenBank
@@ -74,8 +74,8 @@ def _robot(recipe: Recipe, source: Source, config: ModelConfig, out: Path, log: 
     for remark in check_norm_stats(stats, stats_path, labels, config.normalisation):
         log({"stage": "statistics", "remark": remark})
     save_norm_stats(stats_path, stats)
-    write_tokenizer(out / "tokenizer.json", source.prompts, architecture.vocab_size)
-    tokenizer = PromptTokenizer(out, architecture.variant, architecture.max_token_len)
+    write_tokenizer(out / TOKENIZER_FILE, source.prompts, architecture.vocab_size)
+    tokenizer = PromptTokenizer(out / TOKENIZER_FILE, architecture)
     for prompt in source.prompts:
         tokenizer(prompt, np.ones(len(config.robot.state), np.float32))
     state, actions = (Normaliser(stats[name], config.normalisation) for name in ("state", "actions"))
