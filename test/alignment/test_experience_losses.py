@@ -121,12 +121,22 @@ def test_many_tokens_at_once_have_the_losses_that_each_has_alone(policy: Policy,
 
 
 def test_rows_in_parts_give_the_same(policy: Policy, token: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    losses, tokens, other = make_losses(policy), torch.stack([token, 2 * token]), ROWS.roll(3)
+    losses, tokens, other = make_losses(policy), torch.stack([token, 2 * token, -token]), ROWS.roll(3)
     whole = losses(tokens, ROWS, 3, 5, other_actions=other)
-    monkeypatch.setattr("vla_align_ros.alignment.losses.AT_ONCE", 7)
-    parts = losses(tokens, ROWS, 3, 5, other_actions=other)
-    for task in TASKS:
-        torch.testing.assert_close(parts[task], whole[task], rtol=1e-5, atol=1e-6)
+    copied = 7 * losses.bytes_per_experience
+    for name, value in (("MOST_AT_ONCE", 7), ("MOST_AT_ONCE", 64), ("COPIED_BYTES", copied), ("COPIED_BYTES", 1)):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"vla_align_ros.alignment.losses.{name}", value)
+            parts = losses(tokens, ROWS, 3, 5, other_actions=other)
+        for task in TASKS:
+            torch.testing.assert_close(parts[task], whole[task], rtol=1e-5, atol=1e-6)
+
+
+def test_of_a_networks_inputs_they_are_the_same_bits(policy: Policy, token: Tensor) -> None:
+    inputs, outcome = policy.prepare_experiences(make_experiences(10))
+    losses = ExperienceLosses.of_inputs(policy.model, inputs, outcome, LossWeights())
+    for task, loss in make_losses(policy)(token, ROWS, 2, 0).items():
+        assert torch.equal(losses(token, ROWS, 2, 0)[task], loss)
 
 
 def test_dynamics_is_left_out_where_inverse_dynamics_is_asked(policy: Policy, token: Tensor) -> None:

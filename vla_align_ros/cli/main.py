@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import typer
 
-from vla_align_ros.cli import align, checkpoints, demo, doctor, inspect, limits, params, train
+from vla_align_ros.cli import align, bench, checkpoints, demo, doctor, inspect, limits, params, train
 
 app = typer.Typer(
     help="PI0 on a robot that it aligns itself to.",
@@ -24,6 +24,7 @@ app.command("train")(train.train)
 app.command("limits")(limits.limits)
 app.add_typer(checkpoints.app, name="checkpoints")
 app.command("doctor")(doctor.doctor)
+app.command("bench")(bench.bench)
 app.command("params")(params.parameters)
 
 if __name__ == "__main__":

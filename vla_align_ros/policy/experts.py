@@ -211,6 +211,6 @@ class PrefixCache:
         kv = [(k.repeat_interleave(times, 0), v.repeat_interleave(times, 0)) for k, v in self.key_values]
         return PrefixCache(kv, self.pad_masks.repeat_interleave(times, 0))
 
-    def rows(self, index: Tensor) -> PrefixCache:
+    def rows(self, index: Tensor | slice) -> PrefixCache:
         """The cache of some rows, in that order."""
         return PrefixCache([(k[index], v[index]) for k, v in self.key_values], self.pad_masks[index])
