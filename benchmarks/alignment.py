@@ -1,6 +1,10 @@
 """Does one alignment help an arm that training never saw? Paired episodes before and after, intervals over arms.
 
     python benchmarks/alignment.py --seed 1 --embodiments 48 --json alignment.json
+    python benchmarks/alignment.py --family all --seed 1 --units 24 --json so101.json
+
+With `--family` it is the SO-101, by family of shifts, beside every simpler method: `by_family.py`. Without, the arm of
+two joints:
 
 `before` is the better, on the mean, of E_0 and the token that a fresh install loads; alignment starts from the latter.
 Without a guard are `best_known`, which is without the gradient, too, and `proposed`; `after` is what runs when
@@ -16,6 +20,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import arms
+import by_family
 import diagnosis as diagnosis_of
 import numpy as np
 import typer
@@ -126,10 +131,13 @@ def summary(found: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def main(
-    model: Annotated[str, typer.Option(help="A folder of models/, or a path.")] = "tiny",
+    model: Annotated[str | None, typer.Option(help="A folder of models/, or a path; of a family so101.")] = None,
+    family: Annotated[str | None, typer.Option(help="Of the SO-101's shifts, or all.")] = None,
     seed: Annotated[int, typer.Option(help="Any seed gives other arms.")] = 1,
     embodiments: Annotated[int, typer.Option(help="How many arms.")] = 48,
-    episodes: Annotated[int, typer.Option(help="Of each arm and token.")] = 100,
+    units: Annotated[int, typer.Option(min=2, help="How many arms of each family.")] = 24,
+    episodes: Annotated[int | None, typer.Option(help="Of each arm and token: 100, of a family 20.")] = None,
+    randomised: Annotated[str | None, typer.Option(help="Of a family: a model with one token for all.")] = None,
     scale: Annotated[float, typer.Option(help="Width of the shifts relative to training's.")] = 1.0,
     exploration: Annotated[float, typer.Option(help="Share of random motion in the experience.")] = 0.5,
     training_arms: Annotated[int, typer.Option(help="Training arms with their own token, for the cap.")] = 0,
@@ -139,6 +147,15 @@ def main(
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the numbers here.")] = None,
 ) -> None:
     """Align unseen arms once each, and measure."""
+    if family is not None:
+        try:
+            names = by_family.names_of(family)
+            settings = model or "so101", randomised, seed, units, episodes or 20, exploration, jobs, device, json_file
+            print(json.dumps(by_family.run(names, *settings), indent=2))
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from None
+        return
+    model, episodes = model or "tiny", episodes or 100
     unseen = arms.unseen_arms(embodiments, seed, scale)
     if diagnosis:
         each = [(unseen[i], seed_of(seed, Part.ROBOT, i), exploration) for i in range(embodiments)]

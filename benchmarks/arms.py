@@ -33,7 +33,7 @@ from vla_align_ros.params import AlignParams, PolicyParams
 from vla_align_ros.policy import Policy, flow, load_policy
 from vla_align_ros.policy.load import Device
 from vla_align_ros.seeds import Part, Stream, rng_of, seed_of
-from vla_align_ros.types import Experience
+from vla_align_ros.types import Experience, Observation
 from vla_align_ros.zoo import find_model
 
 ERROR_SAMPLES = 256  # observations that an action error is the mean of
@@ -152,12 +152,17 @@ def label_loss(policy: Policy, arm: Embodiments, seed: int) -> LabelLoss:
     batch = BENCH.episodes([arm] * LABELS, seed_of(seed, Part.LABELS), policy.model.architecture.vision.image_size)
     rng = rng_of(seed, Stream.LABELLED_POSES)
     batch.angle_rad = task.training_pose(batch.arms, batch.scene, rng)
-    wanted = batch.expert_chunks(policy.model.architecture.action_horizon)
-    actions = torch.from_numpy(policy.robot.actions.normalise(wanted.astype(np.float32))).to(policy.device)
-    inputs = policy.prepare(batch.observe())
+    return imitation_loss(policy, batch.observe(), batch.expert_chunks(policy.model.architecture.action_horizon))
+
+
+def imitation_loss(policy: Policy, observations: Sequence[Observation], wanted: NDArray[Any]) -> LabelLoss:
+    """L_action of a token on some of the observations, each with the chunk (H, A) that is wanted there, in ROS's
+    units."""
+    actions = policy.robot.prepare_actions(wanted, policy.device)
+    inputs = policy.prepare(observations)
     with torch.no_grad():
         cache = policy.model.prefix_cache(inputs)
-    dims = torch.ones(actions.shape[-1], dtype=torch.bool, device=policy.device)
+    dims = torch.arange(actions.shape[-1], device=policy.device) < wanted.shape[-1]
 
     def loss(token: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
         many = rows.repeat_interleave(LABEL_DRAWS)
@@ -172,18 +177,23 @@ def label_loss(policy: Policy, arm: Embodiments, seed: int) -> LabelLoss:
 
 def best_by_labels(policy: Policy, arm: Embodiments, starts: Sequence[Tensor], seed: int) -> Tensor:
     """The best token that the labels lead to: from the best of bank and `starts`, by gradient."""
-    loss = label_loss(policy, arm, seed)
+    return tuned(policy, label_loss(policy, arm, seed), LABELS, starts, seed)
+
+
+def tuned(policy: Policy, loss: LabelLoss, labels: int, starts: Sequence[Tensor], seed: int) -> Tensor:
+    """The token that a loss over `labels` observations leads to: from the best of bank and `starts`, by gradient."""
     candidates = [*starts, *(policy.e_0 + policy.alignment.bank)]
+    few = torch.arange(min(12, labels))
     with torch.no_grad():
-        first = [float(loss(t, torch.arange(12), torch.Generator().manual_seed(0))) for t in candidates]
+        first = [float(loss(t, few, torch.Generator().manual_seed(0))) for t in candidates]
         finalists = [candidates[index] for index in np.argsort(first)[:8]]
-        scores = [float(loss(t, torch.arange(LABELS), torch.Generator().manual_seed(0))) for t in finalists]
+        scores = [float(loss(t, torch.arange(labels), torch.Generator().manual_seed(0))) for t in finalists]
     token = finalists[int(np.argmin(scores))].clone().requires_grad_(True)
     optimizer = torch.optim.Adam([token], 0.03)
     generator = torch.Generator().manual_seed(seed)
     for step in range(LABEL_STEPS):
         optimizer.param_groups[0]["lr"] = 0.03 * (1.0 - step / LABEL_STEPS)
-        rows = torch.randperm(LABELS, generator=generator)[:LABEL_BATCH]
+        rows = torch.randperm(labels, generator=generator)[:LABEL_BATCH]
         (token.grad,) = torch.autograd.grad(loss(token, rows, generator), token)
         optimizer.step()
     return token.detach()

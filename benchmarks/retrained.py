@@ -4,8 +4,8 @@
     python benchmarks/retrained.py --samples 512000 --only "self-supervised features" --json whole.json
 
 A row is a model of its own: success and action error of the same unseen arms with the better of E_0 and the unshifted
-arm's token (before), after the pick, after the gradient from there, and with the best token by labels. Rows compare with `as shipped`, trained as long. Measured
-on the CPU.
+arm's token (before), after the pick, after the gradient from there, and with the best token by labels. Rows compare
+with `as shipped`, trained as long. Measured on the CPU.
 
 20 minutes of an idle core a row of 100,000 samples, more with self-supervised features, whose eye also gets more frames
 and steps than the label-pretrained one. A run can be cut and goes on where it stopped: with the same settings only, in
@@ -27,12 +27,11 @@ from typing import Annotated, Any
 import arms
 import machine
 import numpy as np
-import side_by_side
 import torch
 import typer
 import yaml
 
-from vla_align_ros.alignment.step import find_best_known
+from vla_align_ros.alignment.step import descend, find_best_known
 from vla_align_ros.bench.collect import fill_buffer
 from vla_align_ros.bench.evaluate import action_error
 from vla_align_ros.bench.reach2.bench import BENCH
@@ -125,8 +124,9 @@ def one_arm(model: Path, arm: Embodiments, seed: int, episodes: int) -> dict[str
     shipped, params = arms.shipped_token(policy), arms.recommended(policy)
     learn = arms.split_of(policy, fill_buffer(policy, BENCH, arm, shipped, seed, 0.5), params).learn
     losses = arms.losses_of(policy, learn, params)
-    best_known, _ = find_best_known(policy, losses, torch.arange(len(losses)), shipped, seed)
-    stepped = side_by_side.plain(losses, best_known, params, seed)
+    rows = torch.arange(len(losses))
+    best_known, _ = find_best_known(policy, losses, rows, shipped, seed)
+    stepped, _ = descend(policy, losses, rows, best_known, params, seed)
     tokens = {"e_0": policy.e_0, "shipped": shipped, "best_known": best_known, "stepped": stepped}
     tokens["oracle"] = arms.best_by_labels(policy, arm, list(tokens.values()), seed)
     return {

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from vla_align_ros import runtime as runtime_module
+from vla_align_ros.action.excitation import Excitation
 from vla_align_ros.alignment.reasons import Reason
 from vla_align_ros.alignment.report import AlignReport
 from vla_align_ros.bench.reach2.bench import BENCH
@@ -169,7 +170,9 @@ def test_alignment_gets_the_buffer_and_the_running_version_follows_only_a_kept_t
     assert running.version is not None
     saved = running.store.save(running.version.token + np.float32(0.5), provenance(running))
     reports = [refused, replace(refused, accepted=True, reason=Reason.KEPT, token_version=saved.name)]
-    params = AlignParams(align_steps=3)
+    params, excitation = AlignParams(align_steps=3), Excitation(1.0, 0.1)
+    excitation.begin_ns, excitation.until_ns = START_NS, START_NS + PERIOD_NS
+    running.controller.excite(excitation)
     assert running.align(params, 0.5, seed=7).reason is Reason.ALREADY_ALIGNED
     assert running.version_name == "000001"
     assert given == {
@@ -177,6 +180,7 @@ def test_alignment_gets_the_buffer_and_the_running_version_follows_only_a_kept_t
         "params": params,
         "store": running.store,
         "exploration_fraction": 0.5,
+        "excited_ns": [(START_NS, START_NS + PERIOD_NS)],
         "on_step": None,
         "seed": 7,
     }

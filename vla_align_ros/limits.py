@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-REFUSED: Final = 0.02
-"""What a check may refuse of robots whose experience is good. Five do: of all such robots a tenth at most."""
+REFUSED: Final = 0.04
+"""What a check may refuse of robots whose experience is good."""
 LEFT_OUT: Final = 0.05
 """What `joint_strays` may leave out of good experience."""
 KEPT: Final = 0.05

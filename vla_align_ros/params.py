@@ -161,6 +161,22 @@ class PolicyParams(Params):
     exploration_speed_fraction: float = parameter(
         0.35, "Largest speed of random motion, as a share of each joint's velocity_max.", within=(0.01, 1.0)
     )
+    excite: bool = parameter(
+        False,
+        "At each activation, before the policy's first chunk, move each joint a little around where it stands, for "
+        "experience without a task. ~/excite does the same when it is asked.",
+    )
+    excite_s: float = parameter(
+        30.0, "How long one excitation lasts; at least two control ticks.", unit="s", within=(0.0, 120.0), live=True
+    )
+    excite_size_rad: float = parameter(
+        0.1,
+        "How far from where it stands an excitation moves a joint; a sliding one 0.25 m for each rad. Less where a "
+        "limit demands it.",
+        unit="rad",
+        within=(0.0, 0.5),
+        live=True,
+    )
     experience_lag_s: float = parameter(
         0.3, "Experience is built this long after the fact, when late messages are in.", unit="s", within=(0.01, 10.0)
     )

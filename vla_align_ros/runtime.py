@@ -70,6 +70,7 @@ class Runtime:
             params,
             store=self.store,
             exploration_fraction=exploration_fraction,
+            excited_ns=[(each.begin_ns, each.until_ns) for each in self.controller.excitations],
             on_step=on_step,
             seed=seed,
         )

@@ -35,6 +35,10 @@ class Stream(IntEnum):
     SHIFTS = 71  # of one arm, by its split and the family
     TABLES = 73  # one after the other, of one arm on a clock
     FAMILIES = 79  # in which one arm is shifted
+    VIRTUAL_ROBOT = 83  # by family and number
+    VIRTUAL_LABELS = 89  # whose pictures they are
+    CONTENT = 97  # some pictures, to see which part of them is black in all
+    EXCITATION = 101  # of a robot that stands
 
 
 def rng_of(seed: int, stream: Stream, *index: int) -> np.random.Generator:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from robots import a_robot
 
 from vla_align_ros.action.controller import Controller, Published
+from vla_align_ros.action.excitation import Excitation
 from vla_align_ros.action.limits import ChunkLimits, ChunkReason, ChunkRefused, check_chunk
 from vla_align_ros.observation.assemble import (
     AssemblerLimits,
@@ -24,6 +26,7 @@ from vla_align_ros.types import ActionChunk, Observation
 PERIOD_NS, HORIZON, EXECUTE = 100_000_000, 8, 4
 T = 10**18  # a control tick
 JUMP_MAX_S, SPEED_FRACTION = 0.12, 0.56
+HERE = (0.1, 0.2)  # where the arm is
 
 
 class FakePolicy:
@@ -281,3 +284,99 @@ def test_hold_needs_to_know_where_the_arm_is() -> None:
     with pytest.raises(ObservationRefused, match="stale_joints"):
         controller.hold(T + PERIOD_NS)
     assert controller.queue.command_at(T + PERIOD_NS) is None, "what was queued is forgotten all the same"
+
+
+# --- excitation ---
+
+
+def excited_controller(action: str = "position", seconds: float = 2.0) -> tuple[Controller, FakePolicy, Excitation]:
+    """It has sent a chunk at T, by which the arm stays where it is."""
+    policy, excitation = FakePolicy(action, value=HERE), Excitation(seconds, 0.1)
+    controller = make_controller(policy, T)
+    controller.tick(T)
+    send(controller, T)
+    controller.excite(excitation)
+    return controller, policy, excitation
+
+
+def seen_at(controller: Controller, tick_ns: int, position: tuple[float, float] = HERE) -> None:
+    move(controller._assembler, tick_ns, position)
+    image = encode_image(np.full((8, 8, 3), tick_ns // PERIOD_NS % 251, np.uint8), tick_ns)
+    controller._assembler.push_image("front", image, IMAGE, tick_ns)
+
+
+def run_until(controller: Controller, over: Callable[[int], bool], follows: bool = True) -> list[ActionChunk]:
+    """Tick by tick, of an arm that is where it was sent by each tick, until `over` the tick; the chunks that came."""
+    tick, chunks, here = T, [], HERE
+    while not over(tick):
+        tick += PERIOD_NS
+        if chunks and follows:
+            row = (tick - chunks[-1].stamp_ns) // PERIOD_NS - 1
+            here = tuple(chunks[-1].actions[min(row, HORIZON - 1)])
+        seen_at(controller, tick, here)
+        if controller.tick(tick) is not None:
+            published = make(controller, tick)
+            controller.sent(published, tick)
+            chunks.append(published.chunk)
+    return chunks
+
+
+def test_an_excitation_begins_when_the_chunk_that_runs_has_come_to_rest_and_is_followed_by_the_policy() -> None:
+    controller, policy, excitation = excited_controller()
+    with pytest.raises(ValueError, match="excited already"):
+        controller.excite(Excitation(1.0, 0.1))
+    chunks = run_until(controller, lambda tick: excitation.over)
+    rest_ns = T + (HORIZON + 2) * PERIOD_NS
+    assert excitation.begin_ns >= rest_ns + 0.5e9
+    assert excitation.until_ns == excitation.begin_ns + 20 * PERIOD_NS
+    assert not excitation.problem
+    assert policy.asked == [10, 10], "before and after, and not meanwhile"
+    moved = np.concatenate([chunk.actions[:EXECUTE] for chunk in chunks[:-1]])
+    assert 0.03 < np.abs(moved - HERE).max() <= 0.1 + 1e-6
+    np.testing.assert_array_equal(chunks[-2].actions[-1], np.float32(HERE))
+    assert (controller.late, controller.queue.ran_dry) == (0, 0)
+
+
+def test_an_arm_that_does_not_stand_is_not_excited() -> None:
+    controller, policy, excitation = excited_controller()
+    tick = T + 40 * PERIOD_NS
+    seen_at(controller, tick - 5 * PERIOD_NS, (0.1, 0.4))
+    seen_at(controller, tick)
+    assert controller.tick(tick) == tick
+    make(controller, tick)
+    assert excitation.over
+    assert excitation.problem == "elbow moved by 0.2 rad in 0.5 s, by no command of this node"
+    assert policy.asked == [10, 10]
+
+
+def test_a_hold_ends_an_excitation_and_what_was_being_made_does_not_go_out_behind_it() -> None:
+    controller, _, excitation = excited_controller()
+    run_until(controller, lambda tick: excitation.begin_ns > 0)
+    tick = excitation.begin_ns + EXECUTE * PERIOD_NS
+    seen_at(controller, tick)
+    published = make(controller, tick)
+    assert not controller.outdated(published)
+    controller.hold(tick + PERIOD_NS // 4)
+    assert excitation.over
+    assert excitation.until_ns == tick + PERIOD_NS // 4
+    assert controller.outdated(published)
+
+
+@pytest.mark.parametrize("fault", ["stale joints", "late", "clock"])
+def test_what_goes_wrong_ends_an_excitation_with_a_sentence(fault: str) -> None:
+    controller, _, excitation = excited_controller()
+    run_until(controller, lambda tick: excitation.begin_ns > 0)
+    tick = excitation.begin_ns + (EXECUTE if fault == "stale joints" else 30) * PERIOD_NS
+    excitation.until_ns += 100 * PERIOD_NS
+    if fault == "stale joints":
+        with pytest.raises(ObservationRefused, match="stale_joints"):
+            make(controller, tick)
+        assert excitation.problem.startswith("stale_joints")
+    elif fault == "late":
+        seen_at(controller, tick)
+        make(controller, tick)
+        assert "a chunk came after" in excitation.problem
+    else:
+        controller.tick(T - 100 * PERIOD_NS)
+        assert excitation.problem == "the clock fell back"
+    assert controller.excitation is None

@@ -32,7 +32,9 @@ def bench(request: pytest.FixtureRequest) -> Bench[Any]:
 @pytest.fixture
 def policy(tmp_path: Path) -> Policy:
     """Random weights, the joints and cameras of reach2."""
-    return load_policy(write_model(tmp_path / "model", action_dim=2, action_horizon=8), "cpu")
+    return load_policy(
+        write_model(tmp_path / "model", action_dim=2, action_horizon=8, alignment__own_features=False), "cpu"
+    )
 
 
 @pytest.fixture

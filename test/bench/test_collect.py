@@ -64,9 +64,10 @@ def test_random_motion_is_commanded_in_each_robots_own_kind_and_moves_it(bench: 
     )
     fastest = PolicyParams.exploration_speed_fraction * robot.velocity_max * CLIP_SHARE + 1e-6
     period_s = robot.period_ns * 1e-9
-    if (robot.kinds == "position").all():
-        assert (np.abs(commands[:, 0] - start) <= fastest * period_s).all(), "from where the joints are"
-        way = commands[:, -1] - start
+    if (robot.kinds != "velocity").all():
+        origin = np.where(robot.kinds == "position", start, 0.0)
+        assert (np.abs(commands[:, 0] - origin) <= fastest * period_s).all(), "from where the joints are"
+        way = commands[:, -1] - origin
     else:
         assert (np.abs(commands) <= fastest).all()
         way = commands.sum(1) * period_s

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -104,3 +105,24 @@ def test_a_bench_that_is_not_there_is_refused_with_those_that_are(monkeypatch):
     monkeypatch.setitem(sys.modules, "mujoco", None)
     with pytest.raises(ParameterError, match=r"needs mujoco, which is not installed: pip install"):
         find_bench("so101")
+
+
+def test_the_way_that_is_drawn_is_the_way_that_the_arm_goes(bench):
+    arm, robot = bench.embodiment(0), bench.robot
+    body = bench.body(arm, T0, 3, SIZE)
+    body.advance(T0 + S)
+    now = body.reading()
+    goals = now + np.linspace(0.0, 0.1, 9)[1:, None]
+    velocities = np.append(np.full((7, now.size), 0.0125e9 / robot.period_ns), np.zeros((1, now.size)), axis=0)
+    times_ns = np.arange(1, 9) * robot.period_ns
+    trajectory = Trajectory(body.now_ns, robot.action_joints, times_ns, goals, velocities)
+    body.follow(trajectory)
+    body.advance(body.now_ns + int(times_ns[-1]) + S)
+    drawn = bench.carried_out(arm, now, replace(trajectory, stamp_ns=0))
+    assert drawn.shape == (9, len(robot.state))
+    np.testing.assert_array_equal(drawn[0], now)
+    np.testing.assert_allclose(drawn[-1], body.reading(), atol=0.05)
+    for camera in robot.cameras:
+        places = bench.tips_in_picture(arm, camera, now, drawn)
+        assert places.shape == (9, 2)
+        assert 0.005 < np.linalg.norm(places[-1] - places[0]) < 0.5

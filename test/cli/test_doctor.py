@@ -176,7 +176,7 @@ def test_every_limit_is_shown_with_what_it_was_measured_on(tmp_path):
     found = {check.name: check for check in doctor.check_limits("tiny")}
     assert list(found) == [f"limit {check.name}" for check in CHECKS]
     assert all(check.status == "ok" for check in found.values())
-    assert "measured on 128 robots, may refuse 2% of good ones" in found["limit perception_high"].found
+    assert "measured on 64 robots, may refuse 4% of good ones" in found["limit perception_high"].found
     model = shutil.copytree(REPOSITORY / "models" / "tiny", tmp_path / "tiny")
     stats = json.loads((model / "alignment_stats.json").read_text())
     stats["limits"]["perception_high"] = {"value": 1.5, "robots": 4}
@@ -185,7 +185,7 @@ def test_every_limit_is_shown_with_what_it_was_measured_on(tmp_path):
     assert few.status == "warn"
     assert "refuses above 1.5" in few.found
     assert "may refuse 20% of good ones" in few.found
-    assert few.todo == "measure it on 49 validation robots or more"
+    assert few.todo == "measure it on 24 validation robots or more"
     assert doctor.check_limits(str(tmp_path / "none")) == []
 
 

@@ -24,7 +24,7 @@ from rclpy.task import Future
 from safetensors.numpy import load_file, save_file
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Float64, String
-from std_srvs.srv import Trigger
+from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from vla_align_ros.bench.reach2.bench import BENCH
@@ -146,13 +146,17 @@ class PolicyProcess:
         assert response.success, response.message
         return dict(json.loads(response.message))
 
-    def call_async(self, name: str) -> Listener:
-        """Call a Trigger service of the policy; the answer comes to the listener."""
+    def call_async(self, name: str, kind: type = Trigger, request: Any = None) -> Listener:
+        """Call a service of the policy; the answer comes to the listener."""
         answers = Listener(name)
-        client = self.ros.node.create_client(Trigger, f"{POLICY}/{name}")
+        client = self.ros.node.create_client(kind, f"{POLICY}/{name}")
         assert client.wait_for_service(TIMEOUT_S)
-        client.call_async(Trigger.Request()).add_done_callback(lambda future: answers.receive(future.result()))
+        client.call_async(request or kind.Request()).add_done_callback(lambda future: answers.receive(future.result()))
         return answers
+
+    def excite(self, begin: bool = True) -> Listener:
+        """Call ~/excite."""
+        return self.call_async("excite", SetBool, SetBool.Request(data=begin))
 
     # --- what it says ---
 

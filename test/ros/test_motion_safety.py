@@ -11,6 +11,7 @@ from policy_live import (
     CAMERA,
     JOINTS,
     PERIOD_NS,
+    ParameterClient,
     PolicyProcess,
     stamp_ns,
     start_of,
@@ -190,8 +191,11 @@ def test_a_sensor_whose_clock_is_ahead_moves_nothing_and_is_named_with_its_offse
     assert {"age_ms.joints", "age_ms.base_0_rgb", "age_ms.left_wrist_0_rgb"} <= status.values.keys()
 
 
-def test_the_gate_asks_where_the_arm_is_now(node, robot):
-    """Every 20 ms the arm is elsewhere: chunks begin where it was, by their own observation."""
+def test_the_gate_asks_where_the_arm_is_now(node, robot, shared_ros):
+    """Every 20 ms the arm is elsewhere: chunks begin where it was, by their own observation. Many steps, so that also a
+    fast machine hears of the arm while it samples."""
+    parameters = ParameterClient(shared_ros, "vla_policy")
+    assert not parameters.set(num_steps=50)
     before = node.wait_for_status("inference").refused("jump")
     positions = np.array([[0.0, 0.0], [1.2, 0.0], [-1.2, 0.0]])
 
@@ -200,6 +204,7 @@ def test_the_gate_asks_where_the_arm_is_now(node, robot):
 
     robot.change[JOINTS] = thrown
     node.wait_for_status("inference", lambda status: status.refused("jump") > before)
+    assert not parameters.set(num_steps=10)
 
 
 # --- commands ---

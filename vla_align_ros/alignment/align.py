@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from vla_align_ros.action.excitation import excited
 from vla_align_ros.alignment import experience_check, guard
 from vla_align_ros.alignment.diagnosis import diagnose
 from vla_align_ros.alignment.evidence import collect, on_later
@@ -51,12 +52,14 @@ def align(
     *,
     store: TokenStore | None = None,
     exploration_fraction: float = 0.0,
+    excited_ns: Sequence[tuple[int, int]] = (),
     on_step: OnStep | None = None,
     seed: int = 0,
 ) -> AlignReport:
     """Update `policy`'s E-Token from experiences in order of time, or leave it bit for bit as it was.
 
     Uses the newest `params.align_max_experiences`. A kept token is written to `store` (durable) before it is used.
+    excited_ns: when the robot was being excited, (from, until).
     Raises PolicyError when the model cannot align; everything about the experience is a reason in the report.
     """
     if policy.token is None:
@@ -67,6 +70,7 @@ def align(
         experiences,
         params,
         exploration_fraction=exploration_fraction,
+        excited_ns=excited_ns,
         on_step=on_step,
         seed=seed,
     )
@@ -80,6 +84,7 @@ def attempt(
     params: AlignParams,
     *,
     exploration_fraction: float = 0.0,
+    excited_ns: Sequence[tuple[int, int]] = (),
     on_step: OnStep | None = None,
     seed: int = 0,
 ) -> Attempt:
@@ -88,7 +93,8 @@ def attempt(
     started, limits = time.monotonic(), limits_of(policy, params)
     used = list(experiences)[-params.align_max_experiences :]
     parts = split(used, policy.config.robot, limits["joint_strays"])
-    report, proposal = _report_of(used, parts, limits, exploration_fraction), None
+    report = _report_of(used, parts, limits, exploration_fraction, excited(used, excited_ns))
+    proposal: Proposal | None = None
     verdict = experience_check.check_request(policy, used, parts, params, limits)
     if verdict is None or verdict.reason not in (Reason.MALFORMED, Reason.NON_FINITE):
         report = replace(report, diagnosis=diagnose(used, policy.config.robot))
@@ -143,7 +149,7 @@ def limits_of(policy: Policy, params: AlignParams) -> dict[str, float]:
 
 
 def _report_of(
-    used: Sequence[Experience], parts: Split, limits: dict[str, float], exploration_fraction: float
+    used: Sequence[Experience], parts: Split, limits: dict[str, float], exploration_fraction: float, excited: int
 ) -> AlignReport:
     """What can be said before anything is looked at."""
     return AlignReport(
@@ -158,6 +164,7 @@ def _report_of(
         last_stamp_ns=used[-1].next_observation.stamp_ns if used else 0,
         exploration_fraction=exploration_fraction,
         duration_s=0.0,
+        excited=excited,
         stamps_ns=tuple(item.observation.stamp_ns for item in used),
         statistics=experience_check.statistics(parts),
         limits=limits,
@@ -189,8 +196,8 @@ def provenance(
     """What the store writes beside a token of this policy."""
     experience: dict[str, Any] = {}
     if report is not None:
-        names = ("learned_from", "judged_by", "episodes", "first_stamp_ns", "last_stamp_ns", "exploration_fraction")
-        experience = {name: getattr(report, name) for name in names}
+        names = ("learned_from", "judged_by", "episodes", "first_stamp_ns", "last_stamp_ns")
+        experience = {name: getattr(report, name) for name in (*names, "exploration_fraction", "excited")}
     return Provenance(
         model_name=policy.config.name,
         base_weights_sha256=policy.weights_sha256,

@@ -30,6 +30,7 @@ class AlignReport:
     starts from it. Empty where the attempt ended earlier.
     statistics: of each check that was asked, by name (`limits.CHECKS`); limits: of every check.
     exploration_fraction: share of random motion that was set while the experience was made.
+    excited: how many of these experiences an excitation of this process moved the robot for.
     diagnosis: what each joint does with its commands, by joint states alone; empty where the experience is malformed.
     token_version: name in the store, when the token was kept and a store was given.
     stamps_ns: of every experience that was given to the attempt: when its first observation was made.
@@ -46,6 +47,7 @@ class AlignReport:
     last_stamp_ns: int
     exploration_fraction: float
     duration_s: float
+    excited: int = 0
     best_known_name: str = ""
     before: dict[str, float] = field(default_factory=dict)
     best_known: dict[str, float] = field(default_factory=dict)
@@ -66,7 +68,8 @@ class AlignReport:
         """For a log line and a service's answer."""
         verb = "kept" if self.accepted else "refused"
         version = f" as version {self.token_version}" if self.token_version else ""
-        return f"alignment {verb}{version} ({self.reason.value}): {self.detail}"
+        excited = f"; {self.excited} of {len(self.stamps_ns)} experiences are of excitations" if self.excited else ""
+        return f"alignment {verb}{version} ({self.reason.value}): {self.detail}{excited}"
 
 
 def _json_value(value: Any) -> Any:

@@ -110,6 +110,14 @@ class Bench(Protocol[Embodiment]):
     def body(self, arm: Embodiment, start_ns: int, seed: int, image_size: int) -> Body:
         """One arm on a clock that begins at `start_ns`."""
 
+    def carried_out(self, arm: Embodiment, now: FloatArray, trajectory: Trajectory) -> FloatArray:
+        """What the encoders say, (K, S), at the start and after each control tick of a trajectory, of an arm that is at
+        rest at `now` (S,) and has nothing in its way. To be drawn: without noise and load."""
+
+    def tips_in_picture(self, arm: Embodiment, camera: str, now: FloatArray, readings: FloatArray) -> FloatArray:
+        """Where the picture that a camera takes at `now` (S,) has the places that the arm's tip comes to when the
+        encoders say `readings` (K, S): (K, 2) in picture widths from its top left."""
+
 
 def bench_names() -> list[str]:
     """Of all benches: the folders that have a `bench.py`."""

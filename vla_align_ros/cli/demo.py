@@ -8,13 +8,15 @@ from typing import Annotated
 
 import typer
 
+from vla_align_ros.demo.subject import EMBODIMENT_SEED, MODEL
+
 
 def demo(
-    model: Annotated[str, typer.Option(help="Folder of the model, or its name in the zoo.")] = "tiny",
+    model: Annotated[str, typer.Option(help="Folder of the model, or its name in the zoo.")] = MODEL,
     out: Annotated[Path, typer.Option(help="Folder of store, bag, logs and report; replaced when there.")] = Path(
         "outputs/demo"
     ),
-    embodiment_seed: Annotated[int, typer.Option(help="Which arm; 0 is the unshifted one.")] = 9,
+    embodiment_seed: Annotated[int, typer.Option(help="Which arm; 0 is the unshifted one.")] = EMBODIMENT_SEED,
     aligns: Annotated[int, typer.Option(help="Alignments to wait for.", min=1)] = 2,
     episodes: Annotated[int, typer.Option(help="Paired episodes for the success rates.", min=1)] = 200,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the numbers here as JSON.")] = None,

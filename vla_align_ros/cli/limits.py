@@ -25,7 +25,7 @@ def limits(
     """Measure the limit of each check over validation robots, as the end of a training does. Needed where a check
     changed, not the weights; about half a minute a robot. Exit code 2: a model or data that do not fit.
 
-    Example: vla-align limits models/tiny --source '{bench: reach2, validation_robots: 128}'
+    Example: vla-align limits models/tiny --source '{bench: reach2, validation_robots: 64}'
     """
     import torch
 

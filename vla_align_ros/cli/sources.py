@@ -1,17 +1,19 @@
 """`source:` of a recipe -> what it names: a bench, LeRobotDatasets or bags.
 
-    source: {bench: reach2, robots: 192, validation_robots: 128}
+    source: {bench: reach2, robots: 192, validation_robots: 64}
     source: {bench: so101, tasks: {reach: 0.5, pick: 0.5}, families: [zeros, wrist_roll]}
     source: {lerobot: [FOLDER, ...], validation: [FOLDER, ...], cameras: {front: observation.images.front}}
     source: {bags: {arm1: [BAG, ...], arm2: [BAG, ...]}, prompt: pick the cube}
+    source: {lerobot: [FOLDER], virtual: {robots: 64, joint_zeros_rad: 0.1, camera_roll_rad: {wrist: 3.14}}}
 
-Recorded sources without `validation` hold some robots, or later episodes, out.
+Recorded sources without `validation` hold some robots, or later episodes, out. `virtual` makes many robots of the ones
+that a source has (`training/virtual_recipe.py`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass as plain_dataclass
-from dataclasses import field
+from dataclasses import field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,6 +27,8 @@ from vla_align_ros.experience.source import Sources
 from vla_align_ros.policy.config import ModelConfig
 from vla_align_ros.policy.tokenizer import clean_prompt
 from vla_align_ros.training.recipe import RecipeError
+from vla_align_ros.training.virtual_recipe import FAMILIES, VirtualRobots
+from vla_align_ros.training.virtual_source import LARGER, virtual_sources
 
 _TaskName = Literal["reach", "push", "pick"]
 _strict = ConfigDict(extra="forbid")
@@ -51,7 +55,7 @@ class So101Source:
     out."""
 
     bench: Literal["so101"]
-    robots: Annotated[int, Field(ge=2)] = 192
+    robots: Annotated[int, Field(ge=1)] = 192
     validation_robots: Annotated[int, Field(ge=1)] = 64
     tasks: Annotated[dict[_TaskName, Annotated[float, Field(gt=0)]], Field(min_length=1)] = field(
         default_factory=lambda: {"reach": 1.0, "push": 1.0, "pick": 1.0}
@@ -167,12 +171,39 @@ def parse_source(text: str) -> dict[str, Any]:
 def open_sources(raw: dict[str, Any], config: ModelConfig, seed: int) -> Sources:
     """The sources that a recipe's `source` names, for one model. Raises RecipeError naming what is wrong with it, and
     what a source raises, a ValueError, for data that do not fit."""
-    named = [kind for kind in _KINDS if kind in raw]
+    real = {key: value for key, value in raw.items() if key != "virtual"}
+    named = [kind for kind in _KINDS if kind in real]
     if len(named) != 1:
-        raise RecipeError(f"source: expected one of {', '.join(_KINDS)}, got {list(raw)}")
+        raise RecipeError(f"source: expected one of {', '.join(_KINDS)}, got {list(real)}")
+    found: Reach2Source | So101Source | LeRobotSource | BagSource = _parsed(_KINDS[named[0]], real, named[0])
+    if "virtual" not in raw:
+        return found.open(config, seed)
+    virtual = _virtual(raw["virtual"], config)
+    return virtual_sources(found.open(_larger(config) if virtual.warps else config, seed), virtual, config)
+
+
+def _virtual(raw: Any, config: ModelConfig) -> VirtualRobots:
+    """`virtual:` of a source, checked against the robot before any data is read."""
+    if not isinstance(raw, dict):
+        raise RecipeError(f"source: virtual: expected a mapping, as {{robots: 64, joint_zeros_rad: 0.1}}, got {raw!r}")
+    known = [item.name for item in fields(VirtualRobots)]
+    if unknown := [key for key in raw if key not in known]:
+        raise RecipeError(f"source: virtual: no family {unknown}, there are {', '.join(FAMILIES)}")
+    found: VirtualRobots = _parsed(VirtualRobots, raw, "virtual")
+    found.named(config.robot)
+    return found
+
+
+def _larger(config: ModelConfig) -> ModelConfig:
+    """For pictures of another size than the model's."""
+    vision = config.architecture.vision
+    larger = replace(vision, image_size=LARGER * vision.image_size)
+    return replace(config, architecture=replace(config.architecture, vision=larger))
+
+
+def _parsed(kind: Any, raw: Any, name: str) -> Any:
+    """Raises RecipeError with every problem."""
     try:
-        found: Reach2Source | So101Source | LeRobotSource | BagSource
-        found = TypeAdapter(_KINDS[named[0]]).validate_python(raw)
+        return TypeAdapter(kind).validate_python(raw)
     except ValidationError as error:
-        raise RecipeError(f"source: {problems(error, named[0])}") from None
-    return found.open(config, seed)
+        raise RecipeError(f"source: {problems(error, name)}") from None

@@ -15,19 +15,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from vla_align_ros.action.running import begin
+from vla_align_ros.alignment.diagnosis import FieldDiagnosis
 from vla_align_ros.alignment.reasons import Reason
-from vla_align_ros.bench.reach2.arm import PERIOD_S, forward_kinematics, move
-from vla_align_ros.bench.reach2.camera import ARM_HEIGHT_M, CAMERAS, at_height, base_view
-from vla_align_ros.bench.reach2.embodiment import Embodiments
-from vla_align_ros.types import Observation, Trajectory
 
 matplotlib.use("Agg")
 
-PICTURE_PX = 320
-Colour = tuple[int, int, int]
-BEFORE_RGB: Colour = (255, 150, 0)
-AFTER_RGB: Colour = (255, 0, 255)
 ATTEMPT_COLUMNS = ("attempt", "verdict", "what it means", "numbers", "learned from + judged by", "took")
 STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}"
@@ -53,13 +45,18 @@ def write_report(
         "<p>A simulated arm that the policy was not trained on, driven by the real nodes over DDS on this machine.</p>",
         "<h2>Success over time</h2>",
         f"<p>What the token that ran at each moment is worth: {html.escape(str(summary['success_is']))}. Without "
-        "alignment the arm would have kept its first token.</p>",
-        _image(_timeline(summary["success_over_time"], attempts, start_ns)),
+        "alignment the arm would have kept its first token. A classical calibration is a least-squares line for each "
+        "joint, by the same experience, that wraps the first token's commands.</p>",
+        _image(_timeline(summary["success_over_time"], summary["success_calibrated"], attempts, start_ns)),
         "<h2>Summary</h2>" + _table([("what", "value"), *summary_rows(summary)]),
-        "<h2>What the base camera saw, with the planned motion</h2>",
-        "<p>Where the tip goes when this arm executes the chunk that the policy plans here: orange with the token of a "
-        "fresh install, magenta with the aligned one. (Drawn with the simulator's knowledge of the arm's gains, signs "
-        "and camera; the policy has none of it. In the run itself a part of the chunks was random motion.)</p>",
+        "<h2>What commands and joint states alone say</h2>",
+        "<p>No network is asked here, and no picture. What is wrong by this, put right in the driver.</p>",
+        "<ul>" + "".join(f"<li>{html.escape(sentence)}</li>" for sentence in diagnosis(attempts)) + "</ul>",
+        "<h2>What the cameras saw, with planned and executed motion</h2>",
+        "<p>Where the tip goes when this arm carries out the chunk that the policy plans here: orange with the token "
+        "of a fresh install, magenta with the aligned one. Cyan: where it went in the run itself, by its joint states; "
+        "a part of the chunks was random motion. (Drawn with the simulator's knowledge of arm and cameras; the policy "
+        "has none of it.)</p>",
         *[_image(_png(picture)) for picture in pictures],
         "<h2>Alignments</h2>",
         "<p>A refusal is an answer, not a fault: the token stays bit for bit as it was. docs/reasons.md lists all "
@@ -71,6 +68,11 @@ def write_report(
         _image(_histogram(latencies_ms, summary["chunk_period_ms"])),
     ]
     path.write_text("\n".join(parts))
+
+
+def diagnosis(attempts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the newest attempt says of each joint."""
+    return [FieldDiagnosis(**found).sentence() for found in attempts[-1]["diagnosis"]] if attempts else []
 
 
 def summary_rows(numbers: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -88,40 +90,13 @@ def summary_rows(numbers: Mapping[str, Any]) -> list[tuple[str, str]]:
             f"{aligns['attempted']} attempted, {aligns['accepted']} kept, {aligns['refused']} refused with a reason",
         ),
         ("success before, after", f"{numbers['success_before']:.3f}, {numbers['success_after']:.3f}"),
+        ("success with a classical calibration instead", f"{numbers['success_calibrated']:.3f}"),
         ("success is", numbers["success_is"]),
         ("the first alignment again: bag played, watched, read", agree),
         ("token version, restored after a restart", numbers["token_version"]),
         ("bag", numbers["bag_path"]),
         ("report", numbers["report_path"]),
     ]
-
-
-def draw_scene(observation: Observation) -> NDArray[np.uint8]:
-    """The base camera's picture, enlarged, with the prompt."""
-    image = cv2.resize(observation.images[CAMERAS[0]], (PICTURE_PX, PICTURE_PX), interpolation=cv2.INTER_NEAREST)
-    corner = (8, PICTURE_PX - 10)
-    cv2.putText(image, observation.prompt, corner, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255,) * 3, 1, cv2.LINE_AA)
-    return np.asarray(image, np.uint8)
-
-
-def draw_way(
-    picture: NDArray[np.uint8], observation: Observation, trajectory: Trajectory, arm: Embodiments, colour: Colour
-) -> None:
-    """Draw into `picture` where the tip of `arm` (one row) goes when it executes `trajectory`, and a dot at its end."""
-    angle = observation.state[None].astype(np.float64) - arm.offset_rad
-    last = np.zeros((1, angle.shape[1]))
-    tips = [forward_kinematics(arm.link_m, angle)[1]]
-    start_ns, period_ns = observation.stamp_ns, round(PERIOD_S * 1e9)
-    running = begin(trajectory, start_ns, period_ns, (start_ns, observation.state))
-    ticks = range(start_ns, running.end_ns + 1, period_ns)
-    for command in np.diff([running.position_at(t_ns) for t_ns in ticks], axis=0) / PERIOD_S:
-        angle = move(arm, angle, command[None], last)
-        last = command[None]
-        tips.append(forward_kinematics(arm.link_m, angle)[1])
-    pixels, _ = base_view(arm).project(at_height(np.stack(tips, axis=1), ARM_HEIGHT_M))
-    way = (pixels[0] * PICTURE_PX).astype(np.int32)
-    cv2.polylines(picture, [way.reshape(-1, 1, 2)], False, colour, 2, cv2.LINE_AA)
-    cv2.circle(picture, (int(way[-1, 0]), int(way[-1, 1])), 5, colour, -1, cv2.LINE_AA)
 
 
 def _attempt_row(numbered: tuple[int, Mapping[str, Any]]) -> tuple[object, ...]:
@@ -166,8 +141,11 @@ def _losses(attempt: Mapping[str, Any], number: int) -> bytes:
     return _rendered(figure)
 
 
-def _timeline(timeline: Sequence[Mapping[str, Any]], attempts: Sequence[Mapping[str, Any]], start_ns: int) -> bytes:
-    """Steps of the success rate, the attempts between them, and the same arm with alignment off."""
+def _timeline(
+    timeline: Sequence[Mapping[str, Any]], calibrated: float, attempts: Sequence[Mapping[str, Any]], start_ns: int
+) -> bytes:
+    """Steps of the success rate, the attempts between them, and the same arm with alignment off, and with a calibration
+    by the experience of the first attempt instead."""
     figure = Figure(figsize=(9, 3.2))
     axes = figure.subplots()
     ends = [((attempt["last_stamp_ns"] - start_ns) * 1e-9 + attempt["duration_s"], attempt) for attempt in attempts]
@@ -175,7 +153,11 @@ def _timeline(timeline: Sequence[Mapping[str, Any]], attempts: Sequence[Mapping[
     times = [*(point["t_s"] for point in timeline), last_s]
     rates = [point["success"] for point in timeline]
     axes.step(times, [*rates, rates[-1]], where="post", linewidth=2.5, label="with alignment")
-    axes.plot([0.0, last_s], [rates[0], rates[0]], "--", color="grey", label="without alignment: the first token")
+    axes.plot([0.0, last_s], [rates[0], rates[0]], "--", color="grey", label="alignment off: the first token")
+    if ends:
+        first_s = ends[0][0]
+        steps = ([0.0, first_s, last_s], [rates[0], calibrated, calibrated])
+        axes.step(*steps, ":", where="post", color="#1f4e9c", label="classical calibration instead")
     for end_s, attempt in ends:
         colour, word = ("#176b2c", "kept") if attempt["accepted"] else ("#666666", f"refused: {attempt['reason']}")
         axes.axvline(end_s, color=colour, linestyle=":")

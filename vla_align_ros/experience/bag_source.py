@@ -57,10 +57,16 @@ class BagSource:
     def robots(self) -> tuple[str, ...]:
         return tuple(self.stretches)
 
-    def samples(self, robot: NDArray[np.int64], horizon: int, size: int | None, rng: np.random.Generator) -> RawSamples:
-        """See `Source`. Raises ValueError for another horizon than the bags are read with."""
+    def samples(
+        self, robot: NDArray[np.int64], horizon: int, size: int | None, rng: np.random.Generator, beyond: int = 0
+    ) -> RawSamples:
+        """See `Source`. Raises ValueError for another horizon than the bags are read with, or more commands."""
         if horizon != self.horizon:
             raise ValueError(f"the bags are read for {self.horizon} ticks, {horizon} were asked for")
+        if beyond:
+            raise ValueError(
+                "bags tell no commands beyond an experience, as a delay needs: make a LeRobotDataset of them"
+            )
         wanted: dict[tuple[Path, ...], dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
         for (row, number), places_of in drawn(robot, self._counts, rng).items():
             stretch = self._of(row)[number]

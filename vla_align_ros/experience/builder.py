@@ -26,7 +26,6 @@ from vla_align_ros.types import Experience, Observation
 EPISODE_GAP_NS: Final = 1_000_000_000
 STILL_RAD: Final = 0.02  # a joint that moved no farther stood still
 ASKED_RAD: Final = 0.2  # one that was asked to go this far and stood still is held by something: its stop, the table
-METRES_A_RAD: Final = 0.25  # so far an arm's hand goes when a joint near it turns by 1 rad: what is far for a slide
 
 
 class ExperienceReason(Enum):
@@ -194,7 +193,7 @@ def joint_held(item: Experience, robot: RobotDescription) -> bool:
         return False  # the alignment says what is wrong
     start, end = (robot.measured(seen.state) for seen in (item.observation, item.next_observation))
     goal = positions_of(item.commands, start, robot.kinds, robot.period_ns * 1e-9)[-1]
-    scale = np.where([joint.unit == "m" for joint in robot.action_limits], METRES_A_RAD, 1.0)
+    scale = robot.scale_of_rad
     held = (np.abs(goal - start) > ASKED_RAD * scale) & (np.abs(end - start) < STILL_RAD * scale)
     return bool((held & robot.must_follow).any())
 

@@ -135,9 +135,10 @@ class LeRobotDataset:
             yield from self.experiences_at(episode, range(0, episode.length - horizon, stride), horizon)
 
     def experiences_at(
-        self, episode: Episode, firsts: Sequence[int], horizon: int, images: bool = True
+        self, episode: Episode, firsts: Sequence[int], horizon: int, images: bool = True, beyond: int = 0
     ) -> Iterator[Experience]:
-        """The experiences that begin at frames `firsts` (rising) of an episode; no other frame is kept."""
+        """The experiences that begin at frames `firsts` (rising) of an episode; no other frame is kept. beyond: how
+        many commands more they have than there are frames to the next observation."""
         rows = self._rows(episode, [STATE, ACTION, "task_index"])
         states = self._robot.state_scale.to_ros(self._vectors(episode, rows, STATE, self._state_columns))
         actions = self._vectors(episode, rows, ACTION, self._action_columns)
@@ -152,7 +153,7 @@ class LeRobotDataset:
                 begun[index] = now
             first = index - horizon
             if (before := begun.pop(first, None)) is not None:
-                commands = self._commands(actions[first:index], before.state)
+                commands = self._commands(actions[first : index + beyond], before.state)
                 yield Experience(before, commands, now, episode.number)
 
     def _commands(self, actions: NDArray[np.float64], state: NDArray[np.float32]) -> NDArray[np.float32]:

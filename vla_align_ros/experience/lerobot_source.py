@@ -50,13 +50,15 @@ class LeRobotSource:
         datasets = {id(item.dataset): item.dataset for mine in self.episodes.values() for item in mine}
         return tuple(sorted({text for dataset in datasets.values() for text in dataset.prompts}))
 
-    def samples(self, robot: NDArray[np.int64], horizon: int, size: int | None, rng: np.random.Generator) -> RawSamples:
+    def samples(
+        self, robot: NDArray[np.int64], horizon: int, size: int | None, rng: np.random.Generator, beyond: int = 0
+    ) -> RawSamples:
         """See `Source`. Each begins at any frame of its robot; an episode's are decoded together, in order."""
-        wanted = drawn(robot, lambda row: self._counts(row, horizon, 1), rng)
+        wanted = drawn(robot, lambda row: self._counts(row, horizon + beyond, 1), rng)
         made: dict[int, Experience] = {}
         for (row, number), places_of in sorted(wanted.items()):
             recorded, firsts = self.episodes[self.robots[row]][number], sorted(places_of)
-            found = recorded.dataset.experiences_at(recorded.episode, firsts, horizon, images=size is not None)
+            found = recorded.dataset.experiences_at(recorded.episode, firsts, horizon, size is not None, beyond)
             for first, item in zip(firsts, found, strict=True):
                 made |= dict.fromkeys(places_of[first], resized(item, size))
         return demonstrations(made, robot)

@@ -58,12 +58,18 @@ class Pairs:
 class Labels:
     """What only a bench knows, each drawn anew as (count, size, seed): labelled frames, and pairs of random motion.
 
-    num_points: K of `RawSamples.points`.
+    point_cameras: in whose picture each of the K points of `RawSamples.points` is. Cameras are counted as the robot
+    description has them; frame i is of camera i % C.
     """
 
-    num_points: int
+    point_cameras: tuple[int, ...]
     frames: Callable[[int, int, int], Frames]
     pairs: Callable[[int, int, int], Pairs]
+
+    @property
+    def num_points(self) -> int:
+        """K of `RawSamples.points`."""
+        return len(self.point_cameras)
 
 
 class Source(Protocol):
@@ -79,9 +85,12 @@ class Source(Protocol):
     @property
     def labels(self) -> Labels | None: ...
 
-    def samples(self, robot: NDArray[np.int64], horizon: int, size: int | None, rng: np.random.Generator) -> RawSamples:
+    def samples(
+        self, robot: NDArray[np.int64], horizon: int, size: int | None, rng: np.random.Generator, beyond: int = 0
+    ) -> RawSamples:
         """One sample of `horizon` ticks, drawn at random, for each entry of `robot` (rows of `robots`). size: of the
-        images, letterboxed; None leaves them out."""
+        images, letterboxed; None leaves them out. beyond: of how many more ticks after them there are commands and
+        actions, too. Raises ValueError where a source cannot give these."""
         ...
 
     def experiences(

@@ -14,6 +14,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from vla_align_ros.checked import load_yaml
+from vla_align_ros.observation.view import View
 from vla_align_ros.robot.description import RobotDescription
 
 MODEL_FILE = "model.yaml"
@@ -176,7 +177,8 @@ class ModelConfig:
 
     name: also the name of the token store's folder. robot: what it expects of the robot that it runs on.
     normalisation: `zscore` or `quantiles`, with the numbers in `norm_stats.json`.
-    initial_token: row of the token bank that a fresh install loads; None loads E_0.
+    initial_token: row of the token bank that a fresh install loads; None loads E_0. views: what the model is shown of a
+    camera (`observation/view.py`), all of the picture where none is said.
     """
 
     format: Literal[1]
@@ -188,12 +190,15 @@ class ModelConfig:
     recommended: RecommendedConfig = field(default_factory=RecommendedConfig)
     initial_token: Annotated[int, Field(ge=0, strict=True)] | None = None
     description: str = ""
+    views: dict[str, View] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         robot, architecture = self.robot, self.architecture
         if set(robot.cameras) != set(architecture.cameras):
             names = list(architecture.cameras)
             raise ValueError(f"robot.cameras must name exactly architecture.cameras {names}, got {list(robot.cameras)}")
+        if unknown := sorted(set(self.views) - set(robot.cameras)):
+            raise ValueError(f"views: the robot has no camera {unknown}, it has {list(robot.cameras)}")
         for vector, fields in (("state", robot.state), ("action", robot.action)):
             if len(fields) > architecture.action_dim:
                 text = f"{len(fields)} fields do not fit action_dim {architecture.action_dim}"

@@ -67,6 +67,8 @@ class Robot:
             frames = [item.images.get(camera) for item in observations]
             black = np.zeros((size, size, 3), np.uint8)
             stacked = np.stack([black if frame is None else letterbox(frame, size) for frame in frames])
+            if (view := self.config.views.get(camera)) is not None:
+                stacked = view.shown(stacked)
             images.append(to_model_image(torch.from_numpy(stacked).to(device)))
             masks.append(torch.tensor([frame is not None for frame in frames], device=device))
         if not bool(torch.stack(masks).any(0).all()):

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import field
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Final, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,7 @@ def _known_kind(kind: object) -> object:
     return kind
 
 
+METRES_A_RAD: Final = 0.25  # so far an arm's hand goes when a joint near it turns by 1 rad: what is far for a slide
 Entry = Literal["position", "velocity", "effort"]
 GroupType = Literal["joint_trajectory", "position_stream"]
 Float64Array = NDArray[np.float64]
@@ -269,6 +270,11 @@ class RobotDescription:
     def velocity_max(self) -> Float64Array:
         """(A,) of each commanded joint, its unit a second."""
         return np.array([joint.velocity_max for joint in self.action_limits])
+
+    @cached_property
+    def scale_of_rad(self) -> Float64Array:
+        """(A,) what is as far for each commanded joint as 1 rad is for a turning one, in its unit."""
+        return np.array([METRES_A_RAD if joint.unit == "m" else 1.0 for joint in self.action_limits])
 
     @cached_property
     def must_follow(self) -> NDArray[np.bool_]:

@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from vla_align_ros.bench.reach2.bench import BENCH
 from vla_align_ros.demo.processes import NodeProcess
 from vla_align_ros.experience.bag_topics import bag_topics
+from vla_align_ros.robot.description import RobotDescription
 from vla_align_ros.ros.listener import Listener
 
 RATE = 2.0  # what two cores manage without losing an image
@@ -24,7 +24,13 @@ class DemoError(RuntimeError):
 
 
 def replay_by_topic(
-    out: Path, parameters: Mapping[str, object], live: Mapping[str, Any], count: int, lag_s: float, listener: Listener
+    robot: RobotDescription,
+    out: Path,
+    parameters: Mapping[str, object],
+    live: Mapping[str, Any],
+    count: int,
+    lag_s: float,
+    listener: Listener,
 ) -> dict[str, Any]:
     """The report of an alignment on the `count` newest experiences at the time of the live attempt `live`.
 
@@ -42,7 +48,7 @@ def replay_by_topic(
         "path": str(out / "bag"),
         "rate": RATE,
         "commands": True,
-        "topics": " ".join(bag_topics(BENCH.robot).needed),
+        "topics": " ".join(bag_topics(robot).needed),
         "from_ns": live["first_stamp_ns"] - round(BEFORE_S * 1e9),
         "until_ns": live["last_stamp_ns"] + round(lag_s * 1e9),
     }

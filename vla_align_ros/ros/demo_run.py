@@ -18,17 +18,21 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from vla_align_ros.bench.evaluate import finished
-from vla_align_ros.bench.reach2.bench import BENCH
-from vla_align_ros.bench.reach2.camera import CAMERAS
+from vla_align_ros.alignment.diagnosis import FieldDiagnosis
+from vla_align_ros.bench.evaluate import acting, finished, run
+from vla_align_ros.bench.port import find_bench
+from vla_align_ros.bench.sampling import begin
 from vla_align_ros.checkpoint.store import TokenStore
 from vla_align_ros.checkpoint.version import TokenVersion
 from vla_align_ros.demo.agreement import align_again, differences, from_bag, from_folder
+from vla_align_ros.demo.calibrated import calibrated
 from vla_align_ros.demo.pictures import planned_motion
 from vla_align_ros.demo.processes import NodeProcess
 from vla_align_ros.demo.report import summary_rows, write_report
+from vla_align_ros.demo.subject import BENCH_NAME, EPISODE_S
 from vla_align_ros.params import ManagerParams, PolicyParams
 from vla_align_ros.policy import Policy, load_policy
+from vla_align_ros.robot.description import RobotDescription
 from vla_align_ros.ros.demo_replay import DemoError, replay_by_topic
 from vla_align_ros.ros.listener import Listener, listening
 from vla_align_ros.zoo import find_model
@@ -37,8 +41,7 @@ START_TIMEOUT_S, STALL_TIMEOUT_S, ANSWER_TIMEOUT_S = 30.0, 90.0, 10.0
 EXPLORATION_FRACTION = 0.7
 ALIGN_FREQUENCY_HZ = 0.05
 EXPERIENCE_LAG_S = 1.0  # a message that a busy machine brings later is in the bag, but not in the live experience
-CHUNK_HZ = 2.5
-SIMULATED = {"image_hz": 20.0, "joint_hz": 50.0}  # twice and five times the control rate: two cores do everything
+IMAGES, JOINT_STATES = 2.0, 5.0  # a control tick: two cores do everything
 HEARD_S = 4.0  # of every topic must be in the bag before experience counts: longer than its chunks, horizon and lag
 EPISODE_SEED = 404
 
@@ -69,11 +72,12 @@ def run_demo(settings: DemoSettings, console: Console) -> dict[str, Any]:
         "align_frequency_hz": ALIGN_FREQUENCY_HZ,
     }
     with listening() as listener:
-        travelled = _live_run(settings, out, parameters, listener, console)
+        travelled = _live_run(settings, policy.config.robot, out, parameters, listener, console)
         restored = _restart(out, parameters, listener, console)
         attempts, params = list(listener.reports), _policy_params(policy, parameters)
         experiences = from_bag(policy, attempts[0], out / "bag", params)
-        replayed = replay_by_topic(out, parameters, attempts[0], len(experiences), EXPERIENCE_LAG_S, listener)
+        count, robot = len(experiences), policy.config.robot
+        replayed = replay_by_topic(robot, out, parameters, attempts[0], count, EXPERIENCE_LAG_S, listener)
     versions = TokenStore(out / "store", ManagerParams().keep_versions).versions()
     start_ns = versions[0].manifest.created_ns
     start = torch.from_numpy(versions[0].token.copy())
@@ -96,6 +100,7 @@ def run_demo(settings: DemoSettings, console: Console) -> dict[str, Any]:
         },
         "success_before": rates[versions[0].name],
         "success_after": rates[restored.name],
+        "success_calibrated": success_calibrated(policy, start, attempts[0]["diagnosis"], settings),
         "success_over_time": timeline,
         "success_is": f"share of {settings.episodes} paired episodes of the batched bench, in process",
         "token_version": restored.name,
@@ -106,7 +111,9 @@ def run_demo(settings: DemoSettings, console: Console) -> dict[str, Any]:
         "report_path": str(out / "report.html"),
     }
     ends = (start, torch.from_numpy(restored.token.copy()))
-    pictures = planned_motion(policy, out / "bag", params, BENCH.embodiment(settings.embodiment_seed), ends)
+    bench = find_bench(BENCH_NAME)
+    arm = bench.embodiment(settings.embodiment_seed)
+    pictures = planned_motion(policy, out / "bag", params, bench, arm, ends)
     write_report(out / "report.html", numbers, attempts, pictures, listener.latencies_ms, start_ns)
     console.print(_summary(numbers))
     if numbers["differences"]:
@@ -116,31 +123,52 @@ def run_demo(settings: DemoSettings, console: Console) -> dict[str, Any]:
 
 def success_over_time(policy: Policy, versions: Sequence[TokenVersion], settings: DemoSettings) -> list[dict[str, Any]]:
     """For each token version, when it came (s after the first one) and its share of successes in paired episodes."""
-    arms = [BENCH.embodiment(settings.embodiment_seed)] * settings.episodes
+    bench = find_bench(BENCH_NAME)
+    arms = [bench.embodiment(settings.embodiment_seed)] * settings.episodes
     start_ns, timeline = versions[0].manifest.created_ns, []
     for version in versions:
         tokens = torch.from_numpy(version.token.copy()).expand(settings.episodes, -1, -1)
-        success = float(finished(policy, BENCH, arms, tokens, EPISODE_SEED).succeeded.mean())
+        success = float(finished(policy, bench, arms, tokens, EPISODE_SEED).succeeded.mean())
         seconds = (version.manifest.created_ns - start_ns) * 1e-9
         timeline.append({"t_s": seconds, "token_version": version.name, "success": success})
     return timeline
 
 
+def success_calibrated(
+    policy: Policy, token: torch.Tensor, diagnosis: Sequence[Mapping[str, Any]], settings: DemoSettings
+) -> float:
+    """Share of successes in the same episodes with one token, its commands wrapped by a diagnosis (as JSON)."""
+    bench, robot = find_bench(BENCH_NAME), policy.config.robot
+    arms = [bench.embodiment(settings.embodiment_seed)] * settings.episodes
+    episodes = begin(policy, bench, arms, EPISODE_SEED)
+    act = acting(policy, token.expand(settings.episodes, -1, -1), EPISODE_SEED)
+    found = [FieldDiagnosis(**field) for field in diagnosis]
+    return float(run(episodes, calibrated(act, found, robot), robot.execute).mean())
+
+
 def _live_run(
-    settings: DemoSettings, out: Path, parameters: dict[str, object], listener: Listener, console: Console
+    settings: DemoSettings,
+    robot: RobotDescription,
+    out: Path,
+    parameters: dict[str, object],
+    listener: Listener,
+    console: Console,
 ) -> float:
     """Robot, recorder and policy until enough alignments were judged; then save. Returns how far the joints went
     (rad).
     """
     environment = dict(os.environ)
-    simulated = {"embodiment_seed": settings.embodiment_seed, **SIMULATED}
-    robot = NodeProcess("sim_robot", simulated, out / "sim_robot.log", environment)
+    rate_hz = robot.control_rate_hz
+    simulated: dict[str, object] = {"bench": BENCH_NAME, "episode_s": EPISODE_S}
+    simulated |= {"image_hz": IMAGES * rate_hz, "joint_hz": JOINT_STATES * rate_hz}
+    simulated["embodiment_seed"] = settings.embodiment_seed
+    sim_robot = NodeProcess("sim_robot", simulated, out / "sim_robot.log", environment)
     recorded = {"path": str(out / "bag"), "model": parameters["model"]}
     recorder = NodeProcess("bag_recorder", recorded, out / "bag_recorder.log", environment)
     policy = NodeProcess("vla_align_node", parameters, out / "vla_align_node.log", environment)
-    processes = (robot, recorder, policy)
-    with robot, recorder, policy, Live(console=console, refresh_per_second=4) as live:
-        _wait(live, listener, processes, lambda: _recorder_hears(listener.recorded))
+    processes = (sim_robot, recorder, policy)
+    with sim_robot, recorder, policy, Live(console=console, refresh_per_second=4) as live:
+        _wait(live, listener, processes, lambda: _recorder_hears(listener.recorded, robot))
         # The bag has all of the experience that comes now: DDS may have matched the recorder seconds after the others.
         listener.call("/vla_policy/clear_buffer", ANSWER_TIMEOUT_S)
         _wait(live, listener, processes, lambda: len(listener.reports) >= settings.aligns)
@@ -148,7 +176,7 @@ def _live_run(
         if answer is None or not answer.success:
             raise DemoError(f"~/save did not work: {answer.message if answer else 'no answer'}")
         listener.saved = json.loads(answer.message)
-        codes = {process.module: process.stop() for process in (policy, recorder, robot)}
+        codes = {process.module: process.stop() for process in (policy, recorder, sim_robot)}
     if any(codes.values()):
         raise DemoError(f"not every process ended with 0: {codes}; logs are in {out}")
     moved = listener.joint_travel_rad
@@ -182,11 +210,12 @@ def _progress(listener: Listener) -> tuple[object, ...]:
     return chunks, _experiences(listener), len(listener.reports), dict(listener.losses)
 
 
-def _recorder_hears(recorded: Mapping[str, int]) -> bool:
+def _recorder_hears(recorded: Mapping[str, int], robot: RobotDescription) -> bool:
     """Whether the bag has HEARD_S of everything that experience is made from."""
-    rates_hz = {"/joint_states": SIMULATED["joint_hz"], "/vla_policy/action_chunk": CHUNK_HZ}
-    rates_hz |= {f"/{camera}/image_raw": SIMULATED["image_hz"] for camera in CAMERAS}
-    return all(recorded.get(topic, 0) >= rate_hz * HEARD_S for topic, rate_hz in rates_hz.items())
+    each_tick = {"/joint_states": JOINT_STATES, "/vla_policy/action_chunk": 1.0 / robot.execute}
+    each_tick |= {f"/{topic}": IMAGES for topic in robot.cameras.values()}
+    ticks = HEARD_S * robot.control_rate_hz
+    return all(recorded.get(topic, 0) >= rate * ticks for topic, rate in each_tick.items())
 
 
 def _experiences(listener: Listener) -> int:

@@ -85,6 +85,8 @@ def build(
     problem = clock_problem or stamp_problem or (health.problem if active else "")
     level = WARN if problem else OK
     running = "running" if commands is not None else f"observing: experience from {source.sentence}"
+    if controller.excitation is not None:
+        running = "excites the robot, in place of the policy"
     message = problem or (running if active else "inactive")
     held = runtime.buffer.snapshot()
     newest_ns = held[-1].next_observation.stamp_ns if held else 0

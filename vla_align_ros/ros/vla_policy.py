@@ -10,7 +10,6 @@ import json
 import threading
 import time
 from dataclasses import asdict, replace
-from pathlib import Path
 
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.callback_groups import ReentrantCallbackGroup
@@ -29,8 +28,10 @@ from vla_align_ros.observation.codecs import encode_trajectory
 from vla_align_ros.observation.stamps import ClockWatch
 from vla_align_ros.params import ManagerParams, PolicyParams
 from vla_align_ros.policy import load_policy
+from vla_align_ros.ros.announced import AnnouncedVersions
 from vla_align_ros.ros.command_groups import Commands
 from vla_align_ros.ros.diagnostics import Health, build, build_unconfigured
+from vla_align_ros.ros.excite import Exciting
 from vla_align_ros.ros.experience_source import ExperienceSource, make_source, status_of
 from vla_align_ros.ros.lifecycle import SafeLifecycleNode
 from vla_align_ros.ros.parameters import NodeParameters
@@ -88,7 +89,8 @@ class VlaPolicy(SafeLifecycleNode):
         self.create_service(Trigger, "~/align", self._align_service, callback_group=ReentrantCallbackGroup())
         self.create_service(Trigger, "~/reset_e_token", self._reset_e_token)
         self.create_service(Trigger, "~/clear_buffer", self._clear_buffer)
-        self.create_subscription(String, "checkpoint_manager/active", self._version_announced, LATCHED_QOS)
+        self._exciting = Exciting(self, "~/excite", lambda: self.params, lambda: self._runtime, self._hold)
+        self._announced = AnnouncedVersions(self, lambda: self._runtime)
         self.create_timer(CONTROL_POLL_S, self._control, clock=STEADY)
         self.create_timer(0.2, self._take_experience, clock=STEADY)
         self.create_timer(1.0, self._report_health, clock=STEADY)
@@ -132,8 +134,17 @@ class VlaPolicy(SafeLifecycleNode):
         for remark in filter(None, (*policy.remarks, policy.align_problem)):
             self.get_logger().warning(remark)
 
+    def activate(self) -> None:
+        """Excite the robot first, where the parameters say so."""
+        if self._runtime is not None and self._commands is not None and self.params.excite:
+            self._exciting.begin(self._runtime, self.params)
+
     def deactivate(self) -> None:
-        """Publish one hold at the measured position, where the node drives the robot."""
+        """Stop the robot, where the node drives it."""
+        self._hold()
+
+    def _hold(self) -> None:
+        """Publish one hold at the measured position."""
         if self._runtime is not None and self._commands is not None:
             with self._wire:
                 try:
@@ -183,7 +194,7 @@ class VlaPolicy(SafeLifecycleNode):
             self.get_logger().warning(f"no chunk: {refused}", **THROTTLED)
             return
         with self._wire:
-            if runtime is not self._runtime or not self.active:
+            if runtime is not self._runtime or not self.active or runtime.controller.outdated(published):
                 return
             self._publish(published.trajectory)
             now_ns = self._now_ns()
@@ -202,6 +213,7 @@ class VlaPolicy(SafeLifecycleNode):
     def _take_experience(self) -> None:
         if self._source is not None:
             self._source.poll(self._now_ns(), self.active)
+        self._exciting.poll(self._now_ns())
 
     # --- alignment ---
 
@@ -277,22 +289,6 @@ class VlaPolicy(SafeLifecycleNode):
         except OSError as error:
             return _answer(response, False, f"the buffer stays as it was, this cannot be saved: {error}")
         return _answer(response, True, f"{count} experiences forgotten")
-
-    def _version_announced(self, message: String) -> None:
-        """The manager made another version active (restore, roll back): run with it, if it is ours."""
-        runtime = self._runtime
-        if runtime is None:
-            return
-        try:
-            announced = json.loads(message.data)
-            if Path(announced["store"]) != runtime.store.root.resolve() or announced["version"] == runtime.version_name:
-                return
-            version = runtime.store.active()
-            if version is not None and version.name != runtime.version_name:
-                runtime.use(version)
-                self.get_logger().info(f"token version {version.name} runs, as the checkpoint manager announced")
-        except (StoreError, ValueError, KeyError, TypeError) as error:
-            self.get_logger().error(f"announced token version not used: {error}")
 
     # --- health ---
 

@@ -9,7 +9,7 @@ import pytest
 from vla_align_ros.bench.so101 import tasks
 from vla_align_ros.bench.so101.bench import BENCH
 from vla_align_ros.bench.so101.embodiment import Embodiment
-from vla_align_ros.bench.so101.labels import draw_frames, draw_pairs, keypoints, num_prefix_points
+from vla_align_ros.bench.so101.labels import draw_frames, draw_pairs, keypoints, prefix_cameras
 from vla_align_ros.bench.so101.pictures import draw_geoms
 from vla_align_ros.bench.so101.scene import CAMERAS, CUBES, PADS
 from vla_align_ros.bench.so101.shapes import geom_names
@@ -65,7 +65,7 @@ def test_an_arm_is_shifted_in_some_of_the_families_asked_for() -> None:
 
 def test_samples_are_of_the_robots_and_tasks_asked_for(source: So101Source, samples: RawSamples) -> None:
     assert samples.actions.shape == (60, HORIZON, 6)
-    assert samples.points.shape == (60, num_prefix_points(CAMERAS), 2)
+    assert samples.points.shape == (60, len(prefix_cameras(CAMERAS)), 2)
     prompts = [item.observation.prompt for item in samples.experiences]
     assert set(prompts) <= set(source.prompts)
     reach = [any(word in prompt for word in ("reach", "move over", "go to")) for prompt in prompts]

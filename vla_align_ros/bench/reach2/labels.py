@@ -13,6 +13,7 @@ from vla_align_ros.seeds import Part, Stream, rng_of, seed_of
 from vla_align_ros.types import Float32Array
 
 NUM_KEYPOINTS = 3 + len(task.COLOURS)  # tip, elbow, base, and the target of each colour
+POINT_CAMERAS = (0, 0, 0, 1)  # of `prefix_keypoints`
 ABSENT = -9.0
 PAIR_TICKS = 8  # of random motion between the two frames of a pair
 

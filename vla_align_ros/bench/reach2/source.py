@@ -14,13 +14,21 @@ from vla_align_ros.bench.reach2 import camera, task
 from vla_align_ros.bench.reach2.arm import EXPLORATION_RAD_S, PERIOD_NS, encoder_reading, move_chunk
 from vla_align_ros.bench.reach2.bench import BENCH
 from vla_align_ros.bench.reach2.embodiment import Embodiments, FloatArray, sample_embodiments, training_embodiments
-from vla_align_ros.bench.reach2.labels import draw_frames, prefix_keypoints, probe_pairs, training_pairs
+from vla_align_ros.bench.reach2.labels import (
+    POINT_CAMERAS,
+    draw_frames,
+    prefix_keypoints,
+    probe_pairs,
+    training_pairs,
+)
 from vla_align_ros.experience.source import Labels, RawSamples, Sources
 from vla_align_ros.policy import Policy
 from vla_align_ros.types import Experience, Float32Array, Observation, UInt8Array
 
 VALIDATION_SEED = 50_001  # never a seed of training arms or of a reported test
-TRAINING_LABELS, VALIDATION_LABELS = (Labels(4, draw_frames, pairs) for pairs in (training_pairs, probe_pairs))
+TRAINING_LABELS, VALIDATION_LABELS = (
+    Labels(POINT_CAMERAS, draw_frames, pairs) for pairs in (training_pairs, probe_pairs)
+)
 
 
 @dataclass(frozen=True)
@@ -39,16 +47,18 @@ class Reach2Source:
     def prompts(self) -> tuple[str, ...]:
         return task.ALL_PROMPTS
 
-    def samples(self, robot: NDArray[np.int64], horizon: int, size: int | None, rng: np.random.Generator) -> RawSamples:
+    def samples(
+        self, robot: NDArray[np.int64], horizon: int, size: int | None, rng: np.random.Generator, beyond: int = 0
+    ) -> RawSamples:
         """See `Source`. What is to be imitated is what the arm's own expert would do."""
         count, mine = len(robot), self.arms[robot]
         scene = task.sample_scene(count, rng)
         pose = task.training_pose(mine, scene, rng)
         first = task.expert_chunk(mine, pose, np.zeros((count, 2)), scene, 1)[:, 0]
         last = np.where(rng.random((count, 1)) < 0.5, first, motion(count, 1, rng, EXPLORATION_RAD_S)[:, 0])
-        actions = task.expert_chunk(mine, pose, last, scene, horizon)
+        actions = task.expert_chunk(mine, pose, last, scene, horizon + beyond)
         commands = executions(actions, rng)
-        after = move_chunk(mine, pose, commands, last)
+        after = move_chunk(mine, pose, commands[:, :horizon], last)
         seen, seen_after = (_observed(mine, angles, scene, size) for angles in (pose, after))
         prompts = task.prompts(scene.colours[:, 0], rng)
         experiences = [

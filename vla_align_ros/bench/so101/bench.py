@@ -7,16 +7,21 @@ from typing import Any
 
 import numpy as np
 
-from vla_align_ros.bench.port import Arms, Bench
+from vla_align_ros.action.running import begin
+from vla_align_ros.bench.port import Arms, Bench, FloatArray
 from vla_align_ros.bench.so101.body import Body
 from vla_align_ros.bench.so101.controlled import ALL_JOINTS, ARM_JOINTS, COMMAND_GROUPS, GRIPPER_JOINT
 from vla_align_ros.bench.so101.embodiment import Embodiment
 from vla_align_ros.bench.so101.episodes import CONTROL_HZ, Episodes
 from vla_align_ros.bench.so101.joints import DELTA, GRIPPER, JOINT_MAX_RAD, JOINT_MIN_RAD, JOINT_NAMES
+from vla_align_ros.bench.so101.kinematics import tips_m
+from vla_align_ros.bench.so101.pictures import project
 from vla_align_ros.bench.so101.scene import CAMERAS
 from vla_align_ros.bench.so101.shifts import Split, draw_embodiment
+from vla_align_ros.bench.so101.skeleton import skeletons
 from vla_align_ros.bench.so101.tasks import Task
 from vla_align_ros.robot.description import ActionField, Joint, RobotDescription, StateField
+from vla_align_ros.types import Trajectory
 
 # Readings of arms that were calibrated in other ways, turned round too: wider than one arm's own.
 _WIDEST_RAD = np.round(1.25 * np.maximum(-JOINT_MIN_RAD, JOINT_MAX_RAD) + 0.2, 2)
@@ -63,6 +68,18 @@ class So101(Bench[Embodiment]):
 
     def body(self, arm: Embodiment, start_ns: int, seed: int, image_size: int) -> Body:
         return Body(arm, start_ns, seed, image_size, self.tasks, self.robot.period_ns)
+
+    def carried_out(self, arm: Embodiment, now: FloatArray, trajectory: Trajectory) -> FloatArray:
+        running = begin(trajectory, 0, self.robot.period_ns, (0, now))
+        ticks = range(self.robot.period_ns, running.end_ns + 1, self.robot.period_ns)
+        targets = arm.target(np.stack([running.position_at(t_ns) for t_ns in ticks]))
+        return np.concatenate([now[None], arm.reading(np.clip(targets, JOINT_MIN_RAD, JOINT_MAX_RAD))])
+
+    def tips_in_picture(self, arm: Embodiment, camera: str, now: FloatArray, readings: FloatArray) -> FloatArray:
+        tips = tips_m(skeletons([arm] * len(readings)), arm.angle_of_reading(readings))
+        places, _ = project(skeletons([arm]), arm.angle_of_reading(now)[None], tips[None])
+        found: FloatArray = places[0, CAMERAS.index(camera)]
+        return found
 
 
 BENCH = So101()

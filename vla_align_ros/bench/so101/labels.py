@@ -35,13 +35,13 @@ def keypoints(arms: Skeletons, state: State) -> Float32Array:
     return np.where(depth[..., None] > 0, points, ABSENT).astype(np.float32)
 
 
-def num_prefix_points(cameras: Sequence[str]) -> int:
-    """Of `prefix_keypoints`."""
-    return 2 * len(cameras) + ("front" in cameras)
+def prefix_cameras(cameras: Sequence[str]) -> tuple[int, ...]:
+    """Place of the camera in whose picture each of `prefix_keypoints` is."""
+    return tuple(place for place, name in enumerate(cameras) for _ in range(3 if name == "front" else 2))
 
 
 def prefix_keypoints(arms: Skeletons, state: State, asked: Assignments, cameras: Sequence[str]) -> Float32Array:
-    """(n, num_prefix_points, 2): the tip in the front picture, cube and goal in each camera's, all of them those that
+    """(n, K, 2): the tip in the front picture, cube and goal in each camera's, all of them those that
     are asked for. The goal is the pad, or the cube where it shall be reached."""
     rows = np.arange(len(state))
     cube = state.cube_m[rows, asked.cube]

@@ -90,16 +90,18 @@ def draw_samples(
     horizon: int,
     size: int,
     *,
+    beyond: int = 0,
     supersample: int = SUPERSAMPLE,
     threads: int = 1,
     cameras: Sequence[str] = CAMERAS,
 ) -> Samples:
-    """Samples at k (tick, row) of a recording; embodiments and arms are the list that `recording.arm` counts.
+    """Samples at k (tick, row) of a recording; embodiments and arms are the list that `recording.arm` counts. beyond:
+    how many actions and commands more than H there are.
 
     Raises ValueError for a tick with less than a horizon after it.
     """
-    if len(tick) and not 0 <= tick.min() <= tick.max() <= len(recording.commands) - horizon:
-        last = len(recording.commands) - horizon
+    last = len(recording.commands) - horizon - beyond
+    if len(tick) and not 0 <= tick.min() <= tick.max() <= last:
         raise ValueError(f"expected ticks from 0 to {last}, got {tick.min()} to {tick.max()}")
     arm = recording.arm[row]
     mine, state = rows_of(arms, arm), recording.state(tick, row)
@@ -110,8 +112,8 @@ def draw_samples(
         images,
         next_images,
         recording.readings[tick, row],
-        labels(recording, embodiments, arms, tick, row, horizon),
-        recording.commands[tick[:, None] + np.arange(horizon), row[:, None]],
+        labels(recording, embodiments, arms, tick, row, horizon + beyond),
+        recording.commands[tick[:, None] + np.arange(horizon + beyond), row[:, None]],
         tuple(recording.asked.prompts[place] for place in row),
         arm,
     )

@@ -19,7 +19,7 @@ from vla_align_ros.bench.so101.collect import Behaviour, record
 from vla_align_ros.bench.so101.embodiment import Embodiment
 from vla_align_ros.bench.so101.episodes import CONTROL_HZ
 from vla_align_ros.bench.so101.joints import DELTA
-from vla_align_ros.bench.so101.labels import draw_frames, draw_pairs, num_prefix_points, prefix_keypoints
+from vla_align_ros.bench.so101.labels import draw_frames, draw_pairs, prefix_cameras, prefix_keypoints
 from vla_align_ros.bench.so101.recording import Recording, Rows, draw_samples, labels
 from vla_align_ros.bench.so101.scene import CAMERAS, CUBES, PADS
 from vla_align_ros.bench.so101.shifts import Family, Split, draw_embodiment
@@ -70,19 +70,21 @@ class So101Source:
     def _bodies(self) -> Skeletons:
         return skeletons(list(self.arms.values()))
 
-    def samples(self, robot: NDArray[np.int64], horizon: int, size: int | None, rng: np.random.Generator) -> RawSamples:
+    def samples(
+        self, robot: NDArray[np.int64], horizon: int, size: int | None, rng: np.random.Generator, beyond: int = 0
+    ) -> RawSamples:
         """See `Source`. What is to be imitated is what the arm's own expert would do. Episodes may be shared by the
         samples of one robot and task."""
         shares = np.array([self.shares[task] for task in self._tasks])
         task = np.array(self._tasks)[rng.choice(len(shares), len(robot), p=shares / shares.sum())]
         experiences: list[Experience | None] = [None] * len(robot)
-        actions = np.empty((len(robot), horizon, len(So101.robot.action)), np.float32)
-        points = np.empty((len(robot), num_prefix_points(self.cameras), 2), np.float32)
+        actions = np.empty((len(robot), horizon + beyond, len(So101.robot.action)), np.float32)
+        points = np.empty((len(robot), len(prefix_cameras(self.cameras)), 2), np.float32)
         for one in self._tasks:
             places = np.flatnonzero(task == one)
             if len(places):
-                recording, tick, row = self._at_work(one, robot[places], horizon, rng)
-                actions[places], points[places], made = self._drawn(recording, tick, row, horizon, size)
+                recording, tick, row = self._at_work(one, robot[places], horizon + beyond, rng)
+                actions[places], points[places], made = self._drawn(recording, tick, row, horizon, size, beyond)
                 for place, experience in zip(places.tolist(), made, strict=True):
                     experiences[place] = experience
         return RawSamples([item for item in experiences if item is not None], actions, robot, points)
@@ -120,7 +122,7 @@ class So101Source:
         return replace(recording, arm=arm), rng.integers(0, ticks - horizon + 1, len(robot)), row
 
     def _drawn(
-        self, recording: Recording, tick: Rows, row: Rows, horizon: int, size: int | None
+        self, recording: Recording, tick: Rows, row: Rows, horizon: int, size: int | None, beyond: int
     ) -> tuple[Float32Array, Float32Array, list[Experience]]:
         """Actions to imitate, points and experiences at (tick, row) of a recording."""
         arms, state = list(self.arms.values()), recording.state(tick, row)
@@ -128,12 +130,14 @@ class So101Source:
         points = prefix_keypoints(bodies, state, recording.asked[row], self.cameras)
         after, images, next_images = tick + horizon, np.empty(0, np.uint8), np.empty(0, np.uint8)
         if size is None:
-            targets = labels(recording, arms, self._bodies, tick, row, horizon)
+            targets = labels(recording, arms, self._bodies, tick, row, horizon + beyond)
         else:
-            drawn = draw_samples(recording, arms, self._bodies, tick, row, horizon, size, cameras=self.cameras)
+            drawn = draw_samples(
+                recording, arms, self._bodies, tick, row, horizon, size, beyond=beyond, cameras=self.cameras
+            )
             targets, images, next_images = drawn.actions, drawn.images, drawn.next_images
         origin = np.where(DELTA, recording.readings[tick, row], np.float32(0.0))[:, None]
-        sent = recording.commands[tick[:, None] + np.arange(horizon), row[:, None]] - origin
+        sent = recording.commands[tick[:, None] + np.arange(horizon + beyond), row[:, None]] - origin
         made = [
             Experience(
                 self._observation(images[place : place + 1], recording.readings[tick[place], at], prompt, 0),
@@ -185,7 +189,7 @@ def _labels(split: Split, seed: int, families: Sequence[Family], cameras: tuple[
         return list(draw_arms(split, LABELLED_ARMS, seed, families).values())
 
     return Labels(
-        num_prefix_points(cameras),
+        prefix_cameras(cameras),
         lambda count, size, seed: draw_frames(arms(), count, size, seed, cameras),
         lambda count, size, seed: draw_pairs(arms(), count, size, seed, cameras),
     )

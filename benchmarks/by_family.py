@@ -1,0 +1,122 @@
+"""`alignment.py --family`: what one alignment is worth on the SO-101, by family of shifts, beside every simpler method.
+
+    python benchmarks/alignment.py --family wrist_camera --seed 1 --json wrist_camera.json
+    python benchmarks/alignment.py --family all --randomised runs/so101_randomised --json so101.json
+
+Rows are those of `family_rows.py`, gate and share those of `gates.py`. Called again with the same file it goes on where
+it was cut off: `<file>.pieces.jsonl` has a line for each unit. Left out, and said so: domain randomisation with a
+history of states and commands in its input (the network has none), low-rank fine-tuning (`fine_tuned` is the whole
+network).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import arms
+import numpy as np
+from calibration import Lines, mean_of
+from families import FAMILIES, bench_of, recipe_of, sha256_of_folder, training_arms, units
+from family_rows import CLASSICAL, Settings, answers_of, one_unit, own_token
+from gates import summary
+from landmarks import FORMULAS
+from machine import write
+from resumable import Found, pieces_file, resumed
+
+from vla_align_ros.bench.so101.embodiment import Embodiment
+from vla_align_ros.policy.load import Device
+from vla_align_ros.seeds import Part, seed_of
+from vla_align_ros.zoo import find_model
+
+NOMINAL_BUFFERS = 4
+GAPS = {
+    "randomised with a history": "not measured: this network's input has no history of states and commands",
+    "low-rank fine-tuning": "not measured: fine_tuned is the whole network, by the same three losses",
+}
+Key = dict[str, Any]
+
+
+def run(
+    names: list[str],
+    model: str,
+    randomised: str | None,
+    seed: int,
+    count: int,
+    episodes: int,
+    exploration: float,
+    jobs: int,
+    device: Device,
+    json_file: Path | None,
+) -> dict[str, Any]:
+    """Each family by itself; the result so far is written after each. Raises ValueError for a model of another
+    bench."""
+    folder, path = find_model(model), pieces_file(json_file)
+    recipe = recipe_of(folder)
+    bench, trained_on = bench_of(recipe), training_arms(folder, recipe)
+    other = None if randomised is None else find_model(randomised)
+    about: Key = {"model": sha256_of_folder(folder), "exploration": exploration}
+    each = partial(arms.each_arm, model=model, jobs=jobs, device=device)
+
+    def answers(places: list[int]) -> Iterator[Found]:
+        robots = [Embodiment()] * NOMINAL_BUFFERS + trained_on
+        asked = [(robots[i], seed_of(arms.TEST_SEED, Part.ROBOT, i), bench, exploration) for i in places]
+        for found in each(answers_of, arguments=asked):
+            yield found.to_json()
+
+    keys = [about | {"answers": row} for row in range(NOMINAL_BUFFERS + len(trained_on))]
+    lines = [Lines.from_json(found) for found in resumed(path, keys, answers, _saying("answers"))]
+    nominal, bank = mean_of(lines[:NOMINAL_BUFFERS]), lines[NOMINAL_BUFFERS:]
+    settings = Settings(bench, episodes, exploration, None if other is None else str(other), nominal, bank)
+    about |= {"seed": seed, "episodes": episodes}
+
+    chosen = np.random.default_rng(seed).permutation(len(trained_on))[:count].tolist()
+
+    def own(places: list[int]) -> Iterator[Found]:
+        asked = [
+            (trained_on[row], row, seed_of(seed, Part.ROBOT, row), settings) for row in map(chosen.__getitem__, places)
+        ]
+        return each(own_token, arguments=asked)
+
+    capped = resumed(path, [about | {"own_token": row} for row in chosen], own, _saying("own token"))
+    cap = arms.interval(np.array([np.mean(found["success"]) for found in capped]))
+    about["randomised"] = None if other is None else sha256_of_folder(other)
+    result: dict[str, Any] = {
+        "families": {},
+        "own_token_cap": cap,
+        "left_out": GAPS,
+        "hand_eye": f"knows what shifted: a formula for {', '.join(FORMULAS)}",
+        "tasks": [task.name.lower() for task in bench.tasks],
+    }
+    for name in names:
+        robots = units(name, count, seed)
+
+        def aligned(places: list[int], name: str = name, robots: list[Embodiment] = robots) -> Iterator[Found]:
+            asked = [(robots[i], name, seed_of(seed, Part.ROBOT, i), settings) for i in places]
+            return each(one_unit, arguments=asked)
+
+        keys = [about | {"family": name, "unit": place} for place in range(count)]
+        found = resumed(path, keys, aligned, _saying(name))
+        result["families"][name] = summary(found, CLASSICAL, cap["mean"])
+        write(json_file, result)
+    return result
+
+
+def names_of(family: str) -> list[str]:
+    """`all`, or one of FAMILIES. Raises ValueError for another."""
+    if family != "all" and family not in FAMILIES:
+        raise ValueError(f"expected all or one of {', '.join(FAMILIES)}, got {family!r}")
+    return list(FAMILIES) if family == "all" else [family]
+
+
+def _saying(what: str) -> Any:
+    def say(place: int, found: Found) -> None:
+        if "rows" in found:
+            rates = ", ".join(f"{name} {np.mean(part['success']):.2f}" for name, part in found["rows"].items())
+            print(f"{what} {place}: {rates}, {found['report']['reason']}", flush=True)
+        elif "success" in found:
+            print(f"{what} {place}: {np.mean(found['success']):.2f}", flush=True)
+
+    return say
