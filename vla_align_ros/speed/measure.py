@@ -74,7 +74,8 @@ def timings(call: Callable[[], object], device: torch.device, calls: int) -> lis
 def times(call: Callable[[], object], device: torch.device, calls: int) -> Times:
     """Of so many calls, after a warm-up."""
     wall_ms, cpu_ms = np.array(timings(call, device, calls)).T * 1e3
-    return Times(*(float(np.percentile(wall_ms, percent)) for percent in (50, 95, 99)), float(np.median(cpu_ms)))
+    p50, p95, p99 = np.percentile(wall_ms, (50, 95, 99))
+    return Times(float(p50), float(p95), float(p99), float(np.median(cpu_ms)))
 
 
 def measured(call: Callable[[], object], device: torch.device, calls: int, limit: Peak) -> dict[str, Any]:

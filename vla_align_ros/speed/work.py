@@ -47,7 +47,7 @@ class WorkCounter(TorchDispatchMode):
     """Within `with WorkCounter() as counter:` everything is counted into `counter.work`; also on the meta device."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.work = Work()
 
     def __torch_dispatch__(
@@ -74,6 +74,7 @@ def _bytes(tensor: Tensor) -> int:
 
 def count(work: Callable[[], object]) -> Work:
     """Call it once."""
-    with WorkCounter() as counter:
+    counter = WorkCounter()
+    with counter:
         work()
     return counter.work
