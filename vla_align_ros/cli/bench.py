@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
     from vla_align_ros.policy.fast import Plan
     from vla_align_ros.policy.pi0 import Pi0
-    from vla_align_ros.speed.measure import Peak
     from vla_align_ros.speed.sizes import Size, Variant
 
 FORMAT = 1
 NUM_STEPS = 10  # of a network with random weights
-ROWS = {"model": 64, "golden": 64, "medium": 4, "full": 1}  # of an alignment, measured together
+ROWS = {"model": 16, "golden": 16, "medium": 4, "full": 1}  # of an alignment, measured together
+WIDTH = 100  # of the tables, at least
 SPARE = 1.2  # memory that must be free, over the weights
 COLUMNS = {  # a part's number, and what it is multiplied by
     "part": ("", 1.0),
@@ -47,88 +47,93 @@ def bench(
     device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "cpu",
     dtype: Annotated[str, typer.Option(help="Of the large matrices of --size: float32 or bfloat16.")] = "float32",
     threads: Annotated[int, typer.Option(help="CPU threads.", min=1)] = 1,
-    against: Annotated[
-        Path | None, typer.Option(help="A file of --json: each time is shown over the one in there.")
+    compare: Annotated[
+        Path | None, typer.Option(metavar="SAVED", help="A file of --json: each CPU time is shown over the one in it.")
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the numbers here.")] = None,
 ) -> None:
     """Measure latency, alignment and memory, and each as a share of what this machine can do at most. Exit code 2: a
     model, size or file that does not fit.
 
-    Example: vla-align bench --model tiny --size golden --json bench.json
+    Example: vla-align bench --size golden --json after.json --compare before.json
     """
     import torch
 
     from vla_align_ros.policy.load import find_device
-    from vla_align_ros.speed.measure import peak
     from vla_align_ros.speed.sizes import SIZES, VARIANTS
 
     torch.set_num_threads(threads)
     wanted = size or []
     try:
-        before = {} if against is None else _read(against)
+        before = {} if compare is None else _read(compare)
         if unknown := sorted({*wanted} - {*SIZES}):
             raise ValueError(f"--size: expected one of {', '.join(SIZES)}, got {unknown[0]}")
         if dtype not in ("float32", "bfloat16"):
             raise ValueError(f"--dtype: expected float32 or bfloat16, got {dtype}")
         on = find_device(device)
-        limits = {name: peak(on, getattr(torch, name)) for name in sorted({"float32", dtype})}
         found: dict[str, Any] = {}
         if model:
-            found[model] = _of_model(model, on, calls, experiences, limits["float32"])
+            found[model] = _of_model(model, on, calls, experiences)
         for name in SIZES:
             for variant in VARIANTS if name in wanted else ():
-                where = on if full or name != "full" else torch.device("meta")
-                found[f"{name} {variant}"] = _of_size(name, variant, where, dtype, calls, experiences, limits)
+                counted = name == "full" and not full
+                found[f"{name} {variant}"] = _of_size(name, variant, on, counted, dtype, calls, experiences)
     except ValueError as error:
         typer.echo(f"cannot measure: {error}", err=True)
         raise typer.Exit(2) from None
-    _show(found, limits, before)
+    _show(found, before)
     if json_file is not None:
         about = {"device": str(on), "threads": threads, "dtype": dtype, "torch": torch.__version__}
-        peaks = {name: vars(limit) for name, limit in limits.items()}
-        json_file.write_text(json.dumps({"format": FORMAT, **about, "peak": peaks, "measured": found}, indent=2) + "\n")
+        json_file.write_text(json.dumps({"format": FORMAT, **about, "measured": found}, indent=2) + "\n")
 
 
-def _of_model(name: str, device: torch.device, calls: int, experiences: int, limit: Peak) -> dict[str, Any]:
-    """A model as the node runs it."""
+def _of_model(name: str, device: torch.device, calls: int, experiences: int) -> dict[str, Any]:
+    """A model as the node runs it. `node overhead`: what a chunk costs beside `sample_actions`."""
     from vla_align_ros.policy import load_policy
     from vla_align_ros.speed import measure, whole
     from vla_align_ros.zoo import find_model
 
     policy = load_policy(find_model(name), device)
+    limit = measure.peak(policy.model, device)
     plan = measure.plan_of(policy.model, policy.config.recommended.num_steps)
     parts = {**measure.sampling(plan, calls, limit), **whole.node(policy, calls)}
+    cpu_ms = {part: numbers["cpu_ms"] for part, numbers in parts.items()}
+    images_ms = len(policy.config.robot.cameras) * cpu_ms["image message"]
+    overhead_ms = images_ms + cpu_ms["infer"] - cpu_ms["sample_actions"] + cpu_ms["check and message"]
+    parts["node overhead"] = {"cpu_ms": overhead_ms}
     if not policy.align_problem:
         parts |= measure.aligning(policy.model, ROWS["model"], calls, limit)
         parts |= whole.alignment(policy, experiences)
-    return {"parts": parts, "memory_mb": _memory(policy.model, plan, experiences)}
+    return {"parts": parts, "peak": vars(limit), "memory_mb": _memory(policy.model, plan, experiences)}
 
 
 def _of_size(
     size: Size,
     variant: Variant,
     device: torch.device,
+    counted: bool,
     dtype: str,
     calls: int,
     experiences: int,
-    limits: dict[str, Peak],
 ) -> dict[str, Any]:
-    """Random weights; on the meta device the work is counted alone."""
+    """Random weights. counted: nothing is run, the work is counted alone."""
+    import torch
+
     from vla_align_ros.policy.load import to_bfloat16
     from vla_align_ros.speed import measure
     from vla_align_ros.speed.sizes import architecture, network
 
     sizes = architecture(size, variant)
-    if device.type != "meta":
+    if not counted:
         _check_memory(f"{size} {variant}", measure.weights_mb(network(sizes, "meta")), device)
-    model = network(sizes, device)
+    model = network(sizes, "meta" if counted else device)
     if dtype == "bfloat16":
         to_bfloat16(model)
+    limit = measure.peak(model, device, getattr(torch, dtype))
     plan = measure.plan_of(model, NUM_STEPS)
-    parts = measure.sampling(plan, calls, limits[dtype])
-    parts |= measure.aligning(model, ROWS[size], calls, limits["float32"])
-    return {"parts": parts, "memory_mb": _memory(model, plan, experiences)}
+    parts = measure.sampling(plan, calls, limit)
+    parts |= measure.aligning(model, ROWS[size], calls, measure.peak(model, device))
+    return {"parts": parts, "peak": vars(limit), "memory_mb": _memory(model, plan, experiences)}
 
 
 def _memory(model: Pi0, plan: Plan, experiences: int) -> dict[str, float]:
@@ -167,18 +172,18 @@ def _read(path: Path) -> dict[str, Any]:
     return measured
 
 
-def _show(found: dict[str, Any], limits: dict[str, Peak], before: dict[str, Any]) -> None:
+def _show(found: dict[str, Any], before: dict[str, Any]) -> None:
     """A table for each network; `then`: the CPU time over the saved one."""
     from rich.console import Console
     from rich.table import Table
 
-    console = Console()
-    for dtype, limit in limits.items():
-        console.print(f"{dtype}: {limit.flops_per_s / 1e9:.0f} GFLOP/s, copy {limit.bytes_per_s / 1e9:.1f} GB/s")
+    console = Console(width=max(WIDTH, Console().width))
     for name, subject in found.items():
         memory = ", ".join(f"{part} {mb:.0f} MB" for part, mb in subject["memory_mb"].items())
-        columns = [*COLUMNS, "now / then"] if before else COLUMNS
-        table = Table(*columns, title=f"{name}: {memory}")
+        peak = "{:.0f} GFLOP/s, copy {:.1f} GB/s".format(*(value / 1e9 for value in subject["peak"].values()))
+        table = Table(title=f"\n{name}: {memory}\nthis machine: {peak}", box=None, title_justify="left")
+        for column in [*COLUMNS, "now / then"] if before else COLUMNS:
+            table.add_column(column, justify="left" if column == "part" else "right", no_wrap=True)
         for part, numbers in subject["parts"].items():
             row = [_text(numbers, key, scale) for key, scale in COLUMNS.values()]
             then = before.get(name, {}).get("parts", {}).get(part, {}).get("cpu_ms")
@@ -188,4 +193,7 @@ def _show(found: dict[str, Any], limits: dict[str, Peak], before: dict[str, Any]
 
 
 def _text(numbers: dict[str, Any], key: str, scale: float) -> str:
-    return f"{numbers[key] * scale:.3g}" if key in numbers else ""
+    if key not in numbers:
+        return ""
+    number = numbers[key] * scale
+    return f"{number:.0f}" if number >= 1000 else f"{number:.3g}"

@@ -199,7 +199,7 @@ class Plan:
         new = [index for index, image in enumerate(images) if not torch.equal(image, self.images[index])]
         for index in new:
             self.images[index] = images[index]
-        if len(new) == len(images):
+        if len(new) == len(images) or (new and self.images.is_cuda):  # a graph is faster than some of it in eager steps
             self.encode()
         elif new:
             self.seen[new] = self.sampler.vision(self.images[new]).view(len(new), *self.seen.shape[1:]).float()

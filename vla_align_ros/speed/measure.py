@@ -19,7 +19,8 @@ from vla_align_ros.policy.losses import LossWeights
 from vla_align_ros.policy.pi0 import Pi0
 from vla_align_ros.speed.work import Work, count
 
-PEAK_SIDE, COPY_BYTES, PEAK_TRIES = 1024, 2**26, 10
+PEAK_SIDE, PEAK_TRIES = 1024, 10
+COPY_BYTES = 2**16, 2**26  # least and most that is copied
 WARM_UP = 2
 Parts = dict[str, dict[str, Any]]
 """Numbers of each part by its name: those of `Times` and `Work`, limit_ms and share."""
@@ -38,8 +39,8 @@ class Times:
 
 @dataclass(frozen=True)
 class Peak:
-    """The most that this machine was seen to do with torch's threads: a square matrix product, and a copy that fits no
-    cache, in bytes read and written."""
+    """The most that this machine was seen to do with torch's threads: a square matrix product, and a copy of as much
+    as the network has, which a cache may hold; in bytes read and written."""
 
     flops_per_s: float
     bytes_per_s: float
@@ -49,13 +50,14 @@ class Peak:
         return max(work.flops / self.flops_per_s, work.bytes / self.bytes_per_s) * 1e3
 
 
-def peak(device: torch.device, dtype: torch.dtype = torch.float32) -> Peak:
-    """The best of a few tries."""
+def peak(model: nn.Module, device: torch.device, dtype: torch.dtype = torch.float32) -> Peak:
+    """The best of a few tries, on a device that can run (a network on the meta device has a size, too)."""
     a, b = (torch.randn(PEAK_SIDE, PEAK_SIDE, device=device, dtype=dtype) for _ in range(2))
-    source, target = (torch.ones(COPY_BYTES // 4, device=device) for _ in range(2))
+    copied = min(max(round(weights_mb(model) * 1e6), COPY_BYTES[0]), COPY_BYTES[1])
+    source, target = torch.ones(2, copied // 8, device=device)
     product_s = min(cpu_s for _, cpu_s in timings(lambda: torch.mm(a, b), device, PEAK_TRIES))
     copy_s = min(cpu_s for _, cpu_s in timings(lambda: target.copy_(source), device, PEAK_TRIES))
-    return Peak(2 * PEAK_SIDE**3 / product_s, 2 * COPY_BYTES / copy_s)
+    return Peak(2 * PEAK_SIDE**3 / product_s, 2 * source.nbytes / copy_s)
 
 
 def timings(call: Callable[[], object], device: torch.device, calls: int) -> list[tuple[float, float]]:
@@ -183,10 +185,11 @@ def weights_mb(model: nn.Module) -> float:
 
 
 def sampling_mb(plan: Plan) -> float:
-    """Of a plan's buffers, in MB."""
+    """Of a plan's buffers beside the weights, in MB."""
     tensors = [x for part in (plan, plan.prefix, plan.fixed, plan.actions) for x in tree_leaves(vars(part))]
-    storages = [x.untyped_storage() for x in tensors if isinstance(x, Tensor)]
-    return sum({storage._cdata: storage.nbytes() for storage in storages}.values()) / 1e6
+    storages = {x.untyped_storage()._cdata: x.untyped_storage().nbytes() for x in tensors if isinstance(x, Tensor)}
+    weights = {parameter.untyped_storage()._cdata for parameter in plan.sampler.model.parameters()}
+    return sum(size for storage, size in storages.items() if storage not in weights) / 1e6
 
 
 def aligning_mb(model: Pi0, experiences: int) -> float:

@@ -21,11 +21,12 @@ from vla_align_ros.params import PolicyParams
 from vla_align_ros.policy import Policy
 from vla_align_ros.runtime import make_assembler
 from vla_align_ros.speed.measure import Parts, times
-from vla_align_ros.types import ActionChunk, Experience, Float32Array, Observation
+from vla_align_ros.types import ActionChunk, Experience, Observation
 
 WIDTH, HEIGHT = 640, 480  # of a camera's messages
 PICTURES = 4  # that take turns
 JUDGE_SHARE = 0.25
+WARM_UP = 8  # experiences
 PROMPT = "warm up"
 
 
@@ -39,7 +40,7 @@ def node(policy: Policy, calls: int) -> Parts:
     raws = iter([encode_image(pictures[index % PICTURES], next(stamps)) for index in range(calls + 10)])
     now = count(robot.period_ns, robot.period_ns)
     seen, turn = made_up(policy, PICTURES), count()
-    start = robot.measured(_middle(policy)).astype(np.float32)
+    start = robot.measured(policy.middle_state()).astype(np.float32)
     still = np.where(robot.kinds == "position", start, 0.0).astype(np.float32)
     actions = still[None].repeat(policy.model.architecture.action_horizon, 0)
     chunk = ActionChunk(actions, start, robot.period_ns, robot.period_ns)
@@ -57,21 +58,21 @@ def node(policy: Policy, calls: int) -> Parts:
 
 
 def alignment(policy: Policy, experiences: int) -> Parts:
-    """The parts of one alignment with the model's own parameters and made-up experience: the second of two, since the
-    first one sets things up."""
-    for _ in range(2):
-        found = _align(policy, experiences)
+    """The parts of one alignment with the model's own parameters and made-up experience, after a small one, which sets
+    things up."""
+    for many in (WARM_UP, experiences):
+        found = _align(policy, many)
     return {name: {"p50_ms": wall_s * 1e3, "cpu_ms": cpu_s * 1e3} for name, (wall_s, cpu_s) in found.items()}
 
 
-def _align(policy: Policy, experiences: int) -> dict[str, tuple[float, float]]:
-    """Wall and CPU seconds."""
+def _align(policy: Policy, experiences: int) -> dict[str, tuple[float, ...]]:
+    """Wall and CPU seconds of what `alignment.align.attempt` does, which would refuse this experience at once."""
     params = PolicyParams.from_mapping(asdict(policy.config.recommended)).align
     made, token = made_up(policy, experiences), policy.token
     assert token is not None
     learned = round(experiences * (1 - JUDGE_SHARE))
     learn, judge = torch.arange(experiences).split([learned, experiences - learned])
-    found: dict[str, tuple[float, float]] = {}
+    found: dict[str, tuple[float, ...]] = {}
     began = time.perf_counter(), time.process_time()
 
     def timed(name: str, call: Callable[[], Any]) -> Any:
@@ -80,26 +81,20 @@ def _align(policy: Policy, experiences: int) -> dict[str, tuple[float, float]]:
         found[name] = time.perf_counter() - wall_s, time.process_time() - cpu_s
         return result
 
-    losses = timed("align: prefixes and features", lambda: ExperienceLosses(policy, made, weights_of(params)))
+    losses = timed("align: features", lambda: ExperienceLosses(policy, made, weights_of(params)))
     best, _ = timed("align: pick", lambda: find_best_known(policy, losses, learn, token, 0))
     moved, _ = timed("align: gradient", lambda: descend(policy, losses, learn, best, params, 0))
+    found["align step"] = tuple(taken / params.align_steps for taken in found["align: gradient"])
     timed("align: judge", lambda: [on_later(losses, each, judge, 0) for each in (token, best, moved)])
     timed("align: commands", lambda: with_commands(policy, losses, made, moved, 0))
     found["align"] = time.perf_counter() - began[0], time.process_time() - began[1]
     return found
 
 
-def _middle(policy: Policy) -> Float32Array:
-    """The state in the middle of what the model knows, in ROS's units."""
-    robot = policy.config.robot
-    middle = policy.robot.state.denormalise(np.zeros(len(robot.state), np.float32))
-    return robot.state_scale.to_ros(middle).astype(np.float32)
-
-
 def made_up(policy: Policy, experiences: int) -> list[Experience]:
     """Random pictures and commands, one episode, in order of time."""
     robot, architecture, rng = policy.config.robot, policy.model.architecture, np.random.default_rng(0)
-    size, horizon, state = architecture.vision.image_size, architecture.action_horizon, _middle(policy)
+    size, horizon, state = architecture.vision.image_size, architecture.action_horizon, policy.middle_state()
 
     def seen(tick: int) -> Observation:
         images = {camera: rng.integers(0, 256, (size, size, 3), np.uint8) for camera in architecture.cameras}

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import addmm_flop, flop_registry
@@ -53,15 +55,16 @@ class WorkCounter(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        kwargs = kwargs or {}
+        kwargs, packet = kwargs or {}, func._overloadpacket
+        if packet not in _FORMULAS and packet not in flop_registry:
+            with self:  # in inference mode matmul and attention come whole: their parts count
+                parts = func.decompose(*args, **kwargs)
+            return func(*args, **kwargs) if parts is NotImplemented else parts
         result = func(*args, **kwargs)
-        packet = func._overloadpacket
         if packet in _FORMULAS:
             self.work.flops += _FORMULAS[packet](*args, **kwargs)
-        elif packet in flop_registry:
-            self.work.flops += flop_registry[packet](*args, **kwargs, out_val=result)
         else:
-            return result
+            self.work.flops += flop_registry[packet](*args, **kwargs, out_val=result)
         self.work.bytes += sum(_bytes(leaf) for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, Tensor))
         return result
 
@@ -72,9 +75,26 @@ def _bytes(tensor: Tensor) -> int:
     return int(torch.Size(shape).numel()) * tensor.element_size()
 
 
+class _WholeAttention(TorchFunctionMode):
+    """The CPU's one kernel on the meta device, too, where torch would take attention to pieces, scores and all."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is not functional.scaled_dot_product_attention or not args[0].is_meta:
+            return func(*args, **kwargs)
+        query, *others = args
+        groups = query.shape[1] // others[0].shape[1]
+        key, value = (x[:, :, None].expand(-1, -1, groups, -1, -1).flatten(1, 2) for x in others)
+        mask, scale = kwargs.get("attn_mask"), kwargs.get("scale")
+        kernel = _aten._scaled_dot_product_flash_attention_for_cpu
+        return kernel(query, key, value, 0.0, False, attn_mask=mask, scale=scale)[0]
+
+
 def count(work: Callable[[], object]) -> Work:
     """Call it once."""
     counter = WorkCounter()
-    with counter:
+    with _WholeAttention(), counter:
         work()
     return counter.work
