@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from builders import TASKS, make_experiences, make_losses
+from builders import TASKS, make_experiences, make_losses, write_model
 from torch import Tensor
 
 from vla_align_ros.alignment.losses import ExperienceLosses
-from vla_align_ros.policy import Policy
+from vla_align_ros.policy import Policy, load_policy
 from vla_align_ros.policy.losses import LossWeights
+from vla_align_ros.types import Experience
 
 ROWS = torch.arange(10)
 
@@ -60,6 +62,29 @@ def test_the_prefix_in_batches_gives_the_same(policy: Policy, token: Tensor) -> 
     assert len(many) == 70
     for task, loss in few(token, torch.arange(6), 2, 0).items():
         torch.testing.assert_close(many(token, torch.arange(64, 70), 2, 0)[task], loss, atol=1e-5, rtol=1e-4)
+
+
+def test_padding_of_prompts_is_not_carried_and_nobody_sees_what_is(tmp_path: Path) -> None:
+    policy = load_policy(write_model(tmp_path / "model", max_token_len=24), "cpu")
+
+    def said(prompt: str, items: list[Experience]) -> list[Experience]:
+        return [
+            dataclasses.replace(item, observation=dataclasses.replace(item.observation, prompt=prompt))
+            for item in items
+        ]
+
+    few = make_experiences(40)
+    short, long = said("red", few), said("red " * 15, few)
+    alone = ExperienceLosses(policy, short, LossWeights())
+    beside = ExperienceLosses(policy, [*short[:32], *long[32:]], LossWeights())
+    assert alone.bytes_per_experience < beside.bytes_per_experience
+    inputs, outcome = policy.prepare_experiences(short)
+    whole = ExperienceLosses.of_inputs(policy.model, inputs, outcome, LossWeights())
+    assert alone.bytes_per_experience < whole.bytes_per_experience
+    rows = torch.arange(32)
+    for task, loss in whole(policy.e_0, rows, 2, 0).items():
+        for other in (alone, beside):
+            torch.testing.assert_close(other(policy.e_0, rows, 2, 0)[task], loss, atol=1e-5, rtol=1e-4)
 
 
 def test_shuffling_changes_the_actions_alone(policy: Policy, token: Tensor) -> None:
@@ -134,7 +159,7 @@ def test_rows_in_parts_give_the_same(policy: Policy, token: Tensor, monkeypatch:
 
 def test_of_a_networks_inputs_they_are_the_same_bits(policy: Policy, token: Tensor) -> None:
     inputs, outcome = policy.prepare_experiences(make_experiences(10))
-    losses = ExperienceLosses.of_inputs(policy.model, inputs, outcome, LossWeights())
+    losses = ExperienceLosses.of_inputs(policy.model, inputs.with_less_padding(), outcome, LossWeights())
     for task, loss in make_losses(policy)(token, ROWS, 2, 0).items():
         assert torch.equal(losses(token, ROWS, 2, 0)[task], loss)
 

@@ -29,7 +29,8 @@ class ExperienceLosses:
 
     def __init__(self, policy: Policy, experiences: Sequence[Experience], weights: LossWeights) -> None:
         parts = (experiences[start : start + PREFIX_BATCH] for start in range(0, len(experiences), PREFIX_BATCH))
-        self._take(policy.model, (policy.prepare_experiences(part) for part in parts), weights)
+        prepared = (policy.prepare_experiences(part) for part in parts)
+        self._take(policy.model, ((inputs.with_less_padding(), outcome) for inputs, outcome in prepared), weights)
 
     @classmethod
     def of_inputs(cls, model: Pi0, inputs: PolicyInput, outcome: ExperienceInput, weights: LossWeights) -> Self:
@@ -47,6 +48,8 @@ class ExperienceLosses:
             caches.append(model.prefix_cache(inputs))
             states.append(inputs.state)
             parts.append(part)
+        longest = max(cache.pad_masks.shape[1] for cache in caches)
+        caches = [cache.padded(longest) for cache in caches]
         layers = zip(*[cache.key_values for cache in caches], strict=True)
         key_values = [(torch.cat([k for k, _ in layer]), torch.cat([v for _, v in layer])) for layer in layers]
         self._cache = PrefixCache(key_values, torch.cat([cache.pad_masks for cache in caches]))

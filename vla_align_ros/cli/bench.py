@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 NUM_STEPS = 10  # of a network with random weights
 ROWS = {"model": 16, "golden": 16, "medium": 4, "full": 1}  # of an alignment, measured together
-WIDTH = 100  # of the tables, at least
+WIDTH = 120  # of the tables, at least
 SPARE = 1.2  # memory that must be free, over the weights
 COLUMNS = {  # a part's number, and what it is multiplied by
     "part": ("", 1.0),

@@ -27,12 +27,11 @@ from vla_align_ros.policy.attention import additive_mask, rotary_tables
 from vla_align_ros.policy.config import TransformerConfig
 from vla_align_ros.policy.experts import RMS_EPS, Modulation, fuse
 from vla_align_ros.policy.flow import time_embedding
-from vla_align_ros.policy.inputs import PolicyInput
+from vla_align_ros.policy.inputs import PROMPT_STEP, PolicyInput
 from vla_align_ros.policy.pi0 import Pi0
 from vla_align_ros.policy.vision import FusedSiglip
 
 MAX_PLANS = 4  # shapes kept at once; a plan is as large as the activations of one pass
-PROMPT_STEP = 8  # a prompt is padded to a multiple, so that few plans serve pi0.5, whose prompt says the state
 _Stack = tuple[TransformerConfig, list[tuple[Tensor, Tensor, Tensor, Tensor]]]  # and `Expert.fused`
 
 
