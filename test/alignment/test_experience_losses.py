@@ -11,9 +11,10 @@ import torch
 from builders import TASKS, make_experiences, make_losses, write_model
 from torch import Tensor
 
-from vla_align_ros.alignment.losses import ExperienceLosses
+from vla_align_ros.alignment.losses import ExperienceLosses, prefix_batch
 from vla_align_ros.policy import Policy, load_policy
 from vla_align_ros.policy.losses import LossWeights
+from vla_align_ros.speed.sizes import VARIANTS, architecture, network
 from vla_align_ros.types import Experience
 
 ROWS = torch.arange(10)
@@ -175,3 +176,16 @@ def test_dynamics_is_left_out_where_inverse_dynamics_is_asked(policy: Policy, to
     mutual = dataclasses.replace(policy.model.architecture.alignment, perception_attention="mutual")
     policy.model.architecture = dataclasses.replace(policy.model.architecture, alignment=mutual)
     assert losses.without_dynamics() is losses, "perception would miss what it has always seen"
+
+
+def test_prefixes_are_computed_together_as_far_as_memory_is_meant_to_go(
+    policy: Policy, token: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert prefix_batch(policy.model) == 32
+    for variant in VARIANTS:
+        assert 1 < prefix_batch(network(architecture("full", variant), "meta")) < 16
+    whole = make_losses(policy)(token, ROWS, 2, 0)
+    monkeypatch.setattr("vla_align_ros.alignment.losses.PREFIX_BYTES", 1)
+    assert prefix_batch(policy.model) == 1
+    for task, loss in make_losses(policy)(token, ROWS, 2, 0).items():
+        torch.testing.assert_close(loss, whole[task], atol=1e-5, rtol=1e-4)

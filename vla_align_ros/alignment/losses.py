@@ -19,7 +19,8 @@ from vla_align_ros.policy.losses import LossWeights
 from vla_align_ros.policy.pi0 import Pi0
 from vla_align_ros.types import Experience
 
-PREFIX_BATCH = 32  # fixed, so that live and offline alignment compute the same bits
+PREFIX_BATCH = 32  # at most
+PREFIX_BYTES = 2**28  # of the largest activation of the prefix's rows that are computed together
 MOST_AT_ONCE = 128  # rows in one pass: more are hardly faster
 COPIED_BYTES = 2**28  # of the prefix's keys and values, of which each row of a pass has a copy
 
@@ -28,7 +29,8 @@ class ExperienceLosses:
     """N experiences with their prefix keys and values. The losses of any token on them cost expert passes only."""
 
     def __init__(self, policy: Policy, experiences: Sequence[Experience], weights: LossWeights) -> None:
-        parts = (experiences[start : start + PREFIX_BATCH] for start in range(0, len(experiences), PREFIX_BATCH))
+        batch = prefix_batch(policy.model)
+        parts = (experiences[start : start + batch] for start in range(0, len(experiences), batch))
         prepared = (policy.prepare_experiences(part) for part in parts)
         self._take(policy.model, ((inputs.with_less_padding(), outcome) for inputs, outcome in prepared), weights)
 
@@ -36,7 +38,7 @@ class ExperienceLosses:
     def of_inputs(cls, model: Pi0, inputs: PolicyInput, outcome: ExperienceInput, weights: LossWeights) -> Self:
         """Of experiences that are already what a network is given."""
         losses = cls.__new__(cls)
-        rows = torch.arange(len(inputs.state)).split(PREFIX_BATCH)
+        rows = torch.arange(len(inputs.state)).split(prefix_batch(model))
         losses._take(model, ((inputs[part], outcome[part]) for part in rows), weights)
         return losses
 
@@ -133,6 +135,15 @@ class ExperienceLosses:
     def weighted(self, losses: dict[str, Tensor]) -> Tensor:
         """The tasks' losses, each times its lambda, added up."""
         return torch.stack([self.weights.of(task) * loss for task, loss in losses.items()]).sum(0)
+
+
+def prefix_batch(model: Pi0) -> int:
+    """Experiences whose prefixes are computed together: fixed for a model, so that live and offline alignment compute
+    the same bits; of a large one only as many as memory is meant to hold."""
+    a = model.architecture
+    tokens = len(a.cameras) * (a.vision.image_size // a.vision.patch_size) ** 2 + a.max_token_len
+    each = tokens * a.vlm.mlp_dim * model.embed_tokens.weight.element_size()
+    return max(1, min(PREFIX_BATCH, PREFIX_BYTES // each))
 
 
 def _shapes(experience: ExperienceInput, rows: int) -> ExperienceInput:

@@ -29,6 +29,7 @@ from vla_align_ros.policy.experts import RMS_EPS, Modulation, fuse
 from vla_align_ros.policy.flow import time_embedding
 from vla_align_ros.policy.inputs import PROMPT_STEP, PolicyInput
 from vla_align_ros.policy.pi0 import Pi0
+from vla_align_ros.policy.streams import FIRST, own_stream
 from vla_align_ros.policy.vision import FusedSiglip
 
 MAX_PLANS = 4  # shapes kept at once; a plan is as large as the activations of one pass
@@ -164,8 +165,8 @@ class Plan:
         self.valid = -1
         self.set_valid(prefix)
         self.prefix.place(torch.arange(prefix, device=like.device))
-        parts = self._encode, self._fill, self._denoise
-        self.encode, self.fill, self.denoise = (_captured(part, like.device) for part in parts)
+        self.steps = self._encode, self._fill, self._denoise  # one by one, not as graphs
+        self.encode, self.fill, self.denoise = (_captured(step, like.device) for step in self.steps)
 
     def _make_masks(self, prefix: int, fixed: int, horizon: int) -> None:
         """Additive, each (queries, what they look at): one row for all queries, but for the fixed tokens."""
@@ -298,7 +299,7 @@ class FastSampler:
         images = [image[0] for image, mask in zip(inputs.images, inputs.image_masks, strict=True) if bool(mask[0])]
         tokens = inputs.tokens[0][inputs.token_masks[0]]
         e_token = self.model.peft_prefix_token if token is None else token[0]
-        with self._lock:
+        with self._lock, own_stream(noise.device, FIRST):
             most = inputs.tokens.shape[1]
             length = most if self.padded else min(most, math.ceil(len(tokens) / PROMPT_STEP) * PROMPT_STEP)
             key = (len(images), length, num_steps)
