@@ -48,7 +48,7 @@ def doctor(
     """
     checks = [check_python(), *check_packages(), check_device(), check_rclpy(), check_profile()]
     if model is not None:
-        checks += [check_model(model), *check_commands(model), *check_limits(model)]
+        checks += [check_model(model), *check_commands(model), *check_limits(model), *check_own_token(model)]
     if store is not None:
         checks.append(check_store(store))
     if as_json:
@@ -216,6 +216,25 @@ def check_limits(model: str) -> list[Check]:
         todo = "" if enough else f"measure it on {check.robots_needed} validation robots or more"
         found.append(Check(f"limit {check.name}", "ok" if enough else "warn", text, todo))
     return found
+
+
+def check_own_token(model: str) -> list[Check]:
+    """Whether the losses know the training robots by their tokens, by family of shifts; none where nobody asked."""
+    from vla_align_ros.training.own_token import OWN_TOKEN_FILE, TOLD_AIM, read
+    from vla_align_ros.zoo import find_model
+
+    try:
+        found = read(find_model(model) / OWN_TOKEN_FILE)
+    except (OSError, ValueError):
+        return []  # `check_model` says what a model lacks that it needs
+    checks = []
+    for family, tasks in found.items():
+        best = max(tasks, key=lambda task: tasks[task].told)
+        told = ", ".join(f"{task} {tasks[task].told:.0%}" for task in tasks)
+        text = f"training robots told from others by their own token's loss ({told}; half is chance)"
+        todo = "" if tasks[best].told >= TOLD_AIM else "an alignment will hardly find what is shifted so: train longer"
+        checks.append(Check(f"own token {family}", "warn" if todo else "ok", text, todo))
+    return checks
 
 
 def check_store(store: Path) -> Check:
