@@ -13,7 +13,7 @@ help:
 	@echo "make demo       simulated robot, policy, alignment, report: the whole system"
 	@echo "make test       all tests"
 	@echo "make test-fast  the tests without the slow ones and without nodes, in a minute"
-	@echo "make test-oldest  the tests of what cameras send, with the oldest OpenCV"
+	@echo "make test-oldest  the tests of what cameras send with the oldest OpenCV, of the network with the oldest transformers"
 	@echo "make lint       ruff, codespell, mypy"
 	@echo "make bench      every number that the documents quote"
 	@echo "make clean      remove .venv, caches and build folders"
@@ -44,9 +44,10 @@ test-fast: setup
 	$(BIN)/python -m pytest -m "not slow and not ros" --hypothesis-profile fast
 
 # OpenCV's versions differ in what they make of a torn picture: the same tests at the other end of the range.
-# 4.6 is Ubuntu 24.04's; its wheels need numpy 1, which Python 3.13 has not.
+# 4.6 is Ubuntu 24.04's; its wheels need numpy 1, which Python 3.13 has not. transformers moves parts of SigLIP and DINOv2.
 OLDEST := .venv/oldest
 OLDEST_TESTS := test/observation/test_images.py test/observation/test_codecs.py test/observation/test_resize.py
+OLDEST_TRANSFORMERS_TESTS := test/policy/test_foreign_paths.py test/policy/test_golden.py test/policy/test_features.py
 
 test-oldest: setup
 	test -x $(OLDEST)/bin/python || $(BIN)/python -m venv $(OLDEST)
@@ -54,6 +55,9 @@ test-oldest: setup
 	  $$($(BIN)/python -c 'import sys; print(*("opencv-python-headless==4.6.0.66", "numpy==1.26.4") \
 	  if sys.version_info < (3, 13) else ("opencv-python-headless==4.10.0.84", "numpy==2.1.3"))')
 	PYTHONPATH=$(CURDIR) $(OLDEST)/bin/python -m pytest $(OLDEST_TESTS)
+	test -d $(OLDEST)/transformers || \
+	  $(BIN)/python -m pip install --quiet --no-deps --target $(OLDEST)/transformers transformers==5.20.0
+	PYTHONPATH=$(OLDEST)/transformers $(BIN)/python -m pytest $(OLDEST_TRANSFORMERS_TESTS)
 
 lint: setup
 	$(BIN)/ruff check .

@@ -63,8 +63,7 @@ def architecture_of(folder: Path) -> Architecture:
 
 def load(folder: Path, dtype: Dtype = "float32") -> Pi0:
     """The network of a golden folder, on the CPU. Raises GoldenError, WeightsError, and PolicyError for the dtype."""
-    path = folder / "model.safetensors"
-    return make_network(architecture_of(folder), read_tensors(path), path, torch.device("cpu"), dtype)
+    return make_network(architecture_of(folder), folder / "model.safetensors", torch.device("cpu"), dtype)
 
 
 def tolerance(tensor: str) -> float:

@@ -7,7 +7,6 @@ it, so that lerobot's process can load it and say how far it is from our referen
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +15,11 @@ from golden import architecture_of, policy_input
 from safetensors.torch import save_file
 from torch import Tensor
 
+from vla_align_ros.policy.foreign_names import to_openpis_name
 from vla_align_ros.policy.pi0 import Pi0
 
 CAMERAS = ("base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb")
 _ROOT = "paligemma_with_expert."
-_TO_OPENPI = (  # the inverse of `policy/weights.py`
-    (r"^embed_tokens\.", f"{_ROOT}paligemma.lm_head."),
-    (r"^vision_tower\.", f"{_ROOT}paligemma.model.vision_tower.vision_model."),
-    (r"^multi_modal_projector\.", f"{_ROOT}paligemma.model.multi_modal_projector.linear."),
-    (r"^vlm\.", f"{_ROOT}paligemma.model.language_model."),
-    (r"^action_expert\.", f"{_ROOT}gemma_expert.model."),
-    (r"\.([qkvo]_proj\.)", r".self_attn.\1"),
-    (r"\.((?:gate|up|down)_proj\.)", r".mlp.\1"),
-)
 
 
 def sizes(variant: str) -> dict[str, Any]:
@@ -74,16 +65,9 @@ def write(folder: Path, variant: str, num_steps: int, seed: int = 0) -> Path:
     io = observation(sizes(variant), generator)
     inputs = policy_input(io, CAMERAS)
     io[f"out.sample_actions.{num_steps}"] = model.sample_actions(inputs, io["in.noise"], num_steps)
-    tensors = {_openpi(name): tensor.contiguous() for name, tensor in model.state_dict().items()}
+    tensors = {to_openpis_name(name): tensor.contiguous() for name, tensor in model.state_dict().items()}
     embedding = model.embed_tokens.weight
     tensors[f"{_ROOT}gemma_expert.lm_head.weight"] = torch.zeros(len(embedding), model.action_expert.config.width)
     save_file(tensors, folder / "model.safetensors")
     save_file(io, folder / "io.safetensors")
     return folder
-
-
-def _openpi(name: str) -> str:
-    inside = name.startswith(("vlm.", "action_expert."))
-    for pattern, theirs in _TO_OPENPI[:5] + (_TO_OPENPI[5:] if inside else ()):
-        name = re.sub(pattern, theirs, name)
-    return name

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from vla_align_ros.cli.doctor import check_model
+from vla_align_ros.cli.doctor_model import check_model
 from vla_align_ros.foreign import what_is_file
 from vla_align_ros.policy import load_policy
 from vla_align_ros.policy.config import ModelConfigError
@@ -27,8 +27,11 @@ FOLDERS: dict[str, tuple[dict[str, Any], str]] = {
     "empty": ({}, "the folder is empty"),
     "weights alone": ({"model.safetensors": WEIGHTS}, "no model.yaml is here"),
     "smolvla": ({"config.json": {"type": "smolvla", **LEROBOT}, "model.safetensors": WEIGHTS}, "type smolvla (SmolVLA"),
-    "lerobot pi0": ({"config.json": {"type": "pi0", **LEROBOT}}, "type pi0 (PI0, whose tensors have other names)"),
-    "lerobot pi05": ({"config.json": {"type": "pi05", **LEROBOT}}, "type pi05 (PI0.5, whose"),
+    "lerobot pi0": (
+        {"config.json": {"type": "pi0", **LEROBOT}},
+        "this is lerobot's PI0, but weights of one are not in",
+    ),
+    "lerobot pi05": ({"config.json": {"type": "pi05", **LEROBOT}}, "this is lerobot's PI0.5, but weights"),
     "lerobot groot": ({"config.json": {"type": "groot", **LEROBOT}}, "type groot (GR00T, another network)"),
     "lerobot, new": ({"config.json": {"type": "xvla", **LEROBOT}}, "a lerobot policy of type xvla"),
     "lerobot run": (
@@ -39,11 +42,14 @@ FOLDERS: dict[str, tuple[dict[str, Any], str]] = {
     "gr00t, folders": ({"experiment_cfg/metadata.json": {}, "a.safetensors": WEIGHTS}, "a GR00T checkpoint"),
     "transformers": ({"config.json": {"architectures": ["LlamaForCausalLM"]}}, "a LlamaForCausalLM model"),
     "adapter": ({"adapter_config.json": {"base_model_name_or_path": "lerobot/pi0"}}, "merge it into lerobot/pi0"),
-    "openpi": ({"config.json": {"paligemma_variant": "gemma_2b"}, "model.safetensors": WEIGHTS}, "openpi's weights"),
+    "openpi": (
+        {"config.json": {"paligemma_variant": "gemma_2b"}, "model.safetensors": WEIGHTS},
+        "this is openpi's, but weights",
+    ),
     "openpi jax": ({"params/_METADATA": b"{}", "assets/x/norm_stats.json": {}}, "openpi's JAX checkpoint"),
     "pickles": ({"pytorch_model.bin": b"\x80\x02}q."}, "pytorch_model.bin: this is a pickle"),
     "zipped pickle": ({"model.pt": b"PK\x03\x04archive/data.pkl"}, "model.pt: this is a pickle"),
-    "shards": ({"model.safetensors.index.json": {"weight_map": {}}}, "are in several files (shards)"),
+    "shards": ({"model.safetensors.index.json": {"weight_map": {}}}, "no model.yaml is here"),
     "lfs": ({"model.safetensors": POINTER, "README.md": b"x"}, "Git LFS pointer, not the file of 6500.0 MB"),
     "page": ({"model.safetensors": PAGE}, "a web page under the file's name"),
     "half": ({"model.safetensors": WEIGHTS[:40]}, "only a part of it is there (40 bytes)"),
@@ -77,7 +83,7 @@ def test_a_folder_that_is_no_model_is_named_as_what_it_is(kind: str, tmp_path: P
     assert named in said
     assert "expected a folder with model.yaml" in said
     assert len(said) < 600
-    check = check_model(str(folder))
+    (check,) = check_model(str(folder))
     assert (check.status, named in check.found) == ("fail", True)
 
 
@@ -120,9 +126,3 @@ def test_a_file_given_as_a_model_is_named(content: bytes, named: str, tmp_path: 
     assert named in str(caught.value)
     with pytest.raises(ModelConfigError, match=named):
         load_policy(path, "cpu")
-
-
-def test_weights_in_shards_beside_a_description_are_named(tmp_path: Path) -> None:
-    write(tmp_path, {"model.safetensors.index.json": {}, "model-00001-of-00002.safetensors": WEIGHTS})
-    with pytest.raises(WeightsError, match="in several files"):
-        read_tensors(tmp_path / "model.safetensors")

@@ -30,8 +30,13 @@ def load_yaml(path: Path, kind: type[Kind], refusal: type[Exception]) -> Kind:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError, *_YAML_LEAKS) as error:
         raise refusal(f"{path}: cannot be read as YAML: {what_is_file(path) or error}") from None
+    return validated(raw, kind, path, refusal)
+
+
+def validated(raw: object, kind: type[Kind], origin: Path, refusal: type[Exception]) -> Kind:
+    """What a file at `origin` says as a `kind`. Raises `refusal` as `load_yaml` does."""
     try:
         found: Kind = TypeAdapter(kind).validate_python(raw)
     except ValidationError as error:
-        raise refusal(f"{path}: {what_is_file(path) or problems(error)}") from None
+        raise refusal(f"{origin}: {what_is_file(origin) or problems(error)}") from None
     return found

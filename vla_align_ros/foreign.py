@@ -12,9 +12,9 @@ from typing import Any, Final
 
 PICKLES: Final = ("*.pt", "*.pth", "*.bin", "*.ckpt", "*.pkl", "*.pickle")
 _HEAD_BYTES: Final = 512
-_SHARDS: Final = "*.safetensors.index.json"
+SHARDS: Final = ".index.json"  # behind the name of the weights, of the file that says which shard holds what
 _UNFINISHED: Final = ("*.incomplete", "*.part", "*.crdownload", "*.aria2", "*.tmp")
-_EXPECTED: Final = "expected a folder with model.yaml, as models/tiny is (docs/checkpoints.md)"
+_EXPECTED: Final = "expected a folder with model.yaml, as models/tiny is, or a pi0 or pi05 of openpi or lerobot, whole"
 _POLICIES: Final = {  # `type` of lerobot, beginning of `model_type` of transformers -> name
     "pi0": "PI0",
     "pi05": "PI0.5",
@@ -66,8 +66,6 @@ def _what_is_safetensors(head: bytes, size: int) -> str:
 
 def missing_weights(folder: Path) -> str:
     """What stands in a folder in place of a weights file, as the end of a sentence; empty when nothing does."""
-    if shards := _names(folder, _SHARDS):
-        return f"; {shards[0]} says that the weights are in several files (shards): merge them into one"
     if pickles := _names(folder, *PICKLES):
         return f"; {_some(pickles)} is a pickle, which can run code and is never loaded: convert it to safetensors"
     if unfinished := _names(folder, *_UNFINISHED):
@@ -93,17 +91,18 @@ def _policy(folder: Path) -> str:
         base = _json(folder / "adapter_config.json").get("base_model_name_or_path", "its base model")
         return f"this is an adapter (LoRA): merge it into {base} first"
     if "type" in config and ("input_features" in config or "output_features" in config):
-        kin = ", whose tensors have other names" if known in ("PI0", "PI0.5") else ", another network"
-        return f"this is a lerobot policy of type {named} ({known or 'a policy'}{kin}), which is not read"
+        if known in ("PI0", "PI0.5"):
+            return f"this is lerobot's {known}, but weights of one are not in its model.safetensors"
+        return f"this is a lerobot policy of type {named} ({known or 'a policy'}, another network), which is not read"
     if "architectures" in config or "model_type" in config:
         what = known or ", ".join(map(str, config.get("architectures") or [named]))
         return f"this is a {what} model of transformers, another network, which is not read"
     if (folder / "experiment_cfg").is_dir():
         return "this is a GR00T checkpoint, another network, which is not read"
     if "paligemma_variant" in config:
-        return "these are openpi's weights without a robot: describe the robot in a model.yaml beside them"
+        return "this is openpi's, but weights of a pi0 or pi0.5 are not in its model.safetensors"
     if (folder / "params").is_dir():
-        return "this is openpi's JAX checkpoint: convert it to PyTorch with openpi first, then describe the robot"
+        return "this is openpi's JAX checkpoint: convert it to PyTorch with openpi first"
     return ""
 
 
@@ -115,7 +114,7 @@ def _other(folder: Path) -> str:
     if snapshots := sorted(folder.glob("snapshots/*/")):
         return f"this is a Hugging Face cache: give the folder in it, {snapshots[-1]}"
     if trained := [path for depth in ("", "*/", "*/*/") for path in sorted(folder.glob(f"{depth}pretrained_model"))]:
-        return f"this is a lerobot training run, whose policy is in {trained[-1]}, and is not read either"
+        return f"this is a lerobot training run, whose policy is in {trained[-1]}: give that folder"
     if (folder / "meta" / "info.json").exists():
         return "this is a LeRobotDataset, not a model"
     if (folder / "metadata.yaml").exists() or _names(folder, "*.mcap", "*.db3"):

@@ -15,6 +15,7 @@ from vla_align_ros.experience.bag_summary import BagSummary
 from vla_align_ros.experience.bag_topics import BagTopics
 from vla_align_ros.experience.buffer import ExperienceBuffer
 from vla_align_ros.experience.recording import grouped
+from vla_align_ros.observation.scaling import SCALERS
 from vla_align_ros.params import AlignParams, PolicyParams
 from vla_align_ros.policy import Policy
 from vla_align_ros.policy.prepare import Reader
@@ -67,7 +68,12 @@ def fill_from_datasets(
     features = image_features(architecture.cameras, cameras)
     for folder in folders:
         dataset = LeRobotDataset(
-            folder, policy.config.robot, features, architecture.vision.image_size, prompt=prompt or None
+            folder,
+            policy.config.robot,
+            features,
+            architecture.vision.image_size,
+            prompt=prompt or None,
+            scale=SCALERS[architecture.conventions],
         )
         for item in dataset.experiences(architecture.action_horizon, params.experience_stride_ticks):
             buffer.add(replace(item, episode=item.episode + first_episode))

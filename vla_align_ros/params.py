@@ -119,7 +119,14 @@ class PolicyParams(Params):
 
     model: str = parameter("", _MODEL_DOC, in_file=False)
     device: str = parameter(
-        "auto", "Where the model runs; auto takes cuda where there is one.", choices=("auto", "cpu", "cuda")
+        "auto",
+        "Where the model runs; auto takes cuda where there is one, cuda:1 is the second GPU.",
+        choices=("auto", "cpu", "cuda", *(f"cuda:{index}" for index in range(8))),
+    )
+    dtype: str = parameter(
+        "float32",
+        "Numbers of the network's large matrices; bfloat16 takes half the memory and suits a GPU.",
+        choices=("float32", "bfloat16"),
     )
     prompt: str = parameter("", "Instruction to start with; empty waits for one on ~/prompt.", in_file=False)
     store: str = parameter("", _STORE_DOC, in_file=False)

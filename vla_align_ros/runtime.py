@@ -25,6 +25,7 @@ from vla_align_ros.experience.builder import ExperienceBuilder
 from vla_align_ros.experience.folder import BagFolder, Pipeline
 from vla_align_ros.experience.ledger import Ledger
 from vla_align_ros.observation.assemble import AssemblerLimits, ObservationAssembler
+from vla_align_ros.observation.scaling import SCALERS
 from vla_align_ros.params import AlignParams, PolicyParams
 from vla_align_ros.policy import Policy
 from vla_align_ros.policy.prepare import Reader
@@ -102,7 +103,12 @@ def make_assembler(policy: Reader, params: PolicyParams) -> ObservationAssembler
         params.stamp_ahead_max_s,
     )
     return ObservationAssembler(
-        config.robot, architecture.cameras, architecture.vision.image_size, limits, policy.check_prompt
+        config.robot,
+        architecture.cameras,
+        architecture.vision.image_size,
+        limits,
+        policy.check_prompt,
+        SCALERS[architecture.conventions],
     )
 
 

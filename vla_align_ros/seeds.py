@@ -39,6 +39,7 @@ class Stream(IntEnum):
     VIRTUAL_LABELS = 89  # whose pictures they are
     CONTENT = 97  # some pictures, to see which part of them is black in all
     EXCITATION = 101  # of a robot that stands
+    FAR_TOKENS = 103  # of the bank, beside a robot's own
 
 
 def rng_of(seed: int, stream: Stream, *index: int) -> np.random.Generator:
@@ -68,6 +69,7 @@ class Part(Enum):
     GRADIENT = 1009, 1, 1  # by step
     EXPERIENCES = 1009, 1, 0  # by part of those that one gradient or loss is of
     JUDGING = 1, 0, 1  # the same draws before and after
+    OWN_TOKEN = 1, 1_000_003, 0  # a robot's, of what `training/own_token.py` asks
     # benches
     ROBOT = 1000, 1, 0  # one of several
     TURN = 1, 1_000_003, 0  # of one robot at work; the first one has the seed itself

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ UInt8Array = NDArray[np.uint8]
 Float32Array = NDArray[np.float32]
 Float64Array = NDArray[np.float64]
 Int64Array = NDArray[np.int64]
+Conventions = Literal["zoo", "openpi", "lerobot"]  # whose arithmetic between a robot's numbers and the network's
 
 NOT_SAID: Final[Float64Array] = np.empty((0, 0))
 STANDS_RAD_S: Final = 1.2e-7  # joint_trajectory_controller takes a slower last point as standing

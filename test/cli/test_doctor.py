@@ -122,40 +122,6 @@ def test_shipped_dds_profile_is_ok(monkeypatch):
     assert doctor.check_profile().status == "ok"
 
 
-def test_model_that_does_not_load_fails_with_its_reason(tmp_path):
-    check = doctor.check_model(str(tmp_path / "none"))
-    assert check.status == "fail"
-    assert "none" in check.found
-
-
-def with_stats(folder: Path, **fields: list[float]) -> str:
-    """tiny with other statistics of the state."""
-    model = shutil.copytree(REPOSITORY / "models" / "tiny", folder / "tiny")
-    stats = json.loads((model / "norm_stats.json").read_text())
-    stats["norm_stats"]["state"].update(fields)
-    (model / "norm_stats.json").write_text(json.dumps(stats))
-    return str(model)
-
-
-def test_statistics_that_would_be_divided_by_fail_by_joint(tmp_path):
-    check = doctor.check_model(with_stats(tmp_path, std=[1.0, 0.0]))
-    assert check.status == "fail"
-    assert "state: std is 0 (or next to it) for field 'elbow'" in check.found
-
-
-@pytest.mark.slow
-def test_what_is_odd_but_runs_warns_with_what_to_do(tmp_path):
-    model = Path(with_stats(tmp_path, q01=[0.5, -1.0], q99=[0.5, 1.0]))
-    config = (model / "model.yaml").read_text()
-    assert "execute: 4" in config
-    (model / "model.yaml").write_text(config.replace("execute: 4", "execute: 8"))
-    check = doctor.check_model(str(model))
-    assert check.status == "warn"
-    assert "state: q01 and q99 are equal (or nearly) for field 'shoulder'" in check.todo
-    assert "take the statistics from data in which all joints move" in check.todo
-    assert "robot.execute is 8, the whole action_horizon" in check.todo
-
-
 def test_where_the_commands_go_is_said_group_by_group(tmp_path):
     tiny = REPOSITORY / "models" / "tiny"
     assert doctor.check_commands(str(tmp_path / "none")) == [], "that is said of the model"

@@ -23,6 +23,7 @@ from torch import Tensor
 from vla_align_ros.observation.normalise import NormStatsError
 from vla_align_ros.policy import PolicyError, load_policy
 from vla_align_ros.policy.config import ModelConfigError, load_model_config
+from vla_align_ros.policy.load import find_device
 from vla_align_ros.policy.statistics import AlignmentStatsError
 from vla_align_ros.policy.weights import WeightsError, read_tensors
 
@@ -246,15 +247,10 @@ def test_openpis_weights_with_a_stray_tensor(tmp_path: Path) -> None:
     folder = Path(shutil.copytree(GOLDEN / "pi0", tmp_path / "pi0"))
     name = "paligemma_with_expert.gemma_expert.model.layers.7.self_attn.q_proj.weight"
     edit_weights(folder, "model.safetensors", lambda tensors: tensors.update({name: torch.ones(1)}))
-    with pytest.raises(WeightsError, match=r"unexpected: action_expert\.layers\.7\.q_proj\.weight"):
+    edit_weights(folder, "model.safetensors", lambda tensors: tensors.pop(name.replace("7", "2")))
+    with pytest.raises(WeightsError) as caught:
         golden.load(folder)
-
-
-@pytest.mark.parametrize("content", [b"", b"\xff\xff", b"3", b"[]", b"{}", b'{"vlm": 3}', b"[" * 100_000])
-def test_a_config_json_that_says_nothing(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "config.json").write_bytes(content)
-    shutil.copyfile(GOLDEN / "pi0" / "model.safetensors", tmp_path / "model.safetensors")
-    assert "no model.yaml is here" in refusal(tmp_path, ModelConfigError)
+    assert f"missing: {name.replace('7', '2')}; unexpected: {name}" in str(caught.value)
 
 
 # --- model.yaml ---
@@ -420,7 +416,7 @@ def test_a_tokenizer_that_does_not_fit(folder: Path) -> None:
     whole = json.dumps(raw)
     raw["model"]["vocab"]["zebra"] = 64
     (folder / "tokenizer.json").write_text(json.dumps(raw))
-    assert "token ids up to 64, the model's vocab_size is 64" in refusal(folder, ModelConfigError)
+    assert "has 65 token ids, the model's vocab_size is 64" in refusal(folder, ModelConfigError)
     raw = json.loads(whole)
     raw["model"]["vocab"]["<start>"] = raw["model"]["vocab"].pop("<bos>")
     (folder / "tokenizer.json").write_text(json.dumps(raw))
@@ -510,9 +506,16 @@ def test_wrong_alignment_statistics(folder: Path, key: str, value: Any, named: s
     assert named in refusal(folder, AlignmentStatsError)
 
 
-def test_a_device_that_is_not_there(whole: Path) -> None:
-    with pytest.raises(PolicyError, match="device must be auto, cpu or cuda, got 'tpu'"):
-        load_policy(whole, "tpu")  # type: ignore[arg-type]
-    if not torch.cuda.is_available():
+def test_a_device_that_is_not_there(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("tpu", "cuda:", "cuda:x", "CUDA", "cuda:1:2"):
+        with pytest.raises(PolicyError, match=f"device must be auto, cpu, cuda, or cuda:1 .* got '{name}'"):
+            load_policy(whole, name)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for name in ("cuda", "cuda:1"):
         with pytest.raises(PolicyError, match="torch sees no GPU"):
-            load_policy(whole, "cuda")
+            load_policy(whole, name)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(PolicyError, match="torch sees 2 GPUs, the last one is cuda:1"):
+        find_device("cuda:2")
+    assert find_device("cuda:1") == torch.device("cuda", 1)

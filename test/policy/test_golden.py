@@ -16,10 +16,10 @@ from builders import GOLDEN
 from torch import Tensor
 
 from vla_align_ros.policy import flow
+from vla_align_ros.policy.foreign_names import to_our_names
 from vla_align_ros.policy.inputs import PolicyInput
 from vla_align_ros.policy.losses import masked_mse
 from vla_align_ros.policy.pi0 import Pi0
-from vla_align_ros.policy.weights import to_our_names
 
 VARIANTS = ("pi0", "pi05")
 Perturb = Callable[[Pi0, dict[str, Tensor]], None]
@@ -82,7 +82,7 @@ def test_a_real_mistake_is_seen(folder: Path, mistake: str, monkeypatch: pytest.
             lambda self, x: self.down_proj(torch.nn.functional.gelu(self.gate_proj(x)) * self.up_proj(x)),
         )
     elif mistake == "clock":
-        monkeypatch.setattr(flow, "euler_times", lambda n: [1 - j / n for j in range(n)])
+        monkeypatch.setattr(flow, "euler_times", lambda n, *_: [1 - j / n for j in range(n)])
     elif mistake == "time_embedding":
         monkeypatch.setattr(golden, "time_embedding", _float32_time_embedding)
         monkeypatch.setattr("vla_align_ros.policy.flow.time_embedding", _float32_time_embedding)
@@ -217,7 +217,7 @@ def _own_draw(entry: str) -> Perturb:
 def _shake(model: Pi0, openpi_name: str, generator: torch.Generator) -> None:
     tied = "paligemma_with_expert.paligemma.model.language_model.embed_tokens.weight"
     stored = "paligemma_with_expert.paligemma.lm_head.weight" if openpi_name == tied else openpi_name
-    ours = to_our_names({stored: torch.zeros(())})
+    ours = to_our_names([stored])
     if openpi_name.endswith("gemma_expert.lm_head.weight"):
         assert not ours, "this weight is dead: it must not be loaded at all"
         return

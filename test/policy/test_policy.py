@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from builders import CAMERAS, make_experiences, make_observation, write_model
+from builders import CAMERAS, architecture, make_experiences, make_observation, write_model
 
 from vla_align_ros.policy import Policy, PolicyError, load_policy
 from vla_align_ros.policy.tokenizer import PromptError, PromptTokenizer, clean_prompt
@@ -185,7 +185,7 @@ def test_pi05s_alignment_prefix_leaves_the_state_out(tmp_path: Path) -> None:
 
 def test_pi05_writes_the_state_in_256_bins(folder: Path) -> None:
     texts: list[str] = []
-    tokenizer = PromptTokenizer(folder, "pi05", 64)
+    tokenizer = PromptTokenizer(folder / "tokenizer.json", architecture(variant="pi05", max_token_len=64))
     tokenizer._encode = lambda text: (texts.append(text), ())[1]  # type: ignore[assignment]
     tokenizer("touch red", np.array([-1.0, 0.0, 0.999, 1.5, -1.5], np.float32))
     tokenizer("touch red")

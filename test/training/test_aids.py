@@ -19,3 +19,20 @@ def test_the_regressed_chunk_is_judged_without_its_padding() -> None:
     assert loss(actions) == float(expected.detach())
     assert loss(actions + torch.tensor([0.0, 0.0, 9.0])) == loss(actions)
     assert loss(actions + torch.tensor([0.0, 9.0, 0.0])) > loss(actions)
+
+
+def test_a_point_outside_its_picture_teaches_nothing() -> None:
+    """Nothing in the picture says where it is."""
+    model = make_model()
+    aids, inputs = Aids(model, 2), make_inputs(model.architecture)
+    widths = model.architecture.action_expert.width, model.architecture.vlm.width
+    aids.hidden = {name: torch.randn(3, 9, width) for name, width in zip(("e_row", "prefix"), widths, strict=True)}
+
+    def loss(first: tuple[float, float], second: tuple[float, float]) -> float:
+        points = torch.tensor([[first, second]]).repeat(3, 1, 1)
+        found = aids(torch.zeros(3, 5, 3), torch.ones(3, dtype=torch.bool), points, inputs.token_masks, 1)
+        return float(found["keypoint_loss"].detach())
+
+    assert loss((0.2, 0.7), (0.5, 1.8)) == loss((0.2, 0.7), (-0.9, 0.5))
+    assert loss((0.2, 0.7), (0.5, 0.5)) != loss((0.2, 0.7), (0.9, 0.5))
+    assert loss((2.0, 0.7), (-0.9, 0.5)) == 0.0

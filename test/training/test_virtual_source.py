@@ -81,6 +81,21 @@ def test_robots_are_the_real_ones_and_then_virtual_ones_that_keep_their_names(so
     assert not set(validation.robots) & set(source.robots)
 
 
+def test_they_say_how_they_are_shifted() -> None:
+    source = virtual({"joint_zeros_rad": 0.5, "delay_ticks": [1, 3], "family_share": 0.5, "robots": 24})
+    values, families = source.shifts.values, source.shifts.families
+    assert families[:2] == ("none", "none")
+    assert set(families[2:]) == {"none", "joint_zeros_rad", "delay_ticks", "joint_zeros_rad and delay_ticks"}
+    assert len(values) == 26
+    for place, member in enumerate(source.members):
+        assert values[place, -3] == member.robot.delay_ticks
+        assert values[place, -2:].argmax() == member.real
+    same = [place for place, family in enumerate(families) if family == "none" and not source.members[place].real]
+    assert len({values[place].tobytes() for place in same}) == 1
+    zeros = [place for place, family in enumerate(families) if family == "joint_zeros_rad"]
+    assert len({values[place].tobytes() for place in zeros}) == len(zeros)
+
+
 def test_a_share_of_the_robots_is_shifted_in_a_family() -> None:
     members = virtual({"robots": 40, "family_share": 0.5, "joint_zeros_rad": 0.5, "delay_ticks": [1, 3]}).members[2:]
     shifted = np.array([[bool(m.parameters.joint_zeros_rad), m.parameters.delay_ticks > 0] for m in members])
@@ -284,7 +299,7 @@ def test_a_model_trains_on_them_and_is_shown_its_view_when_it_acts(tmp_path: Pat
     assert result.exit_code == 0, result.output
     lines = [json.loads(line) for line in (run / "log.jsonl").open()]
     assert next(line["robots"] for line in lines if line["stage"] == "source") == 4
-    assert load_file(run / "policy.safetensors")["bank.offsets"].shape[0] == 4
+    assert load_file(run / "policy.safetensors")["bank.offset_of.0.weight"].shape[0] == 4
     sources = open_sources(recipe["source"], TypeAdapter(ModelConfig).validate_python(described), 0)
     trainee = train(path, load_recipe(path), sources, run, lambda line: None, find_device("cpu"))
     seen = sources.training.samples(np.zeros(1, np.int64), 4, 16, np.random.default_rng(0)).experiences[0].observation

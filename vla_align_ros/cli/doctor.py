@@ -8,9 +8,8 @@ import json
 import os
 import platform
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 from xml.etree import ElementTree
 
 import typer
@@ -18,6 +17,9 @@ from packaging.requirements import Requirement
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from vla_align_ros.cli.convert import ActionHorizon, NormStatsFile, Robot, TokenizerFile
+from vla_align_ros.cli.doctor_model import Check, check_model
 
 PACKAGE = "vla_align_ros"
 OPENCV = "opencv-python-headless"
@@ -27,19 +29,13 @@ FRAME_BYTES = 640 * 480 * 3  # a camera frame that shared memory must hold
 STYLE = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
-@dataclass(frozen=True)
-class Check:
-    """One finding. todo: what to do about it, empty when it is ok."""
-
-    name: str
-    status: Literal["ok", "warn", "fail"]
-    found: str
-    todo: str = ""
-
-
 def doctor(
     model: Annotated[str | None, typer.Option(help="Also load this model (folder or name).")] = None,
     store: Annotated[Path | None, typer.Option(help="Also verify this token store.")] = None,
+    robot: Robot = None,
+    tokenizer: TokenizerFile = None,
+    norm_stats: NormStatsFile = None,
+    action_horizon: ActionHorizon = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Check Python, packages, device, ROS, DDS profile, model and token store. Exit code 1 when a check fails.
@@ -48,7 +44,16 @@ def doctor(
     """
     checks = [check_python(), *check_packages(), check_device(), check_rclpy(), check_profile()]
     if model is not None:
-        checks += [check_model(model), *check_commands(model), *check_limits(model)]
+        settings = None
+        if robot is not None:  # a folder of openpi or lerobot, which does not say it
+            from vla_align_ros.policy.foreign_config import ForeignSettings
+            from vla_align_ros.robot.description import DescriptionError, load_description
+
+            try:
+                settings = ForeignSettings(load_description(robot), tokenizer, norm_stats, action_horizon)
+            except DescriptionError as error:
+                raise typer.BadParameter(str(error)) from None
+        checks += [*check_model(model, settings), *check_commands(model), *check_limits(model), *check_own_token(model)]
     if store is not None:
         checks.append(check_store(store))
     if as_json:
@@ -152,29 +157,6 @@ def check_profile() -> Check:
     return Check("dds profile", "ok", path)
 
 
-def check_model(model: str) -> Check:
-    """The model loads, whole, and its features see a robot move."""
-    from vla_align_ros.policy import load_policy
-    from vla_align_ros.training.probe import MOTION_R2_AIM
-    from vla_align_ros.zoo import find_model
-
-    try:
-        policy = load_policy(find_model(model))
-    except Exception as error:  # noqa: BLE001 - whatever is wrong with it, the doctor says so
-        return Check("model", "fail", f"{model}: {error}", "see the model's README.md, or name another folder")
-    found, todo = model, list(policy.remarks)
-    if policy.align_problem:
-        found = f"{found}, {policy.align_problem}"
-    else:
-        r2 = policy.alignment.stats.motion_r2
-        found = f"{found}, linear R2 of joint motion from its features {r2:.2f}, as measured in training"
-        if r2 < MOTION_R2_AIM:
-            todo.append(
-                f"alignment learns little from features that hardly see the robot move: aim for {MOTION_R2_AIM}"
-            )
-    return Check("model", "warn" if todo else "ok", found, "; ".join(todo))
-
-
 def check_commands(model: str) -> list[Check]:
     """Where the commands of the model's robot would go. Who hears them, the running node says."""
     from vla_align_ros.policy.config import ModelConfigError, load_model_config
@@ -216,6 +198,25 @@ def check_limits(model: str) -> list[Check]:
         todo = "" if enough else f"measure it on {check.robots_needed} validation robots or more"
         found.append(Check(f"limit {check.name}", "ok" if enough else "warn", text, todo))
     return found
+
+
+def check_own_token(model: str) -> list[Check]:
+    """Whether the losses know the training robots by their tokens, by family of shifts; none where nobody asked."""
+    from vla_align_ros.training.own_token import OWN_TOKEN_FILE, TOLD_AIM, read
+    from vla_align_ros.zoo import find_model
+
+    try:
+        found = read(find_model(model) / OWN_TOKEN_FILE)
+    except (OSError, ValueError):
+        return []  # `check_model` says what a model lacks that it needs
+    checks = []
+    for family, tasks in found.items():
+        best = max(tasks, key=lambda task: tasks[task].told)
+        told = ", ".join(f"{task} {tasks[task].told:.0%}" for task in tasks)
+        text = f"training robots told from others by their own token's loss ({told}; half is chance)"
+        todo = "" if tasks[best].told >= TOLD_AIM else "an alignment will hardly find what is shifted so: train longer"
+        checks.append(Check(f"own token {family}", "warn" if todo else "ok", text, todo))
+    return checks
 
 
 def check_store(store: Path) -> Check:

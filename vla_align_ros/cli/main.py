@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import typer
 
-from vla_align_ros.cli import align, bench, checkpoints, demo, doctor, inspect, limits, params, train
+from vla_align_ros.cli import align, bench, checkpoints, convert, demo, doctor, inspect, limits, params, train
 
 app = typer.Typer(
     help="PI0 on a robot that it aligns itself to.",
@@ -21,6 +21,7 @@ app.command("demo")(demo.demo)
 app.command("align")(align.align)
 app.command("inspect")(inspect.inspect)
 app.command("train")(train.train)
+app.command("convert")(convert.convert)
 app.command("limits")(limits.limits)
 app.add_typer(checkpoints.app, name="checkpoints")
 app.command("doctor")(doctor.doctor)

@@ -24,6 +24,7 @@ from pydantic.dataclasses import dataclass
 from vla_align_ros.checked import problems
 from vla_align_ros.experience.bag_topics import COMMAND, PROMPT, bag_topics, in_namespace
 from vla_align_ros.experience.source import Sources
+from vla_align_ros.observation.scaling import SCALERS
 from vla_align_ros.policy.config import ModelConfig
 from vla_align_ros.policy.tokenizer import clean_prompt
 from vla_align_ros.training.recipe import RecipeError
@@ -93,10 +94,18 @@ class LeRobotSource:
         from vla_align_ros.experience.lerobot_source import lerobot_sources
 
         cameras = image_features(config.architecture.cameras, self.cameras)
-        size = config.architecture.vision.image_size
+        size, scale = config.architecture.vision.image_size, SCALERS[config.architecture.conventions]
         training, validation = (
             [
-                LeRobotDataset(folder, config.robot, cameras, size, robot_column=self.robot_column, prompt=self.prompt)
+                LeRobotDataset(
+                    folder,
+                    config.robot,
+                    cameras,
+                    size,
+                    robot_column=self.robot_column,
+                    prompt=self.prompt,
+                    scale=scale,
+                )
                 for folder in folders
             ]
             for folders in (self.lerobot, self.validation)

@@ -18,6 +18,7 @@ from vla_align_ros.experience.recording import grouped
 from vla_align_ros.experience.source import (
     Labels,
     RawSamples,
+    Shifts,
     Sources,
     demonstrations,
     drawn,
@@ -52,6 +53,7 @@ class BagSource:
     stretches: Mapping[str, Sequence[Stretch]]
     prompts: tuple[str, ...]
     labels: Labels | None = None
+    shifts: Shifts | None = None
 
     @property
     def robots(self) -> tuple[str, ...]:

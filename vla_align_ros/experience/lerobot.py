@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from vla_align_ros.experience.lerobot_files import (
     DatasetError,
     ParquetRows,
+    check_video,
     matrix,
     read_info,
     read_schema,
@@ -32,7 +33,7 @@ from vla_align_ros.experience.lerobot_files import (
     read_tasks,
     video_frames,
 )
-from vla_align_ros.observation.resize import letterbox
+from vla_align_ros.observation.resize import Scaler, area, letterbox
 from vla_align_ros.robot.description import ActionField, Number, RobotDescription
 from vla_align_ros.types import Experience, Observation, UInt8Array
 
@@ -63,9 +64,9 @@ class LeRobotDataset:
     """One dataset on disk, read for one robot.
 
     cameras: the model's camera name -> the dataset's image feature; empty leaves pictures out. image_size: pictures are
-    letterboxed to it as live ones are. robot_column: a column of the data that says which robot an episode is of;
-    without it the whole dataset is one robot. prompt: for a dataset without task texts. Raises DatasetError for what
-    does not fit.
+    letterboxed to it as live ones are (`scale`: how). robot_column: a column of the data that says which robot an
+    episode is of; without it the whole dataset is one robot. prompt: for a dataset without task texts. Raises
+    DatasetError for what does not fit.
     """
 
     def __init__(
@@ -77,9 +78,10 @@ class LeRobotDataset:
         *,
         robot_column: str | None = None,
         prompt: str | None = None,
+        scale: Scaler = area,
     ) -> None:
         self.folder, self._robot, self._cameras = folder, robot, dict(cameras)
-        self._image_size, self._robot_column, self._prompt = image_size, robot_column, prompt
+        self._image_size, self._scale, self._robot_column, self._prompt = image_size, scale, robot_column, prompt
         self._info = read_info(folder)
         self.fps = float(self._info["fps"])
         if abs(self.fps - robot.control_rate_hz) > 1e-6 * self.fps:
@@ -217,9 +219,12 @@ class LeRobotDataset:
             read_schema(path)
         for key in self._cameras.values():
             if self._info["features"][key]["dtype"] == "video":
-                for path in dict.fromkeys(self._video_path(episode, key) for episode in self.episodes):
-                    if not path.is_file():
-                        raise DatasetError(f"{path}: the video is missing; was the dataset downloaded whole?")
+                ends_s: dict[Path, float] = {}
+                for episode in self.episodes:
+                    path, last_s = self._video_path(episode, key), self._time_s(episode, key, episode.length - 1)
+                    ends_s[path] = max(last_s, ends_s.get(path, 0.0))
+                for path, last_s in ends_s.items():
+                    check_video(path, last_s, self.fps)
 
     def _data_path(self, episode: Episode) -> Path:
         chunk, file = (episode.row[f"data/{part}_index"] for part in ("chunk", "file"))
@@ -228,6 +233,10 @@ class LeRobotDataset:
     def _video_path(self, episode: Episode, key: str) -> Path:
         chunk, file = (episode.row[f"videos/{key}/{part}_index"] for part in ("chunk", "file"))
         return self.folder / str(self._info["video_path"]).format(video_key=key, chunk_index=chunk, file_index=file)
+
+    def _time_s(self, episode: Episode, key: str, index: int) -> float:
+        """Of an episode's frame, in its video."""
+        return float(episode.row[f"videos/{key}/from_timestamp"]) + index / self.fps
 
     def _rows(self, episode: Episode, columns: list[str]) -> pa.Table:
         path, key = self._data_path(episode), tuple(columns)
@@ -252,7 +261,7 @@ class LeRobotDataset:
         streams = [self._camera(episode, key, frames) for key in self._cameras.values()] if images else []
         for _ in frames:
             yield {
-                camera: letterbox(next(stream), self._image_size)
+                camera: letterbox(next(stream), self._image_size, self._scale)
                 for camera, stream in zip(self._cameras, streams, strict=bool(streams))
             }
 
@@ -260,8 +269,8 @@ class LeRobotDataset:
         if self._info["features"][key]["dtype"] == "image":
             stored = self._rows(episode, [key])[key]
             return (self._still(stored[index].as_py(), key) for index in frames)
-        start_s = float(episode.row[f"videos/{key}/from_timestamp"])
-        return video_frames(self._video_path(episode, key), [start_s + index / self.fps for index in frames], self.fps)
+        times_s = [self._time_s(episode, key, index) for index in frames]
+        return video_frames(self._video_path(episode, key), times_s, self.fps)
 
     def _still(self, item: Mapping[str, Any], key: str) -> UInt8Array:
         data = item["bytes"] if item.get("bytes") else (self.folder / item["path"]).read_bytes()

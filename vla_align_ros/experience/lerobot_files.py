@@ -119,6 +119,27 @@ def matrix(column: pa.ChunkedArray, length: int, where: str) -> NDArray[np.float
     return numbers.reshape(-1, length)
 
 
+def check_video(path: Path, last_s: float, fps: float) -> None:
+    """Does a video reach the frame at `last_s`? Nothing is decoded: its index is read, and what lies at its end.
+    DatasetError for one that is missing, torn or too short."""
+    if not path.is_file():
+        raise DatasetError(f"{path}: the video is missing; was the dataset downloaded whole?")
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            assert stream.time_base is not None
+            container.seek(int(last_s / stream.time_base), stream=stream)
+            whole = [packet for packet in container.demux(stream) if packet.pts is not None and not packet.is_corrupt]
+            end_s = max((float((packet.pts or 0) * stream.time_base) for packet in whole), default=0.0)
+    except (av.error.FFmpegError, OSError, IndexError) as error:
+        raise DatasetError(f"{path}: cannot be read as a video; is it whole? {error}") from None
+    if end_s < last_s - 0.5 / fps:
+        raise DatasetError(
+            f"{path}: the frame at {last_s:.3f} s is not there, the last one that meta/episodes has of it; was the "
+            "dataset downloaded whole?"
+        )
+
+
 def video_frames(path: Path, times_s: Sequence[float], fps: float) -> Iterator[UInt8Array]:
     """The frame at each of `times_s`, which rise, (height, width, 3) RGB. DatasetError for one that is not there within
     half a frame."""

@@ -16,6 +16,7 @@ from vla_align_ros.experience.lerobot_files import DatasetError
 from vla_align_ros.experience.source import (
     Labels,
     RawSamples,
+    Shifts,
     Sources,
     demonstrations,
     drawn,
@@ -40,6 +41,7 @@ class LeRobotSource:
 
     episodes: Mapping[str, Sequence[Recorded]]
     labels: Labels | None = None
+    shifts: Shifts | None = None
 
     @property
     def robots(self) -> tuple[str, ...]:

@@ -72,9 +72,19 @@ class Labels:
         return len(self.point_cameras)
 
 
+@dataclass(frozen=True)
+class Shifts:
+    """How the robots of a source differ from each other. values: (robots, P) float32. families: of each robot, what is
+    shifted in it, in words."""
+
+    values: Float32Array
+    families: tuple[str, ...]
+
+
 class Source(Protocol):
     """robots: a stable name of each; a model's token bank has one token each, in this order. prompts: every text that
-    may occur. labels: None where nobody knows more than the robot itself."""
+    may occur. labels: None where nobody knows more than the robot itself. shifts: None where nobody knows how they
+    differ; else their tokens are made of it (`training/bank.py`)."""
 
     @property
     def robots(self) -> Sequence[str]: ...
@@ -84,6 +94,9 @@ class Source(Protocol):
 
     @property
     def labels(self) -> Labels | None: ...
+
+    @property
+    def shifts(self) -> Shifts | None: ...
 
     def samples(
         self, robot: NDArray[np.int64], horizon: int, size: int | None, rng: np.random.Generator, beyond: int = 0

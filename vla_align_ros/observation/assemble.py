@@ -28,7 +28,7 @@ from vla_align_ros.observation.codecs import (
 )
 from vla_align_ros.observation.joint_states import JointStateReader
 from vla_align_ros.observation.refusal import ObservationReason, ObservationRefused
-from vla_align_ros.observation.resize import letterbox
+from vla_align_ros.observation.resize import Scaler, area, letterbox
 from vla_align_ros.observation.stamps import AssemblerLimits, StampWatch
 from vla_align_ros.observation.streams import Joints, JointStreams, Stream
 from vla_align_ros.robot.description import RobotDescription
@@ -43,8 +43,8 @@ class ObservationAssembler:
     """Takes serialised messages, gives observations; thread-safe.
 
     robot: its state is what is observed, in ROS's units. cameras: the model's camera names, in its order. Images are
-    letterboxed to `image_size` as they arrive, so the history holds small images only. check_prompt: raises ValueError
-    for a prompt that the model cannot read.
+    letterboxed to `image_size` as they arrive (`scale`: how), so the history holds small images only. check_prompt:
+    raises ValueError for a prompt that the model cannot read.
     """
 
     def __init__(
@@ -54,11 +54,12 @@ class ObservationAssembler:
         image_size: int,
         limits: AssemblerLimits,
         check_prompt: Callable[[str], None],
+        scale: Scaler = area,
     ) -> None:
         self.robot = robot
         self.limits = limits
         self._refused: Counter[MessageReason | ObservationReason] = Counter()
-        self._image_size = image_size
+        self._image_size, self._scale = image_size, scale
         self._fits = check_prompt
         self._cameras = tuple(cameras)
         self._history_ns, self._frozen_ns = round(limits.history_s / _S), round(limits.frozen_s / _S)
@@ -94,7 +95,7 @@ class ObservationAssembler:
             stamped = decode_image(raw, msgtype)
         except MessageRefused as error:
             self._count_and_raise(error)
-        image = letterbox(stamped.image, self._image_size)
+        image = letterbox(stamped.image, self._image_size, self._scale)
         image.flags.writeable = False
         digest = zlib.crc32(np.ascontiguousarray(stamped.image).data)
         self._take(

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from vla_align_ros.types import Float64Array, UInt8Array
+from vla_align_ros.types import Float64Array
 
 _OUTLINE_POINTS = 64
+Pixel = TypeVar("Pixel", np.uint8, np.float32)
 _HalfWidth = Annotated[float, Field(gt=0, le=0.5)]
 
 
@@ -32,9 +33,9 @@ class View:
         if (self.circle is None) == (self.square is None):
             raise ValueError("a view is {circle: radius} or {square: half a side}, one of both, in picture widths")
 
-    def shown(self, images: UInt8Array) -> UInt8Array:
-        """(..., size, size, 3) -> the same with black around the view."""
-        return np.asarray(images * _mask(self.circle, self.square, images.shape[-2])[..., None], np.uint8)
+    def shown(self, images: NDArray[Pixel]) -> NDArray[Pixel]:
+        """(..., size, size, 3) from 0, black, upwards -> the same with black around the view."""
+        return np.asarray(images * _mask(self.circle, self.square, images.shape[-2])[..., None], images.dtype)
 
     def outline(self) -> Float64Array:
         """(k, 2): x and y from the picture's middle, in picture widths."""

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from dataclasses import field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+import yaml
+from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
-from vla_align_ros.checked import load_yaml
+from vla_align_ros.checked import load_yaml, validated
 from vla_align_ros.observation.view import View
 from vla_align_ros.robot.description import RobotDescription
+from vla_align_ros.types import Conventions
 
 MODEL_FILE = "model.yaml"
 FORMAT = 1
@@ -120,7 +122,15 @@ class AlignmentConfig:
 
 @dataclass(frozen=True, config=_strict)
 class Architecture:
-    """Everything that decides which tensors a model has. `action_dim` is the padded width of states and actions."""
+    """Everything that decides which tensors a model has, and which numbers they are given. `action_dim` is the padded
+    width of states and actions.
+
+    conventions: whose arithmetic leads from pictures, state and prompt to the network, and back. `openpi`: its policy
+    server's (pictures scaled by Pillow, statistics in float64). `lerobot`: 0.5 and later (pictures scaled without
+    antialiasing, other small numbers in the normalisation, pi0's prompt as it is written, another clock). `zoo`:
+    openpi's with pictures scaled by area, all in float32. discrete_state_input: the prompt has pi0.5's form and holds
+    the state; None is what the variant does. Neither changes a tensor.
+    """
 
     variant: Literal["pi0", "pi05"]
     vocab_size: Size
@@ -136,6 +146,8 @@ class Architecture:
     peft_init: Literal["zeros", "normal"] = "zeros"
     e_token_attention_bias: Finite = -4.0
     alignment: AlignmentConfig | None = None
+    conventions: Conventions = "zoo"
+    discrete_state_input: bool | None = None
 
     def __post_init__(self) -> None:
         experts = [self.action_expert] + ([self.alignment.expert] if self.alignment else [])
@@ -149,6 +161,11 @@ class Architecture:
             raise ValueError("cameras: at least one is needed")
         if len(set(self.cameras)) != len(self.cameras):
             raise ValueError(f"cameras: every name once, got {list(self.cameras)}")
+
+    @property
+    def state_in_prompt(self) -> bool:
+        """Whether the prompt holds the state in words."""
+        return self.variant == "pi05" if self.discrete_state_input is None else self.discrete_state_input
 
 
 @dataclass(frozen=True, config=_strict)
@@ -223,3 +240,14 @@ def load_model_config(folder: Path) -> ModelConfig:
 def load_model_description(path: Path) -> ModelConfig:
     """The same for a file of any name."""
     return load_yaml(path, ModelConfig, ModelConfigError)
+
+
+def to_yaml(config: ModelConfig) -> str:
+    """What `load_model_config` reads as `config`, without what is left at its default."""
+    raw: dict[str, Any] = TypeAdapter(ModelConfig).dump_python(config, mode="json", exclude_defaults=True)
+    return yaml.safe_dump(raw, sort_keys=False, allow_unicode=True)
+
+
+def make_model_config(raw: object, origin: Path) -> ModelConfig:
+    """What a `model.yaml` says, checked. Raises ModelConfigError that names `origin`."""
+    return validated(raw, ModelConfig, origin, ModelConfigError)

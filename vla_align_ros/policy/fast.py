@@ -137,11 +137,11 @@ class Plan:
     def __init__(self, sampler: FastSampler, cameras: int, length: int, num_steps: int) -> None:
         self.sampler, model, a = sampler, sampler.model, sampler.model.architecture
         vlm, expert, like = model.vlm, model.action_expert, model.embed_tokens.weight
-        times = torch.tensor(flow.euler_times(num_steps), device=like.device)
+        times = torch.tensor(flow.euler_times(num_steps, a.conventions), device=like.device)
         self.dt, self.norms = flow.euler_step(num_steps), expert.scales(model.action_condition(times))
         self.time_bias = sampler.time_bias(times)
         self.num_image_tokens = cameras * (a.vision.image_size // a.vision.patch_size) ** 2
-        self.num_e = 0 if model.peft_prefix_token is None else a.peft_num_tokens
+        self.num_e = 0 if sampler.without_e else a.peft_num_tokens
         self.each = self.num_e + (0 if model.pi05 else 1)  # tokens of a step that see no noisy action
         self.copies = len(times) if model.pi05 else 1
         prefix, horizon, fixed = self.num_image_tokens + length, a.action_horizon, self.copies * self.each
@@ -273,7 +273,8 @@ class FastSampler:
         self.expert = model.action_expert.config, model.action_expert.fused()
         (self.vlm_norms,) = model.vlm.scales(None)
         self.padded = model.embed_tokens.weight.is_cuda if padded is None else padded
-        self.e_bias = 0.0 if model.peft_prefix_token is None else float(model.e_token_attention_bias)
+        self.without_e = model.peft_prefix_token is None or model.e_token_is_left_out
+        self.e_bias = 0.0 if self.without_e else float(model.e_token_attention_bias)
         self.action_in, self.action_out = fuse(model.action_in_proj), fuse(model.action_out_proj)
         self.action_out_bias = model.action_out_proj.bias.detach()
         if not model.pi05:  # action_time_mlp_in reads [action_in_proj(x), time]: two products, the first one folded
@@ -311,7 +312,7 @@ class FastSampler:
             plan.set_valid(plan.num_image_tokens + len(tokens))
             plan.tokens[: len(tokens)] = tokens
             plan.state[0], plan.x_t[:] = inputs.state[0], noise[0]
-            if e_token is not None:
+            if e_token is not None and not self.without_e:
                 plan.e_token.copy_(e_token)
             plan.fill()
             plan.denoise()

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from vla_align_ros.types import Conventions
+
 MIN_PERIOD, MAX_PERIOD = 4e-3, 4.0  # of time_embedding
 
 
@@ -48,8 +50,11 @@ def target_velocity(clean: Tensor, noise: Tensor) -> Tensor:
     return noise - clean
 
 
-def euler_times(num_steps: int) -> list[float]:
-    """The clock of openpi's sampler: float32, from 1, *adding* dt = float32(-1/N) while t >= -dt/2."""
+def euler_times(num_steps: int, conventions: Conventions = "zoo") -> list[float]:
+    """The clock of openpi's sampler: float32, from 1, *adding* dt = float32(-1/N) while t >= -dt/2. lerobot's, from its
+    0.4.3 on, counts: 1 - j / N."""
+    if conventions == "lerobot":
+        return [1.0 + index * (-1.0 / num_steps) for index in range(num_steps)]
     step = torch.tensor(-1.0 / num_steps, dtype=torch.float32)
     time = torch.tensor(1.0, dtype=torch.float32)
     times = []
@@ -67,14 +72,14 @@ def euler_step(num_steps: int) -> float:
 def integrate(
     velocity: Callable[[Tensor, int], Tensor], noise: Tensor, num_steps: int
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Euler from noise to clean in `num_steps` equal steps; `velocity(x, j)` is v_t at time
-    `euler_times(num_steps)[j]`.
+    """Euler from noise to clean in `num_steps` equal steps; `velocity(x, j)` is v_t at the clock's time j
+    (`euler_times`).
 
     Yields (x before the step, v, x after the step) of each step; the last x is the clean sample.
     """
     x = noise
     step = euler_step(num_steps)
-    for index in range(len(euler_times(num_steps))):
+    for index in range(num_steps):
         v = velocity(x, index)
         x_next = x + step * v
         yield x, v, x_next

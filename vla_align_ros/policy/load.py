@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -10,23 +11,26 @@ import torch
 from torch import Tensor, nn
 
 from vla_align_ros.foreign import what_is_file, what_is_folder
-from vla_align_ros.observation.normalise import Normaliser, check_norm_stats, load_norm_stats
+from vla_align_ros.observation.normalise import load_norm_stats
 from vla_align_ros.policy import weights
 from vla_align_ros.policy.config import (
     MODEL_FILE,
     Architecture,
-    ModelConfig,
     ModelConfigError,
+    WeightsConfig,
     load_model_config,
 )
 from vla_align_ros.policy.features import FeatureExtractor
+from vla_align_ros.policy.foreign_config import ForeignModel, ForeignSettings, read_foreign
+from vla_align_ros.policy.foreign_names import is_foreign, to_openpis_name, to_our_names, variant_of
 from vla_align_ros.policy.pi0 import Pi0
 from vla_align_ros.policy.policy import AlignmentParts, Policy
-from vla_align_ros.policy.prepare import PolicyError, Robot
+from vla_align_ros.policy.prepare import PolicyError, make_robot
 from vla_align_ros.policy.statistics import STATS_FILE, load_alignment_stats
-from vla_align_ros.policy.tokenizer import PromptTokenizer
+from vla_align_ros.policy.tokenizer import find_tokenizer
+from vla_align_ros.policy.vision import number_the_patches
 
-Device = Literal["auto", "cpu", "cuda"]
+Device = str  # a name for `find_device`
 Dtype = Literal["float32", "bfloat16"]
 BANK_FILE = "token_bank.safetensors"
 BFLOAT16_CPU_MIN_WIDTH = (
@@ -34,57 +38,125 @@ BFLOAT16_CPU_MIN_WIDTH = (
 )
 
 
-def load_policy(folder: str | Path, device: Device | torch.device = "auto", dtype: Dtype = "float32") -> Policy:
-    """Load a zoo folder.
+def load_policy(
+    folder: str | Path,
+    device: Device | torch.device = "auto",
+    dtype: Dtype = "float32",
+    settings: ForeignSettings | None = None,
+) -> Policy:
+    """Load a zoo folder, or openpi's or lerobot's checkpoint of a pi0 or pi0.5.
 
-    device: of torch, or a name; `auto` takes cuda where there is one. dtype: of the large matrices (`to_bfloat16`).
+    device: of torch, or a name for `find_device`. dtype: of the large matrices (`to_bfloat16`). settings: what another
+    project's folder does not say, above all which robot it is for; None for a zoo folder, which says everything.
     Raises ModelConfigError, WeightsError, NormStatsError, AlignmentStatsError or PolicyError, each with a sentence that
     says what is wrong in which file.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        known = what_is_file(folder) or f"give a folder that holds {MODEL_FILE}, as models/tiny does"
-        raise ModelConfigError(f"{folder}: no such model folder; {known}")
     target = device if isinstance(device, torch.device) else find_device(device)
-    if not (folder / MODEL_FILE).exists():
-        raise ModelConfigError(f"{folder}: {what_is_folder(folder)}")
-    config = load_model_config(folder)
+    read = read_folder(folder, settings)
+    config = read.config
     path = folder / config.weights.file
-    tensors, sha256 = weights.read_tensors(path), weights.sha256_of(path)
+    sha256 = weights.sha256_of_weights(path)
     if config.weights.sha256 is not None and sha256 != config.weights.sha256:
         raise weights.WeightsError(
             f"{path}: sha256 is {sha256}, {MODEL_FILE} says {config.weights.sha256}, "
             "so these are not the weights that were described"
         )
-    model = make_network(config.architecture, tensors, path, target, dtype)
+    model = make_network(config.architecture, path, target, dtype)
     alignment = _alignment_parts(folder, config.architecture, target)
     bank = 0 if alignment is None else len(alignment.bank)
     if config.initial_token is not None and config.initial_token >= bank:
         raise ModelConfigError(f"{folder}: initial_token is {config.initial_token}, the bank has {bank} tokens")
-    return Policy(model, _robot(folder, config), alignment, sha256, target)
+    robot = make_robot(config, read.stats, read.stats_path, read.tokenizer, read.remarks)
+    return Policy(model, robot, alignment, sha256, target)
 
 
-def make_network(
-    architecture: Architecture, tensors: dict[str, Tensor], path: Path, device: torch.device, dtype: Dtype
-) -> Pi0:
-    """The frozen network with the weights that were read from `path`, in our names or openpi's; sizes that do not fit
-    the tensors are seen before memory is taken. Raises WeightsError, and PolicyError for a dtype of no use there."""
-    _check_dtype(dtype, device, architecture)
-    ours = weights.to_our_names(tensors)
+def read_folder(folder: Path, settings: ForeignSettings | None = None) -> ForeignModel:
+    """What a zoo folder, or another project's, says beside its weights, of which only names and shapes are read.
+
+    Raises ModelConfigError, WeightsError or NormStatsError.
+    """
+    if not folder.is_dir():
+        known = what_is_file(folder) or f"give a folder that holds {MODEL_FILE}, as models/tiny does"
+        raise ModelConfigError(f"{folder}: no such model folder; {known}")
+    if (folder / MODEL_FILE).exists():
+        if settings is not None:
+            raise ModelConfigError(f"{folder} is a zoo folder already, and says what robot it is for in {MODEL_FILE}")
+        config, stats_path = load_model_config(folder), folder / "norm_stats.json"
+        try:
+            weights.weights_files(folder / config.weights.file)
+        except weights.WeightsError as error:
+            raise weights.WeightsError(
+                f"{error}; they are from: {config.weights.source or 'nobody says where'}"
+            ) from None
+        labels = {"state": config.robot.state_labels, "actions": config.robot.action_labels}
+        return ForeignModel(config, load_norm_stats(stats_path, labels), stats_path, find_tokenizer(folder), ())
+    path, damage = folder / WeightsConfig.file, ""
+    try:
+        stored = weights.open_tensors(path)
+    except weights.WeightsError as error:
+        stored, damage = {}, _damage(path, error)
+    if variant_of(stored) is None or not is_foreign(stored):
+        raise ModelConfigError(f"{folder}: {what_is_folder(folder)}{damage}")
+    if settings is None:
+        raise ModelConfigError(
+            f"{folder}: a {variant_of(stored)} of openpi or lerobot, which does not say what robot it is for: "
+            f"`vla-align convert {folder} models/NAME --robot FILE`, with a file as config/robots/so101.yaml, makes a "
+            "model of it; in Python: load_policy(folder, settings=ForeignSettings(load_description(file)))"
+        )
+    return read_foreign(folder, {name: stored[theirs].shape for name, theirs in to_our_names(stored).items()}, settings)
+
+
+def _damage(path: Path, error: weights.WeightsError) -> str:
+    """What is wrong with weights that are there, unless their first bytes say it, as `what_is_folder` does."""
+    there = [file for file in (path, weights.index_of(path)) if file.is_file()]
+    return f"; {error}" if there and not any(map(what_is_file, there)) else ""
+
+
+def memory_of(architecture: Architecture, dtype: Dtype) -> int:
+    """Bytes of the network's numbers, which `load_policy` takes 1.02 times at most while it reads them."""
     with torch.device("meta"):
-        weights.check_fits(Pi0(architecture).state_dict(), ours, path)
-    model = Pi0(architecture)
-    model.load_state_dict(ours)
+        model = Pi0(architecture)
     if dtype == "bfloat16":
         to_bfloat16(model)
-    return model.to(device).eval().requires_grad_(False)
+    return sum(tensor.nbytes for tensor in model.state_dict().values())
+
+
+def check_network(architecture: Architecture, path: Path) -> dict[str, weights.StoredTensor]:
+    """The weights in `path` by our names, whose names, shapes and types fit. Their numbers are not read. Raises
+    WeightsError."""
+    return _on_meta(architecture, path)[1]
+
+
+def _on_meta(architecture: Architecture, path: Path) -> tuple[Pi0, dict[str, weights.StoredTensor]]:
+    """A network without memory, and its weights by its own names."""
+    stored = weights.open_tensors(path)
+    ours = {name: stored[theirs] for name, theirs in to_our_names(stored).items()}
+    with torch.device("meta"):
+        model = Pi0(architecture)
+    weights.check_fits(model.state_dict(), ours, path, to_openpis_name if is_foreign(stored) else str)
+    return model, ours
+
+
+def make_network(architecture: Architecture, path: Path, device: torch.device, dtype: Dtype) -> Pi0:
+    """The frozen network with the weights in `path`, under our names, openpi's or lerobot's. Sizes that do not fit them
+    are seen before memory is taken. Raises WeightsError, and PolicyError for a dtype of no use there."""
+    check_dtype(dtype, device, architecture)
+    model, ours = _on_meta(architecture, path)
+    if dtype == "bfloat16":
+        to_bfloat16(model)
+    weights.assign(model, ours, device, path)
+    number_the_patches(model.vision_tower, device)
+    return model.eval().requires_grad_(False)
 
 
 def to_bfloat16(model: Pi0) -> None:
-    """openpi's mix: SigLIP, the embedding and the matrices of VLM and action expert in bfloat16. Norms, what surrounds
-    the action expert, the E-Token and the alignment expert stay float32.
+    """openpi's mix: SigLIP, the embedding and the matrices of VLM and action expert in bfloat16. SigLIP's patch and
+    position embeddings, the norms of both stacks, what surrounds the action expert, the E-Token and the alignment
+    expert stay float32.
     """
-    for part in (model.vision_tower, model.multi_modal_projector, model.embed_tokens):
+    tower = model.vision_tower
+    for part in (tower.encoder, tower.post_layernorm, model.multi_modal_projector, model.embed_tokens):
         part.bfloat16()
     for stack in (model.vlm, model.action_expert):
         for name, part in stack.named_modules():
@@ -92,7 +164,7 @@ def to_bfloat16(model: Pi0) -> None:
                 part.bfloat16()
 
 
-def _check_dtype(dtype: str, device: torch.device, architecture: Architecture) -> None:
+def check_dtype(dtype: str, device: torch.device, architecture: Architecture) -> None:
     """Raises PolicyError for an unknown one, and for bfloat16 where a CPU is slower with it than with float32."""
     if dtype not in ("float32", "bfloat16"):
         raise PolicyError(f"dtype must be float32 or bfloat16, got {dtype!r}")
@@ -108,29 +180,15 @@ def _check_dtype(dtype: str, device: torch.device, architecture: Architecture) -
         )
 
 
-def _robot(folder: Path, config: ModelConfig) -> Robot:
-    stats_path = folder / "norm_stats.json"
-    labels = {"state": config.robot.state_labels, "actions": config.robot.action_labels}
-    stats = load_norm_stats(stats_path, labels)
-    remarks = check_norm_stats(stats, stats_path, labels, config.normalisation)
-    architecture = config.architecture
-    return Robot(
-        config,
-        Normaliser(stats["state"], config.normalisation),
-        Normaliser(stats["actions"], config.normalisation),
-        PromptTokenizer(folder, architecture.variant, architecture.max_token_len, architecture.vocab_size),
-        weights.sha256_of(stats_path),
-        remarks,
-    )
-
-
 def _alignment_parts(folder: Path, architecture: Architecture, device: torch.device) -> AlignmentParts | None:
     """None where the model does not align."""
     if architecture.alignment is None:
         return None
     features = FeatureExtractor(architecture.alignment.features)
     path = folder / "features.safetensors"
-    weights.load_into(features, weights.read_tensors(path), path)
+    stored = weights.open_tensors(path)
+    weights.check_fits(features.state_dict(), stored, path)
+    weights.assign(features, stored, device, path)
     if not bool((features.scale > 0).all()):
         raise weights.WeightsError(
             f"{path}: `scale` whitens the features and must be above 0, got {features.scale.min()}"
@@ -141,7 +199,7 @@ def _alignment_parts(folder: Path, architecture: Architecture, device: torch.dev
     bank = tensors.get("offsets")
     if bank is None or not _is_finite_of(bank, (None, n, width)):
         raise weights.WeightsError(f"{bank_path}: expected a finite tensor `offsets` of shape (robots, {n}, {width})")
-    features = features.to(device).eval().requires_grad_(False)
+    features = features.eval().requires_grad_(False)
     return AlignmentParts(features, bank.to(device, torch.float32), load_alignment_stats(folder / STATS_FILE))
 
 
@@ -151,10 +209,15 @@ def _is_finite_of(tensor: Tensor, shape: Sequence[int | None]) -> bool:
     return fits and tensor.numel() > 0 and bool(torch.isfinite(tensor).all())
 
 
-def find_device(name: str) -> torch.device:
-    """The device of that name; `auto` takes cuda where there is one. Raises PolicyError where torch sees no GPU."""
-    if name not in ("auto", "cpu", "cuda"):
-        raise PolicyError(f"device must be auto, cpu or cuda, got {name!r}")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise PolicyError("device is cuda, but torch sees no GPU: use auto or cpu, or install a CUDA build of torch")
-    return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
+def find_device(name: Device) -> torch.device:
+    """The device of that name; `auto` takes cuda where there is one. Raises PolicyError where torch sees none."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+        raise PolicyError(f"device must be auto, cpu, cuda, or cuda:1 for the second GPU, got {name!r}")
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise PolicyError(f"device is {name}, but torch sees no GPU: use auto or cpu, or install a CUDA build of torch")
+    device, count = torch.device("cuda" if name == "auto" else name), torch.cuda.device_count()
+    if device.index is not None and device.index >= count:
+        raise PolicyError(f"device is {name}, but torch sees {count} GPUs, the last one is cuda:{count - 1}")
+    return device

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vla_align_ros.observation.normalise import Normaliser
+from vla_align_ros.observation.normalise import Normaliser, NormStats, check_norm_stats
 from vla_align_ros.observation.resize import letterbox
+from vla_align_ros.observation.scaling import SCALERS
 from vla_align_ros.policy.config import ModelConfig
 from vla_align_ros.policy.features import FeatureExtractor
 from vla_align_ros.policy.inputs import ExperienceInput, PolicyInput, to_model_image
 from vla_align_ros.policy.tokenizer import PromptTokenizer
-from vla_align_ros.types import Experience, Float32Array, Observation
+from vla_align_ros.policy.weights import sha256_of
+from vla_align_ros.types import Experience, Float32Array, Observation, UInt8Array
 
 
 class PolicyError(ValueError):
@@ -54,7 +57,6 @@ class Robot:
         Raises PolicyError for a state of another length or that is not finite, or for no camera at all; PromptError.
         """
         architecture = self.config.architecture
-        size = architecture.vision.image_size
         states = np.stack([self._checked_state(item) for item in observations])
         normalised = self.state.normalise(self.config.robot.state_scale.to_model(states).astype(np.float32))
         padded = np.zeros((len(observations), architecture.action_dim), np.float32)
@@ -65,8 +67,7 @@ class Robot:
         images, masks = [], []
         for camera in architecture.cameras:
             frames = [item.images.get(camera) for item in observations]
-            black = np.zeros((size, size, 3), np.uint8)
-            stacked = np.stack([black if frame is None else letterbox(frame, size) for frame in frames])
+            stacked = np.stack([self._picture(frame) for frame in frames])
             if (view := self.config.views.get(camera)) is not None:
                 stacked = view.shown(stacked)
             images.append(to_model_image(torch.from_numpy(stacked).to(device)))
@@ -107,6 +108,15 @@ class Robot:
             own = seen * seen_masks[..., None]
         return ExperienceInput(actions, found, masks, own, *real)
 
+    def _picture(self, frame: UInt8Array | None) -> Any:
+        """(size, size, 3) uint8, or float32 in [0, 255] where lerobot scales: it does not round; black for a missing
+        frame."""
+        size, conventions = self.config.architecture.vision.image_size, self.config.architecture.conventions
+        if frame is None:
+            return np.zeros((size, size, 3), np.uint8)
+        given = frame.astype(np.float32) if conventions == "lerobot" else frame
+        return letterbox(given, size, SCALERS[conventions])
+
     def _checked_state(self, observation: Observation) -> Float32Array:
         labels = self.config.robot.state_labels
         if observation.state.shape != (len(labels),):
@@ -116,3 +126,16 @@ class Robot:
         if not np.isfinite(observation.state).all():
             raise PolicyError(f"the state must be finite, got {observation.state.tolist()}")
         return observation.state
+
+
+def make_robot(
+    config: ModelConfig, stats: Mapping[str, NormStats], stats_path: Path, tokenizer: Path, remarks: Sequence[str] = ()
+) -> Robot:
+    """stats: of `state` and `actions`, from `stats_path`. Raises NormStatsError where they do not fit the robot, and
+    ModelConfigError for a tokenizer of another model."""
+    robot, architecture, mode = config.robot, config.architecture, config.normalisation
+    labels = {"state": robot.state_labels, "actions": robot.action_labels}
+    odd = check_norm_stats(stats, stats_path, labels, mode, architecture.conventions)
+    state, actions = (Normaliser(stats[part], mode, architecture.conventions) for part in ("state", "actions"))
+    tokens = PromptTokenizer(tokenizer, architecture)
+    return Robot(config, state, actions, tokens, sha256_of(stats_path), (*remarks, *odd))

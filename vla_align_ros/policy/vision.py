@@ -14,8 +14,11 @@ from vla_align_ros.policy.experts import fuse
 
 
 def siglip(config: VisionConfig) -> SiglipVisionModel:
-    """PaliGemma's vision tower: gelu_tanh, LayerNorm 1e-6, post layer norm, no pooling head."""
-    return SiglipVisionModel(
+    """PaliGemma's vision tower: gelu_tanh, LayerNorm 1e-6, post layer norm, no pooling head.
+
+    Its embeddings may be float32 where its layers are bfloat16, as in openpi.
+    """
+    tower = SiglipVisionModel(
         SiglipVisionConfig(
             hidden_size=config.width,
             num_hidden_layers=config.depth,
@@ -28,6 +31,19 @@ def siglip(config: VisionConfig) -> SiglipVisionModel:
             vision_use_head=False,
         )
     )
+    tower.encoder.register_forward_pre_hook(_in_the_layers_dtype, with_kwargs=True)
+    return tower
+
+
+def _in_the_layers_dtype(encoder: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
+    embedded = kwargs["inputs_embeds"].to(encoder.layers[0].layer_norm1.weight.dtype)
+    return args, kwargs | {"inputs_embeds": embedded}
+
+
+def number_the_patches(tower: SiglipVisionModel, device: torch.device) -> None:
+    """What the weights of a tower that was built on the meta device do not say."""
+    embeddings: Any = tower.embeddings
+    embeddings.position_ids = torch.arange(embeddings.num_positions, device=device)[None]
 
 
 class FusedSiglip:
@@ -54,7 +70,7 @@ class FusedSiglip:
         cameras, side = len(images), images.shape[-1] // self.patch
         patches = images.to(self.embed).view(cameras, 3, side, self.patch, side, self.patch)
         patches = patches.permute(0, 2, 4, 1, 3, 5).reshape(cameras, side**2, -1)
-        x = (patches @ self.embed).add_(self.position).flatten(0, 1)
+        x = (patches @ self.embed).add_(self.position).flatten(0, 1).to(self.layers[0][2][0])
         for norm1, norm2, (qkv, qkv_bias), (o, o_bias), (fc1, fc1_bias), (fc2, fc2_bias) in self.layers:
             fused = torch.addmm(qkv_bias, norm1(x), qkv).view(cameras, side**2, 3, self.num_heads, -1)
             q, k, v = fused.permute(2, 0, 3, 1, 4)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 
+from rclpy.duration import Duration
 from rclpy.lifecycle import LifecyclePublisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.timer import Timer
@@ -25,6 +27,8 @@ OUTPUT_TOPIC = "~/action_chunk"
 # The newest command only, and to nobody who comes later. DDS's own default for a publisher is transient local: an old
 # motion would be carried out by a controller that starts.
 COMMAND_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.VOLATILE)
+REPEAT_S = 0.2  # a datagram that got lost would be noticed by DDS's next heartbeat, after up to 3 s
+POLL_S = 0.005
 _TYPE = {JointTrajectory: JOINT_TRAJECTORY, Float64MultiArray: POSITIONS}
 
 
@@ -58,6 +62,7 @@ class Commands:
                 publisher = node.create_lifecycle_publisher(Float64MultiArray, group.topic, COMMAND_QOS)
                 self._add_stream(PositionStream(group, period_ns), publisher, group.stream_rate_hz)
         self._publishers = [self._whole, *(publisher for _, publisher in (*self._parts, *self._streams))]
+        self._newest: dict[LifecyclePublisher, bytes | Float64MultiArray] = {}
 
     def _add_stream(self, stream: PositionStream, publisher: LifecyclePublisher, rate_hz: float) -> None:
         def tick() -> None:
@@ -70,9 +75,9 @@ class Commands:
     def publish(self, raw: bytes, trajectory: Trajectory) -> None:
         """A trajectory over all commanded joints, and what it is on the wire: to all at once."""
         with self._lock:
-            self._whole.publish(raw)
+            self._send(self._whole, raw)
             for group, publisher in self._parts:
-                publisher.publish(encode_trajectory(group_trajectory(trajectory, group)))
+                self._send(publisher, encode_trajectory(group_trajectory(trajectory, group)))
             for stream, publisher in self._streams:
                 stream.put(trajectory)
                 self._send_due(stream, publisher)
@@ -82,6 +87,25 @@ class Commands:
         with self._lock:
             for stream, _ in self._streams:
                 stream.stop()
+
+    def wait_until_heard(self, timeout_s: float) -> list[str]:
+        """Wait until all who listen have acknowledged the newest commands, which are sent again to those who have not.
+        The topics where somebody has not in time. For what must arrive: a publisher that is freed, or whose process
+        ends, takes along what is still on its way."""
+        deadline_s, unheard = time.monotonic() + timeout_s, []
+        for publisher, message in self._newest.items():
+            repeat_s = time.monotonic() + REPEAT_S
+            # Asked without a timeout: rclpy would wait with Python's lock held.
+            while not publisher.wait_for_all_acked(Duration(seconds=0)):
+                now_s = time.monotonic()
+                if now_s > deadline_s:
+                    unheard.append(publisher.topic_name)
+                    break
+                if now_s > repeat_s:
+                    publisher.publish(message)
+                    repeat_s = now_s + REPEAT_S
+                time.sleep(POLL_S)
+        return unheard
 
     def close(self) -> None:
         """Free publishers and timers."""
@@ -110,7 +134,11 @@ class Commands:
     def _send_due(self, stream: PositionStream, publisher: LifecyclePublisher) -> None:
         positions = stream.due(self._now_ns())
         if positions is not None:
-            publisher.publish(Float64MultiArray(data=positions.tolist()))
+            self._send(publisher, Float64MultiArray(data=positions.tolist()))
+
+    def _send(self, publisher: LifecyclePublisher, message: bytes | Float64MultiArray) -> None:
+        publisher.publish(message)
+        self._newest[publisher] = message
 
 
 def _misfit(info: TopicEndpointInfo, kind: str) -> str:

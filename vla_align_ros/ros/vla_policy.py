@@ -48,6 +48,7 @@ NAME = "vla_policy"
 CONTROL_POLL_S = 0.01  # how often a new control tick is looked for
 SAY_WAITING_EVERY_S = 60.0
 STOP_TIMEOUT_S = 1.0  # an alignment stops after a gradient step; a process that ends does not wait longer for it
+HEARD_TIMEOUT_S = 1.0  # for a hold to arrive
 CURVES = (
     "align/loss/perception",
     "align/loss/dynamics",
@@ -105,7 +106,7 @@ class VlaPolicy(SafeLifecycleNode):
 
     def configure(self) -> None:
         """Load and verify model and token, warm up, and begin to listen."""
-        policy = load_policy(find_model(self.params.model), self.params.device)  # type: ignore[arg-type]
+        policy = load_policy(find_model(self.params.model), self.params.device, self.params.dtype)  # type: ignore[arg-type]
         self._settings.recommend(asdict(policy.config.recommended))
         params = self.params
         if policy.token is not None:
@@ -140,8 +141,11 @@ class VlaPolicy(SafeLifecycleNode):
             self._exciting.begin(self._runtime, self.params)
 
     def deactivate(self) -> None:
-        """Stop the robot, where the node drives it."""
+        """Stop the robot, where the node drives it, and see to it that the hold arrives."""
         self._hold()
+        if self._commands is not None and (unheard := self._commands.wait_until_heard(HEARD_TIMEOUT_S)):
+            text = "nobody confirms the last command: has what listens there ended, or lost its network?"
+            self.get_logger().warning(f"{', '.join(unheard)}: {text}")
 
     def _hold(self) -> None:
         """Publish one hold at the measured position."""

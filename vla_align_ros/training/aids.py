@@ -35,8 +35,8 @@ class Aids(nn.Module):
     def forward(
         self, actions: Tensor, action_mask: Tensor, points: Tensor, token_masks: Tensor, draws: int
     ) -> dict[str, Tensor]:
-        """`regression_loss` of the chunk (B, H, action_dim) and `keypoint_loss` of the points (B, K, 2), from the
-        latest forward pass. action_mask: (action_dim,), False for padding."""
+        """`regression_loss` of the chunk (B, H, action_dim) and `keypoint_loss` of the points (B, K, 2), of
+        those within their picture, from the latest forward pass. action_mask: (action_dim,), False for padding."""
         chunk = self.chunk(self.hidden["e_row"][:, 0]).unflatten(1, (self.horizon, -1))
         missed = (chunk - actions.repeat_interleave(draws, 0))[..., action_mask]
         losses = {"regression_loss": missed.pow(2).mean()}
@@ -44,4 +44,6 @@ class Aids(nn.Module):
             return losses
         last = self.hidden["prefix"].shape[1] - token_masks.shape[1] + token_masks.sum(1) - 1
         read = self.points(self.hidden["prefix"][torch.arange(len(last)), last])
-        return losses | {"keypoint_loss": (read - ((points - 0.5) * 4.0).flatten(1)).pow(2).mean()}
+        missed = (read.unflatten(1, (-1, 2)) - (points - 0.5) * 4.0).pow(2).mean(-1)
+        seen = ((points >= 0.0) & (points <= 1.0)).all(-1)  # nothing in a picture says where the others are
+        return losses | {"keypoint_loss": (missed * seen).sum() / seen.sum().clamp(min=1)}

@@ -28,7 +28,7 @@ class Trainee:
     @property
     def device(self) -> torch.device:
         """Where all of it is."""
-        return self.bank.offsets.device
+        return next(self.model.parameters()).device
 
 
 def learning_rate_at(step: int, total: int, recipe: Recipe) -> float:

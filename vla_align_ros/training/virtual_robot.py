@@ -99,6 +99,18 @@ class VirtualRobot:
     delay_ticks: int
     cameras: Mapping[str, Mounted]
 
+    def numbers(self, cameras: Sequence[str]) -> Float64Array:
+        """All of it in a row; 0 and 1 say which number or camera takes another one's place."""
+        lines = [
+            np.concatenate([np.eye(len(x.column))[x.column].ravel(), x.factor, x.offset])
+            for x in (self.state, self.commands)
+        ]
+        mounted = [
+            np.append(self.cameras[name].to_real, [self.cameras[name].camera == other for other in cameras])
+            for name in cameras
+        ]
+        return np.concatenate([*lines, *mounted, [self.delay_ticks]])
+
     def observation(self, seen: Observation, views: Mapping[str, View], size: int | None) -> Observation:
         """What the virtual robot sees where the real one saw `seen`. A picture comes out `size` wide, letterboxed and
         within its view; with None as it is."""

@@ -6,13 +6,13 @@ Pictures that are turned, moved or zoomed are made from larger ones, so that the
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_align_ros.experience.source import Frames, Labels, Pairs, RawSamples, Source, Sources
+from vla_align_ros.experience.source import Frames, Labels, Pairs, RawSamples, Shifts, Source, Sources
 from vla_align_ros.observation.view import View
 from vla_align_ros.policy import Policy
 from vla_align_ros.policy.config import ModelConfig
@@ -100,6 +100,22 @@ class VirtualSource:
         """Those of the base, each as some member would see it."""
         base = self.base.labels
         return None if base is None else Labels(base.point_cameras, self._frames, self._pairs)
+
+    @property
+    def shifts(self) -> Shifts:
+        """See `Source`: the maps that make each member of its real robot, and which that is."""
+        everyone, cameras = np.eye(len(self.base.robots)), list(self.described.cameras)
+        values = [np.append(member.robot.numbers(cameras), everyone[member.real]) for member in self.members]
+        unshifted = Parameters()
+        families = (
+            [
+                part.name
+                for part in fields(Parameters)
+                if getattr(member.parameters, part.name) != getattr(unshifted, part.name)
+            ]
+            for member in self.members
+        )
+        return Shifts(np.stack(values).astype(np.float32), tuple(" and ".join(names) or "none" for names in families))
 
     def _points(self, member: Member, points: Float32Array) -> Float32Array:
         """(K, 2) as a member's cameras have them. One that is asked of a camera which another has taken the place of is

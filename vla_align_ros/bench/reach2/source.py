@@ -21,7 +21,7 @@ from vla_align_ros.bench.reach2.labels import (
     probe_pairs,
     training_pairs,
 )
-from vla_align_ros.experience.source import Labels, RawSamples, Sources
+from vla_align_ros.experience.source import Labels, RawSamples, Shifts, Sources
 from vla_align_ros.policy import Policy
 from vla_align_ros.types import Experience, Float32Array, Observation, UInt8Array
 
@@ -38,6 +38,7 @@ class Reach2Source:
     arms: Embodiments
     name: str
     labels: Labels
+    shifts: Shifts | None = None  # so few that each arm's token is learned from it alone
 
     @cached_property
     def robots(self) -> tuple[str, ...]:

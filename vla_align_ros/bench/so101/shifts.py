@@ -133,4 +133,14 @@ def shifted_fields(family: Family) -> set[str]:
     return set(RANGES[family])
 
 
+def families_of(arm: Embodiment) -> list[Family]:
+    """Those in which an arm is not the nominal one."""
+    nominal = Embodiment()
+    return [
+        family
+        for family in Family
+        if any(np.any(getattr(arm, name) != getattr(nominal, name)) for name in shifted_fields(family))
+    ]
+
+
 assert {name for family in Family for name in RANGES[family]} == {field.name for field in fields(Embodiment)}

@@ -22,10 +22,10 @@ from vla_align_ros.bench.so101.joints import DELTA
 from vla_align_ros.bench.so101.labels import draw_frames, draw_pairs, prefix_cameras, prefix_keypoints
 from vla_align_ros.bench.so101.recording import Recording, Rows, draw_samples, labels
 from vla_align_ros.bench.so101.scene import CAMERAS, CUBES, PADS
-from vla_align_ros.bench.so101.shifts import Family, Split, draw_embodiment
+from vla_align_ros.bench.so101.shifts import Family, Split, draw_embodiment, families_of
 from vla_align_ros.bench.so101.skeleton import Skeletons, rows_of, skeletons
 from vla_align_ros.bench.so101.tasks import TEMPLATES, Task
-from vla_align_ros.experience.source import Labels, RawSamples, Sources
+from vla_align_ros.experience.source import Labels, RawSamples, Shifts, Sources
 from vla_align_ros.policy import Policy
 from vla_align_ros.seeds import Stream, rng_of
 from vla_align_ros.types import Experience, Float32Array, Observation, UInt8Array
@@ -34,6 +34,7 @@ VALIDATION_SEED = 50_001
 RECORDED_S = {Task.REACH: 3.0, Task.PUSH: 8.0, Task.PICK: 8.0}  # what an expert needs for nearly all of its episodes
 BEHAVIOURS = {Behaviour.EXPERT: 0.15, Behaviour.NOISY: 0.2, Behaviour.MISFIT: 0.4, Behaviour.BABBLE: 0.25}
 TICKS_A_SAMPLE, EPISODES = 4, 16  # recorded for each sample; episodes of one robot and task a call, at most
+LOOKS = 4  # at moments of an episode, for one in which the first camera sees what is asked for
 LABELLED_ARMS = 512  # whose pictures the eyes are pretrained on
 _PERIOD_NS = round(1e9 / CONTROL_HZ)
 
@@ -61,6 +62,15 @@ class So101Source:
             for cube, pad in product(CUBES, PADS)
         )
         return tuple(dict.fromkeys(words))
+
+    @cached_property
+    def shifts(self) -> Shifts:
+        """See `Source`. The roll of the wrist camera is a point on a circle."""
+        arms = list(self.arms.values())
+        roll = np.array([arm.wrist_roll_rad for arm in arms])
+        rest = np.stack([replace(arm, wrist_roll_rad=0.0).vector() for arm in arms])
+        values = np.column_stack([rest, np.sin(roll), np.cos(roll)]).astype(np.float32)
+        return Shifts(values, tuple(" and ".join(item.value for item in families_of(arm)) or "none" for arm in arms))
 
     @cached_property
     def _tasks(self) -> tuple[Task, ...]:
@@ -119,7 +129,17 @@ class So101Source:
             execute_ticks=So101.robot.execute,
             camera=self.cameras[0],
         )
-        return replace(recording, arm=arm), rng.integers(0, ticks - horizon + 1, len(robot)), row
+        recording = replace(recording, arm=arm)
+        tick = rng.integers(0, ticks - horizon + 1, (LOOKS, len(robot)))
+        seen = np.stack([self._seen(recording, some, row) for some in tick])
+        return recording, tick[seen.argmax(axis=0), np.arange(len(robot))], row
+
+    def _seen(self, recording: Recording, tick: Rows, row: Rows) -> NDArray[np.bool_]:
+        """(n,): whether the first camera has what is asked for in its picture. Where it has not, nobody can tell from
+        the observation what an expert would do."""
+        bodies = rows_of(self._bodies, recording.arm[row])
+        points = prefix_keypoints(bodies, recording.state(tick, row), recording.asked[row], self.cameras[:1])
+        return np.asarray(((points[:, -2:] >= 0.0) & (points[:, -2:] <= 1.0)).all(axis=(1, 2)))
 
     def _drawn(
         self, recording: Recording, tick: Rows, row: Rows, horizon: int, size: int | None, beyond: int
