@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
 from typing import Annotated
 
@@ -84,6 +87,11 @@ def policy_input(io: dict[str, Tensor], cameras: tuple[str, ...]) -> PolicyInput
         io["in.tokenized_prompt_mask"],
         io["in.state"],
     )
+
+
+def new_pictures(inputs: PolicyInput) -> Iterator[PolicyInput]:
+    """The same without end, every camera with another picture than before: one that it showed last is not encoded."""
+    return cycle((inputs, replace(inputs, images=tuple(-image for image in inputs.images))))
 
 
 @torch.no_grad()

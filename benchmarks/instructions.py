@@ -23,7 +23,7 @@ import machine
 import medium
 import torch
 import typer
-from golden import policy_input, read_io
+from golden import new_pictures, policy_input, read_io
 from sample_actions import GOLDEN, NUM_STEPS, VARIANTS
 from timing import timed
 
@@ -38,10 +38,10 @@ def serve(folder: Path) -> None:
     torch.set_num_threads(1)
     model, io = golden.load(folder), read_io(folder)
     inputs, noise = policy_input(io, model.architecture.cameras)[:1], io["in.noise"][:1]
-    sample = FastSampler(model)
+    sample, seen = FastSampler(model), new_pictures(inputs)
     print(json.dumps({}), flush=True)
     for _ in sys.stdin:
-        print(json.dumps(asdict(timed(lambda: sample(inputs, noise, NUM_STEPS)))), flush=True)
+        print(json.dumps(asdict(timed(lambda: sample(next(seen), noise, NUM_STEPS)))), flush=True)
 
 
 def count(command: list[str]) -> int:

@@ -7,13 +7,15 @@ environment's Python. First it prints how far its actions are from openpi's as J
 samples once, batch 1, on one thread, and prints the timing.
 
 Only the wheel's modelling files run. What they import from the rest of lerobot (which wants Python 3.12, datasets, a
-camera stack) is replaced by empty stand-ins: none of it takes part in inference.
+camera stack) is replaced by empty stand-ins: none of it takes part in inference. Without `model.safetensors` the
+weights are random and the difference NaN; `dtype` and `device` of `config.json` are float32 and cpu where missing.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -64,7 +66,7 @@ def settings(sizes: dict[str, Any]) -> SimpleNamespace:
     return SimpleNamespace(
         paligemma_variant="vlm",
         action_expert_variant="expert",
-        dtype="float32",
+        dtype=sizes.get("dtype", "float32"),
         chunk_size=sizes["action_horizon"],
         n_action_steps=sizes["action_horizon"],
         max_state_dim=sizes["action_dim"],
@@ -149,13 +151,24 @@ def main(folder: Path, wheel: Path) -> None:
     torch.set_grad_enabled(False)
     stand_in_for_lerobot(wheel)
     sizes = json.loads((folder / "config.json").read_text())
-    weights, io = load_file(folder / "model.safetensors"), load_file(folder / "io.safetensors")
-    network = build(sizes)
-    network.load_state_dict({**weights, EMBEDDING: weights[TIED_TO].clone()})
-    everyone = sampler(network, sizes, io, slice(None))()
-    difference = (everyone - io[f"out.sample_actions.{NUM_STEPS}"]).abs().max().item()
+    device = torch.device(sizes.get("device", "cpu"))
+    io = {name: tensor.to(device) for name, tensor in load_file(folder / "io.safetensors").items()}
+    with device:
+        network = build(sizes)
+    difference = math.nan
+    if (folder / "model.safetensors").exists():
+        weights = load_file(folder / "model.safetensors")
+        network.load_state_dict({**weights, EMBEDDING: weights[TIED_TO].clone()})
+        everyone = sampler(network, sizes, io, slice(None))()
+        difference = (everyone - io[f"out.sample_actions.{NUM_STEPS}"]).abs().max().item()
     print(json.dumps({"max_abs_difference": difference}), flush=True)
-    call = sampler(network, sizes, io, slice(0, 1))
+    sample = sampler(network, sizes, io, slice(0, 1))
+
+    def call() -> None:
+        sample()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
     for _ in sys.stdin:
         print(json.dumps(asdict(timed(call))), flush=True)
 

@@ -32,6 +32,7 @@ from rich.table import Table
 from timing import Timing, percentile, summary_ms
 
 from vla_align_ros.bench.reach2.source import open_sources
+from vla_align_ros.training.processes import Processes
 from vla_align_ros.training.recipe import Recipe, RecipeError, VisionRecipe, load_recipe
 from vla_align_ros.training.train import prepare, train_policy
 
@@ -60,7 +61,7 @@ def run(recipe_path: Path, recipe: Recipe) -> dict[str, Any]:
         )
         forget_peak()
         before_mib = machine.memory_mib("VmRSS")
-        train_policy(trainee, recipe, Path(out), log, save_every_s=float("inf"))
+        train_policy(trainee, recipe, Path(out), log, float("inf"), Processes(trainee.device))
     pairs = list(pairwise(clock))[WARM_UP:]
     steps = [Timing(after[0] - before[0], after[1] - before[1]) for before, after in pairs]
     step_ms = summary_ms(steps)

@@ -12,13 +12,18 @@ PACKAGE = "vla_align_ros"
 ROOT_ROBOT = "vla_policy"
 
 
-def zoo_folders() -> list[Path]:
-    """Folders that may hold models: the checkout's models/, and the share folder of an installed package."""
+def shared_folders(name: str) -> list[Path]:
+    """Where the checkout's folder `name` may be: in it, and in the share folder of an installed package."""
     root = Path(__file__).resolve().parents[1]
-    places = [root / "models", Path(sys.prefix) / "share" / PACKAGE / "models"]
+    places = [root / name, Path(sys.prefix) / "share" / PACKAGE / name]
     # colcon puts the package at <prefix>/lib/pythonX.Y/site-packages and its data at <prefix>/share
-    places += [parent / "share" / PACKAGE / "models" for parent in root.parents[:3]]
+    places += [parent / "share" / PACKAGE / name for parent in root.parents[:3]]
     return [place for place in places if place.is_dir()]
+
+
+def zoo_folders() -> list[Path]:
+    """Folders that may hold models."""
+    return shared_folders("models")
 
 
 def find_model(name: str) -> Path:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from builders import TASKS, make_experiences, make_losses
+from builders import TASKS, make_experiences, make_losses, write_model
 from torch import Tensor
 
-from vla_align_ros.alignment.losses import ExperienceLosses
-from vla_align_ros.policy import Policy
+from vla_align_ros.alignment.losses import ExperienceLosses, prefix_batch
+from vla_align_ros.policy import Policy, load_policy
 from vla_align_ros.policy.losses import LossWeights
+from vla_align_ros.speed.sizes import VARIANTS, architecture, network
+from vla_align_ros.types import Experience
 
 ROWS = torch.arange(10)
 
@@ -60,6 +63,29 @@ def test_the_prefix_in_batches_gives_the_same(policy: Policy, token: Tensor) -> 
     assert len(many) == 70
     for task, loss in few(token, torch.arange(6), 2, 0).items():
         torch.testing.assert_close(many(token, torch.arange(64, 70), 2, 0)[task], loss, atol=1e-5, rtol=1e-4)
+
+
+def test_padding_of_prompts_is_not_carried_and_nobody_sees_what_is(tmp_path: Path) -> None:
+    policy = load_policy(write_model(tmp_path / "model", max_token_len=24), "cpu")
+
+    def said(prompt: str, items: list[Experience]) -> list[Experience]:
+        return [
+            dataclasses.replace(item, observation=dataclasses.replace(item.observation, prompt=prompt))
+            for item in items
+        ]
+
+    few = make_experiences(40)
+    short, long = said("red", few), said("red " * 15, few)
+    alone = ExperienceLosses(policy, short, LossWeights())
+    beside = ExperienceLosses(policy, [*short[:32], *long[32:]], LossWeights())
+    assert alone.bytes_per_experience < beside.bytes_per_experience
+    inputs, outcome = policy.prepare_experiences(short)
+    whole = ExperienceLosses.of_inputs(policy.model, inputs, outcome, LossWeights())
+    assert alone.bytes_per_experience < whole.bytes_per_experience
+    rows = torch.arange(32)
+    for task, loss in whole(policy.e_0, rows, 2, 0).items():
+        for other in (alone, beside):
+            torch.testing.assert_close(other(policy.e_0, rows, 2, 0)[task], loss, atol=1e-5, rtol=1e-4)
 
 
 def test_shuffling_changes_the_actions_alone(policy: Policy, token: Tensor) -> None:
@@ -121,12 +147,22 @@ def test_many_tokens_at_once_have_the_losses_that_each_has_alone(policy: Policy,
 
 
 def test_rows_in_parts_give_the_same(policy: Policy, token: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    losses, tokens, other = make_losses(policy), torch.stack([token, 2 * token]), ROWS.roll(3)
+    losses, tokens, other = make_losses(policy), torch.stack([token, 2 * token, -token]), ROWS.roll(3)
     whole = losses(tokens, ROWS, 3, 5, other_actions=other)
-    monkeypatch.setattr("vla_align_ros.alignment.losses.AT_ONCE", 7)
-    parts = losses(tokens, ROWS, 3, 5, other_actions=other)
-    for task in TASKS:
-        torch.testing.assert_close(parts[task], whole[task], rtol=1e-5, atol=1e-6)
+    copied = 7 * losses.bytes_per_experience
+    for name, value in (("MOST_AT_ONCE", 7), ("MOST_AT_ONCE", 64), ("COPIED_BYTES", copied), ("COPIED_BYTES", 1)):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"vla_align_ros.alignment.losses.{name}", value)
+            parts = losses(tokens, ROWS, 3, 5, other_actions=other)
+        for task in TASKS:
+            torch.testing.assert_close(parts[task], whole[task], rtol=1e-5, atol=1e-6)
+
+
+def test_of_a_networks_inputs_they_are_the_same_bits(policy: Policy, token: Tensor) -> None:
+    inputs, outcome = policy.prepare_experiences(make_experiences(10))
+    losses = ExperienceLosses.of_inputs(policy.model, inputs.with_less_padding(), outcome, LossWeights())
+    for task, loss in make_losses(policy)(token, ROWS, 2, 0).items():
+        assert torch.equal(losses(token, ROWS, 2, 0)[task], loss)
 
 
 def test_dynamics_is_left_out_where_inverse_dynamics_is_asked(policy: Policy, token: Tensor) -> None:
@@ -140,3 +176,16 @@ def test_dynamics_is_left_out_where_inverse_dynamics_is_asked(policy: Policy, to
     mutual = dataclasses.replace(policy.model.architecture.alignment, perception_attention="mutual")
     policy.model.architecture = dataclasses.replace(policy.model.architecture, alignment=mutual)
     assert losses.without_dynamics() is losses, "perception would miss what it has always seen"
+
+
+def test_prefixes_are_computed_together_as_far_as_memory_is_meant_to_go(
+    policy: Policy, token: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert prefix_batch(policy.model) == 32
+    for variant in VARIANTS:
+        assert 1 < prefix_batch(network(architecture("full", variant), "meta")) < 16
+    whole = make_losses(policy)(token, ROWS, 2, 0)
+    monkeypatch.setattr("vla_align_ros.alignment.losses.PREFIX_BYTES", 1)
+    assert prefix_batch(policy.model) == 1
+    for task, loss in make_losses(policy)(token, ROWS, 2, 0).items():
+        torch.testing.assert_close(loss, whole[task], atol=1e-5, rtol=1e-4)

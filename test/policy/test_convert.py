@@ -18,8 +18,8 @@ from typer.testing import CliRunner, Result
 
 from vla_align_ros.cli.main import app
 from vla_align_ros.policy import Policy, load_policy
-from vla_align_ros.policy.config import ModelConfigError, load_model_config
-from vla_align_ros.policy.convert import convert, to_yaml
+from vla_align_ros.policy.config import ModelConfigError, load_model_config, to_yaml
+from vla_align_ros.policy.convert import convert
 from vla_align_ros.policy.pi0 import Pi0
 from vla_align_ros.policy.weights import WeightsError, sha256_of
 from vla_align_ros.types import Observation

@@ -128,6 +128,30 @@ def test_a_missing_camera_is_not_encoded(monkeypatch: pytest.MonkeyPatch) -> Non
     assert all(torch.equal(images, inputs.images[0]) for images in seen)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_only_cameras_that_changed_are_encoded_again(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model().requires_grad_(False)
+    if dtype == "bfloat16":
+        to_bfloat16(model)
+    sampler, fresh = FastSampler(model), FastSampler(model)
+    encoded: list[int] = []
+    vision = sampler.vision
+    monkeypatch.setattr(sampler, "vision", lambda images: (encoded.append(len(images)), vision(images))[1])
+    first, noise = given(model, 0)
+    black = dataclasses.replace(first, images=tuple(torch.full_like(image, -1.0) for image in first.images))
+    one_moved = dataclasses.replace(first, images=(first.images[0], first.images[1] + 0.1))
+    other_prompt = dataclasses.replace(one_moved, tokens=one_moved.tokens.flip(1))
+    for inputs, expected in ((black, 2), (first, 2), (first, 0), (one_moved, 1), (other_prompt, 0), (first, 1)):
+        encoded.clear()
+        fresh._plans.clear()
+        assert torch.equal(sampler(inputs, noise, 2), fresh(inputs, noise, 2)), "what was seen before does not matter"
+        assert sum(encoded) == expected
+    broken = dataclasses.replace(first, images=(torch.full_like(first.images[0], torch.nan), first.images[1]))
+    assert sampler(broken, noise, 2).isnan().any()
+    assert sampler(broken, noise, 2).isnan().any()
+    assert torch.equal(sampler(first, noise, 2), fresh(first, noise, 2))
+
+
 def test_the_readable_models_weights_are_views_of_the_fused_ones() -> None:
     model = make_model().requires_grad_(False)
     before = copy.deepcopy(model.state_dict())

@@ -1,4 +1,4 @@
-"""A training run: resumable to the bit, and its product loads, acts and aligns."""
+"""A training run: its log, and its product, which loads, acts and aligns."""
 
 import dataclasses
 import json
@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from vla_align_ros.bench.collect import collect_experience
 from vla_align_ros.bench.evaluate import finished
@@ -68,10 +67,6 @@ def small() -> Recipe:
     )
 
 
-class Killed(Exception):
-    pass
-
-
 @pytest.fixture(scope="module")
 def trained(small: Recipe, tmp_path_factory: pytest.TempPathFactory) -> tuple[Trainee, Path]:
     """One run, and its folder."""
@@ -83,24 +78,8 @@ def trained(small: Recipe, tmp_path_factory: pytest.TempPathFactory) -> tuple[Tr
 def exported(small: Recipe, trained: tuple[Trainee, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The zoo folder that came of it."""
     folder = tmp_path_factory.mktemp("zoo") / "model"
-    export(trained[0], small, RECIPE, trained[1], folder, lambda line: None)
+    export(trained[0], small, trained[1], folder, lambda line: None)
     return folder
-
-
-def test_a_run_that_was_cut_off_ends_in_the_same_bits(
-    small: Recipe, trained: tuple[Trainee, Path], tmp_path: Path
-) -> None:
-    def cut(line: dict[str, object]) -> None:
-        if line.get("stage") == "policy" and line.get("step") == 4:
-            raise Killed
-
-    with pytest.raises(Killed):
-        train(RECIPE, small, SOURCES, tmp_path, cut, CPU, save_every_s=0.0)
-    assert int(load_file(tmp_path / "policy.safetensors")["step"]) == 4
-    train(RECIPE, small, SOURCES, tmp_path, lambda line: None, CPU)
-    whole, cut_off = (load_file(folder / "policy.safetensors") for folder in (trained[1], tmp_path))
-    assert whole.keys() == cut_off.keys()
-    assert [key for key in whole if not torch.equal(whole[key], cut_off[key])] == []
 
 
 def test_every_step_is_logged_with_losses_norms_and_rates(trained: tuple[Trainee, Path]) -> None:
@@ -133,7 +112,7 @@ def test_robots_that_never_move_freely_end_an_export_with_a_sentence(
     never = of_arms(Held, SOURCES.training)
     trainee = dataclasses.replace(trained[0], sources=SOURCES._replace(validation=never))
     with pytest.raises(TrainingError, match="none of 4 validation robots moved freely often enough"):
-        export(trainee, small, RECIPE, trained[1], tmp_path / "target", lambda line: None)
+        export(trainee, small, trained[1], tmp_path / "target", lambda line: None)
     assert not (tmp_path / "target").exists()
 
 

@@ -28,6 +28,7 @@ from vla_align_ros.checkpoint.manifest import Provenance, StoreError
 from vla_align_ros.checkpoint.store import TokenStore
 from vla_align_ros.params import AlignParams
 from vla_align_ros.policy import Policy, PolicyError
+from vla_align_ros.policy.streams import LAST, own_stream
 from vla_align_ros.seeds import Part, seed_of
 from vla_align_ros.types import Experience
 
@@ -99,7 +100,8 @@ def attempt(
     if verdict is None or verdict.reason not in (Reason.MALFORMED, Reason.NON_FINITE):
         report = replace(report, diagnosis=diagnose(used, policy.config.robot))
     if verdict is None:
-        verdict, report, proposal = _propose_and_judge(policy, running, parts, params, report, on_step, seed)
+        with own_stream(policy.device, LAST):
+            verdict, report, proposal = _propose_and_judge(policy, running, parts, params, report, on_step, seed)
     report = replace(
         report,
         accepted=verdict.reason is Reason.KEPT,

@@ -4,8 +4,9 @@ is computed once an alignment."""
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -13,31 +14,54 @@ from torch import Tensor
 from vla_align_ros.params import AlignParams
 from vla_align_ros.policy import Policy, flow
 from vla_align_ros.policy.experts import PrefixCache
-from vla_align_ros.policy.inputs import ExperienceInput
+from vla_align_ros.policy.inputs import ExperienceInput, PolicyInput
 from vla_align_ros.policy.losses import LossWeights
+from vla_align_ros.policy.pi0 import Pi0
 from vla_align_ros.types import Experience
 
-PREFIX_BATCH = 32  # fixed, so that live and offline alignment compute the same bits
-AT_ONCE = 64  # rows, each with a copy of its prefix's keys and values: 8 MiB together for models/tiny
+PREFIX_BATCH = 32  # at most
+PREFIX_BYTES = 2**28  # of the largest activation of the prefix's rows that are computed together
+MOST_AT_ONCE = 128  # rows in one pass: more are hardly faster
+COPIED_BYTES = 2**28  # of the prefix's keys and values, of which each row of a pass has a copy
 
 
 class ExperienceLosses:
     """N experiences with their prefix keys and values. The losses of any token on them cost expert passes only."""
 
     def __init__(self, policy: Policy, experiences: Sequence[Experience], weights: LossWeights) -> None:
-        self._model, self.weights = policy.model, weights
+        batch = prefix_batch(policy.model)
+        parts = (experiences[start : start + batch] for start in range(0, len(experiences), batch))
+        prepared = (policy.prepare_experiences(part) for part in parts)
+        self._take(policy.model, ((inputs.with_less_padding(), outcome) for inputs, outcome in prepared), weights)
+
+    @classmethod
+    def of_inputs(cls, model: Pi0, inputs: PolicyInput, outcome: ExperienceInput, weights: LossWeights) -> Self:
+        """Of experiences that are already what a network is given."""
+        losses = cls.__new__(cls)
+        rows = torch.arange(len(inputs.state)).split(prefix_batch(model))
+        losses._take(model, ((inputs[part], outcome[part]) for part in rows), weights)
+        return losses
+
+    @torch.no_grad()
+    def _take(self, model: Pi0, batches: Iterable[tuple[PolicyInput, ExperienceInput]], weights: LossWeights) -> None:
+        self._model, self.weights = model, weights
         caches, states, parts = [], [], []
-        with torch.no_grad():
-            for start in range(0, len(experiences), PREFIX_BATCH):
-                inputs, part = policy.prepare_experiences(experiences[start : start + PREFIX_BATCH])
-                caches.append(self._model.prefix_cache(inputs))
-                states.append(inputs.state)
-                parts.append(part)
+        for inputs, part in batches:
+            caches.append(model.prefix_cache(inputs))
+            states.append(inputs.state)
+            parts.append(part)
+        longest = max(cache.pad_masks.shape[1] for cache in caches)
+        caches = [cache.padded(longest) for cache in caches]
         layers = zip(*[cache.key_values for cache in caches], strict=True)
         key_values = [(torch.cat([k for k, _ in layer]), torch.cat([v for _, v in layer])) for layer in layers]
         self._cache = PrefixCache(key_values, torch.cat([cache.pad_masks for cache in caches]))
         self._state = torch.cat(states)
         self._experience = ExperienceInput.joined(parts)
+
+    @property
+    def bytes_per_experience(self) -> int:
+        """Of the prefix's keys and values."""
+        return sum(k[0].nbytes + v[0].nbytes for k, v in self._cache.key_values)
 
     def __len__(self) -> int:
         return len(self._state)
@@ -58,28 +82,43 @@ class ExperienceLosses:
         generator = torch.Generator().manual_seed(seed)
         repeated = rows.repeat_interleave(draws)
         time = flow.sample_time(len(repeated), generator).to(self.device)
-        noise = self._model.draw_noise(
-            self._state[repeated].cpu(), _shapes(self._experience[repeated]), self.weights, generator
-        )
+        state, outcome = torch.empty(len(repeated), *self._state.shape[1:]), _shapes(self._experience, len(repeated))
+        noise = self._model.draw_noise(state, outcome, self.weights, generator)
         noise = {task: value.to(self.device) for task, value in noise.items()}
         commands = repeated if other_actions is None else other_actions.repeat_interleave(draws)
-        found: dict[str, list[Tensor]] = {task: [] for task in noise}
-        for part in torch.arange(len(many) * len(repeated)).split(AT_ONCE):
-            whose, draw = part // len(repeated), part % len(repeated)
-            row = repeated[draw]
-            experience = replace(self._experience[row], actions=self._experience.actions[commands[draw]])
-            of_part = self._model.alignment_losses(
-                self._cache.rows(row),
-                self._state[row],
-                experience,
-                {task: value[draw] for task, value in noise.items()},
-                time[draw],
-                many[whose],
-            )
-            for task, loss in of_part.items():
-                found[task].append(loss)
-        means = {task: torch.cat(loss).view(len(many), len(rows), draws).mean(2) for task, loss in found.items()}
+        each = self._of_draws(many, repeated, commands, noise, time)
+        means = {task: loss.unflatten(1, (len(rows), draws)).mean(2) for task, loss in each.items()}
         return means if tokens.dim() == 3 else {task: loss[0] for task, loss in means.items()}
+
+    def _of_draws(
+        self, many: Tensor, rows: Tensor, commands: Tensor, noise: dict[str, Tensor], time: Tensor
+    ) -> dict[str, Tensor]:
+        """Losses (K, R) of K tokens (K, n, W) on R draws: of a row, the commands of a row, noise and t each. As many at
+        once as memory allows; what does not depend on the token is copied once for all that meet the same draws."""
+        at_once = max(1, min(MOST_AT_ONCE, COPIED_BYTES // self.bytes_per_experience))
+        found: dict[str, list[Tensor]] = {task: [] for task in noise}
+        for part in torch.arange(len(rows)).split(at_once):
+            group = min(len(many), at_once // len(part))
+            draw = part.repeat(group)
+            row = rows[draw]
+            cache, state = self._cache.rows(row), self._state[row]
+            experience = replace(self._experience[row], actions=self._experience.actions[commands[draw]])
+            of_part: dict[str, list[Tensor]] = {task: [] for task in noise}
+            for some in many.split(group):
+                these = slice(len(some) * len(part))
+                of_some = self._model.alignment_losses(
+                    cache.rows(these),
+                    state[these],
+                    experience[these],
+                    {task: value[draw[these]] for task, value in noise.items()},
+                    time[draw[these]],
+                    some.repeat_interleave(len(part), 0),
+                )
+                for task, loss in of_some.items():
+                    of_part[task].append(loss.view(len(some), len(part)))
+            for task, losses in of_part.items():
+                found[task].append(torch.cat(losses))
+        return {task: torch.cat(losses, 1) for task, losses in found.items()}
 
     def without_dynamics(self) -> ExperienceLosses:
         """The same experiences without the dynamics task, where inverse dynamics is asked too, which tells more of the
@@ -98,9 +137,19 @@ class ExperienceLosses:
         return torch.stack([self.weights.of(task) * loss for task, loss in losses.items()]).sum(0)
 
 
-def _shapes(experience: ExperienceInput) -> ExperienceInput:
-    """On the CPU, where the noise is drawn, so that every device sees the same."""
-    return ExperienceInput(*(getattr(experience, field.name).cpu() for field in fields(experience)))
+def prefix_batch(model: Pi0) -> int:
+    """Experiences whose prefixes are computed together: fixed for a model, so that live and offline alignment compute
+    the same bits; of a large one only as many as memory is meant to hold."""
+    a = model.architecture
+    tokens = len(a.cameras) * (a.vision.image_size // a.vision.patch_size) ** 2 + a.max_token_len
+    each = tokens * a.vlm.mlp_dim * model.embed_tokens.weight.element_size()
+    return max(1, min(PREFIX_BATCH, PREFIX_BYTES // each))
+
+
+def _shapes(experience: ExperienceInput, rows: int) -> ExperienceInput:
+    """Of so many rows, on the CPU, where the noise is drawn, so that every device sees the same."""
+    whole = (getattr(experience, field.name) for field in fields(experience))
+    return ExperienceInput(*(torch.empty(rows, *tensor.shape[1:]) for tensor in whole))
 
 
 def weights_of(params: AlignParams) -> LossWeights:

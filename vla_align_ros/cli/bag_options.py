@@ -16,13 +16,11 @@ if TYPE_CHECKING:
     from vla_align_ros.experience.bag_topics import BagTopics
     from vla_align_ros.robot.description import RobotDescription
 
-Bags = Annotated[
-    list[Path],
-    typer.Argument(
-        help="Bag folders or storage files, in order of time; the split files of one recording count as one. Or "
-        "LeRobotDatasets (format 3)."
-    ),
-]
+BAGS_HELP = (
+    "Bag folders or storage files, in order of time; the split files of one recording count as one. Or LeRobotDatasets "
+    "(format 3)."
+)
+Bags = Annotated[list[Path], typer.Argument(help=BAGS_HELP)]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import typer
 
-from vla_align_ros.cli import align, checkpoints, convert, demo, doctor, inspect, limits, params, train
+from vla_align_ros.cli import align, bench, checkpoints, convert, demo, doctor, inspect, limits, params, train
 
 app = typer.Typer(
     help="PI0 on a robot that it aligns itself to.",
@@ -25,6 +25,7 @@ app.command("convert")(convert.convert)
 app.command("limits")(limits.limits)
 app.add_typer(checkpoints.app, name="checkpoints")
 app.command("doctor")(doctor.doctor)
+app.command("bench")(bench.bench)
 app.command("params")(params.parameters)
 
 if __name__ == "__main__":

@@ -130,7 +130,7 @@ def check_video(path: Path, last_s: float, fps: float) -> None:
             assert stream.time_base is not None
             container.seek(int(last_s / stream.time_base), stream=stream)
             whole = [packet for packet in container.demux(stream) if packet.pts is not None and not packet.is_corrupt]
-            end_s = max((float(packet.pts * stream.time_base) for packet in whole), default=0.0)
+            end_s = max((float((packet.pts or 0) * stream.time_base) for packet in whole), default=0.0)
     except (av.error.FFmpegError, OSError, IndexError) as error:
         raise DatasetError(f"{path}: cannot be read as a video; is it whole? {error}") from None
     if end_s < last_s - 0.5 / fps:

@@ -18,33 +18,33 @@ def make_att_2d_masks(
     Query i sees key j iff both are valid and cumsum(att_masks)[j] <= cumsum(att_masks)[i] (big_vision's rule): a 1 in
     `att_masks` (B, N) opens a block that everything before it cannot see. Tokens in one of `block_diagonal_ranges`
     (half-open [start, end)) see no token of another range, unless one of both lies inside the other.
-    `pad_masks` (B, N) bool is True where a token is real.
+    `pad_masks` (B, N) bool is True where a token is real. `att_masks` of shape (1, N) are those of every row.
     """
-    if att_masks.dim() != 2 or pad_masks.shape != att_masks.shape:
+    if pad_masks.dim() != 2 or att_masks.shape not in (pad_masks.shape, (1, pad_masks.shape[1])):
         raise ValueError(f"masks must both be (B, N), got {tuple(pad_masks.shape)} and {tuple(att_masks.shape)}")
     block = torch.cumsum(att_masks.long(), dim=1)
     visible = block[:, None, :] <= block[:, :, None]
-    visible = visible & pad_masks[:, None, :] & pad_masks[:, :, None]
     for a_start, a_end in block_diagonal_ranges:
         for b_start, b_end in block_diagonal_ranges:
             if a_end <= b_start or b_end <= a_start:
                 visible[:, a_start:a_end, b_start:b_end] = False
-    return visible
+    return visible & pad_masks[:, None, :] & pad_masks[:, :, None]
 
 
 def suffix_mask(
     prefix_pad_masks: Tensor, pad_masks: Tensor, att_masks: Tensor, ranges: list[tuple[int, int]] | None = None
 ) -> Tensor:
     """(B, N, P + N) bool: the suffix sees every valid prefix token, and itself as its att masks say."""
-    own = make_att_2d_masks(pad_masks, att_masks.expand(pad_masks.shape), ranges or ())
+    own = make_att_2d_masks(pad_masks, att_masks[None], ranges or ())
     prefix = prefix_pad_masks[:, None, :] & pad_masks[:, :, None]
     return torch.cat([prefix, own], dim=2)
 
 
 def additive_mask(visible: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """(B, Q, K) bool -> (B, 1, Q, K): 0 where visible, ATTENTION_MASK_VALUE where not."""
-    mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
-    return mask.masked_fill_(~visible, max(ATTENTION_MASK_VALUE, torch.finfo(dtype).min))[:, None]
+    hidden = max(ATTENTION_MASK_VALUE, torch.finfo(dtype).min)
+    values = torch.tensor([0.0, hidden], dtype=dtype, device=visible.device)
+    return torch.where(visible, values[0], values[1])[:, None]
 
 
 def prefix_positions(pad_masks: Tensor) -> Tensor:

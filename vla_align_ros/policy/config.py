@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from dataclasses import field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+import yaml
+from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from vla_align_ros.checked import load_yaml, validated
@@ -239,6 +240,12 @@ def load_model_config(folder: Path) -> ModelConfig:
 def load_model_description(path: Path) -> ModelConfig:
     """The same for a file of any name."""
     return load_yaml(path, ModelConfig, ModelConfigError)
+
+
+def to_yaml(config: ModelConfig) -> str:
+    """What `load_model_config` reads as `config`, without what is left at its default."""
+    raw: dict[str, Any] = TypeAdapter(ModelConfig).dump_python(config, mode="json", exclude_defaults=True)
+    return yaml.safe_dump(raw, sort_keys=False, allow_unicode=True)
 
 
 def make_model_config(raw: object, origin: Path) -> ModelConfig:

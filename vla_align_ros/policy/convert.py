@@ -10,14 +10,12 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import yaml
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from vla_align_ros.checkpoint.durable import make_folder_synced, sync_folder
 from vla_align_ros.observation.normalise import save_norm_stats
-from vla_align_ros.policy.config import MODEL_FILE, ModelConfig, ModelConfigError, WeightsConfig
+from vla_align_ros.policy.config import MODEL_FILE, ModelConfig, ModelConfigError, WeightsConfig, to_yaml
 from vla_align_ros.policy.foreign_config import ForeignSettings
 from vla_align_ros.policy.load import check_network, read_folder
 from vla_align_ros.policy.prepare import make_robot
@@ -74,12 +72,6 @@ def _named(config: ModelConfig, name: str) -> ModelConfig:
 def _files(weights: Path) -> tuple[Path, ...]:
     files = weights_files(weights)
     return files if files == (weights,) else (*files, index_of(weights))
-
-
-def to_yaml(config: ModelConfig) -> str:
-    """What `load_model_config` reads as `config`, without what is left at its default."""
-    raw: dict[str, Any] = TypeAdapter(ModelConfig).dump_python(config, mode="json", exclude_defaults=True)
-    return yaml.safe_dump(raw, sort_keys=False, allow_unicode=True)
 
 
 def _sync(folder: Path) -> None:

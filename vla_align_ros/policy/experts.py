@@ -211,6 +211,14 @@ class PrefixCache:
         kv = [(k.repeat_interleave(times, 0), v.repeat_interleave(times, 0)) for k, v in self.key_values]
         return PrefixCache(kv, self.pad_masks.repeat_interleave(times, 0))
 
-    def rows(self, index: Tensor) -> PrefixCache:
+    def padded(self, length: int) -> PrefixCache:
+        """With tokens that nobody sees at the end, up to so many."""
+        more = length - self.pad_masks.shape[1]
+        if more == 0:
+            return self
+        kv = [(functional.pad(k, (0, 0, 0, more)), functional.pad(v, (0, 0, 0, more))) for k, v in self.key_values]
+        return PrefixCache(kv, functional.pad(self.pad_masks, (0, more)))
+
+    def rows(self, index: Tensor | slice) -> PrefixCache:
         """The cache of some rows, in that order."""
         return PrefixCache([(k[index], v[index]) for k, v in self.key_values], self.pad_masks[index])

@@ -2,18 +2,19 @@
 
 What is done otherwise, all of it exact up to rounding (test/policy/test_fast.py):
 
-- a missing camera is not in the prefix, nor is most of the prompt's padding;
+- a missing camera is not in the prefix, nor is most of the prompt's padding; a picture that was the camera's last one,
+  too, is not encoded again;
 - of the last VLM layer only keys and values are computed: nobody reads the rest;
 - E and pi0's state see no noisy action: their keys and values are computed once, for all steps together;
 - the time enters through tables, a row a step;
 - what reads the same input is one matrix product (`experts.fuse`);
-- everything is written into buffers that are made once for a shape (`_Plan`), so that CUDA can replay it as a graph.
+- everything is written into buffers that are made once for a shape (`Plan`), so that CUDA can replay it as a graph.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from threading import Lock
 from typing import Any
 
@@ -26,12 +27,12 @@ from vla_align_ros.policy.attention import additive_mask, rotary_tables
 from vla_align_ros.policy.config import TransformerConfig
 from vla_align_ros.policy.experts import RMS_EPS, Modulation, fuse
 from vla_align_ros.policy.flow import time_embedding
-from vla_align_ros.policy.inputs import PolicyInput
+from vla_align_ros.policy.inputs import PROMPT_STEP, PolicyInput
 from vla_align_ros.policy.pi0 import Pi0
+from vla_align_ros.policy.streams import FIRST, own_stream
 from vla_align_ros.policy.vision import FusedSiglip
 
 MAX_PLANS = 4  # shapes kept at once; a plan is as large as the activations of one pass
-PROMPT_STEP = 8  # a prompt is padded to a multiple, so that few plans serve pi0.5, whose prompt says the state
 _Stack = tuple[TransformerConfig, list[tuple[Tensor, Tensor, Tensor, Tensor]]]  # and `Expert.fused`
 
 
@@ -125,8 +126,9 @@ class _Rows:
         self.norm(*norms[-1][:2], self.scaled)
 
 
-class _Plan:
-    """Buffers for `cameras` images, `length` tokens of the prompt and `num_steps` Euler steps; `fill`, then `denoise`.
+class Plan:
+    """Buffers for `cameras` images, `length` tokens of the prompt and `num_steps` Euler steps; `see`, `fill`, then
+    `denoise`.
 
     The cache's rows: E (and pi0's state), for pi0.5 once a step with the last step first; prefix; actions. Step j of
     pi0.5 copies its own E over the one of step 0, so that what a step looks at lies side by side.
@@ -139,17 +141,19 @@ class _Plan:
         self.dt, self.norms = flow.euler_step(num_steps), expert.scales(model.action_condition(times))
         self.time_bias = sampler.time_bias(times)
         self.num_image_tokens = cameras * (a.vision.image_size // a.vision.patch_size) ** 2
-        self.num_e = 0 if model.peft_prefix_token is None else a.peft_num_tokens
+        self.num_e = 0 if sampler.without_e else a.peft_num_tokens
         self.each = self.num_e + (0 if model.pi05 else 1)  # tokens of a step that see no noisy action
         self.copies = len(times) if model.pi05 else 1
         prefix, horizon, fixed = self.num_image_tokens + length, a.action_horizon, self.copies * self.each
         zeros = times.new_zeros  # float32, on the device
-        self.images = zeros(cameras, 3, a.vision.image_size, a.vision.image_size)
+        shape = (cameras, 3, a.vision.image_size, a.vision.image_size)
+        self.images = like.new_full(shape, math.nan, dtype=torch.float32)  # equal to no picture
+        self.seen = zeros(cameras, self.num_image_tokens // max(1, cameras), vlm.config.width)
         self.tokens, self.state = zeros(length).long(), zeros(1, a.action_dim)
         self.e_token, self.x_t = zeros(self.num_e, expert.config.width), zeros(horizon, a.action_dim)
         self.time_in = zeros(horizon, expert.config.width)
-        shape = (vlm.config.depth, vlm.config.num_kv_heads, fixed + prefix + horizon, vlm.config.head_dim)
-        cache = self.keys, self.values = like.new_zeros(shape), like.new_zeros(shape)
+        rows = (vlm.config.depth, vlm.config.num_kv_heads, fixed + prefix + horizon, vlm.config.head_dim)
+        cache = self.keys, self.values = like.new_zeros(rows), like.new_zeros(rows)
         self.prefix = _Rows(sampler.vlm, *cache, fixed, prefix, slice(fixed, fixed + prefix))
         self.fixed = _Rows(sampler.expert, *cache, 0, fixed, slice(0, fixed + prefix))
         self.actions = _Rows(sampler.expert, *cache, fixed + prefix, horizon, slice(fixed - self.each, None))
@@ -161,7 +165,8 @@ class _Plan:
         self.valid = -1
         self.set_valid(prefix)
         self.prefix.place(torch.arange(prefix, device=like.device))
-        self.fill, self.denoise = (_captured(part, like.device) for part in (self._fill, self._denoise))
+        self.steps = self._encode, self._fill, self._denoise  # one by one, not as graphs
+        self.encode, self.fill, self.denoise = (_captured(step, like.device) for step in self.steps)
 
     def _make_masks(self, prefix: int, fixed: int, horizon: int) -> None:
         """Additive, each (queries, what they look at): one row for all queries, but for the fixed tokens."""
@@ -189,11 +194,25 @@ class _Plan:
         self.action_row[:, self.each : self.each + self.prefix.count] = self.prefix_row
         self.fixed_mask[:, fixed:] = self.prefix_row
 
+    def see(self, images: Sequence[Tensor]) -> None:
+        """Encode each camera's picture (3, size, size), but for those that it showed last."""
+        new = [index for index, image in enumerate(images) if not torch.equal(image, self.images[index])]
+        for index in new:
+            self.images[index] = images[index]
+        if len(new) == len(images) or (new and self.images.is_cuda):  # a graph is faster than some of it in eager steps
+            self.encode()
+        elif new:
+            self.seen[new] = self.sampler.vision(self.images[new]).view(len(new), *self.seen.shape[1:]).float()
+
+    def _encode(self) -> None:
+        """All cameras' pictures."""
+        if len(self.images):
+            self.seen.flatten(0, 1).copy_(self.sampler.vision(self.images))
+
     def _fill(self) -> None:
         """The cache's rows of all tokens that see no noisy action."""
         sampler, images = self.sampler, self.num_image_tokens
-        if images:
-            self.prefix.x[:images] = sampler.vision(self.images)
+        self.prefix.x[:images] = self.seen.flatten(0, 1)
         prompt = functional.embedding(self.tokens, sampler.model.embed_tokens.weight)
         torch.mul(prompt, math.sqrt(sampler.model.vlm.config.width), out=self.prefix.x[images:])
         self.prefix.run(sampler.vlm_norms, self.prefix_mask, finish=False)
@@ -254,7 +273,8 @@ class FastSampler:
         self.expert = model.action_expert.config, model.action_expert.fused()
         (self.vlm_norms,) = model.vlm.scales(None)
         self.padded = model.embed_tokens.weight.is_cuda if padded is None else padded
-        self.e_bias = 0.0 if model.peft_prefix_token is None else float(model.e_token_attention_bias)
+        self.without_e = model.peft_prefix_token is None or model.e_token_is_left_out
+        self.e_bias = 0.0 if self.without_e else float(model.e_token_attention_bias)
         self.action_in, self.action_out = fuse(model.action_in_proj), fuse(model.action_out_proj)
         self.action_out_bias = model.action_out_proj.bias.detach()
         if not model.pi05:  # action_time_mlp_in reads [action_in_proj(x), time]: two products, the first one folded
@@ -262,7 +282,7 @@ class FastSampler:
             self.action_in = (self.action_in.double() @ of_actions).float()
             self.time_in_bias = model.action_time_mlp_in.bias + model.action_in_proj.bias.double() @ of_actions
             self.time_out, self.time_out_bias = fuse(model.action_time_mlp_out), model.action_time_mlp_out.bias.detach()
-        self._plans: dict[tuple[int, int, int], _Plan] = {}
+        self._plans: dict[tuple[int, int, int], Plan] = {}
         self._lock = Lock()
 
     def time_bias(self, times: Tensor) -> Tensor:
@@ -280,20 +300,19 @@ class FastSampler:
         images = [image[0] for image, mask in zip(inputs.images, inputs.image_masks, strict=True) if bool(mask[0])]
         tokens = inputs.tokens[0][inputs.token_masks[0]]
         e_token = self.model.peft_prefix_token if token is None else token[0]
-        with self._lock:
+        with self._lock, own_stream(noise.device, FIRST):
             most = inputs.tokens.shape[1]
             length = most if self.padded else min(most, math.ceil(len(tokens) / PROMPT_STEP) * PROMPT_STEP)
             key = (len(images), length, num_steps)
             plan = self._plans.pop(key, None)
-            plan = self._plans[key] = _Plan(self, *key) if plan is None else plan  # the newest last
+            plan = self._plans[key] = Plan(self, *key) if plan is None else plan  # the newest last
             if len(self._plans) > MAX_PLANS:
                 del self._plans[next(iter(self._plans))]
-            for buffer, image in zip(plan.images, images, strict=True):
-                buffer.copy_(image)
+            plan.see(images)
             plan.set_valid(plan.num_image_tokens + len(tokens))
             plan.tokens[: len(tokens)] = tokens
             plan.state[0], plan.x_t[:] = inputs.state[0], noise[0]
-            if e_token is not None:
+            if e_token is not None and not self.without_e:
                 plan.e_token.copy_(e_token)
             plan.fill()
             plan.denoise()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -9,6 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+PROMPT_STEP = 8  # prompts are padded to a multiple, so that few lengths occur
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,11 @@ class PolicyInput:
     tokens: Tensor
     token_masks: Tensor
     state: Tensor
+
+    def with_less_padding(self) -> PolicyInput:
+        """The same with the prompts cut to the longest of them, up to a multiple of `PROMPT_STEP`."""
+        length = PROMPT_STEP * math.ceil(int(self.token_masks.sum(1).max()) / PROMPT_STEP)
+        return replace(self, tokens=self.tokens[:, :length], token_masks=self.token_masks[:, :length])
 
     def __getitem__(self, rows: Tensor | slice) -> PolicyInput:
         return PolicyInput(

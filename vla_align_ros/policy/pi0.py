@@ -56,20 +56,28 @@ class Pi0(nn.Module):
             self.action_time_mlp_in = nn.Linear(2 * width, width)
             self.action_time_mlp_out = nn.Linear(width, width)
         # Made last, so that the other weights draw the same random numbers as without them.
-        self.alignment = AlignmentExpert(a.alignment, a.action_dim, width, len(a.cameras)) if a.alignment else None
+        self.alignment: AlignmentExpert | None = None
+        self.peft_prefix_token: nn.Parameter | None = None
+        self.e_token_is_left_out = False
+        self.add_alignment(a)
+
+    def add_alignment(self, architecture: Architecture) -> None:
+        """Make what `architecture` has beside the base model: the alignment expert and the E-Token.
+
+        While `e_token_is_left_out`, the action expert computes without E, to the bit what the base does: one more key
+        column would change the bits, however little is paid to it.
+        """
+        self.architecture = a = architecture
+        width = a.action_expert.width
+        if a.alignment is not None:
+            self.alignment = AlignmentExpert(a.alignment, a.action_dim, width, len(a.cameras))
         if a.use_peft_prefix_token:
             token = torch.zeros(a.peft_num_tokens, width)
-            self.peft_prefix_token: nn.Parameter | None = nn.Parameter(
-                token.normal_(std=0.5) if a.peft_init == "normal" else token
-            )
+            self.peft_prefix_token = nn.Parameter(token.normal_(std=0.5) if a.peft_init == "normal" else token)
             self.e_token_attention_bias = nn.Parameter(torch.tensor(a.e_token_attention_bias))
-        else:
-            self.peft_prefix_token = None
 
     def make_peft_token(self, batch_size: int) -> Tensor | None:
-        """The E-Token for a batch, (B, peft_num_tokens, W), a view of the one parameter; None when the model has
-        none.
-        """
+        """The E-Token for a batch, (B, peft_num_tokens, W), a view of the parameter; None when the model has none."""
         return None if self.peft_prefix_token is None else self.peft_prefix_token.expand(batch_size, -1, -1)
 
     # --- prefix ---
@@ -144,6 +152,7 @@ class Pi0(nn.Module):
 
         modulations: `action_expert.modulations(action_condition(time))` where they were computed before.
         """
+        peft_token = None if self.e_token_is_left_out else peft_token
         embs, pad_masks, att_masks = self.embed_suffix(state, noisy_actions, time, peft_token)
         num_e_rows = 0 if peft_token is None else peft_token.shape[1]
         mask = suffix_mask(cache.pad_masks, pad_masks, att_masks)
@@ -287,13 +296,9 @@ class Pi0(nn.Module):
         self, state: Tensor, experience: ExperienceInput, weights: losses.LossWeights, generator: torch.Generator | None
     ) -> dict[str, Tensor]:
         """Independent noise for each task that has weight."""
-        shapes = {
-            "perception": state.shape,
-            "dynamics": experience.features.shape,
-            "inverse_dynamics": experience.actions.shape,
-        }
+        clean = {"perception": state, "dynamics": experience.features, "inverse_dynamics": experience.actions}
         return {
-            task: torch.randn(shapes[task], generator=generator, device=state.device)
+            task: torch.randn(clean[task].shape, generator=generator, device=state.device)
             for task in TASKS
             if weights.of(task) > 0
         }
@@ -318,11 +323,8 @@ class Pi0(nn.Module):
         weights = weights or losses.LossWeights()
         cache = self.prefix_cache(inputs)
         token = self.make_peft_token(actions.shape[0]) if peft_token is None else peft_token
-        action_mask = (
-            torch.ones(actions.shape[-1], dtype=torch.bool, device=actions.device)
-            if experience is None
-            else experience.action_mask
-        )
+        everywhere = torch.ones(actions.shape[-1], dtype=torch.bool, device=actions.device)
+        action_mask = everywhere if experience is None else experience.action_mask
         rows = actions.shape[0]
         time = flow.sample_time(rows * action_draws, generator, actions.device)
         repeated = actions.repeat_interleave(action_draws, 0)

@@ -23,7 +23,7 @@ from vla_align_ros.policy.pi0 import Pi0
 from vla_align_ros.policy.prepare import PolicyError, Robot
 from vla_align_ros.policy.statistics import AlignmentStats
 from vla_align_ros.policy.tokenizer import PromptError
-from vla_align_ros.types import ActionChunk, Experience, Observation
+from vla_align_ros.types import ActionChunk, Experience, Float32Array, Observation
 
 PROMPT_MAX_CHARS = 1000
 
@@ -135,14 +135,18 @@ class Policy:
         inputs = self.prepare([item.observation for item in experiences], state_in_prompt=False)
         return inputs, self.robot.prepare_outcome(experiences, inputs, self.alignment.features, self.device)
 
+    def middle_state(self) -> Float32Array:
+        """The state in the middle of what the model knows, in ROS's units, (S,)."""
+        robot = self.config.robot
+        middle = self.robot.state.denormalise(np.zeros(len(robot.state), np.float32))
+        return robot.state_scale.to_ros(middle).astype(np.float32)
+
     def warm_up(self, num_steps: int) -> None:
         """One inference on made-up input, so that the first real one is as fast as the others."""
-        robot = self.config.robot
         size = self.model.architecture.vision.image_size
         black = np.zeros((size, size, 3), np.uint8)
-        middle = self.robot.state.denormalise(np.zeros(len(robot.state), np.float32))
-        state = robot.state_scale.to_ros(middle).astype(np.float32)
-        observation = Observation(dict.fromkeys(self.model.architecture.cameras, black), state, "warm up", 0)
+        images = dict.fromkeys(self.model.architecture.cameras, black)
+        observation = Observation(images, self.middle_state(), "warm up", 0)
         self.infer(observation, torch.Generator().manual_seed(0), num_steps)
 
     @torch.inference_mode()

@@ -41,6 +41,19 @@ def _stats_of(values: Float32Array) -> NormStats:
 
 
 @dataclass(frozen=True)
+class Batch:
+    """What a step is about, of B samples. alignment_inputs: what the alignment expert's prefix is made of, where it is
+    not the policy's own: pi0.5's without the state. The rest is as in `Samples`."""
+
+    inputs: PolicyInput
+    alignment_inputs: PolicyInput | None
+    actions: Tensor
+    experience: ExperienceInput
+    points: Tensor
+    row: Tensor
+
+
+@dataclass(frozen=True)
 class Samples:
     """Samples ready to train on. observations stay as they are (images uint8) until a batch is picked.
 
@@ -54,9 +67,17 @@ class Samples:
     row: Tensor
     robot: Robot
 
-    def policy_input(self, rows: Tensor) -> PolicyInput:
+    def policy_input(self, rows: Tensor, state_in_prompt: bool = True) -> PolicyInput:
         """The prefix and state of some rows."""
-        return self.robot.prepare([self.observations[row] for row in rows.tolist()], self.actions.device)
+        seen = [self.observations[row] for row in rows.tolist()]
+        return self.robot.prepare(seen, self.actions.device, state_in_prompt)
+
+    def batch(self, rows: Tensor) -> Batch:
+        """Some rows (B,)."""
+        apart = self.robot.config.architecture.variant == "pi05"
+        own = self.policy_input(rows, state_in_prompt=False) if apart else None
+        found = (self.actions[rows], self.experience[rows], self.points[rows], self.row[rows])
+        return Batch(self.policy_input(rows), own, *found)
 
 
 @torch.no_grad()

@@ -4,37 +4,30 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
-import yaml
 from safetensors.torch import save_file
 
 from vla_align_ros.policy import load_policy
+from vla_align_ros.policy.config import MODEL_FILE, to_yaml
 from vla_align_ros.policy.load import BANK_FILE
 from vla_align_ros.policy.statistics import no_limits, write_alignment_stats
 from vla_align_ros.policy.weights import sha256_of
 from vla_align_ros.training import own_token
 from vla_align_ros.training.curves import draw_curves
 from vla_align_ros.training.limits import measure
+from vla_align_ros.training.progress import Log
 from vla_align_ros.training.recipe import Recipe
 from vla_align_ros.training.trainee import Trainee
 
 
-def export(
-    trainee: Trainee,
-    recipe: Recipe,
-    recipe_path: Path,
-    run: Path,
-    target: Path,
-    log: Callable[[dict[str, object]], None],
-) -> None:
+def export(trainee: Trainee, recipe: Recipe, run: Path, target: Path, log: Log) -> None:
     """Write the zoo folder, with the limits of an alignment measured. All in `run`: `target` is written last, when the
     model is whole."""
     folder, device = run / "export", trainee.device
-    write_model(trainee, recipe_path.parent / recipe.model, run, folder)
+    write_model(trainee, run, folder)
     policy = load_policy(folder, device)
     known = own_token.measure(policy, trainee.sources.training, recipe.seed)
     own_token.write(folder, known)
@@ -44,7 +37,7 @@ def export(
     shutil.copytree(folder, target, dirs_exist_ok=True)
 
 
-def write_model(trainee: Trainee, description_path: Path, run: Path, folder: Path) -> None:
+def write_model(trainee: Trainee, run: Path, folder: Path) -> None:
     """Write model.yaml, weights, bank, tokenizer and curves, and a guard without limits."""
     folder.mkdir(exist_ok=True)
     weights = folder / trainee.robot.config.weights.file
@@ -52,12 +45,13 @@ def write_model(trainee: Trainee, description_path: Path, run: Path, folder: Pat
     _save(trainee.features.state_dict(), folder / "features.safetensors")
     robots = {"robots": json.dumps(trainee.sources.training.robots)}  # whose tokens they are, in this order
     _save({"offsets": trainee.bank.offsets().detach()}, folder / BANK_FILE, robots)
-    for name in ("norm_stats.json", "tokenizer.json", "recipe.yaml"):
-        shutil.copyfile(run / name, folder / name)
+    for path in run.iterdir():
+        if path.suffix in (".json", ".model", ".yaml"):  # statistics, tokenizer, recipe
+            shutil.copyfile(path, folder / path.name)
     draw_curves(run / "log.jsonl", folder / "curves.png")
-    description = yaml.safe_load(description_path.read_text())
-    description["weights"] = {**(description.get("weights") or {}), "sha256": sha256_of(weights)}
-    (folder / "model.yaml").write_text(yaml.safe_dump(description, sort_keys=False))
+    config = trainee.robot.config
+    described = replace(config, weights=replace(config.weights, sha256=sha256_of(weights)))
+    (folder / MODEL_FILE).write_text(to_yaml(described), encoding="utf-8")
     write_alignment_stats(folder, no_limits(trainee.motion_r2))
 
 

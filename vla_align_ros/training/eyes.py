@@ -23,9 +23,10 @@ from vla_align_ros.types import UInt8Array
 
 def make_eyes(recipe: Recipe, sources: Sources, model: Pi0, features: FeatureExtractor, out: Path, log: Log) -> float:
     """Pretrain both in place, or load what an earlier call left in `out`; the features' PCA, and the linear R2 of
-    motion from them. A source without labels leaves the policy's eye to the training of the policy."""
+    motion from them. A source without labels leaves the policy's eye to the training of the policy; a base has its
+    own."""
     source, horizon = sources.training, model.architecture.action_horizon
-    if source.labels is not None:
+    if source.labels is not None and recipe.base is None:
         _see(recipe, source.labels, model, out, log)
     _see_motion(recipe, source, features, horizon, out, log)
     seed, frames, size = recipe.seed, recipe.vision.frames, features.config.dino.image_size

@@ -6,25 +6,29 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
-from torch import Tensor
 
 from vla_align_ros.experience.source import Source
 from vla_align_ros.policy.features import FeatureExtractor
 from vla_align_ros.policy.prepare import Robot
 from vla_align_ros.seeds import Part, Stream, rng_of, seed_of
-from vla_align_ros.training.dataset import Samples, make_samples
+from vla_align_ros.training.dataset import Batch, Samples, make_samples
 from vla_align_ros.training.progress import Log
 from vla_align_ros.training.recipe import Recipe
 
 
 class Feed:
     """Shards of `recipe.shard_samples`, each seen `recipe.shard_epochs` times. While one is trained on, a thread makes
-    the next. How fast they are made and trained on is logged with each."""
+    the next. How fast they are made and trained on is logged with each.
+
+    part: of the `recipe.batch_parts` that a batch has. Each has shards of its own, that much smaller.
+    """
 
     def __init__(
-        self, source: Source, robot: Robot, features: FeatureExtractor, recipe: Recipe, steps: int, log: Log
+        self, source: Source, robot: Robot, features: FeatureExtractor, recipe: Recipe, steps: int, log: Log, part: int
     ) -> None:
         """steps: of the whole run."""
+        self.part, self._parts = part, recipe.batch_parts
+        self._batch_size, self._shard_size = recipe.batch_size // self._parts, recipe.shard_samples // self._parts
         self._source, self._robot, self._features, self._recipe, self._log = source, robot, features, recipe, log
         self._an_epoch = recipe.shard_samples // recipe.batch_size
         self._shards = -(-steps // (self._an_epoch * recipe.shard_epochs))
@@ -35,22 +39,22 @@ class Feed:
 
     _shard: Samples | None
 
-    def batch(self, step: int) -> tuple[Samples, Tensor]:
-        """The shard of a step, and the rows of it that the step is about. Steps come in order, from any one on."""
+    def batch(self, step: int) -> Batch:
+        """This part of the batch of a step. Steps come in order, from any one on."""
         epoch, within = divmod(step, self._an_epoch)
         index = epoch // self._recipe.shard_epochs
         if index != self._index or self._shard is None:
             line: dict[str, object] = {"stage": "samples"}
             if self._since is not None:
                 since_step, since_s = self._since
-                line["trained_per_s"] = (step - since_step) * self._recipe.batch_size / (time.monotonic() - since_s)
+                line["trained_per_s"] = (step - since_step) * self._batch_size / (time.monotonic() - since_s)
             self._index, (self._shard, line["made_per_s"]) = index, self._made(index)
             self._next = self._thread.submit(self._make, index + 1) if index + 1 < self._shards else None
             self._since = step, time.monotonic()
             self._log(line)
-        seed = seed_of(self._recipe.seed, Part.BATCHES, epoch)
-        order = torch.randperm(self._recipe.shard_samples, generator=torch.Generator().manual_seed(seed))
-        return self._shard, order[within * self._recipe.batch_size : (within + 1) * self._recipe.batch_size]
+        seed = seed_of(self._recipe.seed, Part.BATCHES, epoch * self._parts + self.part)
+        order = torch.randperm(self._shard_size, generator=torch.Generator().manual_seed(seed))
+        return self._shard.batch(order[within * self._batch_size : (within + 1) * self._batch_size])
 
     def _made(self, index: int) -> tuple[Samples, float]:
         return self._make(index) if self._next is None else self._next.result()
@@ -58,15 +62,18 @@ class Feed:
     def _make(self, index: int) -> tuple[Samples, float]:
         """A shard, and how many samples a second it was made with."""
         started = time.monotonic()
-        shard = make_shard(self._source, self._robot, self._features, self._recipe, index)
-        return shard, self._recipe.shard_samples / (time.monotonic() - started)
+        number = index * self._parts + self.part
+        shard = make_shard(self._source, self._robot, self._features, self._recipe, number, self._shard_size)
+        return shard, self._shard_size / (time.monotonic() - started)
 
 
-def make_shard(source: Source, robot: Robot, features: FeatureExtractor, recipe: Recipe, index: int) -> Samples:
-    """The samples of one shard; a share of them from the first robot, beside its own."""
-    rng = rng_of(recipe.seed, Stream.SHARD, index)
-    row = rng.integers(0, len(source.robots), recipe.shard_samples)
-    row[rng.random(recipe.shard_samples) < recipe.first_robot_share] = 0
+def make_shard(
+    source: Source, robot: Robot, features: FeatureExtractor, recipe: Recipe, number: int, size: int
+) -> Samples:
+    """The `size` samples of one shard; a share of them from the first robot, beside its own."""
+    rng = rng_of(recipe.seed, Stream.SHARD, number)
+    row = rng.integers(0, len(source.robots), size)
+    row[rng.random(size) < recipe.first_robot_share] = 0
     architecture = robot.config.architecture
     raw = source.samples(row, architecture.action_horizon, architecture.vision.image_size, rng)
     return make_samples(raw, robot, features)

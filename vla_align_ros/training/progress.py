@@ -22,33 +22,47 @@ def save_atomically(tensors: dict[str, Tensor], path: Path) -> None:
     os.replace(temporary, path)
 
 
+def replace_text(path: Path, text: str) -> None:
+    """Write a file so that it is always whole."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
 def log_line(folder: Path, record: dict[str, Any]) -> None:
     """Append one JSON line to `log.jsonl`."""
+    said = {key: float(f"{v:.6g}") if isinstance(v, float) else v for key, v in record.items()}
     with (folder / "log.jsonl").open("a") as file:
-        file.write(json.dumps({key: round(v, 5) if isinstance(v, float) else v for key, v in record.items()}) + "\n")
+        file.write(json.dumps(said) + "\n")
+
+
+def mend_log(folder: Path) -> None:
+    """Take out a last line of `log.jsonl` that a kill or a full disk left unfinished."""
+    path = folder / "log.jsonl"
+    if path.exists() and (whole := path.read_bytes()) and not whole.endswith(b"\n"):
+        os.truncate(path, whole.rfind(b"\n") + 1)
 
 
 POLICY_FILE, LAST_STAGE_FILE = "policy.safetensors", "alignment.safetensors"
 
 
-def save_step(path: Path, step: int, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer) -> None:
-    """Weights, optimizer moments and step number in one file."""
-    tensors = {f"{name}.{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
+def save_step(path: Path, step: int, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Weights but for frozen ones, optimizer moments and step number in one file."""
+    frozen = _frozen(module)
+    tensors = {key: value for key, value in module.state_dict().items() if key not in frozen}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in state.items()}
     save_atomically(tensors | {"step": torch.tensor(step)}, path)
 
 
-def load_step(path: Path, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer) -> int:
-    """The step to go on from; 0 when nothing was saved. Loads into modules and optimizer."""
+def load_step(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """The step to go on from; 0 when nothing was saved. Loads into module and optimizer."""
     if not path.exists():
         return 0
-    tensors = load_file(path)
-    for name, module in modules.items():
-        prefix = f"{name}."
-        module.load_state_dict(
-            {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-        )
+    tensors, own = load_file(path), module.state_dict()
+    module.load_state_dict(
+        {key: own[key] for key in _frozen(module)} | {key: value for key, value in tensors.items() if key in own}
+    )
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         if key.startswith("optimizer."):
@@ -57,3 +71,7 @@ def load_step(path: Path, modules: dict[str, nn.Module], optimizer: torch.optim.
     if state:
         optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
     return int(tensors["step"])
+
+
+def _frozen(module: nn.Module) -> set[str]:
+    return {name for name, parameter in module.named_parameters() if not parameter.requires_grad}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from vla_align_ros.checked import load_yaml
+from vla_align_ros.policy.config import AlignmentConfig
 
 _strict = ConfigDict(extra="forbid")
 
@@ -38,8 +39,24 @@ class VisionRecipe:
 
 
 @dataclass(frozen=True, config=_strict)
+class BaseRecipe:
+    """A model that never had an E-Token, to which one is added (`training/base.py`).
+
+    folder: a zoo folder, or a name from the zoo. freeze: what of it stays as it is: its `vlm`, eye included, or all of
+    the `base`. learning_rate_scale: of what does not, times learning_rate. alignment: as in `model.yaml`, for sizes
+    that are not the default's.
+    """
+
+    folder: str = ""
+    freeze: Literal["vlm", "base"] = "base"
+    learning_rate_scale: float = 0.02
+    peft_num_tokens: Annotated[int, Field(ge=1)] = 4
+    alignment: AlignmentConfig | None = None
+
+
+@dataclass(frozen=True, config=_strict)
 class Recipe:
-    """Everything that a run depends on beside `model` (a `model.yaml` without weights) and the code.
+    """Everything that a run depends on beside `model` (a `model.yaml` without weights) or `base`, and the code.
 
     source: what it is trained on (`cli/sources.py` says what may stand there); each of its robots gets a token.
     samples: how many the policy sees; shard_samples are drawn at a time and seen shard_epochs times.
@@ -50,16 +67,19 @@ class Recipe:
     regression_weight (the chunk, read from E before the action expert's last layer), keypoint_weight (where tip and
     target are in the images, read from the prefix's last token). alignment_samples: how many the alignment expert sees
     after that, alone; late_time_share: of them have a flow time near 1.
+    batch_parts: a batch is drawn and computed in so many parts, one after the other or in as many processes.
     """
 
-    model: str
     source: dict[str, Any]
+    model: str | None = None
+    base: BaseRecipe | None = None
     seed: int = 0
     vision: VisionRecipe = VisionRecipe()
     samples: int = 512_000
     shard_samples: int = 16_384
     shard_epochs: int = 2
     batch_size: int = 128
+    batch_parts: Annotated[int, Field(ge=1)] = 1
     learning_rate: float = 1.5e-3
     warmup_steps: int = 150
     weight_decay: float = 0.01
@@ -76,6 +96,13 @@ class Recipe:
     keypoint_weight: float = 0.5
     alignment_samples: int = 0
     late_time_share: float = 0.7
+
+    def __post_init__(self) -> None:
+        if (self.model is None) == (self.base is None):
+            raise ValueError("either `model` (trained from nothing) or `base` (a trained one) is needed")
+        for key in ("batch_size", "shard_samples"):
+            if getattr(self, key) % self.batch_parts:
+                raise ValueError(f"batch_parts ({self.batch_parts}) must divide {key} ({getattr(self, key)})")
 
 
 def load_recipe(path: Path) -> Recipe:

@@ -1,4 +1,4 @@
-"""Train a zoo model from nothing, from any source: `vla-align train --config config/train/tiny.yaml`.
+"""Train a zoo model from nothing or from a base (`base.py`), from any source: `vla-align train --config RECIPE`.
 
 Stages, each skipped when its file exists: the policy's eye (from labels: where a source has none, it is learned with
 the policy), the features' eye, the policy with its token bank, the alignment expert alone; with `--export` the limits
@@ -7,51 +7,55 @@ and the zoo folder (`export.py`). Deterministic for a seed on one machine, on it
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
 import yaml
-from torch import Tensor, nn
 
 from vla_align_ros.experience.source import Source, Sources
 from vla_align_ros.observation.normalise import Normaliser, check_norm_stats, save_norm_stats
-from vla_align_ros.policy.config import ModelConfig, load_model_description
+from vla_align_ros.policy.config import ModelConfig
 from vla_align_ros.policy.features import FeatureExtractor
-from vla_align_ros.policy.losses import LossWeights
 from vla_align_ros.policy.pi0 import Pi0
 from vla_align_ros.policy.prepare import Robot
 from vla_align_ros.policy.tokenizer import TOKENIZER_FILE, PromptTokenizer
 from vla_align_ros.seeds import Part, seed_of
 from vla_align_ros.training.aids import Aids
 from vla_align_ros.training.bank import TokenBank
-from vla_align_ros.training.dataset import Samples, norm_stats
+from vla_align_ros.training.base import base_parameters, compare, keep_losses, load_base, model_of
+from vla_align_ros.training.dataset import norm_stats
 from vla_align_ros.training.eyes import make_eyes
-from vla_align_ros.training.feed import Feed
 from vla_align_ros.training.last_stage import train_alignment_expert
+from vla_align_ros.training.loop import run_steps
 from vla_align_ros.training.make_tokenizer import write_tokenizer
-from vla_align_ros.training.progress import POLICY_FILE, Log, load_step, log_line, save_step
+from vla_align_ros.training.objective import JointObjective
+from vla_align_ros.training.processes import Processes, is_main
+from vla_align_ros.training.progress import POLICY_FILE, Log, log_line, mend_log, replace_text
 from vla_align_ros.training.recipe import Recipe, RecipeError
-from vla_align_ros.training.trainee import Trainee, learning_rate_at
+from vla_align_ros.training.trainee import Trainee
 
 
-def prepare(recipe: Recipe, recipe_path: Path, sources: Sources, out: Path, log: Log, device: torch.device) -> Trainee:
+def prepare(
+    recipe: Recipe, recipe_path: Path, sources: Sources, out: Path, log: Log, device: torch.device, processes: int = 1
+) -> Trainee:
     """Model, features and data on `device`, with the pretraining stages done (or loaded from `out`)."""
     out.mkdir(parents=True, exist_ok=True)
-    config = load_model_description(recipe_path.parent / recipe.model)
-    architecture = config.architecture
+    architecture = (config := model_of(recipe, recipe_path)).architecture
     if architecture.alignment is None or not architecture.use_peft_prefix_token:
         raise RecipeError(f"{recipe.model}: training needs architecture.alignment and use_peft_prefix_token: true")
-    if architecture.variant == "pi05":
-        text = "its prompt holds the state in numbers, for which a tokenizer of words has none"
-        raise RecipeError(f"{recipe.model}: a pi05 cannot be trained from nothing, {text}: use variant pi0")
-    torch.manual_seed(seed_of(recipe.seed, Part.MODEL))
-    model = Pi0(architecture).to(device)
+    log({**_about(sources), "processes": processes})
+    if recipe.base is None:
+        if architecture.variant == "pi05":
+            text = "its prompt holds the state in numbers, for which a tokenizer of words has none"
+            raise RecipeError(f"{recipe.model}: a pi05 cannot be trained from nothing, {text}: use variant pi0")
+        robot = _robot(recipe, sources.training, config, out, log)
+        torch.manual_seed(seed_of(recipe.seed, Part.MODEL))
+        model = Pi0(architecture).to(device)
+    else:
+        model, robot = load_base(recipe, recipe_path, sources, out, device)
     features = FeatureExtractor(architecture.alignment.features).to(device)
-    log(_about(sources))
-    robot = _robot(recipe, sources.training, config, out, log)
     motion_r2 = make_eyes(recipe, sources, model, features, out, log)
     torch.manual_seed(seed_of(recipe.seed, Part.TOKEN_BANK))
     rows, width = len(sources.training.robots), architecture.action_expert.width
@@ -96,100 +100,58 @@ def _check_same(out: Path, recipe: Recipe) -> None:
     """A run goes on with what it was begun with, which `recipe.yaml` in it says."""
     path, now = out / "recipe.yaml", asdict(recipe)
     begun = yaml.safe_load(path.read_text()) if path.exists() else now
-    if changed := [key for key in ("model", "source", "seed") if begun.get(key) != now[key]]:
+    if changed := [key for key in ("model", "base", "source", "seed") if begun.get(key) != now[key]]:
         raise RecipeError(f"{out}: begun with another {' and '.join(changed)}: give each run a folder of its own")
-    path.write_text(yaml.safe_dump(now))
+    replace_text(path, yaml.safe_dump(now))
 
 
 def make_optimizer(trainee: Trainee, aids: Aids, recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW; `scale` of a group multiplies the learning rate of the moment."""
-    model = trainee.model
-    own = {id(p) for p in model.vision_tower.parameters()} | {id(model.peft_prefix_token)}
-    tokens = [p for p in trainee.bank.parameters() if p.requires_grad]
+    """AdamW of what is not frozen; `scale` of a group multiplies the learning rate of the moment."""
+    model, decay = trainee.model, recipe.weight_decay
+    of_base = [] if recipe.base is None else base_parameters(model)
+    eye = [] if of_base else list(model.vision_tower.parameters())
+    assert model.peft_prefix_token is not None
+    own = {id(p) for p in [*eye, *of_base, model.peft_prefix_token]}
     rest = [p for p in [*model.parameters(), *aids.parameters()] if id(p) not in own]
+    base_scale = 1.0 if recipe.base is None else recipe.base.learning_rate_scale
     groups = [
-        {"params": [p for p in rest if p.dim() >= 2], "weight_decay": recipe.weight_decay, "scale": 1.0},
-        {"params": [p for p in rest if p.dim() < 2], "weight_decay": 0.0, "scale": 1.0},
-        {
-            "params": list(model.vision_tower.parameters()),
-            "weight_decay": 0.0,
-            "scale": recipe.vision_learning_rate_scale,
-        },
-        {"params": [model.peft_prefix_token], "weight_decay": 0.0, "scale": recipe.e_token_learning_rate_scale},
-        {
-            "params": tokens,
-            "weight_decay": recipe.weight_decay,
-            "scale": recipe.token_learning_rate_scale if trainee.bank.free else 1.0,
-        },
+        ([p for p in rest if p.dim() >= 2], decay, 1.0),
+        ([p for p in rest if p.dim() < 2], 0.0, 1.0),
+        (eye, 0.0, recipe.vision_learning_rate_scale),
+        ([model.peft_prefix_token], 0.0, recipe.e_token_learning_rate_scale),
+        (list(trainee.bank.parameters()), decay, recipe.token_learning_rate_scale if trainee.bank.free else 1.0),
+        ([p for p in of_base if p.dim() >= 2], decay, base_scale),
+        ([p for p in of_base if p.dim() < 2], 0.0, base_scale),
     ]
-    return torch.optim.AdamW(groups, recipe.learning_rate, betas=(0.9, 0.98), fused=True)
+    trained = (([p for p in each if p.requires_grad], decay, scale) for each, decay, scale in groups)
+    wanted = [{"params": each, "weight_decay": decay, "scale": scale} for each, decay, scale in trained if each]
+    return torch.optim.AdamW(wanted, recipe.learning_rate, betas=(0.9, 0.98), fused=True)
 
 
-def train_policy(trainee: Trainee, recipe: Recipe, out: Path, log: Log, save_every_s: float) -> None:
+def train_policy(
+    trainee: Trainee, recipe: Recipe, out: Path, log: Log, save_every_s: float, processes: Processes
+) -> None:
     """The joint training; goes on where `out` left off."""
-    model, bank = trainee.model, trainee.bank
+    model = trainee.model
     torch.manual_seed(seed_of(recipe.seed, Part.AIDS))
     labels = trainee.sources.training.labels
     aids = Aids(model, 0 if labels is None else labels.num_points).to(trainee.device)
     optimizer = make_optimizer(trainee, aids, recipe)
-    modules: dict[str, nn.Module] = {"model": model, "bank": bank, "aids": aids}
-    step = load_step(out / POLICY_FILE, modules, optimizer)
-    total = recipe.samples // recipe.batch_size
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    weights, saved = LossWeights(recipe.lambda_perc, recipe.lambda_dyn, recipe.lambda_inv), time.monotonic()
-    feed = Feed(trainee.sources.training, trainee.robot, trainee.features, recipe, total, log)
-    model.train()
-    while step < total:
-        shard, rows = feed.batch(step)
-        learning_rate = learning_rate_at(step, total, recipe)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate * group["scale"]
-        losses = _losses(trainee, aids, recipe, shard, rows, weights, step)
-        loss = losses["total_loss"] + recipe.regression_weight * losses["regression_loss"]
-        if "keypoint_loss" in losses:
-            loss = loss + recipe.keypoint_weight * losses["keypoint_loss"]
-        optimizer.zero_grad()
-        loss.backward()
+    objective = JointObjective(model, trainee.bank, aids, recipe)
+
+    def figures(learning_rate: float) -> dict[str, float]:
         e_token = model.peft_prefix_token
         assert e_token is not None
         assert e_token.grad is not None
-        record: dict[str, object] = {"stage": "policy", "step": step, "learning_rate": learning_rate}
-        record |= {"e_token_learning_rate": learning_rate * recipe.e_token_learning_rate_scale}
-        record |= {
-            "e_token_norm": float(e_token.detach().norm()),
-            "e_token_grad_norm": float(e_token.grad.norm()),
-        }
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        step += 1
-        log(record | {name: float(value.detach()) for name, value in losses.items()})
-        if time.monotonic() - saved > save_every_s or step == total:
-            save_step(out / POLICY_FILE, step, modules, optimizer)
-            saved = time.monotonic()
+        norm, grad_norm = (float(tensor.detach().norm()) for tensor in (e_token, e_token.grad))
+        rate = learning_rate * recipe.e_token_learning_rate_scale
+        return {"e_token_learning_rate": rate, "e_token_norm": norm, "e_token_grad_norm": grad_norm}
+
+    model.train()
+    model.e_token_is_left_out = False
+    path = out / POLICY_FILE
+    run_steps("policy", objective, optimizer, trainee, recipe, path, log, save_every_s, processes, figures)
     model.eval()
-
-
-def _losses(
-    trainee: Trainee, aids: Aids, recipe: Recipe, shard: Samples, rows: Tensor, weights: LossWeights, step: int
-) -> dict[str, Tensor]:
-    generator = torch.Generator(trainee.device).manual_seed(seed_of(recipe.seed, Part.FLOW, step))
-    keep = (torch.rand(len(rows), generator=generator, device=trainee.device) >= recipe.token_drop).float()
-    e_0 = trainee.model.peft_prefix_token
-    assert e_0 is not None
-    token = trainee.bank.tokens(e_0, shard.row[rows], keep)
-    inputs = shard.policy_input(rows)
-    total, parts = trainee.model(
-        inputs,
-        shard.actions[rows],
-        shard.experience[rows],
-        weights,
-        action_draws=recipe.action_draws,
-        peft_token=token,
-        generator=generator,
-    )
-    action_mask = shard.experience.action_mask
-    helped = aids(shard.actions[rows], action_mask, shard.points[rows], inputs.token_masks, recipe.action_draws)
-    return {"total_loss": total, **parts, **helped}
 
 
 def train(
@@ -201,15 +163,27 @@ def train(
     device: torch.device,
     save_every_s: float = 120.0,
 ) -> Trainee:
-    """All stages up to the trained policy. `out` holds the run; a second call goes on where it stopped."""
+    """All stages up to the trained policy. `out` holds the run; a second call goes on where it stopped. With several
+    processes (`processes.py`) each returns the same, and the main one alone writes and logs."""
     out.mkdir(parents=True, exist_ok=True)
-    _check_same(out, recipe)
+    processes = Processes(device)
 
     def record(line: dict[str, object]) -> None:
-        log_line(out, line)
-        log(line)
+        if is_main():
+            log_line(out, line)
+            log(line)
 
-    trainee = prepare(recipe, recipe_path, sources, out, record, device)
-    train_policy(trainee, recipe, out, record, save_every_s)
-    train_alignment_expert(trainee, recipe, out, record, save_every_s)
+    processes.own_parts(recipe.batch_parts)
+    with processes.main_first():
+        if is_main():
+            mend_log(out)
+            _check_same(out, recipe)
+        trainee = prepare(recipe, recipe_path, sources, out, record, processes.device, processes.count)
+        if recipe.base is not None:
+            keep_losses(trainee, recipe, out)
+    train_policy(trainee, recipe, out, record, save_every_s, processes)
+    train_alignment_expert(trainee, recipe, out, record, save_every_s, processes)
+    if recipe.base is not None and is_main():
+        compare(trainee, recipe, out, record)
+    processes.end()
     return trainee

@@ -1,0 +1,1 @@
+"""How long the work takes, how much of it there is, and how fast this machine could do it (`vla-align bench`)."""
