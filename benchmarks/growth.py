@@ -2,13 +2,14 @@
 
     python benchmarks/growth.py --json growth.json
 
-CPU seconds on one thread: a model of the zoo with a made-up bank and made-up experience; and, at the medium size, one
-row of an alignment (a row: one draw of t and noise for one experience) beside one `sample_actions`.
+CPU seconds on one thread of a model of the zoo with a made-up bank and made-up experience; and counted, at the full
+size, GFLOP of one `sample_actions` and of one row of an alignment (one draw of t and noise for one experience).
 """
 
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,8 +28,8 @@ from vla_align_ros.speed import measure, whole
 from vla_align_ros.speed.sizes import architecture, network
 from vla_align_ros.zoo import find_model
 
-BANKS, EXPERIENCES, CAMERAS, HORIZONS = (64, 192, 512, 2048), (32, 64, 128, 256), (1, 2, 3), (10, 50, 100)
-LEARNED, ROWS, CALLS = 96, 4, 2
+BANKS, EXPERIENCES, CAMERAS, HORIZONS = (64, 192, 512), (32, 64, 128), (1, 2, 3), (10, 50, 100)
+LEARNED, NUM_STEPS = 96, 10
 
 
 def by_bank(policy: Policy) -> dict[int, float]:
@@ -50,14 +51,12 @@ def by_experiences(policy: Policy) -> dict[int, dict[str, float]]:
     }
 
 
-def of_size(a: Architecture) -> dict[str, dict[str, float]]:
-    """CPU ms, GFLOP and, for an experience, MB."""
-    model = network(a, "cpu")
-    limit = measure.peak(model, torch.device("cpu"))
-    parts = measure.sampling(measure.plan_of(model, 10), CALLS, limit) | measure.aligning(model, ROWS, CALLS, limit)
-    found = {name: {"cpu_ms": part["cpu_ms"], "gflop": part["flops"] / 1e9} for name, part in parts.items()}
-    found["prefix of a row"]["mb"] = measure.aligning_mb(model, 1)
-    return found
+def of_size(a: Architecture) -> dict[str, float]:
+    """GFLOP of each part, and the MB that an experience holds in float32."""
+    model, unlimited = network(a, "meta"), measure.Peak(math.inf, math.inf)
+    parts = measure.sampling(measure.plan_of(model, NUM_STEPS), 0, unlimited)
+    parts |= measure.aligning(model, 1, 0, unlimited)
+    return {name: part["flops"] / 1e9 for name, part in parts.items()} | {"held_mb": measure.aligning_mb(model, 1)}
 
 
 def main(
@@ -67,12 +66,12 @@ def main(
     """Measure, with one thing changed at a time."""
     torch.set_num_threads(1)
     policy = load_policy(find_model(model), "cpu")
-    names, medium = ("base", "left", "right"), architecture("medium", "pi0")
+    names, full = ("base", "left", "right"), architecture("full", "pi0")
     numbers: dict[str, Any] = {
         "bank": by_bank(policy),
         "experiences": by_experiences(policy),
-        "cameras": {count: of_size(architecture("medium", "pi0", names[:count])) for count in CAMERAS},
-        "horizon": {count: of_size(replace(medium, action_horizon=count)) for count in HORIZONS},
+        "cameras": {count: of_size(architecture("full", "pi0", names[:count])) for count in CAMERAS},
+        "horizon": {count: of_size(replace(full, action_horizon=count)) for count in HORIZONS},
     }
     print(json.dumps(numbers, indent=2))
     machine.write(json_file, numbers)

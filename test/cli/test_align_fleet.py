@@ -50,6 +50,7 @@ def test_a_token_for_each_robot_in_spite_of_a_bad_bag_and_a_killed_worker(
 
     monkeypatch.setattr(align_fleet, "attempt", killed_once)
     monkeypatch.setattr(align_fleet, "RETRIES", 1)
+    monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "0")  # what else fills this machine is no fault of the fleet
     short = ["--set", "guard.too_little_experience=8"]
     result = align("--fleet", fleet, "--store", stores, "--json", *short)
     assert result.exit_code == 1, result.output

@@ -53,7 +53,7 @@ def test_the_full_size_is_counted_and_not_run(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     for name, subject in json.loads(file.read_text())["measured"].items():
         assert all(set(subject["parts"][part]) == WORK for part in NETWORK), name
-        assert subject["memory_mb"]["weights"] == pytest.approx(7_400, rel=0.1), "3.7 billion numbers"
+        assert subject["memory_mb"]["weights"] == pytest.approx(8_400, rel=0.05), "the alignment expert is float32"
         assert subject["memory_mb"]["sampling"] < 1500, "as the design asks"
 
 

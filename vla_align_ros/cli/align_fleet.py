@@ -102,6 +102,7 @@ def on_ray(
 
 def _started(cluster: str) -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_task_oom_retries", str(RETRIES))  # Ray's own default is for ever
     try:
         import ray
     except ImportError:
@@ -119,6 +120,8 @@ def _outcome(ray: Any, ready: Any) -> Outcome:
         outcome: Outcome = ray.get(ready)
     except ray.exceptions.WorkerCrashedError:
         return failed(f"its worker was killed {RETRIES + 1} times: is there enough memory for one?")
+    except ray.exceptions.OutOfMemoryError:
+        return failed(f"its worker was ended {RETRIES + 1} times, since this machine's memory was nearly full")
     except ray.exceptions.RayTaskError as error:
         return failed(f"internal error: {error.cause!r}")
     except ray.exceptions.RayError as error:

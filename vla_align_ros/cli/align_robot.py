@@ -101,8 +101,8 @@ def _run(job: Job) -> Outcome:
     note = f"the store is in use by {owner}, which follows what becomes active" if owner is not None else ""
     bags = _read(policy, job, topics, params, runtime.buffer)
     report = runtime.align(params.align, params.exploration_fraction, seed=job.seed)
-    verdict, whole = "kept" if report.accepted else "refused", report.reason is Reason.TOO_LITTLE_EXPERIENCE
-    return Outcome(verdict, report.sentence(), report.to_json(), bags, whole, note)
+    became, whole = "kept" if report.accepted else "refused", report.reason is Reason.TOO_LITTLE_EXPERIENCE
+    return Outcome(became, report.sentence(), report.to_json(), bags, whole, note)
 
 
 def params_of(job: Job, recommended: Mapping[str, Any]) -> PolicyParams:
