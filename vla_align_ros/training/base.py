@@ -17,20 +17,17 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from vla_align_ros.experience.source import Source, Sources
-from vla_align_ros.foreign import what_is_folder
 from vla_align_ros.policy import flow, load_policy
 from vla_align_ros.policy.config import (
-    MODEL_FILE,
     AlignmentConfig,
     Architecture,
     FeatureConfig,
     ModelConfig,
-    ModelConfigError,
     VisionConfig,
     WeightsConfig,
-    load_model_config,
     load_model_description,
 )
+from vla_align_ros.policy.load import read_folder
 from vla_align_ros.policy.pi0 import Pi0
 from vla_align_ros.policy.prepare import Robot
 from vla_align_ros.seeds import Part, Stream, rng_of, seed_of
@@ -52,9 +49,7 @@ def model_of(recipe: Recipe, recipe_path: Path) -> ModelConfig:
     if recipe.base is None:
         return load_model_description(recipe_path.parent / str(recipe.model))
     folder = folder_of(recipe.base, recipe_path)
-    if not (folder / MODEL_FILE).exists():
-        raise ModelConfigError(f"{folder}: {what_is_folder(folder)}")
-    base = load_model_config(folder)
+    base = read_folder(folder).config
     if base.architecture.use_peft_prefix_token or base.architecture.alignment is not None:
         raise RecipeError(f"{folder}: has an E-Token already: align it (`vla-align align`), or name a model without")
     expert, given = base.architecture.action_expert, recipe.base.alignment

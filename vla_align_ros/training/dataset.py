@@ -43,7 +43,7 @@ def _stats_of(values: Float32Array) -> NormStats:
 @dataclass(frozen=True)
 class Batch:
     """What a step is about, of B samples. alignment_inputs: what the alignment expert's prefix is made of, where it is
-    not the policy's own: pi0.5's without the state. The rest is as in `Samples`."""
+    not the policy's own: without the state in words. The rest is as in `Samples`."""
 
     inputs: PolicyInput
     alignment_inputs: PolicyInput | None
@@ -74,7 +74,7 @@ class Samples:
 
     def batch(self, rows: Tensor) -> Batch:
         """Some rows (B,)."""
-        apart = self.robot.config.architecture.variant == "pi05"
+        apart = self.robot.config.architecture.state_in_prompt
         own = self.policy_input(rows, state_in_prompt=False) if apart else None
         found = (self.actions[rows], self.experience[rows], self.points[rows], self.row[rows])
         return Batch(self.policy_input(rows), own, *found)
