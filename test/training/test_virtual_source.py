@@ -13,7 +13,6 @@ import yaml
 from builders import architecture_dict, model_yaml
 from lerobot_files import CAMERAS, write_dataset
 from pydantic import TypeAdapter
-from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from vla_align_ros.cli.main import app
@@ -299,7 +298,6 @@ def test_a_model_trains_on_them_and_is_shown_its_view_when_it_acts(tmp_path: Pat
     assert result.exit_code == 0, result.output
     lines = [json.loads(line) for line in (run / "log.jsonl").open()]
     assert next(line["robots"] for line in lines if line["stage"] == "source") == 4
-    assert load_file(run / "policy.safetensors")["bank.offset_of.0.weight"].shape[0] == 4
     sources = open_sources(recipe["source"], TypeAdapter(ModelConfig).validate_python(described), 0)
     trainee = train(path, load_recipe(path), sources, run, lambda line: None, find_device("cpu"))
     seen = sources.training.samples(np.zeros(1, np.int64), 4, 16, np.random.default_rng(0)).experiences[0].observation
