@@ -214,6 +214,16 @@ BAD_LEROBOT: dict[str, tuple[Callable[[Path], Any], type[ValueError], str]] = {
         ModelConfigError,
         "state is normalised by QUANTILES and action by MEAN_STD",
     ),
+    "pictures that are normalised": (
+        edited("policy_preprocessor.json", lambda raw: raw["steps"][6]["config"]["norm_map"].update(VISUAL="MEAN_STD")),
+        ModelConfigError,
+        "normalises pictures by MEAN_STD, IDENTITY is supported",
+    ),
+    "relative nobody says how": (
+        edited("policy_preprocessor.json", lambda raw: raw["steps"].pop(5)),
+        ModelConfigError,
+        "is enabled without relative_actions_processor",
+    ),
 }
 
 
