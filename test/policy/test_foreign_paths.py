@@ -245,6 +245,13 @@ def test_a_bad_lerobot_folder_is_refused(kind: str, tmp_path: Path) -> None:
     assert said in str(caught.value)
 
 
+def test_an_old_lerobot_is_remarked_on(tmp_path: Path) -> None:
+    made = lerobots(tmp_path / "folder", "pi05")
+    assert not any("old lerobot" in remark for remark in load(made).remarks)
+    edited("config.json", lambda raw: raw.pop("use_relative_actions"))(made[0])
+    assert any("old lerobot" in remark for remark in load(made).remarks)
+
+
 def test_what_only_the_user_knows_is_asked_for(tmp_path: Path) -> None:
     folder, settings = openpis(tmp_path / "folder")
     with pytest.raises(ModelConfigError, match="give action_horizon"):

@@ -211,6 +211,8 @@ def _read_lerobot(folder: Path, sizes: _Sizes, settings: ForeignSettings) -> For
         )
     processors = read_processors(folder, said)
     robot, remarks = _seen_by(folder, settings.robot, pictures, processors.renamed)
+    if sizes.variant == "pi05" and "use_relative_actions" not in said:  # which 0.5.1 brought
+        remarks.append(f"{path}: of an old lerobot, whose prompts before 0.5 held the padded state, as ours do not")
     robot = _with_relative_actions(folder, robot, processors)
     stats_path, stats = processors.stats_path, processors.stats
     if settings.norm_stats is not None:
