@@ -18,6 +18,7 @@ from typing import Annotated, Any, TypeVar
 import machine
 import torch
 import typer
+from golden import new_pictures
 from torch import Tensor
 
 from vla_align_ros.policy import flow
@@ -148,8 +149,9 @@ def main(
     inputs, experience = given(a, experiences)
     noise = torch.randn(1, a.action_horizon, a.action_dim)
     sampler = timed("fuse", lambda: FastSampler(model))
-    chunk = timed("first sample", lambda: sampler(inputs[:1], noise))
-    timed("sample", lambda: sampler(inputs[:1], noise))
+    seen = new_pictures(inputs[:1])
+    chunk = timed("first sample", lambda: sampler(next(seen), noise))
+    timed("sample", lambda: sampler(next(seen), noise))
     numbers["align"] = timed("align step", lambda: align_step(model, inputs, experience))
     numbers["finite"] = bool(chunk.isfinite().all())
     print({name: numbers[name] for name in ("weights_gb", "align", "finite")})

@@ -94,6 +94,12 @@ def test_each_robot_has_its_recordings_and_a_store_of_its_own(tmp_path: Path) ->
     assert align_fleet.attempt(found["third"]).verdict == "failed"
 
 
+def test_a_robots_folder_that_cannot_be_read_is_its_own_failure(tmp_path: Path) -> None:
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    assert align_fleet.recordings_of(loop) == (loop,)
+
+
 def test_the_table_has_a_line_for_each_robot() -> None:
     outcomes = {
         "arm1": Outcome("kept", "alignment kept: better", {"token_version": "000002"}),

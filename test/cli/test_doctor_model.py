@@ -15,7 +15,9 @@ from typer.testing import CliRunner
 from vla_align_ros.cli import doctor_model
 from vla_align_ros.cli.doctor_model import Check, check_model
 from vla_align_ros.cli.main import app
+from vla_align_ros.policy import Policy, load_policy
 from vla_align_ros.policy.load import memory_of, read_folder
+from vla_align_ros.types import ActionChunk, Observation
 
 TINY = Path(__file__).resolve().parents[2] / "models" / "tiny"
 shell = CliRunner()
@@ -97,6 +99,18 @@ def test_chunks_that_would_be_late_are_warned_of(folder: Path) -> None:
     edit(folder / "model.yaml", robot={"control_rate_hz": 10.0, "execute": 8})
     check = findings(folder)["rate"]
     assert (check.status, "robot.execute is 8, the whole action_horizon" in check.todo) == ("warn", True)
+
+
+def test_the_rate_is_that_of_new_pictures(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures, infer = [], Policy.infer
+
+    def watched(policy: Policy, observation: Observation, *more: Any, **named: Any) -> ActionChunk:
+        pictures.append(b"".join(image.tobytes() for image in observation.images.values()))
+        return infer(policy, observation, *more, **named)
+
+    monkeypatch.setattr(Policy, "infer", watched)
+    doctor_model.check_rate(load_policy(folder, "cpu"))
+    assert len(pictures) == len(set(pictures)) == 1 + doctor_model.TIMED_CHUNKS, "one seen before is not encoded again"
 
 
 def test_the_shell_says_all_of_it_and_fails_where_one_fails(folder: Path) -> None:

@@ -152,6 +152,22 @@ def test_only_cameras_that_changed_are_encoded_again(dtype: str, monkeypatch: py
     assert torch.equal(sampler(first, noise, 2), fresh(first, noise, 2))
 
 
+def test_a_picture_whose_encoding_failed_is_encoded_when_it_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model().requires_grad_(False)
+    sampler, (first, noise) = FastSampler(model), given(model, 0)
+    moved = dataclasses.replace(first, images=tuple(image + 0.1 for image in first.images))
+    sampler(first, noise, 2)
+
+    def no_memory(images: Tensor) -> Tensor:
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(sampler, "vision", no_memory)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            sampler(moved, noise, 2)
+    assert torch.equal(sampler(moved, noise, 2), FastSampler(model)(moved, noise, 2))
+
+
 def test_the_readable_models_weights_are_views_of_the_fused_ones() -> None:
     model = make_model().requires_grad_(False)
     before = copy.deepcopy(model.state_dict())

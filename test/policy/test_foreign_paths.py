@@ -214,6 +214,16 @@ BAD_LEROBOT: dict[str, tuple[Callable[[Path], Any], type[ValueError], str]] = {
         ModelConfigError,
         "state is normalised by QUANTILES and action by MEAN_STD",
     ),
+    "pictures that are normalised": (
+        edited("policy_preprocessor.json", lambda raw: raw["steps"][6]["config"]["norm_map"].update(VISUAL="MEAN_STD")),
+        ModelConfigError,
+        "normalises pictures by MEAN_STD, IDENTITY is supported",
+    ),
+    "relative nobody says how": (
+        edited("policy_preprocessor.json", lambda raw: raw["steps"].pop(5)),
+        ModelConfigError,
+        "is enabled without relative_actions_processor",
+    ),
 }
 
 
@@ -233,6 +243,13 @@ def test_a_bad_lerobot_folder_is_refused(kind: str, tmp_path: Path) -> None:
     with pytest.raises(error) as caught:
         load(made)
     assert said in str(caught.value)
+
+
+def test_an_old_lerobot_is_remarked_on(tmp_path: Path) -> None:
+    made = lerobots(tmp_path / "folder", "pi05")
+    assert not any("old lerobot" in remark for remark in load(made).remarks)
+    edited("config.json", lambda raw: raw.pop("use_relative_actions"))(made[0])
+    assert any("old lerobot" in remark for remark in load(made).remarks)
 
 
 def test_what_only_the_user_knows_is_asked_for(tmp_path: Path) -> None:

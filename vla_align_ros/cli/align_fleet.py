@@ -54,11 +54,15 @@ def fleet_jobs(folder: Path, job: Job) -> dict[str, Job]:
 
 
 def recordings_of(robot: Path) -> tuple[Path, ...]:
-    """A robot's folder where it is a bag or a dataset itself, else all folders and storage files in it."""
-    found = sorted(path for path in robot.iterdir() if not path.name.startswith("."))
-    if any((robot / name).is_file() for name in ("metadata.yaml", "meta/info.json")):
+    """A robot's folder where it is a bag or a dataset itself, or cannot be read, which its own alignment says; else all
+    folders and storage files in it."""
+    try:
+        found = sorted(path for path in robot.iterdir() if not path.name.startswith("."))
+        if any((robot / name).is_file() for name in ("metadata.yaml", "meta/info.json")):
+            return (robot,)
+        return tuple(path for path in found if path.is_dir() or {".mcap", ".db3"} & set(path.suffixes))
+    except OSError:
         return (robot,)
-    return tuple(path for path in found if path.is_dir() or {".mcap", ".db3"} & set(path.suffixes))
 
 
 def attempt(job: Job) -> Outcome:
@@ -67,7 +71,7 @@ def attempt(job: Job) -> Outcome:
         if not job.sources:
             raise DeskError("no bag and no dataset in its folder")
         return run(job)
-    except DeskError as error:
+    except (DeskError, OSError) as error:
         return failed(str(error))
 
 

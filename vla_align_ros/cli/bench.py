@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -151,10 +150,9 @@ def _memory(model: Pi0, plan: Plan, experiences: int) -> dict[str, float]:
 
 def _check_memory(name: str, weights_mb: float, device: torch.device) -> None:
     """Raises ValueError where the weights, which are made in float32, do not fit."""
-    import torch
+    from vla_align_ros.cli.doctor_model import free_bytes
 
-    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-    free_mb = (torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free) / 1e6
+    free_mb = free_bytes(device) / 1e6
     if SPARE * weights_mb > free_mb:
         needed = f"{SPARE * weights_mb / 1e3:.0f} GB of memory, {free_mb / 1e3:.0f} are free"
         raise ValueError(f"{name} needs {needed}: leave it out")

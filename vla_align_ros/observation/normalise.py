@@ -64,6 +64,11 @@ class NormStats:
         if self.q01 is not None and self.q99 is not None and (self.q01 > self.q99).any():
             raise NormStatsError(f"q01 must not exceed q99, got {self.q01.tolist()} and {self.q99.tolist()}")
 
+    def is_padded(self, fields: int) -> bool:
+        """Whether there are numbers behind those of the first `fields` dimensions, and none of them was data."""
+        rest = slice(fields, None)
+        return len(self.mean) > fields and not self.mean[rest].any() and set(self.std[rest]) <= {0.0, 1.0}
+
 
 def load_norm_stats(path: Path, labels: Labels | None = None) -> dict[str, NormStats]:
     """Read `{"norm_stats": {"state": {mean, std, q01, q99}, "actions": {...}}}`; returns the two under these names.
@@ -130,9 +135,8 @@ def check_norm_stats(
         count, fields = len(part.mean), labels[name]
         if count != len(fields):
             text = f"{path}: {name} has {count} numbers, the robot has {len(fields)} fields {list(fields)}"
-            rest = slice(len(fields), count)
-            padded = count > len(fields) and not part.mean[rest].any() and set(part.std[rest]) <= {0.0, 1.0}
-            todo = f"the last {count - len(fields)} are padding: leave them out" if padded else "one each, in order"
+            padding = f"the last {count - len(fields)} are padding: leave them out"
+            todo = padding if part.is_padded(len(fields)) else "one each, in order"
             raise NormStatsError(f"{text}: {todo}")
         if mode == "quantiles" and part.q01 is None:
             raise NormStatsError(f"{path}: {name} has no q01 and q99, which `normalisation: quantiles` needs")

@@ -197,12 +197,16 @@ class Plan:
     def see(self, images: Sequence[Tensor]) -> None:
         """Encode each camera's picture (3, size, size), but for those that it showed last."""
         new = [index for index, image in enumerate(images) if not torch.equal(image, self.images[index])]
-        for index in new:
-            self.images[index] = images[index]
-        if len(new) == len(images) or (new and self.images.is_cuda):  # a graph is faster than some of it in eager steps
-            self.encode()
-        elif new:
-            self.seen[new] = self.sampler.vision(self.images[new]).view(len(new), *self.seen.shape[1:]).float()
+        try:
+            for index in new:
+                self.images[index] = images[index]
+            if len(new) == len(images) or (new and self.images.is_cuda):  # a graph is faster than a part in eager steps
+                self.encode()
+            elif new:
+                self.seen[new] = self.sampler.vision(self.images[new]).view(len(new), *self.seen.shape[1:]).float()
+        except BaseException:
+            self.images[new] = math.nan  # not seen, so that they are encoded when they come again
+            raise
 
     def _encode(self) -> None:
         """All cameras' pictures."""

@@ -183,9 +183,9 @@ def _openpis_statistics(folder: Path) -> Path:
 def _cut(stats: NormStats, fields: int, name: str) -> tuple[NormStats, list[str]]:
     """Without the padding behind the robot's fields that some of openpi's files have: it is never used. Other numbers
     there are left, for `check_norm_stats` to refuse."""
-    count, rest = len(stats.mean), slice(fields, None)
-    if count <= fields or stats.mean[rest].any() or not set(stats.std[rest]) <= {0.0, 1.0}:
+    if not stats.is_padded(fields):
         return stats, []
+    count = len(stats.mean)
     parts = [None if part is None else part[:fields] for part in (stats.mean, stats.std, stats.q01, stats.q99)]
     return NormStats(*parts), [f"{name} has {count} numbers: the last {count - fields} are padding"]  # type: ignore[arg-type]
 
@@ -211,6 +211,8 @@ def _read_lerobot(folder: Path, sizes: _Sizes, settings: ForeignSettings) -> For
         )
     processors = read_processors(folder, said)
     robot, remarks = _seen_by(folder, settings.robot, pictures, processors.renamed)
+    if sizes.variant == "pi05" and "use_relative_actions" not in said:  # which 0.5.1 brought
+        remarks.append(f"{path}: of an old lerobot, whose prompts before 0.5 held the padded state, as ours do not")
     robot = _with_relative_actions(folder, robot, processors)
     stats_path, stats = processors.stats_path, processors.stats
     if settings.norm_stats is not None:

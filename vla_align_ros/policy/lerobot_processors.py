@@ -92,10 +92,16 @@ def read_processors(folder: Path, config: Mapping[str, Any]) -> Processors:
         options, state_file = steps[name]
         if options.get("eps", LEROBOTS_EPS) != LEROBOTS_EPS:
             raise ModelConfigError(f"{folder}: {name} has eps {options['eps']}, {LEROBOTS_EPS} is supported")
-        modes[part] = str(options.get("norm_map", {}).get(feature, "IDENTITY"))
+        norm_map = options.get("norm_map", {})
+        if (of_pictures := norm_map.get("VISUAL", "IDENTITY")) != "IDENTITY":
+            raise ModelConfigError(f"{folder}: {name} normalises pictures by {of_pictures}, IDENTITY is supported")
+        modes[part] = str(norm_map.get(feature, "IDENTITY"))
         found = None if state_file is None else _stats(folder / state_file, key, modes[part])
         if found is not None:
             stats[part], path = found, folder / str(state_file)
+    is_relative = bool(after.get(_ABSOLUTE, ({}, None))[0].get("enabled"))
+    if is_relative and _RELATIVE not in before:
+        raise ModelConfigError(f"{folder}: {_ABSOLUTE} is enabled without {_RELATIVE}, which says for which actions")
     relative = before.get(_RELATIVE, ({}, None))[0]
     return Processors(
         _mode(folder, modes),
@@ -103,7 +109,7 @@ def read_processors(folder: Path, config: Mapping[str, Any]) -> Processors:
         path,
         before.get(_TOKENIZER, ({}, None))[0].get("max_length") or config["tokenizer_max_length"],
         before.get(_RENAMED, ({}, None))[0].get("rename_map") or {},
-        bool(after.get(_ABSOLUTE, ({}, None))[0].get("enabled")),
+        is_relative,
         relative.get("exclude_joints") or [],
         relative.get("action_names") or config.get("action_feature_names"),
     )

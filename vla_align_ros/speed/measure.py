@@ -39,8 +39,9 @@ class Times:
 
 @dataclass(frozen=True)
 class Peak:
-    """The most that this machine was seen to do with torch's threads: a square matrix product, and a copy of as much
-    as the network has, which a cache may hold; in bytes read and written."""
+    """The most that this machine was seen to do in a second of CPU time, which all threads add to (on CUDA in one of
+    wall time): a square matrix product, and a copy of as much as the network has, which a cache may hold; in bytes read
+    and written."""
 
     flops_per_s: float
     bytes_per_s: float

@@ -15,6 +15,7 @@ from vla_align_ros.action.limits import ChunkLimits, check_chunk
 from vla_align_ros.action.trajectory import to_trajectory
 from vla_align_ros.alignment.evidence import on_later, with_commands
 from vla_align_ros.alignment.losses import ExperienceLosses, weights_of
+from vla_align_ros.alignment.split import JUDGE_SHARE
 from vla_align_ros.alignment.step import descend, find_best_known
 from vla_align_ros.observation.codecs import IMAGE, encode_image, encode_trajectory
 from vla_align_ros.params import PolicyParams
@@ -25,7 +26,6 @@ from vla_align_ros.types import ActionChunk, Experience, Observation
 
 WIDTH, HEIGHT = 640, 480  # of a camera's messages
 PICTURES = 4  # that take turns
-JUDGE_SHARE = 0.25
 WARM_UP = 8  # experiences
 PROMPT = "warm up"
 

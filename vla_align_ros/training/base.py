@@ -32,6 +32,7 @@ from vla_align_ros.policy.pi0 import Pi0
 from vla_align_ros.policy.prepare import Robot
 from vla_align_ros.seeds import Part, Stream, rng_of, seed_of
 from vla_align_ros.training.dataset import make_samples
+from vla_align_ros.training.processes import is_main
 from vla_align_ros.training.progress import Log, replace_text, save_atomically
 from vla_align_ros.training.recipe import BaseRecipe, Recipe, RecipeError
 from vla_align_ros.training.trainee import Trainee
@@ -88,7 +89,7 @@ def load_base(
     _check_same_weights(out, folder, policy.weights_sha256)
     for prompt in sources.training.prompts:
         policy.check_prompt(prompt)
-    for path in folder.iterdir():  # normalisation and tokenizer
+    for path in folder.iterdir() if is_main() else ():  # normalisation and tokenizer
         if path.suffix in (".json", ".model") and not path.name.startswith(policy.config.weights.file):
             shutil.copyfile(path, out / path.name)
     model = with_e_token(policy.model, config.architecture, recipe.base.freeze, recipe.seed).to(device)
@@ -101,7 +102,8 @@ def _check_same_weights(out: Path, folder: Path, sha256: str) -> None:
     if begun != sha256:
         text = f"the weights of the base are others than its token was trained on: sha256 {sha256[:12]}..., it was"
         raise RecipeError(f"{folder}: {text} {begun[:12]}...: put the old ones back, or train in another --run folder")
-    replace_text(path, sha256 + "\n")
+    if is_main():
+        replace_text(path, sha256 + "\n")
 
 
 def with_e_token(base: Pi0, architecture: Architecture, freeze: str, seed: int) -> Pi0:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import os
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from datetime import timedelta
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
 from vla_align_ros.training.recipe import RecipeError
+
+PREPARING: Final = timedelta(hours=12)  # the others wait for the main one's pretraining; NCCL gives up after 10 minutes
 
 
 def is_main() -> bool:
@@ -32,13 +35,14 @@ class Processes:
             return
         try:
             from accelerate import Accelerator
-            from accelerate.utils import DistributedDataParallelKwargs
+            from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
         except ImportError:
             text = "several processes need accelerate, which is not installed"
             raise RecipeError(f"{text}: pip install 'vla_align_ros[scale]'") from None
         # Of the VLM's last layer keys and values alone are used.
         parts_may_be_unused = DistributedDataParallelKwargs(find_unused_parameters=True)
-        self._accelerator = Accelerator(cpu=device.type == "cpu", kwargs_handlers=[parts_may_be_unused])
+        handlers = [parts_may_be_unused, InitProcessGroupKwargs(timeout=PREPARING)]
+        self._accelerator = Accelerator(cpu=device.type == "cpu", kwargs_handlers=handlers)
         if not str(self._accelerator.distributed_type.value).startswith("MULTI_"):
             kind = self._accelerator.distributed_type.value
             text = "`e_token_attention_bias` is one number, which FSDP2 does not take"

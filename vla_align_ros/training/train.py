@@ -73,8 +73,9 @@ def _robot(recipe: Recipe, source: Source, config: ModelConfig, out: Path, log: 
     labels = {"state": config.robot.state_labels, "actions": config.robot.action_labels}
     for remark in check_norm_stats(stats, stats_path, labels, config.normalisation):
         log({"stage": "statistics", "remark": remark})
-    save_norm_stats(stats_path, stats)
-    write_tokenizer(out / TOKENIZER_FILE, source.prompts, architecture.vocab_size)
+    if is_main():  # the others, which come later, find them
+        save_norm_stats(stats_path, stats)
+        write_tokenizer(out / TOKENIZER_FILE, source.prompts, architecture.vocab_size)
     tokenizer = PromptTokenizer(out / TOKENIZER_FILE, architecture)
     for prompt in source.prompts:
         tokenizer(prompt, np.ones(len(config.robot.state), np.float32))
