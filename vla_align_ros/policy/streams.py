@@ -19,6 +19,8 @@ def own_stream(device: torch.device, priority: int) -> Iterator[None]:
         return
     stream, callers = torch.cuda.Stream(device, priority=priority), torch.cuda.current_stream(device)
     stream.wait_stream(callers)
-    with torch.cuda.stream(stream):
-        yield
-    callers.wait_stream(stream)
+    try:
+        with torch.cuda.stream(stream):
+            yield
+    finally:
+        callers.wait_stream(stream)

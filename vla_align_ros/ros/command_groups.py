@@ -93,7 +93,9 @@ class Commands:
         The topics where somebody has not in time. For what must arrive: a publisher that is freed, or whose process
         ends, takes along what is still on its way."""
         deadline_s, unheard = time.monotonic() + timeout_s, []
-        for publisher, message in self._newest.items():
+        with self._lock:
+            newest = list(self._newest.items())
+        for publisher, message in newest:
             repeat_s = time.monotonic() + REPEAT_S
             # Asked without a timeout: rclpy would wait with Python's lock held.
             while not publisher.wait_for_all_acked(Duration(seconds=0)):

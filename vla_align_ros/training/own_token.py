@@ -62,7 +62,7 @@ def _of_robot(policy: Policy, source: Source, row: int, seed: int) -> dict[str, 
         return {}
     bank = policy.alignment.bank
     near_first = (bank - bank[row]).flatten(1).norm(dim=1).argsort()
-    far = rng_of(seed, Stream.FAR_TOKENS, row).choice(near_first[len(bank) // 2 :].cpu().numpy(), FAR)
+    far = rng_of(seed, Stream.FAR_TOKENS, row).permutation(near_first[len(bank) // 2 :].cpu().numpy())[:FAR]
     losses = ExperienceLosses(policy, experiences, LossWeights(1.0, 1.0, 1.0))
     tokens = policy.e_0 + bank[torch.from_numpy(np.append(row, far)).to(bank.device)]
     with torch.no_grad():
