@@ -50,7 +50,8 @@ def about(command: list[str]) -> dict[str, Any]:
 def write(json_file: Path | None, numbers: dict[str, Any]) -> None:
     """`{"about": ..., "numbers": ...}` of the running script; nothing without a file. A NaN is written as null."""
     if json_file is not None:
-        command = [f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]
+        arguments = [json_file.name if argument == str(json_file) else argument for argument in sys.argv[1:]]
+        command = [f"benchmarks/{Path(sys.argv[0]).name}", *arguments]
         write_json(json_file, {"about": about(["python", *command]), "numbers": numbers})
 
 
