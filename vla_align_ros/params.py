@@ -248,6 +248,9 @@ class ManagerParams(Params):
         _check_robot_id(self.robot_id)
 
 
+_OF_BENCH = ", by names with spaces between. Empty: all that its bench has."
+
+
 @dataclass(frozen=True)
 class SimParams(Params):
     """The node `sim_robot`. All rates and times are in simulated time."""
@@ -257,6 +260,8 @@ class SimParams(Params):
         "Which kind of robot: reach2 (two joints) or so101 (six, before a table of cubes; needs the extra bench).",
         choices=("reach2", "so101"),
     )
+    tasks: str = parameter("", f"What the robot is asked for in turn, of reach, push and pick{_OF_BENCH}")
+    shifts: str = parameter("", f"In what it differs from the unshifted one, as wrist_roll{_OF_BENCH}")
     embodiment_seed: int = parameter(
         0, "Which arm: 0 is the unshifted one, every other number draws an embodiment.", within=(0, 2**31 - 1)
     )

@@ -107,6 +107,25 @@ def test_a_bench_that_is_not_there_is_refused_with_those_that_are(monkeypatch):
         find_bench("so101")
 
 
+def test_a_bench_may_have_some_tasks_and_shifts_alone():
+    turned = find_bench("so101").narrowed(["reach"], ["wrist_roll", "wrist_mirror"])
+    nominal, arm = turned.embodiment(0), turned.embodiment(7)
+    unturned = replace(arm, wrist_roll_rad=0.0, wrist_mirrored=False)
+    assert arm.wrist_roll_rad != 0.0
+    assert np.array_equal(unturned.vector(), nominal.vector())
+    prompts = turned.episodes([arm] * 12, 0, SIZE).prompts
+    assert all(any(word in prompt for word in ("reach", "over", "go to")) for prompt in prompts)
+    assert find_bench("so101").narrowed([], []) == find_bench("so101")
+    assert find_bench("reach2").narrowed(["reach"], []) is find_bench("reach2")
+    for name, tasks, shifts, text in (
+        ("so101", ["stack"], [], "tasks: expected some of reach, push, pick, got 'stack'"),
+        ("so101", [], ["wrist_roll", "roll"], "shifts: expected some of front_camera, .*, got 'roll'"),
+        ("reach2", [], ["wrist_roll"], "shifts: expected some of none, got 'wrist_roll'"),
+    ):
+        with pytest.raises(ParameterError, match=text):
+            find_bench(name).narrowed(tasks, shifts)
+
+
 def test_the_way_that_is_drawn_is_the_way_that_the_arm_goes(bench):
     arm, robot = bench.embodiment(0), bench.robot
     body = bench.body(arm, T0, 3, SIZE)

@@ -17,6 +17,7 @@ from vla_align_ros.experience.builder import without_held
 from vla_align_ros.experience.source import Source, Sources
 from vla_align_ros.policy import Policy, load_policy
 from vla_align_ros.training.export import export
+from vla_align_ros.training.gathered import Gathered
 from vla_align_ros.training.recipe import Recipe, RecipeError, TrainingError, VisionRecipe, load_recipe
 from vla_align_ros.training.train import Trainee, train
 from vla_align_ros.types import Experience
@@ -114,6 +115,38 @@ def test_robots_that_never_move_freely_end_an_export_with_a_sentence(
     with pytest.raises(TrainingError, match="none of 4 validation robots moved freely often enough"):
         export(trainee, small, trained[1], tmp_path / "target", lambda line: None)
     assert not (tmp_path / "target").exists()
+
+
+def test_the_alignment_expert_learns_at_last_from_what_robots_do_with_any_token(
+    trained: tuple[Trainee, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens, asked = [], []
+
+    def experiences(
+        self: Reach2Source, robot: int, policy: Policy, seed: int, count: int, exploration_fraction: float = 0.5
+    ) -> list[Experience]:
+        tokens.append(policy.token)
+        asked.append(robot)
+        return of_source(self, robot, policy, seed, count, exploration_fraction)
+
+    of_source = AtRandom.experiences
+    monkeypatch.setattr(AtRandom, "experiences", experiences)
+    gathered = Gathered(trained[0], seed=3)
+    bank, e_0 = trained[0].bank.offsets().detach(), trained[0].model.peft_prefix_token.detach()
+    shard = gathered.shard(5, 400)
+    assert len(shard.observations) == len(shard.row) == 400
+    assert list(dict.fromkeys(shard.row.tolist())) == list(dict.fromkeys(asked))
+    of_robot = [
+        next(row for row in range(len(bank)) if torch.equal(e_0 + bank[row], token)) for token in tokens
+    ]  # each is one of the bank's
+    assert {own == row for own, row in zip(asked, of_robot, strict=True)} == {True, False}
+    assert torch.equal(gathered.shard(5, 400).experience.features, shard.experience.features)
+
+
+def test_robots_without_experience_end_the_last_stage_with_a_sentence(trained: tuple[Trainee, Path]) -> None:
+    never = dataclasses.replace(trained[0], sources=SOURCES._replace(training=of_arms(Held, SOURCES.training)))
+    with pytest.raises(TrainingError, match="none of 4 robots has experience that the alignment expert"):
+        Gathered(never, seed=0).shard(0, 8)
 
 
 @pytest.mark.parametrize(

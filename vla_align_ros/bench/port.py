@@ -6,6 +6,7 @@ Commands and states are in ROS's units, in the order of the description's `actio
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -98,6 +99,10 @@ class Bench(Protocol[Embodiment]):
     def robot(self) -> RobotDescription:
         """As a model that shall drive it describes it. Every field of the state is a position."""
 
+    def narrowed(self, tasks: Sequence[str], shifts: Sequence[str]) -> Bench[Embodiment]:
+        """The same with some of its tasks, and arms that differ in some ways alone, by their names; empty: all of them.
+        Raises ParameterError for one that it does not have."""
+
     def embodiment(self, number: int, scale: float = 1.0) -> Embodiment:
         """One arm by its number: 0 is the unshifted one. scale: width of every shift, relative to training's."""
 
@@ -117,6 +122,12 @@ class Bench(Protocol[Embodiment]):
     def tips_in_picture(self, arm: Embodiment, camera: str, now: FloatArray, readings: FloatArray) -> FloatArray:
         """Where the picture that a camera takes at `now` (S,) has the places that the arm's tip comes to when the
         encoders say `readings` (K, S): (K, 2) in picture widths from its top left."""
+
+
+def check_names(parameter: str, wanted: Sequence[str], known: Sequence[str]) -> None:
+    """Raises ParameterError unless all `wanted` are `known`."""
+    if unknown := [name for name in wanted if name not in known]:
+        raise ParameterError(f"{parameter}: expected some of {', '.join(known) or 'none'}, got {' '.join(unknown)!r}")
 
 
 def bench_names() -> list[str]:

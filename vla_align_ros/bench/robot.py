@@ -166,8 +166,8 @@ class SimulatedRobot:
 
 
 def make_robot(params: SimParams, start_ns: int) -> SimulatedRobot:
-    """The robot that the parameters describe. Raises ParameterError for a bench that is not there."""
-    bench = find_bench(params.bench)
+    """The robot that the parameters describe. Raises ParameterError for a bench, task or shift that is not there."""
+    bench = find_bench(params.bench).narrowed(params.tasks.split(), params.shifts.split())
     return SimulatedRobot(
         bench,
         bench.embodiment(params.embodiment_seed, params.shift_scale),

@@ -110,7 +110,8 @@ class Source(Protocol):
         self, robot: int, policy: Policy, seed: int, count: int, exploration_fraction: float = 0.5
     ) -> list[Experience]:
         """At most `count` experiences of one robot, in order of time, as its buffer would hold them. A bench lets the
-        policy work, a share of the time at random; a recording gives a stretch of what it has, which the seed picks."""
+        policy work with its running token, a share of the time at random; a recording gives a stretch of what it has,
+        which the seed picks."""
         ...
 
 

@@ -20,7 +20,7 @@ from rich.table import Table
 
 from vla_align_ros.alignment.diagnosis import FieldDiagnosis
 from vla_align_ros.bench.evaluate import acting, finished, run
-from vla_align_ros.bench.port import find_bench
+from vla_align_ros.bench.port import Bench, find_bench
 from vla_align_ros.bench.sampling import begin
 from vla_align_ros.checkpoint.store import TokenStore
 from vla_align_ros.checkpoint.version import TokenVersion
@@ -29,7 +29,7 @@ from vla_align_ros.demo.calibrated import calibrated
 from vla_align_ros.demo.pictures import planned_motion
 from vla_align_ros.demo.processes import NodeProcess
 from vla_align_ros.demo.report import summary_rows, write_report
-from vla_align_ros.demo.subject import BENCH_NAME, EPISODE_S
+from vla_align_ros.demo.subject import BENCH_NAME, EPISODE_S, SHIFTS, TASKS
 from vla_align_ros.params import ManagerParams, PolicyParams
 from vla_align_ros.policy import Policy, load_policy
 from vla_align_ros.robot.description import RobotDescription
@@ -111,7 +111,7 @@ def run_demo(settings: DemoSettings, console: Console) -> dict[str, Any]:
         "report_path": str(out / "report.html"),
     }
     ends = (start, torch.from_numpy(restored.token.copy()))
-    bench = find_bench(BENCH_NAME)
+    bench = _bench()
     arm = bench.embodiment(settings.embodiment_seed)
     pictures = planned_motion(policy, out / "bag", params, bench, arm, ends)
     write_report(out / "report.html", numbers, attempts, pictures, listener.latencies_ms, start_ns)
@@ -121,9 +121,13 @@ def run_demo(settings: DemoSettings, console: Console) -> dict[str, Any]:
     return numbers
 
 
+def _bench() -> Bench[Any]:
+    return find_bench(BENCH_NAME).narrowed(TASKS.split(), SHIFTS.split())
+
+
 def success_over_time(policy: Policy, versions: Sequence[TokenVersion], settings: DemoSettings) -> list[dict[str, Any]]:
     """For each token version, when it came (s after the first one) and its share of successes in paired episodes."""
-    bench = find_bench(BENCH_NAME)
+    bench = _bench()
     arms = [bench.embodiment(settings.embodiment_seed)] * settings.episodes
     start_ns, timeline = versions[0].manifest.created_ns, []
     for version in versions:
@@ -138,7 +142,7 @@ def success_calibrated(
     policy: Policy, token: torch.Tensor, diagnosis: Sequence[Mapping[str, Any]], settings: DemoSettings
 ) -> float:
     """Share of successes in the same episodes with one token, its commands wrapped by a diagnosis (as JSON)."""
-    bench, robot = find_bench(BENCH_NAME), policy.config.robot
+    bench, robot = _bench(), policy.config.robot
     arms = [bench.embodiment(settings.embodiment_seed)] * settings.episodes
     episodes = begin(policy, bench, arms, EPISODE_SEED)
     act = acting(policy, token.expand(settings.episodes, -1, -1), EPISODE_SEED)
@@ -159,7 +163,7 @@ def _live_run(
     """
     environment = dict(os.environ)
     rate_hz = robot.control_rate_hz
-    simulated: dict[str, object] = {"bench": BENCH_NAME, "episode_s": EPISODE_S}
+    simulated: dict[str, object] = {"bench": BENCH_NAME, "tasks": TASKS, "shifts": SHIFTS, "episode_s": EPISODE_S}
     simulated |= {"image_hz": IMAGES * rate_hz, "joint_hz": JOINT_STATES * rate_hz}
     simulated["embodiment_seed"] = settings.embodiment_seed
     sim_robot = NodeProcess("sim_robot", simulated, out / "sim_robot.log", environment)

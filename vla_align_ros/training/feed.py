@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 
-from vla_align_ros.experience.source import Source
-from vla_align_ros.policy.features import FeatureExtractor
-from vla_align_ros.policy.prepare import Robot
 from vla_align_ros.seeds import Part, Stream, rng_of, seed_of
 from vla_align_ros.training.dataset import Batch, Samples, make_samples
 from vla_align_ros.training.progress import Log
 from vla_align_ros.training.recipe import Recipe
+from vla_align_ros.training.trainee import Trainee
+
+Make = Callable[[int, int], Samples]
+"""(number, size) -> the samples of a shard."""
 
 
 class Feed:
@@ -23,13 +25,11 @@ class Feed:
     part: of the `recipe.batch_parts` that a batch has. Each has shards of its own, that much smaller.
     """
 
-    def __init__(
-        self, source: Source, robot: Robot, features: FeatureExtractor, recipe: Recipe, steps: int, log: Log, part: int
-    ) -> None:
+    def __init__(self, make: Make, recipe: Recipe, steps: int, log: Log, part: int) -> None:
         """steps: of the whole run."""
         self.part, self._parts = part, recipe.batch_parts
         self._batch_size, self._shard_size = recipe.batch_size // self._parts, recipe.shard_samples // self._parts
-        self._source, self._robot, self._features, self._recipe, self._log = source, robot, features, recipe, log
+        self._make_shard, self._recipe, self._log = make, recipe, log
         self._an_epoch = recipe.shard_samples // recipe.batch_size
         self._shards = -(-steps // (self._an_epoch * recipe.shard_epochs))
         self._thread = ThreadPoolExecutor(1)
@@ -62,18 +62,16 @@ class Feed:
     def _make(self, index: int) -> tuple[Samples, float]:
         """A shard, and how many samples a second it was made with."""
         started = time.monotonic()
-        number = index * self._parts + self.part
-        shard = make_shard(self._source, self._robot, self._features, self._recipe, number, self._shard_size)
+        shard = self._make_shard(index * self._parts + self.part, self._shard_size)
         return shard, self._shard_size / (time.monotonic() - started)
 
 
-def make_shard(
-    source: Source, robot: Robot, features: FeatureExtractor, recipe: Recipe, number: int, size: int
-) -> Samples:
+def make_shard(trainee: Trainee, recipe: Recipe, number: int, size: int) -> Samples:
     """The `size` samples of one shard; a share of them from the first robot, beside its own."""
+    source, robot = trainee.sources.training, trainee.robot
     rng = rng_of(recipe.seed, Stream.SHARD, number)
     row = rng.integers(0, len(source.robots), size)
     row[rng.random(size) < recipe.first_robot_share] = 0
     architecture = robot.config.architecture
     raw = source.samples(row, architecture.action_horizon, architecture.vision.image_size, rng)
-    return make_samples(raw, robot, features)
+    return make_samples(raw, robot, trainee.features)

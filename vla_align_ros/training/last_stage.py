@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from vla_align_ros.seeds import Part, seed_of
+from vla_align_ros.training.gathered import Gathered
 from vla_align_ros.training.loop import run_steps
 from vla_align_ros.training.objective import AlignmentObjective
 from vla_align_ros.training.processes import Processes
@@ -35,4 +36,5 @@ def train_alignment_expert(
     ]
     optimizer = torch.optim.AdamW(groups, recipe.learning_rate, betas=(0.9, 0.98), fused=True)
     path = out / LAST_STAGE_FILE
-    run_steps("alignment", objective, optimizer, trainee, recipe, path, log, save_every_s, processes)
+    make = Gathered(trainee, recipe.seed).shard
+    run_steps("alignment", objective, optimizer, make, recipe, path, log, save_every_s, processes)

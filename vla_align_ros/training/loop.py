@@ -10,18 +10,18 @@ import torch
 from torch import nn
 
 from vla_align_ros.seeds import Part, seed_of
-from vla_align_ros.training.feed import Feed
+from vla_align_ros.training.feed import Feed, Make
 from vla_align_ros.training.processes import Processes, is_main
 from vla_align_ros.training.progress import Log, load_step, save_step
 from vla_align_ros.training.recipe import Recipe
-from vla_align_ros.training.trainee import Trainee, learning_rate_at
+from vla_align_ros.training.trainee import learning_rate_at
 
 
 def run_steps(
     stage: str,
     objective: nn.Module,
     optimizer: torch.optim.Optimizer,
-    trainee: Trainee,
+    make: Make,
     recipe: Recipe,
     path: Path,
     log: Log,
@@ -31,15 +31,14 @@ def run_steps(
 ) -> None:
     """Train on `recipe.samples`; goes on from `path` where it exists.
 
-    optimizer: `scale` of a group multiplies the learning rate of the moment. figures: what a step's line says beside
-    the losses, asked for when its gradients are there.
+    make: a shard. optimizer: `scale` of a group multiplies the learning rate of the moment. figures: what a step's line
+    says beside the losses, asked for when its gradients are there.
     """
     total, parts = recipe.samples // recipe.batch_size, recipe.batch_parts
     own = processes.own_parts(parts)
     together, optimizer = processes.together(objective, optimizer)
     step, saved = load_step(path, objective, optimizer), time.monotonic()
-    source, robot, features = trainee.sources.training, trainee.robot, trainee.features
-    feeds = [Feed(source, robot, features, recipe, total, log, part) for part in own]
+    feeds = [Feed(make, recipe, total, log, part) for part in own]
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     while step < total:
         learning_rate = learning_rate_at(step, total, recipe)

@@ -8,6 +8,7 @@ and the zoo folder (`export.py`). Deterministic for a seed on one machine, on it
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from vla_align_ros.training.bank import TokenBank
 from vla_align_ros.training.base import base_parameters, compare, keep_losses, load_base, model_of
 from vla_align_ros.training.dataset import norm_stats
 from vla_align_ros.training.eyes import make_eyes
+from vla_align_ros.training.feed import make_shard
 from vla_align_ros.training.last_stage import train_alignment_expert
 from vla_align_ros.training.loop import run_steps
 from vla_align_ros.training.make_tokenizer import write_tokenizer
@@ -151,7 +153,8 @@ def train_policy(
     model.train()
     model.e_token_is_left_out = False
     path = out / POLICY_FILE
-    run_steps("policy", objective, optimizer, trainee, recipe, path, log, save_every_s, processes, figures)
+    make = partial(make_shard, trainee, recipe)
+    run_steps("policy", objective, optimizer, make, recipe, path, log, save_every_s, processes, figures)
     model.eval()
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from vla_align_ros.action.running import begin
-from vla_align_ros.bench.port import Arms, Bench, FloatArray
+from vla_align_ros.bench.port import Arms, Bench, FloatArray, check_names
 from vla_align_ros.bench.reach2.arm import (
     JOINT_NAMES,
     PERIOD_NS,
@@ -33,6 +35,12 @@ class Reach2(Bench[Embodiments]):
         control_rate_hz=1.0 / PERIOD_S,
         execute=4,
     )
+
+    def narrowed(self, tasks: Sequence[str], shifts: Sequence[str]) -> Reach2:
+        """It has one task, and its arms differ in all ways at once."""
+        check_names("tasks", tasks, ["reach"])
+        check_names("shifts", shifts, [])
+        return self
 
     def embodiment(self, number: int, scale: float = 1.0) -> Embodiments:
         return sample_embodiments(1, number, scale) if number else unshifted()

@@ -76,10 +76,9 @@ class Reach2Source:
     def experiences(
         self, robot: int, policy: Policy, seed: int, count: int, exploration_fraction: float = 0.5
     ) -> list[Experience]:
-        """See `Source`. The policy works with its initial token."""
-        start = policy.initial_token()
-        assert start is not None
-        return fill_buffer(policy, BENCH, self.arms[robot], start, seed, exploration_fraction, count)
+        """See `Source`."""
+        assert policy.token is not None
+        return fill_buffer(policy, BENCH, self.arms[robot], policy.token, seed, exploration_fraction, count)
 
 
 def open_sources(seed: int, robots: int = 192, validation_robots: int = 32) -> Sources:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from vla_align_ros.action.running import begin
-from vla_align_ros.bench.port import Arms, Bench, FloatArray
+from vla_align_ros.bench.port import Arms, Bench, FloatArray, check_names
 from vla_align_ros.bench.so101.body import Body
 from vla_align_ros.bench.so101.controlled import ALL_JOINTS, ARM_JOINTS, COMMAND_GROUPS, GRIPPER_JOINT
 from vla_align_ros.bench.so101.embodiment import Embodiment
@@ -17,7 +18,7 @@ from vla_align_ros.bench.so101.joints import DELTA, GRIPPER, JOINT_MAX_RAD, JOIN
 from vla_align_ros.bench.so101.kinematics import tips_m
 from vla_align_ros.bench.so101.pictures import project
 from vla_align_ros.bench.so101.scene import CAMERAS
-from vla_align_ros.bench.so101.shifts import Split, draw_embodiment
+from vla_align_ros.bench.so101.shifts import Family, Split, draw_embodiment
 from vla_align_ros.bench.so101.skeleton import skeletons
 from vla_align_ros.bench.so101.tasks import Task
 from vla_align_ros.robot.description import ActionField, Joint, RobotDescription, StateField
@@ -34,9 +35,10 @@ _FIELDS.append({"name": "gripper.pos", "joint": GRIPPER_JOINT, "unit": "percent"
 
 @dataclass(frozen=True)
 class So101(Bench[Embodiment]):
-    """tasks: what the arms are asked for, in turn."""
+    """tasks: what the arms are asked for, in turn. shifts: in what they differ."""
 
     tasks: tuple[Task, ...] = tuple(Task)
+    shifts: tuple[Family, ...] = tuple(Family)
 
     robot = RobotDescription(
         joints={
@@ -54,11 +56,18 @@ class So101(Bench[Embodiment]):
         command_groups=COMMAND_GROUPS,
     )
 
+    def narrowed(self, tasks: Sequence[str], shifts: Sequence[str]) -> So101:
+        check_names("tasks", tasks, [task.name.lower() for task in Task])
+        check_names("shifts", shifts, [family.value for family in Family])
+        return So101(
+            tuple(Task[name.upper()] for name in tasks) or self.tasks, tuple(map(Family, shifts)) or self.shifts
+        )
+
     def embodiment(self, number: int, scale: float = 1.0) -> Embodiment:
-        return draw_embodiment(number, Split.TEST, scale=scale) if number else Embodiment()
+        return draw_embodiment(number, Split.TEST, self.shifts, scale) if number else Embodiment()
 
     def embodiments(self, count: int, seed: int, scale: float = 1.0) -> list[Embodiment]:
-        return [draw_embodiment(number, Split.TEST, scale=scale) for number in numbers(count, seed)]
+        return [draw_embodiment(number, Split.TEST, self.shifts, scale) for number in numbers(count, seed)]
 
     def episodes(self, arms: Arms[Embodiment], seed: int, image_size: int) -> Episodes:
         """Row i has the same table, whatever the other rows are."""

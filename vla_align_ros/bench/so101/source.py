@@ -102,11 +102,10 @@ class So101Source:
     def experiences(
         self, robot: int, policy: Policy, seed: int, count: int, exploration_fraction: float = 0.5
     ) -> list[Experience]:
-        """See `Source`. The policy works with its initial token."""
-        start = policy.initial_token()
-        assert start is not None
+        """See `Source`."""
+        assert policy.token is not None
         arm = list(self.arms.values())[robot]
-        return fill_buffer(policy, So101(self._tasks), arm, start, seed, exploration_fraction, count)
+        return fill_buffer(policy, So101(self._tasks), arm, policy.token, seed, exploration_fraction, count)
 
     def _at_work(
         self, task: Task, robot: NDArray[np.int64], horizon: int, rng: np.random.Generator

@@ -1,0 +1,54 @@
+"""What the alignment expert learns from at last: experience of robots at work with the policy that it will align.
+
+A third of it is gathered with the robot's own token, a third with the one that a fresh install starts with, a third
+with another robot's; from none to all of its motion is random. So the losses have seen what they will be asked about:
+a policy that is wrong goes where no expert goes.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+
+from vla_align_ros.experience.source import EXPERIENCES, Source, demonstrations, resized
+from vla_align_ros.policy.policy import AlignmentParts, Policy
+from vla_align_ros.policy.statistics import no_limits
+from vla_align_ros.seeds import Stream, rng_of
+from vla_align_ros.training.dataset import Samples, make_samples
+from vla_align_ros.training.recipe import TrainingError
+from vla_align_ros.training.trainee import Trainee
+from vla_align_ros.types import Experience
+
+
+class Gathered:
+    """Shards of experience that the trained policy gathers on the robots of its source, by number."""
+
+    def __init__(self, trainee: Trainee, seed: int) -> None:
+        """The policy is a copy of what is trained, as it is now."""
+        self._source: Source = trainee.sources.training
+        self._seed, self._features = seed, trainee.features
+        bank = trainee.bank.offsets().detach()
+        parts = AlignmentParts(trainee.features, bank, no_limits(trainee.motion_r2))
+        model = copy.deepcopy(trainee.model).eval()
+        self._policy = Policy(model, trainee.robot, parts, "", trainee.device)
+
+    def shard(self, number: int, size: int) -> Samples:
+        """`size` samples. Raises TrainingError where no robot has experience."""
+        policy, rng = self._policy, rng_of(self._seed, Stream.SHARD, number)
+        bank, robots = policy.alignment.bank, len(self._source.robots)
+        found, row, asked = list[Experience](), list[int](), 0
+        while len(found) < size:
+            if asked == robots and not found:
+                raise TrainingError(f"none of {robots} robots has experience that the alignment expert can learn from")
+            own, other = rng.integers(0, robots, 2).tolist()
+            start = policy.initial_token()
+            assert start is not None
+            policy.swap_token([policy.e_0 + bank[own], start, policy.e_0 + bank[other]][rng.integers(3)])
+            seed, fraction = int(rng.integers(2**31)), rng.uniform()
+            made = self._source.experiences(own, policy, seed, EXPERIENCES, fraction)
+            found += [resized(item, policy.model.architecture.vision.image_size) for item in made]
+            row += [own] * len(made)
+            asked += 1
+        raw = demonstrations(dict(enumerate(found[:size])), np.array(row[:size], np.int64))
+        return make_samples(raw, policy.robot, self._features)
