@@ -1,4 +1,8 @@
-"""What both cameras of n arms see, from states: drawn while an episode runs, or any number of times later."""
+"""What both cameras of n arms see, from states: drawn while an episode runs, or any number of times later.
+
+The wrist camera is drawn as one that sees none of the arm. Where it has the jaws in its picture, a single picture tells
+how it is mounted, and a policy needs no alignment for it (docs/results.md).
+"""
 
 from __future__ import annotations
 
@@ -103,15 +107,18 @@ def _geom_in_camera(
 
 
 @jit
-def _into_camera(arms: Skeletons, row: int, shown: Shapes, poses: _Poses, points: Float32Array) -> None:
-    """Fill points (v, 3) with all vertices in the camera's frame."""
+def _into_camera(arms: Skeletons, row: int, camera: int, shown: Shapes, poses: _Poses, points: Float32Array) -> None:
+    """Fill points (v, 3) with all vertices in the camera's frame; those that it does not see are behind it."""
     turn, shift = np.empty((3, 3)), np.empty(3)
-    of = -1
+    of, hidden = -1, False
     for vertex in range(len(points)):
         geom = shown.vertex_geom[vertex]
         if geom != of:
-            of = geom
+            of, hidden = geom, CAMERA_BODY[camera] >= 0 and shown.geom_carrier[geom] < _NUM_BODIES
             _geom_in_camera(arms, row, shown, geom, poses, turn, shift)
+        if hidden:
+            points[vertex, 0], points[vertex, 1], points[vertex, 2] = 0.0, 0.0, 1.0
+            continue
         x, y, z = shown.vertices[vertex, 0], shown.vertices[vertex, 1], shown.vertices[vertex, 2]
         for i in range(3):
             points[vertex, i] = turn[i, 0] * x + turn[i, 1] * y + turn[i, 2] * z + shift[i]
@@ -137,7 +144,7 @@ def _draw(
         _place_things(tables, row, poses.pos, poses.mat)
         for place, camera in enumerate(cameras):
             _place_camera(arms, row, camera, poses)
-            _into_camera(arms, row, shown, poses, points)
+            _into_camera(arms, row, camera, shown, poses, points)
             for i in range(3):
                 light[i] = poses.axes[0, i] * LIGHT[0] + poses.axes[1, i] * LIGHT[1] + poses.axes[2, i] * LIGHT[2]
             faces = nearest[row % len(nearest), place]
