@@ -121,9 +121,13 @@ def experts(numbers: dict[str, Any]) -> str:
 
 
 def reading(numbers: dict[str, Any]) -> str:
-    part = numbers["long"]
-    ways = [f"{part[way]['samples_per_cpu_s']:.0f}" for way in ("in_order", "shuffled", "plain")]
-    return f"{' / '.join(ways)}; {numbers['in_order_memory_growth_mib']:.1f} MiB more for four times the length"
+    times = [f"{numbers[f'{kind}_shuffled_over_eaten']:.1f}" for kind in ("dataset", "bag")]
+    more = [f"{numbers[f'{kind}_in_order_memory_growth_mib']:.0f}" for kind in ("dataset", "bag")]
+    return f"{' / '.join(times)} times; {' / '.join(more)} MiB more for four times the length"
+
+
+def loading(numbers: dict[str, Any]) -> str:
+    return " / ".join(f"{part['peak_share']:.2f}" for part in numbers.values() if "peak_share" in part)
 
 
 OTHERS = (
@@ -139,7 +143,8 @@ OTHERS = (
     ("control tick to chunk without the model, p50 / p99", "message_to_chunk", to_chunk),
     ("largest difference from openpi, pi0 / pi05", "golden", golden),
     ("experts of the simulated SO-101, drawn arms", "so101_bench", experts),
-    ("LeRobotDataset, samples a CPU-second: in order / shuffled / plain read", "lerobot_reading", reading),
+    ("LeRobotDataset / bags read, over what training eats, per CPU-second", "reading", reading),
+    ("peak memory of loading over the weights", "load_memory", loading),
 )
 
 

@@ -90,15 +90,22 @@ def training_headline(numbers: Any) -> Headline:
     return {f"training, samples/s and MiB, {text}": words(numbers[name]) for name, text in names.items()}
 
 
-def lerobot_headline(numbers: Any) -> Headline:
-    found = {}
+def reading_headline(numbers: Any) -> Headline:
+    found = {"training, samples a CPU-second": f"{numbers['eaten_per_cpu_s']:.0f}"}
     for kind, part in numbers["long"].items():
         words = kind.replace("_", " ")
-        found[f"LeRobotDataset read, {words}, samples a CPU-second"] = f"{part['samples_per_cpu_s']:.0f}"
+        found[f"recordings read, {words}, samples a CPU-second"] = f"{part['samples_per_cpu_s']:.0f}"
         found[f"  peak memory, 4 times the length, {words}, MiB"] = (
             f"{numbers['short'][kind]['peak_memory_mib']:.0f} to {part['peak_memory_mib']:.0f}"
         )
     return found
+
+
+def load_memory_headline(numbers: Any) -> Headline:
+    return {
+        f"peak memory of loading over the weights, {way}": number(part.get("peak_share"), ".2f", "not loaded")
+        for way, part in numbers.items()
+    }
 
 
 def project_headline(numbers: Any) -> Headline:
@@ -192,7 +199,8 @@ BENCHMARKS = (
     Benchmark("frames", "frames.py", (), frames_headline),
     Benchmark("so101_bench", "so101_bench.py", (), so101_headline),
     Benchmark("training", "training.py", (), training_headline),
-    Benchmark("lerobot_reading", "lerobot_reading.py", (), lerobot_headline),
+    Benchmark("reading", "reading.py", (), reading_headline),
+    Benchmark("load_memory", "load_memory.py", (), load_memory_headline),
     Benchmark("project", "project.py", (), project_headline),
     Benchmark("late_chunks", "late_chunks.py", (), late_headline),
     Benchmark("alignment", "alignment.py", ("--seed", "57", "--training-arms", "24"), alignment_headline),

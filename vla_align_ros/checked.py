@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from vla_align_ros.foreign import what_is_file
 
@@ -16,19 +18,31 @@ Kind = TypeVar("Kind")
 _YAML_LEAKS = (ValueError, KeyError, AttributeError, TypeError, RecursionError)
 
 
-def problems(error: ValidationError, whole: str = "file") -> str:
+_NOTHING_CAME = ("missing", "unexpected_keyword_argument")  # pydantic's: the key says it all
+
+
+def problems(error: ValidationError, whole: str = "") -> str:
     """All of them: key, what was expected, what came. whole: what is wrong where no key is."""
-    return "; ".join(
-        f"{'.'.join(map(str, item['loc'])) or whole}: {item['msg']} (got {item['input']!r:.80})"
-        for item in error.errors()
-    )
+    return "; ".join(map(": ".join, (_problem(item, whole) for item in error.errors())))
+
+
+def _problem(item: ErrorDetails, whole: str) -> Iterator[str]:
+    """Where, and what. Our own sentences (`value_error`) about a mapping say what of it is wrong."""
+    if where := ".".join(map(str, item["loc"])) or whole:
+        yield where
+    own = item["type"] == "value_error"
+    said = item["msg"].removeprefix("Value error, ") if own else item["msg"]
+    clear = item["type"] in _NOTHING_CAME or (own and isinstance(item["input"], Mapping))
+    yield said if clear else f"{said} (got {item['input']!r:.80})"
 
 
 def load_yaml(path: Path, kind: type[Kind], refusal: type[Exception]) -> Kind:
     """A YAML file as a `kind`. Raises `refusal` naming the file, and what it is where it is something else."""
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, *_YAML_LEAKS) as error:
+    except OSError as error:
+        raise refusal(f"{path}: cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, *_YAML_LEAKS) as error:
         raise refusal(f"{path}: cannot be read as YAML: {what_is_file(path) or error}") from None
     return validated(raw, kind, path, refusal)
 

@@ -14,7 +14,7 @@ PICKLES: Final = ("*.pt", "*.pth", "*.bin", "*.ckpt", "*.pkl", "*.pickle")
 _HEAD_BYTES: Final = 512
 SHARDS: Final = ".index.json"  # behind the name of the weights, of the file that says which shard holds what
 _UNFINISHED: Final = ("*.incomplete", "*.part", "*.crdownload", "*.aria2", "*.tmp")
-_EXPECTED: Final = "expected a folder with model.yaml, as models/tiny is, or a pi0 or pi05 of openpi or lerobot, whole"
+EXPECTED: Final = "expected a folder with model.yaml, as models/tiny is, or a pi0 or pi05 of openpi or lerobot, whole"
 _POLICIES: Final = {  # `type` of lerobot, beginning of `model_type` of transformers -> name
     "pi0": "PI0",
     "pi05": "PI0.5",
@@ -76,10 +76,10 @@ def missing_weights(folder: Path) -> str:
 def what_is_folder(folder: Path) -> str:
     """What a folder without model.yaml is, and what is expected."""
     if not any(folder.iterdir()):
-        return f"the folder is empty; {_EXPECTED}"
+        return f"the folder is empty; {EXPECTED}"
     kind = _policy(folder) or _other(folder) or "no model.yaml is here"
     broken = [f"{path.name}: {said}" for path in sorted(folder.iterdir()) if (said := what_is_file(path))]
-    return "; ".join([kind, *broken[:2], _EXPECTED]) + ("" if broken else missing_weights(folder))
+    return "; ".join([kind, *broken[:2], EXPECTED]) + ("" if broken else missing_weights(folder))
 
 
 def _policy(folder: Path) -> str:

@@ -79,3 +79,11 @@ def test_a_file_of_something_else_is_not_compared_with(tmp_path: Path) -> None:
         result = CliRunner().invoke(app, ["bench", "--compare", str(tmp_path / "other.json")])
         assert result.exit_code == 2, text
         assert "expected a file that `vla-align bench --json` wrote" in result.output
+
+
+@pytest.mark.parametrize("command", ["bench", "demo"])
+@pytest.mark.parametrize("file", [".", "nowhere/bench.json"])
+def test_a_place_for_the_numbers_that_is_not_there_is_said_before_they_are_measured(command: str, file: str) -> None:
+    result = CliRunner().invoke(app, [command, "--json", file, "--model", "nowhere"])
+    assert result.exit_code == 2
+    assert f"{file}: th" in result.output

@@ -58,8 +58,8 @@ def test_a_dataset_is_told_by_robot(tmp_path: Path) -> None:
     ("options", "sentence"),
     [
         ([], "a LeRobotDataset needs --robot"),
-        (["--robot", "nowhere.yaml"], "nowhere.yaml: cannot be read as YAML"),
-        (["--robot", "wrong.yaml"], "cameras: Field required"),
+        (["--robot", "nowhere.yaml"], "nowhere.yaml: cannot be read: No such file or directory"),
+        (["--robot", "wrong.yaml"], "cameras: Field required; "),
         (["--robot", SO101.with_name("droid.yaml")], "recorded at 30 fps, the robot's control_rate_hz is 15"),
     ],
 )
@@ -71,6 +71,12 @@ def test_a_wrong_robot_is_refused_with_a_sentence(
     Path("wrong.yaml").write_text(SO101.read_text().replace("cameras:", "kameras:"))
     result = inspect(*options, folder)
     assert (result.exit_code, sentence in result.stderr) == (2, True), result.output
+
+
+def test_a_path_that_is_no_dataset_is_named(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "nowhere"):
+        result = inspect("--robot", SO101, path)
+        assert (result.exit_code, f"{path} is no LeRobotDataset" in result.stderr) == (2, True), result.output
 
 
 def test_bags_need_a_model(tmp_path: Path) -> None:

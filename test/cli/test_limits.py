@@ -21,6 +21,7 @@ def test_limits_are_measured_again_of_a_file_of_other_checks(tmp_path: Path) -> 
     (model / "alignment_stats.json").write_text(json.dumps({"format": 1, "motion_r2": 0.7}))
     result = CliRunner().invoke(app, ["limits", str(model), "--source", "{bench: reach2, validation_robots: 1}"])
     assert result.exit_code == 0, result.output
+    assert "1 validation robots, 24 are needed" in result.stderr
     stats = load_alignment_stats(model / "alignment_stats.json")
     assert stats.motion_r2 == 0.7
     assert {limit.robots for limit in stats.limits.values()} == {1}
@@ -30,7 +31,13 @@ def test_limits_are_measured_again_of_a_file_of_other_checks(tmp_path: Path) -> 
             assert BY_NAME[name].worst([limit.value, shipped[name].value]) == shipped[name].value, name
 
 
+def test_a_model_is_found_by_its_name_in_the_zoo() -> None:
+    result = CliRunner().invoke(app, ["limits", "pi0"])
+    assert result.exit_code == 2
+    assert "models/pi0/alignment_stats.json: No such file" in result.output
+
+
 def test_a_folder_that_is_no_model_is_named(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["limits", str(tmp_path)])
     assert result.exit_code == 2
-    assert "alignment_stats.json: expected JSON with the number motion_r2" in result.output
+    assert "alignment_stats.json: No such file or directory: does this model align?" in result.output

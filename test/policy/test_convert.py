@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from builders import save_tensors
-from foreign_folders import MAKERS, lerobots_tensors, openpis, robot_arguments
+from foreign_folders import DATA, MAKERS, SO101, lerobots_tensors, openpis, robot_arguments
 from safetensors.torch import load_file
 from test_weights import write_shards
 from typer.testing import CliRunner, Result
@@ -204,3 +204,23 @@ def test_the_full_size_models_are_described_without_weights(name: str) -> None:
     assert 12.5 < gigabytes < 14.6, "3.3 thousand million numbers"
     assert shapes["vlm.layers.17.down_proj.weight"] == (2048, 16384)
     assert ("time_mlp_in.weight" in shapes) == (name == "pi05")
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [("nowhere", "or a pi0 or pi05 of openpi or lerobot"), ("model.yaml", "the folder that it is in")],
+)
+def test_a_source_that_is_no_folder_is_said(source: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "model.yaml").write_text("format: 1")
+    arguments = ["convert", str(tmp_path / source), str(tmp_path / "new"), "--robot", str(SO101)]
+    result = shell.invoke(app, arguments)
+    assert result.exit_code == 2
+    assert said in result.stderr
+
+
+def test_a_chunk_shorter_than_what_the_robot_executes_is_said_in_one_sentence(tmp_path: Path) -> None:
+    folder, _ = openpis(tmp_path / "theirs")
+    arguments = ["convert", str(folder), str(tmp_path / "new"), "--robot", str(DATA / "robot.yaml")]
+    result = shell.invoke(app, [*arguments, "--action-horizon", "3"])
+    assert result.exit_code == 2
+    assert result.stderr == f"cannot convert: {folder}: robot.execute must be 1..3 (the action horizon)\n"

@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 from builders import make_observation, write_model
-from recordings import record, run_of
+from recordings import BASE, record, run_of
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
@@ -24,6 +24,8 @@ from vla_align_ros.training.recipe import BaseRecipe, Recipe, RecipeError, Visio
 from vla_align_ros.training.train import prepare, train
 
 CPU = torch.device("cpu")
+RECIPES = Path(__file__).parents[2] / "config" / "train"
+TINY, TINY_MODEL = str(RECIPES / "tiny.yaml"), str(RECIPES / "tiny.model.yaml")
 SOURCES = open_sources(0, robots=3, validation_robots=1)
 PI05 = {"variant": "pi05", "max_token_len": 24, "vocab_size": 300}
 NEW = ("peft_prefix_token", "e_token_attention_bias", "alignment.")
@@ -154,6 +156,29 @@ def test_the_command_trains_on_a_base_from_bags(tmp_path: Path) -> None:
     assert list((run / "tensorboard" / "policy").glob("events.*"))
 
 
+def test_a_run_without_data_or_with_a_bag_whose_topics_are_called_otherwise_says_what_to_write(tmp_path: Path) -> None:
+    folder, bag = base_folder(tmp_path / "base"), tmp_path / "bag"
+    arguments = ["train", "--base", str(folder), "--freeze", "base", "--run", str(tmp_path / "run")]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2
+    assert "no data are named: one of bench, lerobot, bags, or --data" in result.stderr
+    record(bag, run_of(seconds=1.0), names={BASE: "/front"})
+    result = CliRunner().invoke(app, [*arguments, "--data", str(bag)])
+    assert result.exit_code == 2
+    assert "give --camera base_0_rgb=/front; " in result.stderr
+    assert (
+        "These options are keys of `source` here: cameras, joints, prompt_topic, prompt, command_topic" in result.stderr
+    )
+
+
+def test_a_base_is_not_exported_over(tmp_path: Path) -> None:
+    folder = base_folder(tmp_path / "base")
+    arguments = ["train", "--base", str(folder), "--run", str(tmp_path / "run"), "--export", f"{folder}/../base"]
+    result = CliRunner().invoke(app, [*arguments, "--source", "{bench: reach2}"])
+    assert result.exit_code == 2
+    assert "is the base itself, which the run still needs" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -163,6 +188,11 @@ def test_the_command_trains_on_a_base_from_bags(tmp_path: Path) -> None:
         (["--base", "tiny", "--data", "nowhere"], "--data: nowhere: no such file or folder"),
         (["--base", "tiny", "--data", ".", "--source", "{}"], "--data and --source say the same"),
         ([], "name a recipe"),
+        (["--config", "nowhere.yaml"], "nowhere.yaml: cannot be read: No such file or directory"),
+        (["--config", TINY_MODEL], "source: Field required; format: Unexpected keyword argument; name: Unexpected"),
+        (["--config", TINY, "--run", TINY], "--run: " + TINY + " is a file"),
+        (["--config", TINY, "--export", TINY], "--export: " + TINY + " is a file"),
+        (["--config", TINY, "--run", "/proc/nowhere/run"], "No such file or directory: '/proc/nowhere"),
     ],
 )
 def test_a_wrong_option_is_answered_with_a_sentence(tmp_path: Path, options: list[str], said: str) -> None:

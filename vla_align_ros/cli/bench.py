@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vla_align_ros.cli.json_file import JsonFile
+
 if TYPE_CHECKING:
     import torch
 
@@ -49,7 +51,7 @@ def bench(
     compare: Annotated[
         Path | None, typer.Option(metavar="SAVED", help="A file of --json: each CPU time is shown over the one in it.")
     ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the numbers here.")] = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Measure latency, alignment and memory, and each as a share of what this machine can do at most. Exit code 2: a
     model, size or file that does not fit.

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from vla_align_ros.cli.json_file import JsonFile
 from vla_align_ros.demo.subject import EMBODIMENT_SEED, MODEL
 
 
@@ -19,7 +20,7 @@ def demo(
     embodiment_seed: Annotated[int, typer.Option(help="Which arm; 0 is the unshifted one.")] = EMBODIMENT_SEED,
     aligns: Annotated[int, typer.Option(help="Alignments to wait for.", min=1)] = 2,
     episodes: Annotated[int, typer.Option(help="Paired episodes for the success rates.", min=1)] = 200,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the numbers here as JSON.")] = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Run a simulated robot with a shifted arm, align to it, and prove that live, offline and restored agree.
 
@@ -40,7 +41,7 @@ def demo(
     try:
         numbers = run_demo(settings, console)
     except (DemoError, ModelConfigError) as error:
-        console.print(f"[red]the demo failed:[/red] {error}")
+        console.print(f"\n[red]the demo failed:[/red] {error}")  # below the live table, which ends without a new line
         raise typer.Exit(1) from None
     if json_file is not None:
         json_file.write_text(json.dumps(numbers, indent=2) + "\n")

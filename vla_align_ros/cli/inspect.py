@@ -48,7 +48,8 @@ def inspect(
             found = [part for source in sources for part in _dataset(source, robot, robot_column)]
         else:
             if not model:
-                raise ValueError("bags need --model: its model.yaml says which joints and cameras are meant")
+                said = f"{sources[0]} is no LeRobotDataset, for it has no meta/info.json" if robot else "no model"
+                raise ValueError(f"{said}: bags need --model, whose model.yaml says which joints and cameras are meant")
             policy = load_policy(find_model(model), "cpu")
             found = [_bags(sources, policy, recorded.topics(policy.config.robot), recorded.prompt)]
     except ValueError as error:

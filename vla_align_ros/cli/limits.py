@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 
 def limits(
-    model: Annotated[Path, typer.Argument(help="The model's folder, whose alignment_stats.json is written.")],
+    model: Annotated[
+        str, typer.Argument(help="Folder of the model, or its name in the zoo; its alignment_stats.json is written.")
+    ],
     source: Annotated[
         str, typer.Option(help="Whose validation robots, as YAML: as in a recipe, see vla-align train.")
     ] = "{bench: reach2}",
@@ -30,26 +32,32 @@ def limits(
     import torch
 
     from vla_align_ros.cli.sources import open_sources, parse_source
+    from vla_align_ros.limits import CHECKS
     from vla_align_ros.policy.statistics import STATS_FILE, read_motion_r2, write_alignment_stats
     from vla_align_ros.training.limits import measure
     from vla_align_ros.training.recipe import TrainingError
+    from vla_align_ros.zoo import find_model
 
     torch.set_num_threads(threads)
     try:
-        motion_r2 = read_motion_r2(model / STATS_FILE)
-        policy = _without_limits(model, motion_r2, device)
+        folder = find_model(model)
+        motion_r2 = read_motion_r2(folder / STATS_FILE)
+        policy = _without_limits(folder, motion_r2, device)
         validation = open_sources(parse_source(source), policy.config, seed=0).validation
+        robots, needed = len(validation.robots), max(check.robots_needed for check in CHECKS)
+        if robots < needed:
+            few = f"{robots} validation robots, {needed} are needed: the new limits will refuse more good experience"
+            typer.echo(few, err=True)
 
         def log(line: dict[str, object]) -> None:
-            words = f"robot {line['step']} of {len(validation.robots)}"
+            words = f"robot {line['step']} of {robots}"
             typer.echo(json.dumps(line) if as_json else words, err=not as_json)
 
-        stats = measure(policy, validation, motion_r2, log)
-    except (ValueError, TrainingError) as error:
+        write_alignment_stats(folder, measure(policy, validation, motion_r2, log))
+    except (ValueError, OSError, TrainingError) as error:
         typer.echo(f"cannot measure: {error}", err=True)
         raise typer.Exit(2) from None
-    write_alignment_stats(model, stats)
-    typer.echo(f"wrote {model / STATS_FILE}; vla-align doctor --model {model} shows it", err=as_json)
+    typer.echo(f"wrote {folder / STATS_FILE}; vla-align doctor --model {folder} shows it", err=as_json)
 
 
 def _without_limits(model: Path, motion_r2: float, device: str) -> Policy:

@@ -130,6 +130,7 @@ class BagSource:
 
     def open(self, config: ModelConfig, seed: int) -> Sources:
         from vla_align_ros.experience.bag_source import bag_sources
+        from vla_align_ros.experience.storage import TopicMissing
         from vla_align_ros.offline import read_bag
         from vla_align_ros.params import PolicyParams
 
@@ -139,9 +140,13 @@ class BagSource:
         params = PolicyParams.from_mapping({"experience_stride_ticks": 1})
         training, validation = (_named(bags) for bags in (self.bags, self.validation))
         horizon = config.architecture.action_horizon
-        return bag_sources(
-            training, validation, lambda paths: read_bag(model, paths, topics, params, self.prompt), horizon
-        )
+        try:
+            return bag_sources(
+                training, validation, lambda paths: read_bag(model, paths, topics, params, self.prompt), horizon
+            )
+        except TopicMissing as error:
+            keys = "cameras, joints, prompt_topic, prompt, command_topic"
+            raise RecipeError(f"{error}. These options are keys of `source` here: {keys}") from None
 
 
 @plain_dataclass(frozen=True)
@@ -182,6 +187,8 @@ def open_sources(raw: dict[str, Any], config: ModelConfig, seed: int) -> Sources
     what a source raises, a ValueError, for data that do not fit."""
     real = {key: value for key, value in raw.items() if key != "virtual"}
     named = [kind for kind in _KINDS if kind in real]
+    if not real:
+        raise RecipeError(f"source: no data are named: one of {', '.join(_KINDS)}, or --data of vla-align train")
     if len(named) != 1:
         raise RecipeError(f"source: expected one of {', '.join(_KINDS)}, got {list(real)}")
     found: Reach2Source | So101Source | LeRobotSource | BagSource = _parsed(_KINDS[named[0]], real, named[0])

@@ -47,7 +47,7 @@ def train(
     import torch
 
     from vla_align_ros.cli.sources import open_sources
-    from vla_align_ros.cli.train_options import RecipeOptions
+    from vla_align_ros.cli.train_options import RecipeOptions, check_places
     from vla_align_ros.cli.train_progress import shown
     from vla_align_ros.policy.load import find_device
     from vla_align_ros.training.base import model_of
@@ -62,6 +62,7 @@ def train(
     curves: TensorBoard | None = None
     try:
         path, recipe = RecipeOptions(base, freeze, data or [], source, seed).applied(config)
+        check_places(run, export, recipe)
         target = find_device(device)
         sources = open_sources(recipe.source, model_of(recipe, path), recipe.seed)
         if tensorboard and is_main():
@@ -82,7 +83,7 @@ def train(
             trainee = run_training(path, recipe, sources, run, log, target)
             if export is not None and is_main():
                 write_model(trainee, recipe, run, export, log)
-    except (ValueError, TrainingError) as error:
+    except (ValueError, OSError, TrainingError) as error:
         typer.echo(f"cannot train: {error}", err=True)
         raise typer.Exit(2) from None
     finally:

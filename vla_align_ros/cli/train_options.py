@@ -56,6 +56,16 @@ class RecipeOptions:
         return found[0]
 
 
+def check_places(run: Path, export: Path | None, recipe: Recipe) -> None:
+    """Before hours of training. Raises RecipeError where `run` or `export` is a file, and for an export over its
+    base."""
+    for option, place in (("--run", run), ("--export", export)):
+        if place is not None and place.exists() and not place.is_dir():
+            raise RecipeError(f"{option}: {place} is a file, a folder is needed")
+    if export is not None and recipe.base is not None and export.resolve() == Path(recipe.base.folder).resolve():
+        raise RecipeError(f"--export: {export} is the base itself, which the run still needs: name another folder")
+
+
 def _freeze(text: str) -> Literal["vlm", "base"]:
     if text == "vlm":
         return "vlm"

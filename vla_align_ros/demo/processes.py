@@ -12,7 +12,7 @@ from typing import Self
 
 import vla_align_ros
 
-STOP_TIMEOUT_S = 10.0
+STOP_TIMEOUT_S = 30.0  # on a busy machine rclpy and its last messages take their time
 PROFILE = Path(vla_align_ros.__file__).parents[1] / "config" / "fastdds_profile.xml"
 
 

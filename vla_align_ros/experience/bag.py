@@ -20,7 +20,7 @@ from vla_align_ros.experience.bag_topics import BagTopics
 from vla_align_ros.experience.builder import ExperienceBuilder
 from vla_align_ros.experience.own_commands import is_foreign
 from vla_align_ros.experience.recording import Recording
-from vla_align_ros.experience.storage import BagError, BagMessage
+from vla_align_ros.experience.storage import BagError, BagMessage, TopicMissing
 from vla_align_ros.observation.assemble import ObservationAssembler, ObservationRefused
 from vla_align_ros.observation.codecs import (
     JOINT_STATE,
@@ -103,7 +103,7 @@ class BagReading:
             self._assembler.push_prompt(prompt, 0)
             self.summary.notes.append(f"no messages on {self._topics.prompt}: the prompt is {prompt!r}, as given")
         if missing := [topic for topic in needed if topic not in counts]:
-            raise BagError(self._missing(missing))
+            raise TopicMissing(self._missing(missing))
         for topic, (_, option, allowed) in needed.items():
             if not set(counts[topic]) & set(allowed):
                 found = f"it is {' and '.join(counts[topic])}"

@@ -30,6 +30,10 @@ class BagError(ValueError):
     """A bag is missing, unreadable, empty, or lacks a topic; the message says which and what the bag has."""
 
 
+class TopicMissing(BagError):
+    """There are no messages on a topic; the message names the option of `vla-align align` by which to name another."""
+
+
 class BagMessage(NamedTuple):
     """One serialised message. t_ns: when it came, by the recorder's clock (`bag_clock.py` may correct it)."""
 

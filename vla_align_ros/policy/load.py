@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from vla_align_ros.foreign import what_is_file, what_is_folder
+from vla_align_ros.foreign import EXPECTED, what_is_file, what_is_folder
 from vla_align_ros.observation.normalise import load_norm_stats
 from vla_align_ros.policy import weights
 from vla_align_ros.policy.config import (
@@ -77,8 +77,8 @@ def read_folder(folder: Path, settings: ForeignSettings | None = None) -> Foreig
     Raises ModelConfigError, WeightsError or NormStatsError.
     """
     if not folder.is_dir():
-        known = what_is_file(folder) or f"give a folder that holds {MODEL_FILE}, as models/tiny does"
-        raise ModelConfigError(f"{folder}: no such model folder; {known}")
+        known = "this is a file: give the folder that it is in" if folder.is_file() else EXPECTED
+        raise ModelConfigError(f"{folder}: no such model folder; {what_is_file(folder) or known}")
     if (folder / MODEL_FILE).exists():
         if settings is not None:
             raise ModelConfigError(f"{folder} is a zoo folder already, and says what robot it is for in {MODEL_FILE}")

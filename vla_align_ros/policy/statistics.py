@@ -63,7 +63,9 @@ def read_motion_r2(path: Path) -> float:
     """From a file of any checks. Raises AlignmentStatsError."""
     try:
         return float(json.loads(path.read_bytes())["motion_r2"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except OSError as error:
+        raise AlignmentStatsError(f"{path}: {error.strerror}: does this model align?") from None
+    except (ValueError, KeyError, TypeError) as error:
         raise AlignmentStatsError(f"{path}: expected JSON with the number motion_r2, got {error!r}") from None
 
 
