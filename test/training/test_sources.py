@@ -136,10 +136,11 @@ def test_a_run_on_a_recording_goes_on_to_the_same_bits(data: Path, tmp_path: Pat
 
 
 def test_a_run_does_not_go_on_with_another_source(data: Path, tmp_path: Path) -> None:
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"model": "reach2.model.yaml", "source": BENCH, "seed": 0}))
+    recipe = yaml.safe_load((data / "reach2.yaml").read_text())
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     result = trained(data, "bags", tmp_path)
     assert result.exit_code == 2, result.output
-    assert "begun with another source" in result.output
+    assert "begun with another source:" in result.output
 
 
 def test_a_sample_is_prepared_as_the_policy_prepares_what_it_sees(data: Path, tmp_path: Path) -> None:
