@@ -55,7 +55,7 @@ def prepare(
     else:
         model, robot = load_base(recipe, recipe_path, sources, out, device)
     features = FeatureExtractor(architecture.alignment.features).to(device)
-    motion_r2 = make_eyes(recipe, sources, model, features, out, log)
+    motion_r2 = make_eyes(recipe, sources, config.robot, model, features, out, log)
     torch.manual_seed(seed_of(recipe.seed, Part.TOKEN_BANK))
     rows, width = len(sources.training.robots), architecture.action_expert.width
     shifts = sources.training.shifts
