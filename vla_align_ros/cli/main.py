@@ -22,7 +22,9 @@ class Commands(TyperGroup):
         except BrokenPipeError:
             raise  # who read the output has gone: typer's own
         except (OSError, SafetensorError) as error:
-            text = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
+            text = str(error)
+            if isinstance(error, OSError) and error.filename:
+                text = f"{error.filename}: {error.strerror}"
             typer.echo(f"vla-align {ctx.invoked_subcommand}: {text}", err=True)
             raise typer.Exit(2) from None
 
