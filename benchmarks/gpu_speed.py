@@ -135,7 +135,7 @@ def measure_variant(
 
     limit = measure.peak(model, device, torch.bfloat16)
     found["parts"] = measure.sampling(measure.plan_of(model, NUM_STEPS), calls, limit)
-    losses = ExperienceLosses.of_inputs(model, *measure.made_up(model, experiences), LossWeights())
+    losses = ExperienceLosses.of_inputs(model, *measure.random_inputs(model, experiences), LossWeights())
     rows = torch.arange(min(STEP_ROWS, experiences))
 
     def step() -> None:

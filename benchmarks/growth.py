@@ -34,7 +34,7 @@ LEARNED, NUM_STEPS = 96, 10
 
 def by_bank(policy: Policy) -> dict[int, float]:
     """Seconds of a pick from so many tokens."""
-    learned = whole.made_up(policy, LEARNED)
+    learned = whole.random_experiences(policy, LEARNED)
     losses = ExperienceLosses(policy, learned, LossWeights()).without_dynamics()
     rows, found = torch.arange(LEARNED), {}
     for count in BANKS:
@@ -46,7 +46,7 @@ def by_bank(policy: Policy) -> dict[int, float]:
 def by_experiences(policy: Policy) -> dict[int, dict[str, float]]:
     """Seconds of the parts of an alignment with so many."""
     return {
-        count: {name: part["cpu_ms"] / 1e3 for name, part in whole.alignment(policy, count).items()}
+        count: {name: part["own_ms"] / 1e3 for name, part in whole.alignment(policy, count).items()}
         for count in EXPERIENCES
     }
 

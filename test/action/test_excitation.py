@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from robots import a_robot
 
-from vla_align_ros.action.excitation import Excitation, excited, wiggle
+from vla_align_ros.action.excitation import Excitation, count_excited, wiggle
 from vla_align_ros.action.limits import ChunkLimits, check_chunk
 from vla_align_ros.action.trajectory import positions_of, to_trajectory
 from vla_align_ros.robot.description import Joint
@@ -101,5 +101,5 @@ def test_experience_of_it_lies_wholly_inside_its_span() -> None:
         return Experience(seen[0], np.zeros((8, 2), np.float32), seen[1], 0)
 
     some = [experience(first, first + 8) for first in range(0, 40, 4)]
-    assert excited(some, [(4, 20), (28, 36)]) == 4
-    assert excited(some, []) == 0
+    assert count_excited(some, [(4, 20), (28, 36)]) == 4
+    assert count_excited(some, []) == 0

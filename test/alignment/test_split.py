@@ -14,7 +14,7 @@ from robots import a_robot
 from vla_align_ros.action.trajectory import positions_of
 from vla_align_ros.alignment.split import split, split_by_episode, straying
 from vla_align_ros.policy import Policy
-from vla_align_ros.robot.description import ActionKind, Joint
+from vla_align_ros.robot.description import METRES_A_RAD, ActionKind, Joint
 from vla_align_ros.types import Experience
 
 ROBOT = a_robot()
@@ -109,13 +109,33 @@ def test_a_joint_strays_by_what_it_goes_too_far_or_the_wrong_way(gain: float, re
     assert np.delete(found, 5, 0).max() == pytest.approx(0.0, abs=1e-4)
 
 
-def test_a_joint_that_is_hardly_sent_anywhere_has_noise_alone() -> None:
+def hardly_sent() -> list[Experience]:
+    """The second joint is sent almost nowhere, and trembles."""
     still = list[Experience]()
     for index, item in enumerate(moved_by([1.0, 1.0])):
         end = [item.next_observation.state[0], item.observation.state[1] + 0.002 * (-1) ** index]
         seen = dataclasses.replace(item.next_observation, state=np.array(end, np.float32))
         still.append(dataclasses.replace(item, commands=item.commands * np.float32([1, 1e-4]), next_observation=seen))
-    assert straying(still, ROBOT).max() < 0.2
+    return still
+
+
+def test_a_joint_that_is_hardly_sent_anywhere_has_noise_alone() -> None:
+    assert straying(hardly_sent(), ROBOT).max() < 0.2
+
+
+def test_a_slide_strays_as_a_joint_that_turns_as_far() -> None:
+    def slid(item: Experience) -> Experience:
+        seen, after = (
+            dataclasses.replace(each, state=each.state * np.float32(METRES_A_RAD))
+            for each in (item.observation, item.next_observation)
+        )
+        commands = item.commands * np.float32(METRES_A_RAD)
+        return dataclasses.replace(item, observation=seen, commands=commands, next_observation=after)
+
+    turned, slide = straying(hardly_sent(), ROBOT), Joint((-3.0, 3.0), 2.5, unit="m")
+    assert turned.max() > 0.05
+    strays = straying([slid(item) for item in hardly_sent()], a_robot(joint=slide))
+    np.testing.assert_allclose(strays, turned, rtol=1e-4, atol=1e-6)
 
 
 def test_what_was_held_and_what_strayed_is_neither_learned_from_nor_judges(policy: Policy) -> None:

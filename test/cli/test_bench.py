@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from vla_align_ros.cli.main import app
 
-TIMES = {"p50_ms", "p95_ms", "p99_ms", "cpu_ms"}
+TIMES = {"p50_ms", "p95_ms", "p99_ms", "own_ms"}
 WORK = {"flops", "bytes", "limit_ms"}
 NETWORK = ("vision", "prefix", "denoising", "sample_actions", "prefix of a row", "losses of a row", "gradient of a row")
 NODE = ("image message", "infer", "check and message")
@@ -32,8 +32,8 @@ def test_everything_is_measured_and_compared_with_a_saved_run(tmp_path: Path) ->
         assert min(subject["memory_mb"].values()) > 0
     parts = found["tiny"]["parts"]
     assert all(set(parts[part]) == TIMES for part in NODE)
-    assert all(parts[part]["cpu_ms"] > 0 for part in ALIGN)
-    assert parts["node overhead"]["cpu_ms"] > 0
+    assert all(parts[part]["own_ms"] > 0 for part in ALIGN)
+    assert parts["node overhead"]["own_ms"] > 0
     for word in ("vision", "denoising", "node overhead", "align step", "golden pi05", "% of limit", "copy"):
         assert word in result.output
 
@@ -74,7 +74,7 @@ def test_what_cannot_be_measured_is_said_before_anything_is(arguments: list[str]
 
 
 def test_a_file_of_something_else_is_not_compared_with(tmp_path: Path) -> None:
-    for text in ("{}", "[]", "no", '{"format": 1, "measured": {"tiny": 3}}', '{"format": 0, "measured": {}}'):
+    for text in ("{}", "[]", "no", '{"format": 2, "measured": {"tiny": 3}}', '{"format": 0, "measured": {}}'):
         (tmp_path / "other.json").write_text(text)
         result = CliRunner().invoke(app, ["bench", "--compare", str(tmp_path / "other.json")])
         assert result.exit_code == 2, text
@@ -87,3 +87,16 @@ def test_a_place_for_the_numbers_that_is_not_there_is_said_before_they_are_measu
     result = CliRunner().invoke(app, [command, "--json", file, "--model", "nowhere"])
     assert result.exit_code == 2
     assert f"{file}: th" in result.output
+
+
+def test_a_run_with_other_settings_is_not_compared_with(tmp_path: Path) -> None:
+    threads, file = torch.get_num_threads(), tmp_path / "before.json"
+    command = ["bench", "--model", "", "--threads", str(threads)]
+    assert CliRunner().invoke(app, [*command, "--json", str(file)]).exit_code == 0
+    assert CliRunner().invoke(app, [*command, "--compare", str(file)]).exit_code == 0
+    now = json.loads(file.read_text())
+    for setting, other in {"device": "cuda", "threads": threads + 1, "dtype": "bfloat16", "experiences": 8}.items():
+        file.write_text(json.dumps(now | {setting: other}))
+        result = CliRunner().invoke(app, [*command, "--compare", str(file)])
+        assert result.exit_code == 2, setting
+        assert f"measured with {setting} {other}, now {now[setting]}: measure both alike" in result.output

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from made_up import EFFORT, ODD, SPREAD, VELOCITY, MadeUpRobot, asked, write_robot_model
+from robots import a_robot
 
 from vla_align_ros.observation.codecs import IMAGE
 from vla_align_ros.params import PolicyParams
@@ -45,6 +46,12 @@ def test_what_is_sensed_is_in_ros_units_field_by_field(policy: Policy, observati
     np.testing.assert_allclose(observation.state, STATE, rtol=1e-6)
     robot = policy.config.robot
     np.testing.assert_allclose(robot.measured(observation.state), [PLACES[name] for name in robot.action_joints])
+
+
+def test_motion_is_that_of_positions_a_slide_as_if_it_turned(policy: Policy) -> None:
+    change = np.tile(np.float32([100.0, 0.25, 100.0, 1.0, -1.0, 0.5, 2.0]), (3, 1))
+    np.testing.assert_array_equal(policy.config.robot.motion(change), np.tile([1.0, 1.0, -1.0, 2.0, 2.0], (3, 1)))
+    np.testing.assert_array_equal(a_robot().motion(change[:, 1:3]), change[:, 1:3])
 
 
 def test_the_network_and_the_prompt_are_given_the_models_units(policy: Policy, observation: Observation) -> None:

@@ -159,6 +159,27 @@ def test_the_player_plays_no_command_unless_told(shared_ros, recording):
     assert not commands.messages
 
 
+def test_the_player_waits_until_its_last_messages_are_confirmed_but_not_for_ever(shared_ros, recording):
+    def played_on(topic):
+        moved = ("-r", f"{NAMES[JOINTS]}:={topic}")
+        settings = {"path": str(recording), "rate": 20.0, "topics": NAMES[JOINTS]}
+        player = shared_ros.run_node(PLAYER, settings, *moved)
+        assert player.wait() == 0, player.output
+        return player.output
+
+    shared_ros.listen("/heard/joint_states", JointState, RELIABLE)
+    assert "nobody confirms" not in played_on("/heard/joint_states")
+    ear = shared_ros.run_script(Path(__file__).with_name("stopped_ear.py"))
+    try:
+        there = lambda: shared_ros.node.count_subscribers("/unconfirmed/joint_states")  # noqa: E731
+        shared_ros.wait_until(there, "somebody who stops at the first message")
+        assert "nobody confirms the last messages on ['/unconfirmed/joint_states']" in played_on(
+            "/unconfirmed/joint_states"
+        )
+    finally:
+        ear.send(signal.SIGKILL)
+
+
 def test_the_player_keeps_off_a_topic_where_a_robot_publishes(shared_ros, recording):
     publisher = shared_ros.publisher(NAMES[JOINTS], JointState, subscribers=0)
     shared_ros.listen(NAMES[CAMERA], JointState)

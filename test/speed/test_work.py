@@ -1,6 +1,8 @@
-"""What is counted is what there is to compute, and a made-up input has the shapes of a real one."""
+"""What is counted is what there is to compute, and a random input has the shapes of a real one."""
 
 from __future__ import annotations
+
+import time
 
 import pytest
 import torch
@@ -53,7 +55,7 @@ def test_a_network_without_weights_has_the_work_of_one_with_them(variant: Varian
 
 def test_the_memory_of_an_alignment_is_what_its_prefixes_take() -> None:
     model = network(architecture("golden", "pi0"), "cpu")
-    losses = ExperienceLosses.of_inputs(model, *measure.made_up(model, 6), LossWeights())
+    losses = ExperienceLosses.of_inputs(model, *measure.random_inputs(model, 6), LossWeights())
     assert measure.aligning_mb(model, 6) == pytest.approx(6 * losses.bytes_per_experience / 1e6)
     plan = measure.plan_of(model, 2)
     assert 2 * plan.keys.nbytes / 1e6 < measure.sampling_mb(plan) < 5 * measure.weights_mb(model)
@@ -64,3 +66,16 @@ def test_the_limit_is_the_slower_one_of_computing_and_copying() -> None:
     limit = measure.Peak(flops_per_s=1e9, bytes_per_s=1e8)
     assert limit.limit_ms(measure.Work(flops=10**6, bytes=10)) == pytest.approx(1.0)
     assert limit.limit_ms(measure.Work(flops=10, bytes=10**6)) == pytest.approx(10.0)
+
+
+@pytest.mark.parametrize(("threads", "is_wall"), [(1, False), (2, True)])
+def test_cpu_time_is_taken_for_the_time_of_a_call_with_one_thread_alone(threads: int, is_wall: bool) -> None:
+    """Several threads add theirs up, so that a machine with many would seem slow."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        ((wall_s, own_s),) = measure.timings(lambda: time.sleep(0.05), torch.device("cpu"), 1)
+    finally:
+        torch.set_num_threads(before)
+    assert wall_s >= 0.05
+    assert (own_s >= 0.05) == is_wall

@@ -6,25 +6,30 @@ import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from builders import make_observation, write_model
+from lerobot_files import CAMERAS, write_dataset
 from recordings import BASE, record, run_of
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from vla_align_ros.bench.reach2.source import open_sources
 from vla_align_ros.cli.main import app
+from vla_align_ros.observation.normalise import NormStats, save_norm_stats
 from vla_align_ros.policy import Policy, load_policy
 from vla_align_ros.policy.config import ModelConfigError
-from vla_align_ros.training.base import model_of
+from vla_align_ros.training.base import model_of, standard_error
 from vla_align_ros.training.export import write_model as write_trained
+from vla_align_ros.training.make_tokenizer import write_tokenizer
 from vla_align_ros.training.recipe import BaseRecipe, Recipe, RecipeError, VisionRecipe
 from vla_align_ros.training.train import prepare, train
 
 CPU = torch.device("cpu")
-RECIPES = Path(__file__).parents[2] / "config" / "train"
+CONFIG = Path(__file__).parents[2] / "config"
+RECIPES = CONFIG / "train"
 TINY, TINY_MODEL = str(RECIPES / "tiny.yaml"), str(RECIPES / "tiny.model.yaml")
 SOURCES = open_sources(0, robots=3, validation_robots=1)
 PI05 = {"variant": "pi05", "max_token_len": 24, "vocab_size": 300}
@@ -177,6 +182,39 @@ def test_a_base_is_not_exported_over(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, [*arguments, "--source", "{bench: reach2}"])
     assert result.exit_code == 2
     assert "is the base itself, which the run still needs" in result.stderr
+
+
+@pytest.mark.slow
+def test_the_command_trains_on_a_base_from_a_dataset(tmp_path: Path) -> None:
+    sizes = {"action_dim": 7, "action_horizon": 4, "cameras": list(CAMERAS)}
+    folder, run = base_folder(tmp_path / "base", **sizes), tmp_path / "run"
+    described = yaml.safe_load((folder / "model.yaml").read_text())
+    described["robot"] = yaml.safe_load((CONFIG / "robots" / "so101.yaml").read_text()) | {"execute": 2}
+    (folder / "model.yaml").write_text(yaml.safe_dump(described))
+    stats = NormStats(*(np.full(6, number, np.float32) for number in (0, 1, -2, 2)))
+    save_norm_stats(folder / "norm_stats.json", {"state": stats, "actions": stats})
+    write_tokenizer(folder / "tokenizer.json", ["pick the red cube", "push the blue cube"], 64)
+    dataset = write_dataset(tmp_path / "dataset", (14, 20, 30))
+    recipe = dataclasses.asdict(dataclasses.replace(recipe_of(folder), source={}))
+    recipe |= {"base": {}, "source": {"cameras": CAMERAS, "virtual": {"robots": 2, "joint_zeros_rad": 0.1}}}
+    del recipe["model"]
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    arguments = ["train", "--config", tmp_path / "recipe.yaml", "--base", folder, "--data", dataset, "--run", run]
+    result = CliRunner().invoke(app, list(map(str, arguments)))
+    assert result.exit_code == 0, result.output
+    lines = [json.loads(line) for line in (run / "log.jsonl").open()]
+    assert next(line["robots"] for line in lines if line["stage"] == "source") == 3
+    (compared,) = (line for line in lines if line["stage"] == "against the base")
+    assert compared["episodes"] == 1
+    assert compared["standard_error"] is None, "one episode tells nothing of others"
+
+
+def test_samples_of_one_episode_are_no_more_sure_than_it_is() -> None:
+    values = torch.randn(12, generator=torch.Generator().manual_seed(0))
+    alone = standard_error(values, range(12))
+    assert alone == pytest.approx(float(values.std()) / 12**0.5)
+    assert standard_error(values.repeat(5), [*range(12)] * 5) == pytest.approx(alone)
+    assert standard_error(values, [3] * 12) is None
 
 
 @pytest.mark.parametrize(

@@ -135,7 +135,7 @@ class Excitation:
             self.problem, self.over = problem, True
 
 
-def excited(experiences: Iterable[Experience], spans_ns: Iterable[tuple[int, int]]) -> int:
+def count_excited(experiences: Iterable[Experience], spans_ns: Iterable[tuple[int, int]]) -> int:
     """How many experiences lie wholly inside one of the spans (from, until)."""
     spans = list(spans_ns)
     return sum(

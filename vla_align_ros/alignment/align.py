@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from vla_align_ros.action.excitation import excited
+from vla_align_ros.action.excitation import count_excited
 from vla_align_ros.alignment import experience_check, guard
 from vla_align_ros.alignment.diagnosis import diagnose
 from vla_align_ros.alignment.evidence import collect, on_later
@@ -94,7 +94,7 @@ def attempt(
     started, limits = time.monotonic(), limits_of(policy, params)
     used = list(experiences)[-params.align_max_experiences :]
     parts = split(used, policy.config.robot, limits["joint_strays"])
-    report = _report_of(used, parts, limits, exploration_fraction, excited(used, excited_ns))
+    report = _report_of(used, parts, limits, exploration_fraction, count_excited(used, excited_ns))
     proposal: Proposal | None = None
     verdict = experience_check.check_request(policy, used, parts, params, limits)
     if verdict is None or verdict.reason not in (Reason.MALFORMED, Reason.NON_FINITE):

@@ -83,7 +83,8 @@ def straying(experiences: Sequence[Experience], robot: RobotDescription) -> NDAr
     beyond = np.maximum(np.minimum(should, 0.0) - moved, moved - np.maximum(should, 0.0)).clip(min=0.0)
     mostly = np.sqrt(np.square(should).mean(0))
     asks_distance = (robot.kinds != "position") & robot.must_follow
-    strays: NDArray[np.float64] = asks_distance * beyond / np.maximum(mostly, STILL_RAD)  # below is noise alone
+    noise = STILL_RAD * robot.scale_of_rad  # below is nothing else
+    strays: NDArray[np.float64] = asks_distance * beyond / np.maximum(mostly, noise)
     return strays
 
 

@@ -76,6 +76,17 @@ def remove_folder(path: Path, doomed: Path) -> None:
     shutil.rmtree(doomed)
 
 
+def sync_files(folder: Path) -> None:
+    """Make what lies in `folder` itself durable, with its names."""
+    for path in folder.iterdir():
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    sync_folder(folder)
+
+
 @contextmanager
 def locked(path: Path, *, shared: bool) -> Iterator[None]:
     """Hold the flock on the file `path`, shared for reading (skipped when there is no such file) or exclusive for

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from vla_align_ros.policy.pi0 import Pi0
     from vla_align_ros.speed.sizes import Size, Variant
 
-FORMAT = 1
+FORMAT = 2
 NUM_STEPS = 10  # of a network with random weights
 ROWS = {"model": 16, "golden": 16, "medium": 4, "full": 1}  # of an alignment, measured together
 WIDTH = 120  # of the tables, at least
@@ -28,7 +28,7 @@ COLUMNS = {  # a part's number, and what it is multiplied by
     "p50 ms": ("p50_ms", 1.0),
     "p95 ms": ("p95_ms", 1.0),
     "p99 ms": ("p99_ms", 1.0),
-    "CPU ms": ("cpu_ms", 1.0),
+    "own ms": ("own_ms", 1.0),
     "GFLOP": ("flops", 1e-9),
     "MB": ("bytes", 1e-6),
     "limit ms": ("limit_ms", 1.0),
@@ -49,12 +49,13 @@ def bench(
     dtype: Annotated[str, typer.Option(help="Of the large matrices of --size: float32 or bfloat16.")] = "float32",
     threads: Annotated[int, typer.Option(help="CPU threads.", min=1)] = 1,
     compare: Annotated[
-        Path | None, typer.Option(metavar="SAVED", help="A file of --json: each CPU time is shown over the one in it.")
+        Path | None, typer.Option(metavar="SAVED", help="A file of --json: each `own ms` is shown over the one in it.")
     ] = None,
     json_file: JsonFile = None,
 ) -> None:
-    """Measure latency, alignment and memory, and each as a share of what this machine can do at most. Exit code 2: a
-    model, size or file that does not fit.
+    """Measure latency, alignment and memory, and each as a share of what this machine can do at most. p50 to p99 are
+    wall time; `own ms` is CPU time with one thread, which other processes disturb least, else the median wall time.
+    Exit code 2: a model, size or file that does not fit.
 
     Example: vla-align bench --size golden --json after.json --compare before.json
     """
@@ -66,12 +67,13 @@ def bench(
     torch.set_num_threads(threads)
     wanted = size or []
     try:
-        before = {} if compare is None else _read(compare)
         if unknown := sorted({*wanted} - {*SIZES}):
             raise ValueError(f"--size: expected one of {', '.join(SIZES)}, got {unknown[0]}")
         if dtype not in ("float32", "bfloat16"):
             raise ValueError(f"--dtype: expected float32 or bfloat16, got {dtype}")
         on = find_device(device)
+        settings = {"device": str(on), "threads": threads, "dtype": dtype, "experiences": experiences}
+        before = {} if compare is None else _read(compare, settings)
         found: dict[str, Any] = {}
         if model:
             found[model] = _of_model(model, on, calls, experiences)
@@ -84,8 +86,8 @@ def bench(
         raise typer.Exit(2) from None
     _show(found, before)
     if json_file is not None:
-        about = {"device": str(on), "threads": threads, "dtype": dtype, "torch": torch.__version__}
-        json_file.write_text(json.dumps({"format": FORMAT, **about, "measured": found}, indent=2) + "\n")
+        about = {"format": FORMAT, **settings, "torch": torch.__version__}
+        json_file.write_text(json.dumps({**about, "measured": found}, indent=2) + "\n")
 
 
 def _of_model(name: str, device: torch.device, calls: int, experiences: int) -> dict[str, Any]:
@@ -98,10 +100,10 @@ def _of_model(name: str, device: torch.device, calls: int, experiences: int) -> 
     limit = measure.peak(policy.model, device)
     plan = measure.plan_of(policy.model, policy.config.recommended.num_steps)
     parts = {**measure.sampling(plan, calls, limit), **whole.node(policy, calls)}
-    cpu_ms = {part: numbers["cpu_ms"] for part, numbers in parts.items()}
-    images_ms = len(policy.config.robot.cameras) * cpu_ms["image message"]
-    overhead_ms = images_ms + cpu_ms["infer"] - cpu_ms["sample_actions"] + cpu_ms["check and message"]
-    parts["node overhead"] = {"cpu_ms": overhead_ms}
+    own_ms = {part: numbers["own_ms"] for part, numbers in parts.items()}
+    images_ms = len(policy.config.robot.cameras) * own_ms["image message"]
+    overhead_ms = images_ms + own_ms["infer"] - own_ms["sample_actions"] + own_ms["check and message"]
+    parts["node overhead"] = {"own_ms": overhead_ms}
     if not policy.align_problem:
         parts |= measure.aligning(policy.model, ROWS["model"], calls, limit)
         parts |= whole.alignment(policy, experiences)
@@ -160,8 +162,8 @@ def _check_memory(name: str, weights_mb: float, device: torch.device) -> None:
         raise ValueError(f"{name} needs {needed}: leave it out")
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """What was measured then. Raises ValueError."""
+def _read(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """What was measured then. Raises ValueError, also where another of the settings makes other times of it."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         measured: dict[str, Any] = found["measured"]
@@ -169,11 +171,13 @@ def _read(path: Path) -> dict[str, Any]:
             raise ValueError
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise ValueError(f"{path}: expected a file that `vla-align bench --json` wrote") from None
+    if differ := [f"{name} {found.get(name)}, now {now}" for name, now in settings.items() if found.get(name) != now]:
+        raise ValueError(f"--compare {path}: measured with {', '.join(differ)}: measure both alike")
     return measured
 
 
 def _show(found: dict[str, Any], before: dict[str, Any]) -> None:
-    """A table for each network; `then`: the CPU time over the saved one."""
+    """A table for each network; `now / then`: its own_ms over the saved one."""
     from rich.console import Console
     from rich.table import Table
 
@@ -186,8 +190,8 @@ def _show(found: dict[str, Any], before: dict[str, Any]) -> None:
             table.add_column(column, justify="left" if column == "part" else "right", no_wrap=True)
         for part, numbers in subject["parts"].items():
             row = [_text(numbers, key, scale) for key, scale in COLUMNS.values()]
-            then = before.get(name, {}).get("parts", {}).get(part, {}).get("cpu_ms")
-            ratio = f"{numbers['cpu_ms'] / then:.2f}" if then and "cpu_ms" in numbers else ""
+            then = before.get(name, {}).get("parts", {}).get(part, {}).get("own_ms")
+            ratio = f"{numbers['own_ms'] / then:.2f}" if then and "own_ms" in numbers else ""
             table.add_row(part, *row[1:], *([ratio] if before else []))
         console.print(table)
 

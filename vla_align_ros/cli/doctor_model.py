@@ -172,12 +172,12 @@ def check_alignment(model: str, policy: Policy) -> Check:
 def check_rate(policy: Policy) -> Check:
     """The next chunk is there before the part of the last one that is executed runs out. Timed with new pictures: one
     that was seen before costs less."""
-    from vla_align_ros.speed.whole import made_up
+    from vla_align_ros.speed.whole import random_experiences
 
     robot, steps = policy.config.robot, policy.config.recommended.num_steps
     policy.warm_up(steps)
     times = []
-    for item in made_up(policy, TIMED_CHUNKS):
+    for item in random_experiences(policy, TIMED_CHUNKS):
         start = time.perf_counter()
         policy.infer(item.observation, num_steps=steps)
         times.append(time.perf_counter() - start)

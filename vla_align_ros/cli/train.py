@@ -51,6 +51,7 @@ def train(
     from vla_align_ros.cli.train_progress import shown
     from vla_align_ros.policy.load import find_device
     from vla_align_ros.training.base import model_of
+    from vla_align_ros.training.export import check_target
     from vla_align_ros.training.export import export as write_model
     from vla_align_ros.training.processes import is_main
     from vla_align_ros.training.recipe import TrainingError
@@ -64,6 +65,8 @@ def train(
         path, recipe = RecipeOptions(base, freeze, data or [], source, seed).applied(config)
         check_places(run, export, recipe)
         target = find_device(device)
+        if export is not None:
+            check_target(export)
         sources = open_sources(recipe.source, model_of(recipe, path), recipe.seed)
         if tensorboard and is_main():
             curves = TensorBoard(run / "tensorboard")

@@ -47,7 +47,8 @@ class Frames:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Frames before and after a motion, each (N, C, size, size, 3) uint8, and the change of the state (N, S)."""
+    """Frames before and after a motion, each (N, C, size, size, 3) uint8, and the change of the state (N, S), or what
+    `RobotDescription.motion` makes of it."""
 
     before: UInt8Array
     after: UInt8Array

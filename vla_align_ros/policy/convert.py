@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from vla_align_ros.checkpoint.durable import make_folder_synced, sync_folder
+from vla_align_ros.checkpoint.durable import make_folder_synced, sync_files, sync_folder
 from vla_align_ros.observation.normalise import save_norm_stats
 from vla_align_ros.policy.config import MODEL_FILE, ModelConfig, ModelConfigError, WeightsConfig, to_yaml
 from vla_align_ros.policy.foreign_config import ForeignSettings
@@ -53,7 +53,7 @@ def convert(source: Path, target: Path, settings: ForeignSettings) -> tuple[str,
         save_norm_stats(fresh / "norm_stats.json", read.stats)
         name = SENTENCEPIECE_FILES[0] if read.tokenizer.suffix == ".model" else TOKENIZER_FILE
         shutil.copyfile(read.tokenizer, fresh / name)
-        _sync(fresh)
+        sync_files(fresh)
         os.rename(fresh, target)
     except BaseException:
         shutil.rmtree(fresh, ignore_errors=True)
@@ -72,13 +72,3 @@ def _named(config: ModelConfig, name: str) -> ModelConfig:
 def _files(weights: Path) -> tuple[Path, ...]:
     files = weights_files(weights)
     return files if files == (weights,) else (*files, index_of(weights))
-
-
-def _sync(folder: Path) -> None:
-    for path in folder.iterdir():
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    sync_folder(folder)

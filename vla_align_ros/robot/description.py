@@ -38,6 +38,7 @@ METRES_A_RAD: Final = 0.25  # so far an arm's hand goes when a joint near it tur
 Entry = Literal["position", "velocity", "effort"]
 GroupType = Literal["joint_trajectory", "position_stream"]
 Float64Array = NDArray[np.float64]
+Float32Array = NDArray[np.float32]
 
 
 class DescriptionError(ValueError):
@@ -274,7 +275,7 @@ class RobotDescription:
     @cached_property
     def scale_of_rad(self) -> Float64Array:
         """(A,) what is as far for each commanded joint as 1 rad is for a turning one, in its unit."""
-        return np.array([METRES_A_RAD if joint.unit == "m" else 1.0 for joint in self.action_limits])
+        return _scale_of_rad(self.action_limits)
 
     @cached_property
     def must_follow(self) -> NDArray[np.bool_]:
@@ -302,6 +303,13 @@ class RobotDescription:
         """(..., S) state in ROS's units -> (..., A) the positions of the commanded joints."""
         return np.asarray(state, np.float64)[..., self.position_columns]
 
+    def motion(self, change: NDArray[np.floating]) -> Float32Array:
+        """(N, S) change of states -> (N, P) of the P positions in them, 1.0 as far as 1 rad is. Velocities and efforts,
+        in other units, are left out."""
+        columns = [index for index, item in enumerate(self.state) if item.entry == "position"]
+        scale = _scale_of_rad([self.joints[self.state[index].joint] for index in columns])
+        return (change[:, columns] / scale).astype(np.float32)
+
     @cached_property
     def state_scale(self) -> Scale:
         """Of the state's numbers."""
@@ -321,6 +329,10 @@ class RobotDescription:
 def load_description(path: Path) -> RobotDescription:
     """Read and check a description (`config/robots/*.yaml`). Raises DescriptionError with every problem."""
     return load_yaml(path, RobotDescription, DescriptionError)
+
+
+def _scale_of_rad(joints: Sequence[Joint]) -> Float64Array:
+    return np.array([METRES_A_RAD if joint.unit == "m" else 1.0 for joint in joints])
 
 
 def _scale(fields: Sequence[StateField | ActionField], absolute: Iterable[bool]) -> Scale:

@@ -14,6 +14,7 @@ from collections import Counter
 from pathlib import Path
 
 from builtin_interfaces.msg import Time
+from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile
@@ -32,7 +33,7 @@ from vla_align_ros.ros.sensors import LATCHED_QOS
 NAME = "bag_player"
 OBSERVED = (IMAGE, COMPRESSED_IMAGE, JOINT_STATE, STRING)
 PLAYED_QOS = QoSProfile(depth=100)  # reliable: heard by best-effort subscriptions too
-HEARD_S = 5.0  # how long to wait for somebody who hears each topic
+HEARD_S = 5.0  # how long to wait for somebody who hears each topic, and until the last messages are heard
 LOOK_S = 0.05  # how often to look for them, and while playing for others who publish
 EXACT_S = 0.05  # the clock stands so long around a message whose time of arrival matters
 BURST, BURST_S = 10, 0.02  # so many messages of a topic at once, as after a stall of the recorder; then a pause
@@ -84,6 +85,7 @@ class BagPlayerNode(Node):
             self._wait_for_matches([self._clock, *publishers.values()])
             self.get_logger().info(f"playing {sorted(publishers)} of {self._path}, {self._params.rate:g} s in a second")
             self._play(publishers)
+            self._wait_until_heard([self._clock, *publishers.values()])
         except (PlayError, BagError, ParameterError) as error:
             self.failure = str(error)
             self.get_logger().error(self.failure)
@@ -108,6 +110,17 @@ class BagPlayerNode(Node):
             for publisher in publishers
         ):
             if time.monotonic() > deadline_s or self._done.wait(LOOK_S):
+                return
+
+    def _wait_until_heard(self, publishers: list[Publisher]) -> None:
+        """What has not arrived when the process ends is lost. Of best-effort subscriptions nobody knows."""
+        deadline_s = time.monotonic() + HEARD_S
+        # Asked without a timeout: rclpy would wait with Python's lock held.
+        while unheard := [each.topic_name for each in publishers if not each.wait_for_all_acked(Duration(seconds=0))]:
+            if time.monotonic() > deadline_s:
+                self.get_logger().warning(f"nobody confirms the last messages on {unheard}")
+                return
+            if self._done.wait(LOOK_S):
                 return
 
     def _pass_over_texts_of_others(self) -> None:

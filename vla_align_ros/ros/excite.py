@@ -11,7 +11,7 @@ from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.task import Future
 from std_srvs.srv import SetBool
 
-from vla_align_ros.action.excitation import Excitation, excited
+from vla_align_ros.action.excitation import Excitation, count_excited
 from vla_align_ros.observation.assemble import ObservationRefused
 from vla_align_ros.params import PolicyParams
 from vla_align_ros.ros.lifecycle import SafeLifecycleNode
@@ -91,7 +91,7 @@ class Exciting:
 def _sentence(runtime: Runtime, excitation: Excitation) -> str:
     """What came of one that is over."""
     span_ns = excitation.begin_ns, excitation.until_ns
-    count = excited(runtime.buffer.snapshot(), [span_ns])
+    count = count_excited(runtime.buffer.snapshot(), [span_ns])
     lasted_s = (excitation.until_ns - excitation.begin_ns) * 1e-9
     said = f"excited for {lasted_s:.1f} s: {count} experiences came from it" if lasted_s else "not excited"
     still = f"; {', '.join(excitation.still)} stayed still" if lasted_s and excitation.still else ""

@@ -21,27 +21,25 @@ from vla_align_ros.speed.work import Work, count
 
 PEAK_SIDE, PEAK_TRIES = 1024, 10
 COPY_BYTES = 2**16, 2**26  # least and most that is copied
-WARM_UP = 2
+WARM_UP_CALLS = 2
 Parts = dict[str, dict[str, Any]]
 """Numbers of each part by its name: those of `Times` and `Work`, limit_ms and share."""
 
 
 @dataclass(frozen=True)
 class Times:
-    """Of single calls, in ms. cpu_ms: the median CPU time, which other processes disturb least; on CUDA, where it says
-    nothing, the median wall time."""
+    """Of single calls, in ms of wall time. own_ms: the median by `clock_of`."""
 
     p50_ms: float
     p95_ms: float
     p99_ms: float
-    cpu_ms: float
+    own_ms: float
 
 
 @dataclass(frozen=True)
 class Peak:
-    """The most that this machine was seen to do in a second of CPU time, which all threads add to (on CUDA in one of
-    wall time): a square matrix product, and a copy of as much as the network has, which a cache may hold; in bytes read
-    and written."""
+    """The most that this machine was seen to do in a second, with the threads that are set: a square matrix product,
+    and a copy of as much as the network has, which a cache may hold; in bytes read and written."""
 
     flops_per_s: float
     bytes_per_s: float
@@ -56,29 +54,35 @@ def peak(model: nn.Module, device: torch.device, dtype: torch.dtype = torch.floa
     a, b = (torch.randn(PEAK_SIDE, PEAK_SIDE, device=device, dtype=dtype) for _ in range(2))
     copied = min(max(round(weights_mb(model) * 1e6), COPY_BYTES[0]), COPY_BYTES[1])
     source, target = torch.ones(2, copied // 8, device=device)
-    product_s = min(cpu_s for _, cpu_s in timings(lambda: torch.mm(a, b), device, PEAK_TRIES))
-    copy_s = min(cpu_s for _, cpu_s in timings(lambda: target.copy_(source), device, PEAK_TRIES))
+    product_s = min(own_s for _, own_s in timings(lambda: torch.mm(a, b), device, PEAK_TRIES))
+    copy_s = min(own_s for _, own_s in timings(lambda: target.copy_(source), device, PEAK_TRIES))
     return Peak(2 * PEAK_SIDE**3 / product_s, 2 * source.nbytes / copy_s)
 
 
+def clock_of(device: torch.device) -> Callable[[], float]:
+    """What tells in seconds how long this process works: its CPU time, which other processes disturb least, where one
+    thread does all. Several add theirs up, and a GPU's is not in it: there it is wall time."""
+    alone = device.type == "cpu" and torch.get_num_threads() == 1
+    return time.process_time if alone else time.perf_counter
+
+
 def timings(call: Callable[[], object], device: torch.device, calls: int) -> list[tuple[float, float]]:
-    """Wall and CPU time of each call in seconds; on CUDA both are wall time."""
-    found = []
-    for _ in range(WARM_UP + calls):
-        wall_s, cpu_s = time.perf_counter(), time.process_time()
+    """Of each call in seconds: wall time, and the time by `clock_of`."""
+    found, clock = [], clock_of(device)
+    for _ in range(WARM_UP_CALLS + calls):
+        wall_s, own_s = time.perf_counter(), clock()
         call()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        wall_s, cpu_s = time.perf_counter() - wall_s, time.process_time() - cpu_s
-        found.append((wall_s, wall_s if device.type == "cuda" else cpu_s))
-    return found[WARM_UP:]
+        found.append((time.perf_counter() - wall_s, clock() - own_s))
+    return found[WARM_UP_CALLS:]
 
 
 def times(call: Callable[[], object], device: torch.device, calls: int) -> Times:
     """Of so many calls, after a warm-up."""
-    wall_ms, cpu_ms = np.array(timings(call, device, calls)).T * 1e3
+    wall_ms, own_ms = np.array(timings(call, device, calls)).T * 1e3
     p50, p95, p99 = np.percentile(wall_ms, (50, 95, 99))
-    return Times(float(p50), float(p95), float(p99), float(np.median(cpu_ms)))
+    return Times(float(p50), float(p95), float(p99), float(np.median(own_ms)))
 
 
 def measured(
@@ -95,7 +99,7 @@ def measured(
     if device.type == "meta":
         return found
     taken = times(call, device, calls)
-    return {**asdict(taken), **found, "share": found["limit_ms"] / taken.cpu_ms}
+    return {**asdict(taken), **found, "share": found["limit_ms"] / taken.own_ms}
 
 
 @torch.inference_mode()
@@ -141,7 +145,7 @@ def aligning(model: Pi0, rows: int, calls: int, limit: Peak) -> Parts:
     that are computed together: the prefix of an experience, the losses of a token as the pick asks them, and the
     gradient. DINO is not in it."""
     device = model.embed_tokens.weight.device
-    inputs, outcome = made_up(model, rows)
+    inputs, outcome = random_inputs(model, rows)
     token, weights = model.make_peft_token(1), LossWeights()
     if token is None:
         return {}
@@ -171,7 +175,7 @@ def _per_row(key: str, value: Any, rows: int) -> Any:
     return value if key == "share" else value / rows
 
 
-def made_up(model: Pi0, rows: int) -> tuple[PolicyInput, ExperienceInput]:
+def random_inputs(model: Pi0, rows: int) -> tuple[PolicyInput, ExperienceInput]:
     """Random inputs on the model's device, with all cameras and full prompts."""
     a, device = model.architecture, model.embed_tokens.weight.device
     assert a.alignment is not None

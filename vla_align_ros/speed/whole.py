@@ -21,13 +21,13 @@ from vla_align_ros.observation.codecs import IMAGE, encode_image, encode_traject
 from vla_align_ros.params import PolicyParams
 from vla_align_ros.policy import Policy
 from vla_align_ros.runtime import make_assembler
-from vla_align_ros.speed.measure import Parts, times
+from vla_align_ros.speed.measure import Parts, clock_of, times
 from vla_align_ros.types import ActionChunk, Experience, Observation
 
 WIDTH, HEIGHT = 640, 480  # of a camera's messages
 PICTURES = 4  # that take turns
-WARM_UP = 8  # experiences
-PROMPT = "warm up"
+WARM_UP_EXPERIENCES = 8
+PROMPT = "at random"
 
 
 def node(policy: Policy, calls: int) -> Parts:
@@ -39,7 +39,7 @@ def node(policy: Policy, calls: int) -> Parts:
     camera, stamps = next(iter(robot.cameras)), count(robot.period_ns, robot.period_ns)
     raws = iter([encode_image(pictures[index % PICTURES], next(stamps)) for index in range(calls + 10)])
     now = count(robot.period_ns, robot.period_ns)
-    seen, turn = made_up(policy, PICTURES), count()
+    seen, turn = random_experiences(policy, PICTURES), count()
     start = robot.measured(policy.middle_state()).astype(np.float32)
     still = np.where(robot.kinds == "position", start, 0.0).astype(np.float32)
     actions = still[None].repeat(policy.model.architecture.action_horizon, 0)
@@ -58,27 +58,29 @@ def node(policy: Policy, calls: int) -> Parts:
 
 
 def alignment(policy: Policy, experiences: int) -> Parts:
-    """The parts of one alignment with the model's own parameters and made-up experience, after a small one, which sets
+    """The parts of one alignment with the model's own parameters and random experience, after a small one, which sets
     things up."""
-    for many in (WARM_UP, experiences):
+    for many in (WARM_UP_EXPERIENCES, experiences):
         found = _align(policy, many)
-    return {name: {"p50_ms": wall_s * 1e3, "cpu_ms": cpu_s * 1e3} for name, (wall_s, cpu_s) in found.items()}
+    return {name: {"p50_ms": wall_s * 1e3, "own_ms": own_s * 1e3} for name, (wall_s, own_s) in found.items()}
 
 
 def _align(policy: Policy, experiences: int) -> dict[str, tuple[float, ...]]:
-    """Wall and CPU seconds of what `alignment.align.attempt` does, which would refuse this experience at once."""
+    """Seconds of wall time, and by `clock_of`, of what `alignment.align.attempt` does, which would refuse this
+    experience at once."""
     params = PolicyParams.from_mapping(asdict(policy.config.recommended)).align
-    made, token = made_up(policy, experiences), policy.token
+    made, token = random_experiences(policy, experiences), policy.token
     assert token is not None
     learned = round(experiences * (1 - JUDGE_SHARE))
     learn, judge = torch.arange(experiences).split([learned, experiences - learned])
     found: dict[str, tuple[float, ...]] = {}
-    began = time.perf_counter(), time.process_time()
+    clocks = time.perf_counter, clock_of(policy.device)
+    began = [clock() for clock in clocks]
 
     def timed(name: str, call: Callable[[], Any]) -> Any:
-        wall_s, cpu_s = time.perf_counter(), time.process_time()
+        since = [clock() for clock in clocks]
         result = call()
-        found[name] = time.perf_counter() - wall_s, time.process_time() - cpu_s
+        found[name] = tuple(clock() - start for clock, start in zip(clocks, since, strict=True))
         return result
 
     losses = timed("align: features", lambda: ExperienceLosses(policy, made, weights_of(params)))
@@ -87,11 +89,11 @@ def _align(policy: Policy, experiences: int) -> dict[str, tuple[float, ...]]:
     found["align step"] = tuple(taken / params.align_steps for taken in found["align: gradient"])
     timed("align: judge", lambda: [on_later(losses, each, judge, 0) for each in (token, best, moved)])
     timed("align: commands", lambda: with_commands(policy, losses, made, moved, 0))
-    found["align"] = time.perf_counter() - began[0], time.process_time() - began[1]
+    found["align"] = tuple(clock() - start for clock, start in zip(clocks, began, strict=True))
     return found
 
 
-def made_up(policy: Policy, experiences: int) -> list[Experience]:
+def random_experiences(policy: Policy, experiences: int) -> list[Experience]:
     """Random pictures and commands, one episode, in order of time."""
     robot, architecture, rng = policy.config.robot, policy.model.architecture, np.random.default_rng(0)
     size, horizon, state = architecture.vision.image_size, architecture.action_horizon, policy.middle_state()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -133,29 +134,41 @@ def base_parameters(model: Pi0) -> list[nn.Parameter]:
 def keep_losses(trainee: Trainee, recipe: Recipe, out: Path) -> None:
     """What the base loses on validation samples, for `compare`; measured once, before the first step."""
     if not (out / LOSSES_FILE).exists():
-        save_atomically({"action_loss": _action_losses(trainee, recipe)}, out / LOSSES_FILE)
+        save_atomically({"action_loss": _action_losses(trainee, recipe)[0]}, out / LOSSES_FILE)
 
 
 def compare(trainee: Trainee, recipe: Recipe, out: Path, log: Log) -> None:
     """Is the base's own robot any worse? The action loss with its token less the base's, on the same samples and
-    draws; `standard_error` is that of the difference. Above 0 is worse."""
-    before, after = load_file(out / LOSSES_FILE)["action_loss"], _action_losses(trainee, recipe)
+    draws; `standard_error` is that of the difference, None for a single episode. Above 0 is worse."""
+    before, (after, episodes) = load_file(out / LOSSES_FILE)["action_loss"], _action_losses(trainee, recipe)
     difference = after - before
     log(
         {
             "stage": "against the base",
             "samples": len(before),
+            "episodes": len(set(episodes)),
             "base_action_loss": float(before.mean()),
             "action_loss": float(after.mean()),
             "difference": float(difference.mean()),
-            "standard_error": float(difference.std()) / math.sqrt(len(before)),
+            "standard_error": standard_error(difference, episodes),
         }
     )
 
 
+def standard_error(values: Tensor, episodes: Sequence[int]) -> float | None:
+    """Of the mean of values (N,), of which those of one episode may be alike, so that each episode counts once however
+    many samples it has. None where all are of one. Recordings that count their episodes alike share them, which makes
+    it larger."""
+    _, which = np.unique(episodes, return_inverse=True)
+    off = np.bincount(which, (values - values.mean()).numpy())
+    count = len(off)
+    return None if count < 2 else math.sqrt(count / (count - 1) * float(off @ off)) / len(values)
+
+
 @torch.no_grad()
-def _action_losses(trainee: Trainee, recipe: Recipe) -> Tensor:
-    """(COMPARED,) of the first validation robot's samples, with the token that a fresh install starts with."""
+def _action_losses(trainee: Trainee, recipe: Recipe) -> tuple[Tensor, list[int]]:
+    """(COMPARED,) of the first validation robot's samples, with the token that a fresh install starts with; and which
+    episode each is of."""
     model, architecture = trainee.model, trainee.model.architecture
     source: Source = trainee.sources.validation
     rng = rng_of(recipe.seed, Stream.STATISTICS, 1)
@@ -175,4 +188,4 @@ def _action_losses(trainee: Trainee, recipe: Recipe) -> Tensor:
             times, mask = flow.sample_time(count, generator, trainee.device), samples.experience.action_mask
             losses.append(model.action_loss(cache, inputs.state, actions, noise, times, mask, token))
         found.append(torch.stack(losses).mean(0))
-    return torch.cat(found).cpu()
+    return torch.cat(found).cpu(), [item.episode for item in raw.experiences]

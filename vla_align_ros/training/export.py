@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from vla_align_ros.checkpoint.durable import make_folder_synced, sync_files, sync_folder
 from vla_align_ros.policy import load_policy
 from vla_align_ros.policy.config import MODEL_FILE, to_yaml
 from vla_align_ros.policy.load import BANK_FILE
@@ -19,13 +21,14 @@ from vla_align_ros.training import own_token
 from vla_align_ros.training.curves import draw_curves
 from vla_align_ros.training.limits import measure
 from vla_align_ros.training.progress import Log
-from vla_align_ros.training.recipe import Recipe
+from vla_align_ros.training.recipe import Recipe, RecipeError
 from vla_align_ros.training.trainee import Trainee
 
 
 def export(trainee: Trainee, recipe: Recipe, run: Path, target: Path, log: Log) -> None:
-    """Write the zoo folder, with the limits of an alignment measured. All in `run`: `target` is written last, when the
-    model is whole."""
+    """Write the zoo folder, with the limits of an alignment measured. All in `run`: `target` is replaced last, when the
+    model is whole. Raises RecipeError as `check_target` does."""
+    check_target(target)
     folder, device = run / "export", trainee.device
     write_model(trainee, run, folder)
     policy = load_policy(folder, device)
@@ -34,7 +37,38 @@ def export(trainee: Trainee, recipe: Recipe, run: Path, target: Path, log: Log) 
     for family, tasks in known.items():
         log({"stage": "own_token", "family": family, **{task: asdict(told) for task, told in tasks.items()}})
     write_alignment_stats(folder, measure(policy, trainee.sources.validation, trainee.motion_r2, log))
-    shutil.copytree(folder, target, dirs_exist_ok=True)
+    put_in_place(folder, target)
+
+
+def check_target(target: Path) -> None:
+    """Raises RecipeError where something else lies there, which would be copied with the model."""
+    if target.exists() and not (target.is_dir() and ((target / MODEL_FILE).exists() or not any(target.glob("*/")))):
+        raise RecipeError(f"{target}: expected a model's folder or none, got something else: name another one")
+
+
+def put_in_place(folder: Path, target: Path) -> None:
+    """Make `target` a copy of `folder`, whole whenever the process dies; files that only `target` has, as a README,
+    stay. A kill between two renames leaves nothing there and the old one beside it; the next call puts it back."""
+    target = target.resolve()
+    fresh, old = (target.with_name(f".{target.name}.{end}") for end in ("new", "old"))
+    if old.exists() and not target.exists():
+        os.rename(old, target)
+    for left in (fresh, old):
+        shutil.rmtree(left, ignore_errors=True)
+    make_folder_synced(target.parent)
+    try:
+        if target.exists():
+            shutil.copytree(target, fresh, ignore=shutil.ignore_patterns(*(path.name for path in folder.iterdir())))
+        shutil.copytree(folder, fresh, dirs_exist_ok=True)
+        sync_files(fresh)
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
+    if target.exists():
+        os.rename(target, old)
+    os.rename(fresh, target)
+    sync_folder(target.parent)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def write_model(trainee: Trainee, run: Path, folder: Path) -> None:

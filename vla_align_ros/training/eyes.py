@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from vla_align_ros.experience.source import Labels, Source, Sources, pairs
+from vla_align_ros.experience.source import Labels, Pairs, Source, Sources, pairs
 from vla_align_ros.policy.features import FeatureExtractor
 from vla_align_ros.policy.inputs import to_model_image
 from vla_align_ros.policy.pi0 import Pi0
+from vla_align_ros.robot.description import RobotDescription
 from vla_align_ros.seeds import Part, seed_of
 from vla_align_ros.training import self_supervised, vision
 from vla_align_ros.training.probe import PROBE_PAIRS, motion_r2
@@ -21,19 +23,27 @@ from vla_align_ros.training.recipe import Recipe
 from vla_align_ros.types import UInt8Array
 
 
-def make_eyes(recipe: Recipe, sources: Sources, model: Pi0, features: FeatureExtractor, out: Path, log: Log) -> float:
+def make_eyes(
+    recipe: Recipe,
+    sources: Sources,
+    robot: RobotDescription,
+    model: Pi0,
+    features: FeatureExtractor,
+    out: Path,
+    log: Log,
+) -> float:
     """Pretrain both in place, or load what an earlier call left in `out`; the features' PCA, and the linear R2 of
     motion from them. A source without labels leaves the policy's eye to the training of the policy; a base has its
     own."""
     source, horizon = sources.training, model.architecture.action_horizon
     if source.labels is not None and recipe.base is None:
         _see(recipe, source.labels, model, out, log)
-    _see_motion(recipe, source, features, horizon, out, log)
+    _see_motion(recipe, source, robot, features, horizon, out, log)
     seed, frames, size = recipe.seed, recipe.vision.frames, features.config.dino.image_size
     images = _some_images(source, frames // 10, horizon, size, seed_of(seed, Part.FEATURES_PCA))
     features.eval().requires_grad_(False)
     features.fit(to_model_image(torch.from_numpy(images).to(features.mean.device)))
-    r2 = motion_r2(features, pairs(sources.validation, min(PROBE_PAIRS, frames), horizon, size, seed))
+    r2 = motion_r2(features, _moved(sources.validation, robot, min(PROBE_PAIRS, frames), horizon, size, seed))
     log({"stage": "features", "motion_r2": r2})
     return r2
 
@@ -53,20 +63,34 @@ def _see(recipe: Recipe, labels: Labels, model: Pi0, out: Path, log: Log) -> Non
     _stage(out / "vision.safetensors", model.vision_tower, pretrain, log)
 
 
-def _see_motion(recipe: Recipe, source: Source, features: FeatureExtractor, horizon: int, out: Path, log: Log) -> None:
+def _see_motion(
+    recipe: Recipe,
+    source: Source,
+    robot: RobotDescription,
+    features: FeatureExtractor,
+    horizon: int,
+    out: Path,
+    log: Log,
+) -> None:
     """The features' eye."""
     settings, dino, labels = recipe.vision, features.config.dino, source.labels
     seed = seed_of(recipe.seed, Part.FEATURES_EYE)
 
     def pretrain(log: Log) -> dict[str, float]:
         if labels is None or settings.self_supervised:
-            moved = pairs(source, settings.frames // 4, horizon, dino.image_size, seed)
+            moved = _moved(source, robot, settings.frames // 4, horizon, dino.image_size, seed)
             return self_supervised.pretrain(features, moved, settings, seed, log)
         frames, grid = labels.frames(settings.frames, dino.image_size, seed), features.config.grid
         weight = settings.pose_weight
         return vision.pretrain(features.patches, features.dino, dino.width, frames, grid, settings, weight, seed, log)
 
     _stage(out / "features.safetensors", features.dino, pretrain, log)
+
+
+def _moved(source: Source, robot: RobotDescription, count: int, horizon: int, size: int, seed: int) -> Pairs:
+    """Pairs whose motion is that of the joints alone, each weighed alike."""
+    found = pairs(source, count, horizon, size, seed)
+    return replace(found, motion=robot.motion(found.motion))
 
 
 def _some_images(source: Source, count: int, horizon: int, size: int, seed: int) -> UInt8Array:

@@ -39,6 +39,10 @@ class Feed:
 
     _shard: Samples | None
 
+    def close(self) -> None:
+        """End the thread, when the shard that it is making is made."""
+        self._thread.shutdown(cancel_futures=True)
+
     def batch(self, step: int) -> Batch:
         """This part of the batch of a step. Steps come in order, from any one on."""
         epoch, within = divmod(step, self._an_epoch)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import torch
@@ -38,26 +39,27 @@ def run_steps(
     own = processes.own_parts(parts)
     together, optimizer = processes.together(objective, optimizer)
     step, saved = load_step(path, objective, optimizer), time.monotonic()
-    feeds = [Feed(make, recipe, total, log, part) for part in own]
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    while step < total:
-        learning_rate = learning_rate_at(step, total, recipe)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate * group["scale"]
-        optimizer.zero_grad()
-        found = []
-        for feed in feeds:
-            with processes.not_yet(together, waiting=feed is not feeds[-1]):
-                loss, losses = together(feed.batch(step), seed_of(recipe.seed, Part.FLOW, step * parts + feed.part))
-                (loss / len(feeds)).backward()
-            found.append(torch.stack(list(losses.values())))
-        record: dict[str, object] = {"stage": stage, "step": step, "learning_rate": learning_rate}
-        record |= figures(learning_rate)
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        step += 1
-        means = processes.mean(torch.stack(found).mean(0)).tolist()
-        log(record | dict(zip(losses, means, strict=True)))
-        if is_main() and (time.monotonic() - saved > save_every_s or step == total):
-            save_step(path, step, objective, optimizer)
-            saved = time.monotonic()
+    with ExitStack() as opened:
+        feeds = [opened.enter_context(closing(Feed(make, recipe, total, log, part))) for part in own]
+        while step < total:
+            learning_rate = learning_rate_at(step, total, recipe)
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate * group["scale"]
+            optimizer.zero_grad()
+            found = []
+            for feed in feeds:
+                with processes.not_yet(together, waiting=feed is not feeds[-1]):
+                    loss, losses = together(feed.batch(step), seed_of(recipe.seed, Part.FLOW, step * parts + feed.part))
+                    (loss / len(feeds)).backward()
+                found.append(torch.stack(list(losses.values())))
+            record: dict[str, object] = {"stage": stage, "step": step, "learning_rate": learning_rate}
+            record |= figures(learning_rate)
+            nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            step += 1
+            means = processes.mean(torch.stack(found).mean(0)).tolist()
+            log(record | dict(zip(losses, means, strict=True)))
+            if is_main() and (time.monotonic() - saved > save_every_s or step == total):
+                save_step(path, step, objective, optimizer)
+                saved = time.monotonic()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -71,6 +72,14 @@ def load_step(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -
     if state:
         optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
     return int(tensors["step"])
+
+
+def saved_step(path: Path) -> int:
+    """How many steps what `save_step` wrote has behind it; 0 when nothing was saved."""
+    if not path.exists():
+        return 0
+    with safe_open(path, "pt") as file:
+        return int(file.get_tensor("step"))
 
 
 def _frozen(module: nn.Module) -> set[str]:

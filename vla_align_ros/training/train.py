@@ -7,13 +7,11 @@ and the zoo folder (`export.py`). Deterministic for a seed on one machine, on it
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
 
 from vla_align_ros.experience.source import Source, Sources
 from vla_align_ros.observation.normalise import Normaliser, check_norm_stats, save_norm_stats
@@ -26,6 +24,7 @@ from vla_align_ros.seeds import Part, seed_of
 from vla_align_ros.training.aids import Aids
 from vla_align_ros.training.bank import TokenBank
 from vla_align_ros.training.base import base_parameters, compare, keep_losses, load_base, model_of
+from vla_align_ros.training.begun import go_on
 from vla_align_ros.training.dataset import norm_stats
 from vla_align_ros.training.eyes import make_eyes
 from vla_align_ros.training.feed import make_shard
@@ -34,7 +33,7 @@ from vla_align_ros.training.loop import run_steps
 from vla_align_ros.training.make_tokenizer import write_tokenizer
 from vla_align_ros.training.objective import JointObjective
 from vla_align_ros.training.processes import Processes, is_main
-from vla_align_ros.training.progress import POLICY_FILE, Log, log_line, mend_log, replace_text
+from vla_align_ros.training.progress import POLICY_FILE, Log, log_line, mend_log
 from vla_align_ros.training.recipe import Recipe, RecipeError
 from vla_align_ros.training.trainee import Trainee
 
@@ -58,7 +57,7 @@ def prepare(
     else:
         model, robot = load_base(recipe, recipe_path, sources, out, device)
     features = FeatureExtractor(architecture.alignment.features).to(device)
-    motion_r2 = make_eyes(recipe, sources, model, features, out, log)
+    motion_r2 = make_eyes(recipe, sources, config.robot, model, features, out, log)
     torch.manual_seed(seed_of(recipe.seed, Part.TOKEN_BANK))
     rows, width = len(sources.training.robots), architecture.action_expert.width
     shifts = sources.training.shifts
@@ -97,15 +96,6 @@ def _about(sources: Sources) -> dict[str, object]:
     if labels is None:
         line["left_out"] = "this source has no labels: the policy's eye is not pretrained, no keypoints as an aid"
     return line
-
-
-def _check_same(out: Path, recipe: Recipe) -> None:
-    """A run goes on with what it was begun with, which `recipe.yaml` in it says."""
-    path, now = out / "recipe.yaml", asdict(recipe)
-    begun = yaml.safe_load(path.read_text()) if path.exists() else now
-    if changed := [key for key in ("model", "base", "source", "seed") if begun.get(key) != now[key]]:
-        raise RecipeError(f"{out}: begun with another {' and '.join(changed)}: give each run a folder of its own")
-    replace_text(path, yaml.safe_dump(now))
 
 
 def make_optimizer(trainee: Trainee, aids: Aids, recipe: Recipe) -> torch.optim.AdamW:
@@ -167,8 +157,8 @@ def train(
     device: torch.device,
     save_every_s: float = 120.0,
 ) -> Trainee:
-    """All stages up to the trained policy. `out` holds the run; a second call goes on where it stopped. With several
-    processes (`processes.py`) each returns the same, and the main one alone writes and logs."""
+    """All stages up to the trained policy. `out` holds the run; a second call goes on where it stopped, or for longer
+    (`begun.py`). With several processes (`processes.py`) each returns the same; the main one alone writes and logs."""
     out.mkdir(parents=True, exist_ok=True)
     processes = Processes(device)
 
@@ -181,7 +171,7 @@ def train(
     with processes.main_first():
         if is_main():
             mend_log(out)
-            _check_same(out, recipe)
+            go_on(out, recipe, model_of(recipe, recipe_path), record)
         trainee = prepare(recipe, recipe_path, sources, out, record, processes.device, processes.count)
         if recipe.base is not None:
             keep_losses(trainee, recipe, out)
