@@ -18,7 +18,7 @@ from vla_align_ros.training import self_supervised, vision
 from vla_align_ros.training.probe import PROBE_PAIRS, motion_r2
 from vla_align_ros.training.progress import Log, save_atomically
 from vla_align_ros.training.recipe import Recipe
-from vla_align_ros.types import UInt8Array
+from vla_align_ros.types import Picture
 
 
 def make_eyes(recipe: Recipe, sources: Sources, model: Pi0, features: FeatureExtractor, out: Path, log: Log) -> float:
@@ -69,7 +69,7 @@ def _see_motion(recipe: Recipe, source: Source, features: FeatureExtractor, hori
     _stage(out / "features.safetensors", features.dino, pretrain, log)
 
 
-def _some_images(source: Source, count: int, horizon: int, size: int, seed: int) -> UInt8Array:
+def _some_images(source: Source, count: int, horizon: int, size: int, seed: int) -> Picture:
     """About `count` images of all cameras, (N, size, size, 3)."""
     if source.labels is not None:
         return source.labels.frames(count, size, seed).images
