@@ -1,8 +1,8 @@
 """A source of real robots' experience as one of many robots': the real ones, and virtual ones made of them.
 
-Pictures that are turned, moved or zoomed are made from larger ones, so that they are as sharp as a real camera's. All of
-such a source are scaled twice so: from 640 x 480 to 224 by openpi's or lerobot's way they come out 1.2 or 1.4 grey levels
-(a mean) off what is scaled once, by area 0.1.
+Pictures that are turned, moved or zoomed are made from larger ones, so that they are as sharp as a real camera's. All
+of such a source are so scaled twice: from 640 x 480 to 224 they come out, in the mean, 1.2 (openpi's way) or 1.4
+(lerobot's) grey levels off what is scaled once; by area 0.1.
 """
 
 from __future__ import annotations
