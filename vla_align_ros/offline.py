@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,18 +32,13 @@ def read_bag(
 
 
 def fill_buffer(
-    policy: Policy,
-    bags: Sequence[Path],
-    topics: BagTopics,
-    params: PolicyParams,
-    buffer: ExperienceBuffer,
-    prompt: str = "",
+    read: Callable[[Sequence[Path]], BagReading], bags: Sequence[Path], buffer: ExperienceBuffer
 ) -> Iterator[BagSummary]:
     """Read the recordings one after the other into `buffer`; the split files of one, named one by one, are one
     recording. Yields what became of each. Raises as BagReading."""
     first_episode = 0
     for paths in grouped(bags):
-        reading = read_bag(policy, paths, topics, params, prompt)
+        reading = read(paths)
         newest = first_episode - 1
         for item in reading:
             newest = item.episode + first_episode

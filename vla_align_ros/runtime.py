@@ -29,6 +29,7 @@ from vla_align_ros.observation.scaling import SCALERS
 from vla_align_ros.params import AlignParams, PolicyParams
 from vla_align_ros.policy import Policy
 from vla_align_ros.policy.prepare import Reader
+from vla_align_ros.robot.description import RobotDescription
 from vla_align_ros.zoo import store_folder
 
 LOOKBACK_SLACK_S = 1.0  # how late experience may be built beyond its lag
@@ -93,22 +94,25 @@ class Runtime:
 def make_assembler(policy: Reader, params: PolicyParams) -> ObservationAssembler:
     """The assembler that live messages and bags go through."""
     config, architecture = policy.config, policy.config.architecture
-    span_s = architecture.action_horizon / config.robot.control_rate_hz
-    stale_s = max(params.image_stale_s, params.joint_stale_s)
-    limits = AssemblerLimits(
-        params.image_stale_s,
-        params.joint_stale_s,
-        params.frozen_s,
-        params.experience_lag_s + span_s + stale_s + LOOKBACK_SLACK_S,
-        params.stamp_ahead_max_s,
-    )
     return ObservationAssembler(
         config.robot,
         architecture.cameras,
         architecture.vision.image_size,
-        limits,
+        assembler_limits(config.robot, architecture.action_horizon, params),
         policy.check_prompt,
         SCALERS[architecture.conventions],
+    )
+
+
+def assembler_limits(robot: RobotDescription, horizon: int, params: PolicyParams) -> AssemblerLimits:
+    """With a history that is long enough for experiences of `horizon` ticks."""
+    stale_s = max(params.image_stale_s, params.joint_stale_s)
+    return AssemblerLimits(
+        params.image_stale_s,
+        params.joint_stale_s,
+        params.frozen_s,
+        params.experience_lag_s + horizon / robot.control_rate_hz + stale_s + LOOKBACK_SLACK_S,
+        params.stamp_ahead_max_s,
     )
 
 

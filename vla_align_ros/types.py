@@ -1,7 +1,8 @@
 """What travels through the system, and the legend of its shapes.
 
 Legend: B batch, H action horizon, A action dim, S state dim, C cameras, N tokens, F numbers in all
-feature tokens together, W expert width. Images are uint8, HWC, RGB. Time is integer nanoseconds of the ROS clock.
+feature tokens together, W expert width. Images are HWC, RGB, from 0 to
+255. Time is integer nanoseconds of the ROS clock.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 UInt8Array = NDArray[np.uint8]
 Float32Array = NDArray[np.float32]
+Picture = NDArray[np.uint8 | np.float32]  # uint8, or float32 in [0, 255] that lerobot's scaling did not round
 Float64Array = NDArray[np.float64]
 Int64Array = NDArray[np.int64]
 Conventions = Literal["zoo", "openpi", "lerobot"]  # whose arithmetic between a robot's numbers and the network's
@@ -28,13 +30,14 @@ SAME_RAD: Final = 1e-6  # positions that were float32 on their way differ by les
 class Observation:
     """What the robot sees and feels at one control tick.
 
-    images: camera name -> (height, width, 3) uint8 RGB; a missing camera is absent from the mapping.
+    images: camera name -> (height, width, 3) RGB: a raw frame, or scaled as the model needs it; a missing camera is
+    absent from the mapping.
     state: (S,) float32 in ROS's units (rad, m, a second), field by field as the robot description says.
     prompt: the instruction in words.
     stamp_ns: the control tick, in nanoseconds.
     """
 
-    images: Mapping[str, UInt8Array]
+    images: Mapping[str, Picture]
     state: Float32Array
     prompt: str
     stamp_ns: int

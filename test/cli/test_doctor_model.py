@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ import yaml
 from typer.testing import CliRunner
 
 from vla_align_ros.cli import doctor_model
+from vla_align_ros.cli.convert import convert
+from vla_align_ros.cli.doctor import doctor
 from vla_align_ros.cli.doctor_model import Check, check_model
 from vla_align_ros.cli.main import app
 from vla_align_ros.policy import Policy, load_policy
@@ -20,6 +24,7 @@ from vla_align_ros.policy.load import memory_of, read_folder
 from vla_align_ros.types import ActionChunk, Observation
 
 TINY = Path(__file__).resolve().parents[2] / "models" / "tiny"
+SO101 = TINY.parents[1] / "config" / "robots" / "so101.yaml"
 shell = CliRunner()
 
 
@@ -118,5 +123,16 @@ def test_the_shell_says_all_of_it_and_fails_where_one_fails(folder: Path) -> Non
     result = shell.invoke(app, ["doctor", "--model", str(folder), "--json"])
     assert result.exit_code == 1
     assert {"weights", "tokenizer", "memory", "torch"} <= {check["name"] for check in json.loads(result.stdout)}
-    wrong = shell.invoke(app, ["doctor", "--model", str(folder), "--robot", str(folder / "none.yaml")])
-    assert wrong.exit_code == 2
+    for wrong in (["--robot", str(folder / "none.yaml")], ["--no-state-in-prompt"]):
+        assert shell.invoke(app, ["doctor", "--model", str(folder), *wrong]).exit_code == 2
+
+
+def test_a_foreign_folder_is_told_what_convert_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = []
+    monkeypatch.setattr("vla_align_ros.cli.doctor.check_model", lambda _, settings: told.append(settings) or [])
+    given = ["--robot", str(SO101), "--action-horizon", "6", "--no-state-in-prompt"]
+    given += ["--tokenizer", "tokenizer.json", "--norm-stats", "norm_stats.json"]
+    shell.invoke(app, ["doctor", "--model", str(tmp_path), *given])
+    assert set(signature(convert).parameters) - {"source", "target"} <= set(signature(doctor).parameters)
+    expected = (Path("tokenizer.json"), Path("norm_stats.json"), 6, False)
+    assert [dataclasses.astuple(settings)[1:] for settings in told] == [expected]

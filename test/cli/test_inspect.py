@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from lerobot_files import write_dataset
 from recordings import JOINTS, record, run_of
 from typer.testing import CliRunner, Result
@@ -15,6 +16,7 @@ from typer.testing import CliRunner, Result
 from vla_align_ros.bench.reach2.embodiment import unshifted
 from vla_align_ros.cli.main import app
 
+TINY = Path(__file__).parents[2] / "models" / "tiny"
 SO101 = Path(__file__).parents[2] / "config" / "robots" / "so101.yaml"
 
 
@@ -57,7 +59,7 @@ def test_a_dataset_is_told_by_robot(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ([], "a LeRobotDataset needs --robot"),
+        ([], "say which joints and cameras are meant"),
         (["--robot", "nowhere.yaml"], "nowhere.yaml: cannot be read: No such file or directory"),
         (["--robot", "wrong.yaml"], "cameras: Field required; "),
         (["--robot", SO101.with_name("droid.yaml")], "recorded at 30 fps, the robot's control_rate_hz is 15"),
@@ -73,12 +75,18 @@ def test_a_wrong_robot_is_refused_with_a_sentence(
     assert (result.exit_code, sentence in result.stderr) == (2, True), result.output
 
 
-def test_a_path_that_is_no_dataset_is_named(tmp_path: Path) -> None:
-    for path in (tmp_path, tmp_path / "nowhere"):
-        result = inspect("--robot", SO101, path)
-        assert (result.exit_code, f"{path} is no LeRobotDataset" in result.stderr) == (2, True), result.output
-
-
-def test_bags_need_a_model(tmp_path: Path) -> None:
-    result = inspect(tmp_path)
-    assert (result.exit_code, "bags need --model" in result.stderr) == (2, True), result.output
+def test_a_robot_description_is_all_that_bags_need(tmp_path: Path) -> None:
+    bag = record(tmp_path / "bag", run_of(unshifted(), seconds=8.0, episode_s=4.0, latency_s=0.001))
+    for options in ([], ["--model", "tiny", "--robot", SO101]):
+        result = inspect(*options, bag)
+        assert (result.exit_code, "--robot FILE, or --model" in result.stderr) == (2, True), result.output
+    described = yaml.safe_load((TINY / "model.yaml").read_text())
+    (tmp_path / "robot.yaml").write_text(yaml.safe_dump(described["robot"]))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "model.yaml").write_text(yaml.safe_dump(described))
+    for options in (["--robot", tmp_path / "robot.yaml"], ["--model", tmp_path / "mine"]):
+        result = inspect(*options, bag)
+        assert result.exit_code == 0, result.output
+        assert f"joints: {JOINTS} (sensor_msgs/msg/JointState)" in result.stdout
+        assert "camera base_0_rgb: " in result.stdout
+        assert "shoulder from " in result.stdout

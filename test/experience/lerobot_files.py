@@ -22,8 +22,10 @@ def brightness(index: int) -> int:
     return 20 + 5 * (index % 40)
 
 
-def write_dataset(folder: Path, lengths: Sequence[int] = (14, 20), fps: int = FPS, height: int = SIZE) -> Path:
-    """Degrees that rise with the frame; `wrist` is darker than `front` by 10."""
+def write_dataset(
+    folder: Path, lengths: Sequence[int] = (14, 20), fps: int = FPS, height: int = SIZE, striped: bool = False
+) -> Path:
+    """Degrees that rise with the frame; `wrist` is darker than `front` by 10; striped: with black."""
     total = sum(lengths)
     feature = {"dtype": "float32", "shape": [6], "names": NAMES}
     video = {"dtype": "video", "shape": [height, SIZE, 3], "names": ["height", "width", "channels"]}
@@ -66,12 +68,14 @@ def write_dataset(folder: Path, lengths: Sequence[int] = (14, 20), fps: int = FP
     for key in CAMERAS.values():
         rows |= {f"videos/{key}/chunk_index": [0] * len(lengths), f"videos/{key}/file_index": [0] * len(lengths)}
         rows |= {f"videos/{key}/from_timestamp": ((ends - lengths) / fps).tolist()}
-        _write_video(folder / "videos" / key / "chunk-000" / "file-000.mp4", total, fps, 10 * ("wrist" in key), height)
+        _write_video(
+            folder / "videos" / key / "chunk-000" / "file-000.mp4", total, fps, 10 * ("wrist" in key), height, striped
+        )
     pq.write_table(pa.table(rows), folder / "meta" / "episodes" / "chunk-000" / "file-000.parquet")
     return folder
 
 
-def _write_video(path: Path, count: int, fps: int, darker: int, height: int) -> None:
+def _write_video(path: Path, count: int, fps: int, darker: int, height: int, striped: bool) -> None:
     path.parent.mkdir(parents=True)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=fps, options={"crf": "1", "g": "4"})
@@ -79,5 +83,7 @@ def _write_video(path: Path, count: int, fps: int, darker: int, height: int) -> 
         stream.pix_fmt = "yuv444p"
         for index in range(count):
             pixels = np.full((height, SIZE, 3), brightness(index) - darker, np.uint8)
+            if striped:
+                pixels[:, ::3] = 0
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -100,6 +101,23 @@ def test_what_a_killed_process_left_is_swept_away(tmp_path: Path) -> None:
     convert(folder, tmp_path / "mine", settings)
     assert not (tmp_path / ".mine.new").exists()
     load_policy(tmp_path / "mine", "cpu")
+
+
+def test_a_folder_that_another_process_writes_is_left_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, settings = openpis(tmp_path / "source")
+    copyfile, refused = shutil.copyfile, []
+
+    def meanwhile(source: Path, target: Path) -> Path:
+        with pytest.raises(ModelConfigError, match="mine: another process writes it now") as caught:
+            convert(folder, tmp_path / "mine", settings)
+        refused.append(caught.value)
+        return copyfile(source, target)
+
+    monkeypatch.setattr("vla_align_ros.policy.convert.shutil.copyfile", meanwhile)
+    convert(folder, tmp_path / "mine", settings)
+    assert len(refused) == 2, "the weights and the tokenizer were copied meanwhile"
+    load_policy(tmp_path / "mine", "cpu")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "source"]
 
 
 def test_weights_that_changed_since_they_were_converted(tmp_path: Path) -> None:

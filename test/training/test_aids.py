@@ -1,7 +1,9 @@
 """What helps a small model to train."""
 
+from dataclasses import replace
+
 import torch
-from builders import make_inputs, make_model
+from builders import make_experience, make_inputs, make_model
 
 from vla_align_ros.training.aids import Aids
 
@@ -36,3 +38,26 @@ def test_a_point_outside_its_picture_teaches_nothing() -> None:
     assert loss((0.2, 0.7), (0.5, 1.8)) == loss((0.2, 0.7), (-0.9, 0.5))
     assert loss((0.2, 0.7), (0.5, 0.5)) != loss((0.2, 0.7), (0.9, 0.5))
     assert loss((2.0, 0.7), (-0.9, 0.5)) == 0.0
+
+
+def test_points_are_read_where_the_policy_s_own_prompt_ends() -> None:
+    """pi0.5 aligns with a prefix of its own, whose prompt is shorter: it does not hold the state."""
+    model = make_model(variant="pi05").train()
+    aids, inputs, other = Aids(model, 2), make_inputs(model.architecture), make_inputs(model.architecture, seed=5)
+    other = replace(other, tokens=other.tokens[:, :6], token_masks=other.token_masks[:, :6])
+    aids.begin()
+    model.prefix_cache(inputs)
+    policy_prefix = aids.hidden["prefix"]
+    for _ in range(2):
+        aids.begin()
+        experience, generator = make_experience(model.architecture, inputs), torch.Generator().manual_seed(0)
+        model(inputs, torch.zeros(3, 5, 3), experience, alignment_inputs=other, generator=generator)
+        assert torch.equal(aids.hidden["prefix"], policy_prefix)
+    points = torch.rand(3, 2, 2)
+    found = aids(torch.zeros(3, 5, 3), torch.ones(3, dtype=torch.bool), points, inputs.token_masks, 1)["keypoint_loss"]
+    images = policy_prefix.shape[1] - inputs.tokens.shape[1]
+    last = torch.stack(
+        [row[images + int(n) - 1] for row, n in zip(policy_prefix, inputs.token_masks.sum(1), strict=True)]
+    )
+    expected = (aids.points(last).unflatten(1, (-1, 2)) - (points - 0.5) * 4.0).pow(2).mean()
+    torch.testing.assert_close(found, expected)

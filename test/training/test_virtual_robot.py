@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from robots import a_robot
 
+from vla_align_ros.observation.resize import area
 from vla_align_ros.robot.description import ActionField, Joint, RobotDescription, StateField
 from vla_align_ros.training.virtual_parameters import Parameters, virtual_robot
 from vla_align_ros.training.virtual_robot import VirtualRobot, with_delay
@@ -182,7 +183,7 @@ def test_a_delay_takes_what_was_sent_later_from_later_experience(ticks: int) -> 
     assert len(known) == sum(start + 6 + ticks <= 24 for start in range(0, 19, 3))
     made = virtual_robot(ROBOT, Parameters(delay_ticks=ticks), {})
     for item, start in zip(known, range(0, 19, 3), strict=False):
-        told = made.experience(item, 6, {}, None)
+        told = made.experience(item, 6, {}, None, area)
         np.testing.assert_allclose(told.commands[:, 0], np.arange(start, start + 6) + ticks)
         np.testing.assert_allclose(told.commands[:, 1], np.arange(start, start + 6) + ticks - start / 2)
         assert told.next_observation.stamp_ns == item.next_observation.stamp_ns

@@ -11,19 +11,22 @@ import numpy as np
 import pytest
 import yaml
 from builders import architecture_dict, model_yaml
-from lerobot_files import CAMERAS, write_dataset
+from lerobot_files import CAMERAS, SIZE, write_dataset
 from pydantic import TypeAdapter
 from typer.testing import CliRunner
 
 from vla_align_ros.cli.main import app
 from vla_align_ros.cli.sources import open_sources
 from vla_align_ros.experience.bag_source import BagSource
+from vla_align_ros.experience.lerobot import LeRobotDataset
 from vla_align_ros.experience.lerobot_source import LeRobotSource
 from vla_align_ros.experience.source import Labels, Source
 from vla_align_ros.observation.resize import letterbox
+from vla_align_ros.observation.scaling import SCALERS, antialiased
 from vla_align_ros.policy.config import ModelConfig
 from vla_align_ros.training.dataset import norm_stats
 from vla_align_ros.training.virtual_source import LARGER, VirtualSource
+from vla_align_ros.types import Conventions
 
 WRIST = "left_wrist_0_rgb"
 BENCH = {"bench": "reach2", "robots": 2, "validation_robots": 1}
@@ -59,9 +62,9 @@ def virtual(shifts: dict[str, Any], config: ModelConfig | None = None, **changes
     return opened
 
 
-@pytest.fixture(scope="module")
-def source() -> VirtualSource:
-    return virtual(SHIFTS)
+@pytest.fixture(scope="module", params=SCALERS)
+def source(request: pytest.FixtureRequest) -> VirtualSource:
+    return virtual(SHIFTS, reach2(architecture=architecture_dict(conventions=request.param)))
 
 
 def test_robots_are_the_real_ones_and_then_virtual_ones_that_keep_their_names(source: VirtualSource) -> None:
@@ -123,12 +126,31 @@ def test_each_sample_is_the_base_s_told_as_its_robot_tells_it(source: VirtualSou
             assert (one.stamp_ns, one.prompt) == (other.stamp_ns, other.prompt)
             for camera, image in one.images.items():
                 mounted = made.cameras[camera]
-                whole = letterbox(mounted.picture(other.images[mounted.camera]), size)
+                whole = letterbox(mounted.picture(other.images[mounted.camera]), size, source.scale)
                 shown = source.views[camera].shown(whole) if camera in source.views else whole
                 np.testing.assert_array_equal(image, shown)
         for point, was_at, camera_at in zip(found.points[place], base.points[place], (0, 0, 0, 1), strict=True):
             where = made.cameras[list(source.described.cameras)[camera_at]].points(was_at)
             np.testing.assert_allclose(point, np.clip(where, -1, 2), atol=1e-5)
+
+
+@pytest.mark.parametrize("conventions", SCALERS)
+def test_training_on_a_base_sees_what_the_base_is_shown(conventions: Conventions, tmp_path: Path) -> None:
+    """Pictures of another size than the camera's, of a model that scales its own way; its features see less of them."""
+    raw = so101()
+    raw["architecture"] |= {"conventions": conventions}
+    config: ModelConfig = TypeAdapter(ModelConfig).validate_python(raw)
+    folder, size = write_dataset(tmp_path / "arm", (14, 20), striped=True), config.architecture.vision.image_size
+    plain = {"lerobot": [str(folder)], "cameras": CAMERAS}
+    dataset = LeRobotDataset(folder, config.robot, CAMERAS, SIZE)  # at the camera's own size
+    live = {item.observation.stamp_ns: item.observation.images for item in dataset.experiences(4, 1)}
+    assert len({image.tobytes() for images in live.values() for image in images.values()}) > 4
+    for given, smaller in ((plain, size), (plain | {"virtual": {"robots": 2, "joint_zeros_rad": 0.1}}, size // 2)):
+        source = open_sources(given, config, 0).training
+        for item in source.samples(np.zeros(3, np.int64), 4, smaller, np.random.default_rng(0)).experiences:
+            for camera, image in item.observation.images.items():
+                shown = letterbox(live[item.observation.stamp_ns][camera], size, SCALERS[conventions])
+                np.testing.assert_array_equal(image, letterbox(shown, smaller, antialiased))
 
 
 def test_without_pictures_the_same_samples(source: VirtualSource) -> None:

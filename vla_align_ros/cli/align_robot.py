@@ -118,10 +118,10 @@ def _read(
 ) -> tuple[BagSummary, ...]:
     """Fill the buffer; what became of each bag, and nothing of datasets, which are whole or refused. topics: of bags
     alone."""
-    from vla_align_ros.offline import fill_buffer, fill_from_datasets
+    from vla_align_ros.offline import fill_buffer, fill_from_datasets, read_bag
 
     prompt = job.recorded.prompt
     if topics is not None:
-        return tuple(fill_buffer(policy, job.sources, topics, params, buffer, prompt))
+        return tuple(fill_buffer(lambda paths: read_bag(policy, paths, topics, params, prompt), job.sources, buffer))
     fill_from_datasets(policy, job.sources, pairs("--camera", job.recorded.camera), params, buffer, prompt)
     return ()

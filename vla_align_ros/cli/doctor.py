@@ -9,7 +9,7 @@ import os
 import platform
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 from xml.etree import ElementTree
 
 import typer
@@ -18,8 +18,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from vla_align_ros.cli.convert import ActionHorizon, NormStatsFile, Robot, TokenizerFile
+from vla_align_ros.cli.convert import ActionHorizon, NormStatsFile, Robot, StateInPrompt, TokenizerFile
 from vla_align_ros.cli.doctor_model import Check, check_model
+
+if TYPE_CHECKING:
+    from vla_align_ros.policy.foreign_config import ForeignSettings
 
 PACKAGE = "vla_align_ros"
 OPENCV = "opencv-python-headless"
@@ -36,23 +39,17 @@ def doctor(
     tokenizer: TokenizerFile = None,
     norm_stats: NormStatsFile = None,
     action_horizon: ActionHorizon = None,
+    state_in_prompt: StateInPrompt = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Check Python, packages, device, ROS, DDS profile, model and token store. Exit code 1 when a check fails.
+    """Check Python, packages, device, ROS, DDS profile, model and token store. Exit code 1 when a check fails. A model
+    of openpi or lerobot needs --robot, and may need what `vla-align convert` is told.
 
     Example: vla-align doctor --model models/tiny
     """
     checks = [check_python(), *check_packages(), check_device(), check_rclpy(), check_profile()]
     if model is not None:
-        settings = None
-        if robot is not None:  # a folder of openpi or lerobot, which does not say it
-            from vla_align_ros.policy.foreign_config import ForeignSettings
-            from vla_align_ros.robot.description import DescriptionError, load_description
-
-            try:
-                settings = ForeignSettings(load_description(robot), tokenizer, norm_stats, action_horizon)
-            except DescriptionError as error:
-                raise typer.BadParameter(str(error)) from None
+        settings = foreign_settings(robot, tokenizer, norm_stats, action_horizon, state_in_prompt)
         checks += [*check_model(model, settings), *check_commands(model), *check_limits(model), *check_own_token(model)]
     if store is not None:
         checks.append(check_store(store))
@@ -68,6 +65,22 @@ def doctor(
         Console().print(table)
     if any(check.status == "fail" for check in checks):
         raise typer.Exit(1)
+
+
+def foreign_settings(robot: Path | None, *said: Path | bool | int | None) -> ForeignSettings | None:
+    """Of a folder of openpi or lerobot, which does not say them; None of one of the zoo. said: as `ForeignSettings` has
+    it."""
+    from vla_align_ros.policy.foreign_config import ForeignSettings
+    from vla_align_ros.robot.description import DescriptionError, load_description
+
+    if robot is None:
+        if any(value is not None for value in said):
+            raise typer.BadParameter("what is said of another project's folder needs --robot, too")
+        return None
+    try:
+        return ForeignSettings(load_description(robot), *said)  # type: ignore[arg-type]
+    except DescriptionError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def check_python() -> Check:

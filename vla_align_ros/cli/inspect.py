@@ -15,16 +15,19 @@ from vla_align_ros.cli.bag_options import Bags, RecordedOptions, are_datasets, w
 if TYPE_CHECKING:
     from vla_align_ros.alignment.diagnosis import FieldDiagnosis, FieldRange
     from vla_align_ros.experience.bag_topics import BagTopics
-    from vla_align_ros.policy import Policy
+    from vla_align_ros.robot.description import RobotDescription
 
 
 @with_recorded_options
 def inspect(
     sources: Bags,
     recorded: RecordedOptions,
-    model: Annotated[str, typer.Option(help="For bags: folder of the model, or its name in the zoo.")] = "",
+    model: Annotated[
+        str,
+        typer.Option(help="Folder of the model, or its name in the zoo: its robot is meant. Weights are not needed."),
+    ] = "",
     robot: Annotated[
-        Path | None, typer.Option(help="For a LeRobotDataset: the robot description, as config/robots/so101.yaml.")
+        Path | None, typer.Option(help="Instead: the robot description, as config/robots/so101.yaml.")
     ] = None,
     robot_column: Annotated[
         str | None, typer.Option(help="For a LeRobotDataset: the column that says which robot an episode is of.")
@@ -36,22 +39,14 @@ def inspect(
 
     Exit code 0, or 2 for a source that cannot be read.
 
-    Example: vla-align inspect --model tiny outputs/monday
+    Example: vla-align inspect --robot config/robots/so101.yaml outputs/monday
     """
-    from vla_align_ros.policy import load_policy
-    from vla_align_ros.zoo import find_model
-
     try:
+        described, horizon = _described(model, robot)
         if are_datasets(sources):
-            if robot is None:
-                raise ValueError("a LeRobotDataset needs --robot, a description of the robot that it was recorded on")
-            found = [part for source in sources for part in _dataset(source, robot, robot_column)]
+            found = [part for source in sources for part in _dataset(source, described, horizon, robot_column)]
         else:
-            if not model:
-                said = f"{sources[0]} is no LeRobotDataset, for it has no meta/info.json" if robot else "no model"
-                raise ValueError(f"{said}: bags need --model, whose model.yaml says which joints and cameras are meant")
-            policy = load_policy(find_model(model), "cpu")
-            found = [_bags(sources, policy, recorded.topics(policy.config.robot), recorded.prompt)]
+            found = [_bags(sources, recorded.topics(described), horizon, recorded.prompt)]
     except ValueError as error:
         typer.echo(f"cannot inspect: {error}", err=True)
         raise typer.Exit(2) from None
@@ -62,31 +57,56 @@ def inspect(
         _say(part["lines"], part["state"], part["action"])
 
 
-def _bags(sources: Sequence[Path], policy: Policy, topics: BagTopics, prompt: str) -> dict[str, Any]:
+def _described(model: str, robot: Path | None) -> tuple[RobotDescription, int]:
+    """The robot, and how many ticks an experience has: the model's, else a second."""
+    from vla_align_ros.policy.config import load_model_config
+    from vla_align_ros.robot.description import load_description
+    from vla_align_ros.zoo import find_model
+
+    if (robot is None) != bool(model):
+        raise ValueError("say which joints and cameras are meant: --robot FILE, or --model for the model's, not both")
+    if robot is None:
+        config = load_model_config(find_model(model))
+        return config.robot, config.architecture.action_horizon
+    found = load_description(robot)
+    return found, max(2, round(found.control_rate_hz))
+
+
+def _bags(sources: Sequence[Path], topics: BagTopics, horizon: int, prompt: str) -> dict[str, Any]:
     from vla_align_ros.alignment.diagnosis import diagnose, measured_ranges
+    from vla_align_ros.experience.bag import BagReading
     from vla_align_ros.experience.buffer import ExperienceBuffer
+    from vla_align_ros.experience.builder import ExperienceBuilder
+    from vla_align_ros.observation.assemble import ObservationAssembler
     from vla_align_ros.offline import fill_buffer
     from vla_align_ros.params import PolicyParams
+    from vla_align_ros.runtime import assembler_limits
 
-    params = PolicyParams()
+    params, robot = PolicyParams(), topics.robot
+    limits = assembler_limits(robot, horizon, params)
+
+    def read(paths: Sequence[Path]) -> BagReading:
+        assembler = ObservationAssembler(robot, tuple(robot.cameras), 1, limits, lambda _: None)  # no picture is used
+        builder = ExperienceBuilder(assembler, robot, horizon, params.experience_lag_s, params.experience_stride_ticks)
+        return BagReading(paths, topics, assembler, builder, prompt)
+
     buffer = ExperienceBuffer(params.buffer_capacity)
-    summaries = list(fill_buffer(policy, sources, topics, params, buffer, prompt))
+    summaries = list(fill_buffer(read, sources, buffer))
     return {
         "lines": [line for summary in summaries for line in summary.lines()],
         "bags": [summary.to_json() for summary in summaries],
-        "state": measured_ranges(buffer.snapshot(), topics.robot),
-        "action": diagnose(buffer.snapshot(), topics.robot),
+        "state": measured_ranges(buffer.snapshot(), robot),
+        "action": diagnose(buffer.snapshot(), robot),
     }
 
 
-def _dataset(folder: Path, robot: Path, robot_column: str | None) -> list[dict[str, Any]]:
+def _dataset(
+    folder: Path, description: RobotDescription, horizon: int, robot_column: str | None
+) -> list[dict[str, Any]]:
     from vla_align_ros.alignment.diagnosis import diagnose, measured_ranges
     from vla_align_ros.experience.lerobot import LeRobotDataset
-    from vla_align_ros.robot.description import load_description
 
-    description = load_description(robot)
     dataset = LeRobotDataset(folder, description, {}, 1, robot_column=robot_column, prompt="-")
-    horizon = max(2, round(description.control_rate_hz))  # a second
     found = []
     for unit, episodes in dataset.by_robot.items():
         frames = sum(episode.length for episode in episodes)

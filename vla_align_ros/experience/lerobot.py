@@ -35,7 +35,7 @@ from vla_align_ros.experience.lerobot_files import (
 )
 from vla_align_ros.observation.resize import Scaler, area, letterbox
 from vla_align_ros.robot.description import ActionField, Number, RobotDescription
-from vla_align_ros.types import Experience, Observation, UInt8Array
+from vla_align_ros.types import Experience, Observation, Picture, UInt8Array
 
 STATE, ACTION = "observation.state", "action"
 PAUSE_NS: Final = 60_000_000_000  # between episodes, whose own stamps begin at 0
@@ -256,7 +256,7 @@ class LeRobotDataset:
             raise DatasetError(f"{self.folder}: NaN or infinity in {feature} of episode {episode.index}")
         return vectors
 
-    def _pictures(self, episode: Episode, frames: Sequence[int], images: bool) -> Iterator[dict[str, UInt8Array]]:
+    def _pictures(self, episode: Episode, frames: Sequence[int], images: bool) -> Iterator[dict[str, Picture]]:
         """What each camera saw at some frames, which rise, letterboxed."""
         streams = [self._camera(episode, key, frames) for key in self._cameras.values()] if images else []
         for _ in frames:

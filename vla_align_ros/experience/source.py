@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_align_ros.observation.resize import letterbox
+from vla_align_ros.observation.scaling import antialiased
 from vla_align_ros.policy import Policy
 from vla_align_ros.seeds import Stream, rng_of
-from vla_align_ros.types import Experience, Float32Array, UInt8Array
+from vla_align_ros.types import Experience, Float32Array, Observation, Picture, UInt8Array
 
 Episode = TypeVar("Episode")
 EXPERIENCES = 128  # of one robot, that an alignment uses
@@ -47,11 +48,11 @@ class Frames:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Frames before and after a motion, each (N, C, size, size, 3) uint8, and the change of the state (N, S), or what
+    """Frames before and after a motion, each (N, C, size, size, 3), and the change of the state (N, S), or what
     `RobotDescription.motion` makes of it."""
 
-    before: UInt8Array
-    after: UInt8Array
+    before: Picture
+    after: Picture
     motion: Float32Array
 
 
@@ -103,8 +104,9 @@ class Source(Protocol):
         self, robot: NDArray[np.int64], horizon: int, size: int | None, rng: np.random.Generator, beyond: int = 0
     ) -> RawSamples:
         """One sample of `horizon` ticks, drawn at random, for each entry of `robot` (rows of `robots`). size: of the
-        images, letterboxed; None leaves them out. beyond: of how many more ticks after them there are commands and
-        actions, too. Raises ValueError where a source cannot give these."""
+        images: the model's, or what its features see of them (`resized`); None leaves them out. beyond: of how many
+        more ticks after them there are commands and actions, too. Raises ValueError where a source cannot give
+        these."""
         ...
 
     def experiences(
@@ -188,11 +190,10 @@ def pairs(source: Source, count: int, horizon: int, size: int, seed: int) -> Pai
 
 
 def resized(item: Experience, size: int | None) -> Experience:
-    """With letterboxed images of another size; with none of them for None."""
-    before, after = (
-        replace(
-            seen, images={} if size is None else {name: letterbox(image, size) for name, image in seen.images.items()}
-        )
-        for seen in (item.observation, item.next_observation)
-    )
-    return replace(item, observation=before, next_observation=after)
+    """What a model sees, in another size, as `FeatureExtractor` shrinks it; without pictures for None."""
+
+    def of(seen: Observation) -> Observation:
+        images = {} if size is None else {name: letterbox(x, size, antialiased) for name, x in seen.images.items()}
+        return replace(seen, images=images)
+
+    return replace(item, observation=of(item.observation), next_observation=of(item.next_observation))

@@ -32,7 +32,7 @@ from vla_align_ros.observation.resize import Scaler, area, letterbox
 from vla_align_ros.observation.stamps import AssemblerLimits, StampWatch
 from vla_align_ros.observation.streams import Joints, JointStreams, Stream
 from vla_align_ros.robot.description import RobotDescription
-from vla_align_ros.types import Float32Array, Observation, UInt8Array
+from vla_align_ros.types import Float32Array, Observation, Picture
 
 __all__ = ["AssemblerLimits", "ObservationAssembler", "ObservationReason", "ObservationRefused"]
 
@@ -74,7 +74,7 @@ class ObservationAssembler:
         self._lock = threading.Lock()
 
     def _forget_all(self) -> None:
-        self._images = {camera: Stream[UInt8Array, int](self._history_ns, operator.eq) for camera in self._cameras}
+        self._images = {camera: Stream[Picture, int](self._history_ns, operator.eq) for camera in self._cameras}
         self._joints = JointStreams(len(self.robot.state), self._history_ns + self._frozen_ns)
 
     @property
@@ -247,7 +247,7 @@ class ObservationAssembler:
     def _named(self, chosen: NDArray[np.bool_]) -> list[str]:
         return list(dict.fromkeys(name for name, is_it in zip(self.robot.state_joints, chosen, strict=True) if is_it))
 
-    def _image_at(self, camera: str, t_ns: int) -> UInt8Array:
+    def _image_at(self, camera: str, t_ns: int) -> Picture:
         sample = self._images[camera].at(t_ns)
         if sample is None:
             text = f"camera {camera!r} has sent no image as old as the tick; is its topic connected?"

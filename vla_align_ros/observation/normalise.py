@@ -19,7 +19,9 @@ from typing import Any, Final, Literal, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic.dataclasses import dataclass as pydantic_dataclass
 
+from vla_align_ros.checked import validated
 from vla_align_ros.foreign import what_is_file
 from vla_align_ros.types import Conventions, Float64Array
 
@@ -77,13 +79,13 @@ def load_norm_stats(path: Path, labels: Labels | None = None) -> dict[str, NormS
     part, wrong lengths, NaN or null.
     """
     try:
-        parts = json.loads(path.read_text(encoding="utf-8"))["norm_stats"]
-        return {name: _parse(path, name, parts[name], (labels or {}).get(name, ())) for name in ("state", "actions")}
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raw = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
         raise NormStatsError(f"{path}: cannot be read as JSON: {what_is_file(path) or error}") from None
-    except (KeyError, TypeError) as error:
-        text = "expected norm_stats with state and actions, each with mean and std"
-        raise NormStatsError(f"{path}: {text}, got {error!r}") from None
+    parts = validated(raw, _File, path, NormStatsError).norm_stats
+    return {
+        name: _parse(path, name, getattr(parts, name), (labels or {}).get(name, ())) for name in ("state", "actions")
+    }
 
 
 def save_norm_stats(path: Path, stats: Mapping[str, NormStats]) -> None:
@@ -97,12 +99,31 @@ def _listed(values: Numbers | None) -> list[float] | None:
     return None if values is None else [float(value) for value in values]
 
 
-def _parse(path: Path, name: str, raw: Mapping[str, Any], labels: Sequence[str]) -> NormStats:
+@pydantic_dataclass(frozen=True)
+class _Part:
+    mean: Any
+    std: Any
+    q01: Any = None
+    q99: Any = None
+
+
+@pydantic_dataclass(frozen=True)
+class _Parts:
+    state: _Part
+    actions: _Part
+
+
+@pydantic_dataclass(frozen=True)
+class _File:
+    norm_stats: _Parts
+
+
+def _parse(path: Path, name: str, raw: _Part, labels: Sequence[str]) -> NormStats:
     def numbers(field: str) -> Float64Array:
-        where, given = f"{path}: {name}.{field}", raw[field]
+        where, given = f"{path}: {name}.{field}", getattr(raw, field)
         try:
             values = np.asarray(given, np.float64)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, OverflowError) as error:
             raise NormStatsError(f"{where} is no list of numbers, or one of them is null: {error}") from None
         if values.ndim == 2:
             text = f"one number per dimension, got {values.shape[0]} x {values.shape[1]} (a step each?)"
@@ -112,7 +133,7 @@ def _parse(path: Path, name: str, raw: Mapping[str, Any], labels: Sequence[str])
             raise NormStatsError(f"{where}: finite numbers are needed, got {which}")
         return values
 
-    quantiles = {field: numbers(field) for field in ("q01", "q99") if raw.get(field) is not None}
+    quantiles = {field: numbers(field) for field in ("q01", "q99") if getattr(raw, field) is not None}
     try:
         return NormStats(numbers("mean"), numbers("std"), **quantiles)
     except NormStatsError as error:

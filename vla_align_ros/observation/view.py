@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from vla_align_ros.types import Float64Array
+from vla_align_ros.types import Float64Array, Picture
 
 _OUTLINE_POINTS = 64
-Pixel = TypeVar("Pixel", np.uint8, np.float32)
 _HalfWidth = Annotated[float, Field(gt=0, le=0.5)]
 
 
@@ -33,7 +32,7 @@ class View:
         if (self.circle is None) == (self.square is None):
             raise ValueError("a view is {circle: radius} or {square: half a side}, one of both, in picture widths")
 
-    def shown(self, images: NDArray[Pixel]) -> NDArray[Pixel]:
+    def shown(self, images: Picture) -> Picture:
         """(..., size, size, 3) from 0, black, upwards -> the same with black around the view."""
         return np.asarray(images * _mask(self.circle, self.square, images.shape[-2])[..., None], images.dtype)
 

@@ -15,7 +15,9 @@ from typing import Any, Final, Literal
 
 from vla_align_ros.observation.normalise import NormStats, NormStatsError, load_norm_stats
 from vla_align_ros.policy.config import ModelConfig, ModelConfigError, make_model_config
-from vla_align_ros.policy.lerobot_processors import Processors, read_json, read_processors
+from vla_align_ros.policy.foreign_files import LerobotConfig, OpenpiConfig, read_as, read_json
+from vla_align_ros.policy.foreign_names import Variant
+from vla_align_ros.policy.lerobot_processors import Processors, read_processors
 from vla_align_ros.policy.tokenizer import find_tokenizer
 from vla_align_ros.robot.description import RobotDescription
 
@@ -56,15 +58,15 @@ class ForeignModel:
     remarks: tuple[str, ...]
 
 
-def read_foreign(folder: Path, shapes: Shapes, settings: ForeignSettings) -> ForeignModel:
-    """Read `folder`, whose weights have `shapes` by our names (`weights.to_our_names`).
+def read_foreign(folder: Path, variant: Variant, shapes: Shapes, settings: ForeignSettings) -> ForeignModel:
+    """Read `folder`, whose weights are of `variant` and have `shapes` by our names (`weights.to_our_names`).
 
     Raises ModelConfigError (a policy that is none of these, sizes that do not fit, no tokenizer, an unknown processor,
     fields that are not the robot's) and NormStatsError, each with a sentence that says what to do.
     """
     source = policy_of(folder)
     read = _read_lerobot if source == "lerobot" else _read_openpi
-    return read(folder, _Sizes(folder, shapes), settings)
+    return read(folder, _Sizes(folder, variant, shapes), settings)
 
 
 def policy_of(folder: Path) -> Literal["openpi", "lerobot"]:
@@ -74,7 +76,7 @@ def policy_of(folder: Path) -> Literal["openpi", "lerobot"]:
         return "openpi"  # its PyTorch training writes none
     config = read_json(path)
     if "type" in config:
-        if config["type"] not in _PROMPT_TOKENS:
+        if config["type"] not in tuple(_PROMPT_TOKENS):  # of any JSON type
             raise ModelConfigError(f"{path}: a lerobot policy of type {config['type']!r}, read are pi0 and pi05")
         return "lerobot"
     if "paligemma_variant" in config:
@@ -86,9 +88,8 @@ def policy_of(folder: Path) -> Literal["openpi", "lerobot"]:
 class _Sizes:
     """The sizes that the weights' shapes say. Raises ModelConfigError where a tensor is missing."""
 
-    def __init__(self, folder: Path, shapes: Shapes) -> None:
-        self._folder, self._shapes = folder, shapes
-        self.variant = "pi05" if "time_mlp_in.weight" in shapes else "pi0"
+    def __init__(self, folder: Path, variant: Variant, shapes: Shapes) -> None:
+        self._folder, self._shapes, self.variant = folder, shapes, variant
         self.action_dim = self._of("action_in_proj.weight")[1]
         patches, width, patch = self._of("vision_tower.embeddings.position_embedding.weight")[0], *self._patch()
         self.image_size = math.isqrt(patches) * patch
@@ -129,18 +130,18 @@ class _Sizes:
         sizes = {"width": width, "depth": self._depth(name), "mlp_dim": mlp_dim}
         return sizes | {"num_heads": queries // head_dim, "num_kv_heads": 1, "head_dim": head_dim}
 
-    def check(self, path: Path, said: Mapping[str, object]) -> None:
+    def check(self, path: Path, **said: int | None) -> None:
         """Raises ModelConfigError where a config says another size than the weights have."""
         for key, value in said.items():
-            if value != self.action_dim:
+            if value not in (None, self.action_dim):
                 raise ModelConfigError(f"{path}: {key} is {value}, the weights have {self.action_dim}")
 
 
 def _read_openpi(folder: Path, sizes: _Sizes, settings: ForeignSettings) -> ForeignModel:
     path = folder / "config.json"
-    said = read_json(path) if path.exists() else {}
-    sizes.check(path, {key: said[key] for key in ("action_dim",) if key in said})
-    horizon = said.get("action_horizon") if settings.action_horizon is None else settings.action_horizon
+    said = read_as(path, OpenpiConfig) if path.exists() else OpenpiConfig()
+    sizes.check(path, action_dim=said.action_dim)
+    horizon = said.action_horizon if settings.action_horizon is None else settings.action_horizon
     if horizon is None:
         raise ModelConfigError(
             f"{folder}: no file here says how many actions a chunk has: give action_horizon as in openpi's training "
@@ -192,18 +193,15 @@ def _cut(stats: NormStats, fields: int, name: str) -> tuple[NormStats, list[str]
 
 def _read_lerobot(folder: Path, sizes: _Sizes, settings: ForeignSettings) -> ForeignModel:
     path = folder / "config.json"
-    said = read_json(path)
-    if said["type"] != sizes.variant:
-        raise ModelConfigError(f"{path}: type is {said['type']}, the weights are a {sizes.variant}'s")
-    try:
-        sizes.check(path, {key: said[key] for key in ("max_state_dim", "max_action_dim")})
-        pictures = [key for key, feature in said["input_features"].items() if feature["type"] == "VISUAL"]
-        horizon, steps, resolution = (said[key] for key in ("chunk_size", "num_inference_steps", "image_resolution"))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ModelConfigError(f"{path}: no pi0 or pi05 config of lerobot 0.4 or later, {error!r} is missing") from None
-    if list(resolution) != [sizes.image_size] * 2:
+    said = read_as(path, LerobotConfig)
+    if said.type != sizes.variant:
+        raise ModelConfigError(f"{path}: type is {said.type}, the weights are a {sizes.variant}'s")
+    sizes.check(path, max_state_dim=said.max_state_dim, max_action_dim=said.max_action_dim)
+    pictures = [key for key, feature in said.input_features.items() if feature.type == "VISUAL"]
+    horizon, steps = said.chunk_size, said.num_inference_steps
+    if said.image_resolution != [sizes.image_size] * 2:
         raise ModelConfigError(
-            f"{path}: image_resolution is {resolution}, the weights see {sizes.image_size} pixels a side"
+            f"{path}: image_resolution is {said.image_resolution}, the weights see {sizes.image_size} pixels a side"
         )
     if settings.action_horizon not in (None, horizon):
         raise ModelConfigError(
@@ -211,7 +209,7 @@ def _read_lerobot(folder: Path, sizes: _Sizes, settings: ForeignSettings) -> For
         )
     processors = read_processors(folder, said)
     robot, remarks = _seen_by(folder, settings.robot, pictures, processors.renamed)
-    if sizes.variant == "pi05" and "use_relative_actions" not in said:  # which 0.5.1 brought
+    if sizes.variant == "pi05" and said.use_relative_actions is None:  # which 0.5.1 brought
         remarks.append(f"{path}: of an old lerobot, whose prompts before 0.5 held the padded state, as ours do not")
     robot = _with_relative_actions(folder, robot, processors)
     stats_path, stats = processors.stats_path, processors.stats

@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterable
 from typing import Literal
 
+Variant = Literal["pi0", "pi05"]
+
 _PREFIX = "model."
 _ROOT = "paligemma_with_expert."
 _EMBEDDING = f"{_ROOT}paligemma.model.language_model.embed_tokens.weight"
@@ -33,7 +35,7 @@ def is_foreign(names: Iterable[str]) -> bool:
     return any(name.removeprefix(_PREFIX).startswith(_ROOT) for name in names)
 
 
-def variant_of(names: Iterable[str]) -> Literal["pi0", "pi05"] | None:
+def variant_of(names: Iterable[str]) -> Variant | None:
     """Which of the two the tensors are of; None where that cannot be said. openpi's config.json does not say it."""
     ends = {name.removeprefix(_PREFIX) for name in names}
     if "time_mlp_in.weight" in ends:

@@ -7,17 +7,26 @@ would change the numbers.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
-from vla_align_ros.foreign import what_is_file
 from vla_align_ros.observation.normalise import LEROBOTS_EPS, NormMode, NormStats, NormStatsError
 from vla_align_ros.policy.config import ModelConfigError
+from vla_align_ros.policy.foreign_files import (
+    LerobotConfig,
+    Normalisation,
+    Pipeline,
+    Relative,
+    Renamed,
+    Step,
+    Tokens,
+    options_of,
+    read_as,
+)
 from vla_align_ros.policy.weights import WeightsError, read_tensors
 
 _BEFORE, _AFTER = "policy_preprocessor.json", "policy_postprocessor.json"
@@ -70,70 +79,65 @@ class Processors:
         return [not any(part in name.lower() for part in parts) for name in self.action_names]
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """An object. Raises ModelConfigError."""
-    try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelConfigError(f"{path}: cannot be read as JSON: {what_is_file(path) or error}") from None
-    if not isinstance(found, dict):
-        raise ModelConfigError(f"{path}: expected an object in JSON, got a {type(found).__name__}")
-    return found
-
-
-def read_processors(folder: Path, config: Mapping[str, Any]) -> Processors:
+def read_processors(folder: Path, config: LerobotConfig) -> Processors:
     """config: of the policy, for what the processors do not say. Raises ModelConfigError and NormStatsError."""
-    before, after = _steps(folder / _BEFORE), _steps(folder / _AFTER)
-    modes, stats, path = {}, {}, None
+    before, after = folder / _BEFORE, folder / _AFTER
+    steps_before, steps_after = _steps(before), _steps(after)
+    modes, stats, stats_path = {}, {}, None
     for part, (key, feature) in _PARTS.items():
-        name, steps = (_NORMALISER, before) if part == "state" else (_DENORMALISER, after)
-        if name not in steps:
-            raise ModelConfigError(f"{folder}: its processors have no {name}")
-        options, state_file = steps[name]
-        if options.get("eps", LEROBOTS_EPS) != LEROBOTS_EPS:
-            raise ModelConfigError(f"{folder}: {name} has eps {options['eps']}, {LEROBOTS_EPS} is supported")
-        norm_map = options.get("norm_map", {})
-        if (of_pictures := norm_map.get("VISUAL", "IDENTITY")) != "IDENTITY":
-            raise ModelConfigError(f"{folder}: {name} normalises pictures by {of_pictures}, IDENTITY is supported")
-        modes[part] = str(norm_map.get(feature, "IDENTITY"))
+        name, path, steps = (
+            (_NORMALISER, before, steps_before) if part == "state" else (_DENORMALISER, after, steps_after)
+        )
+        modes[part], state_file = _normalised_by(path, steps, name, feature)
         found = None if state_file is None else _stats(folder / state_file, key, modes[part])
         if found is not None:
-            stats[part], path = found, folder / str(state_file)
-    is_relative = bool(after.get(_ABSOLUTE, ({}, None))[0].get("enabled"))
-    if is_relative and _RELATIVE not in before:
+            stats[part], stats_path = found, folder / str(state_file)
+    is_relative = options_of(after, steps_after, _ABSOLUTE, Relative).enabled
+    if is_relative and _RELATIVE not in steps_before:
         raise ModelConfigError(f"{folder}: {_ABSOLUTE} is enabled without {_RELATIVE}, which says for which actions")
-    relative = before.get(_RELATIVE, ({}, None))[0]
+    relative = options_of(before, steps_before, _RELATIVE, Relative)
+    max_token_len = options_of(before, steps_before, _TOKENIZER, Tokens).max_length or config.tokenizer_max_length
+    if max_token_len is None:
+        raise ModelConfigError(
+            f"{before}: no step {_TOKENIZER} with a max_length, nor config.json tokenizer_max_length"
+        )
     return Processors(
         _mode(folder, modes),
         stats if len(stats) == 2 else None,
-        path,
-        before.get(_TOKENIZER, ({}, None))[0].get("max_length") or config["tokenizer_max_length"],
-        before.get(_RENAMED, ({}, None))[0].get("rename_map") or {},
+        stats_path,
+        max_token_len,
+        options_of(before, steps_before, _RENAMED, Renamed).rename_map or {},
         is_relative,
-        relative.get("exclude_joints") or [],
-        relative.get("action_names") or config.get("action_feature_names"),
+        relative.exclude_joints or [],
+        relative.action_names or config.action_feature_names,
     )
 
 
-def _steps(path: Path) -> dict[str, tuple[dict[str, Any], str | None]]:
-    """Name -> options and state_file. Raises ModelConfigError for a missing file and an unknown step."""
+def _normalised_by(
+    path: Path, steps: Mapping[str, tuple[int, Step]], name: str, feature: str
+) -> tuple[str, str | None]:
+    """lerobot's word for how a vector is normalised, and the file with its statistics."""
+    if name not in steps:
+        raise ModelConfigError(f"{path}: there is no {name} among its steps")
+    options = options_of(path, steps, name, Normalisation)
+    if options.eps != LEROBOTS_EPS:
+        raise ModelConfigError(f"{path}: {name} has eps {options.eps}, {LEROBOTS_EPS} is supported")
+    if (of_pictures := options.norm_map.get("VISUAL", "IDENTITY")) != "IDENTITY":
+        raise ModelConfigError(f"{path}: {name} normalises pictures by {of_pictures}, IDENTITY is supported")
+    return options.norm_map.get(feature, "IDENTITY"), steps[name][1].state_file
+
+
+def _steps(path: Path) -> dict[str, tuple[int, Step]]:
+    """Name -> place in the file, and step. Raises ModelConfigError for a missing file and an unknown step."""
     if not path.is_file():
         raise ModelConfigError(
             f"{path}: no such file; lerobot before 0.4 kept the statistics in the weights: convert the folder with its "
             "lerobot/processor/migrate_policy_normalization.py first"
         )
-    try:
-        steps = [
-            (str(step.get("registry_name") or step.get("class")), step.get("config") or {}, step.get("state_file"))
-            for step in read_json(path)["steps"]
-        ]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ModelConfigError(
-            f"{path}: expected a list of steps, each with registry_name and config ({error!r})"
-        ) from None
-    if unknown := [name for name, _, _ in steps if name not in _KNOWN]:
+    steps = {step.name: (number, step) for number, step in enumerate(read_as(path, Pipeline).steps)}
+    if unknown := [name for name in steps if name not in _KNOWN]:
         raise ModelConfigError(f"{path}: the steps {unknown} are not known here, and would change the numbers")
-    return {name: (options, state_file) for name, options, state_file in steps}
+    return steps
 
 
 def _mode(folder: Path, modes: Mapping[str, str]) -> NormMode:

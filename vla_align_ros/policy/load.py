@@ -96,15 +96,17 @@ def read_folder(folder: Path, settings: ForeignSettings | None = None) -> Foreig
         stored = weights.open_tensors(path)
     except weights.WeightsError as error:
         stored, damage = {}, _damage(path, error)
-    if variant_of(stored) is None or not is_foreign(stored):
+    variant = variant_of(stored)
+    if variant is None or not is_foreign(stored):
         raise ModelConfigError(f"{folder}: {what_is_folder(folder)}{damage}")
     if settings is None:
         raise ModelConfigError(
-            f"{folder}: a {variant_of(stored)} of openpi or lerobot, which does not say what robot it is for: "
+            f"{folder}: a {variant} of openpi or lerobot, which does not say what robot it is for: "
             f"`vla-align convert {folder} models/NAME --robot FILE`, with a file as config/robots/so101.yaml, makes a "
             "model of it; in Python: load_policy(folder, settings=ForeignSettings(load_description(file)))"
         )
-    return read_foreign(folder, {name: stored[theirs].shape for name, theirs in to_our_names(stored).items()}, settings)
+    shapes = {name: stored[theirs].shape for name, theirs in to_our_names(stored).items()}
+    return read_foreign(folder, variant, shapes, settings)
 
 
 def _damage(path: Path, error: weights.WeightsError) -> str:

@@ -20,7 +20,7 @@ from vla_align_ros.policy.features import FeatureExtractor
 from vla_align_ros.policy.inputs import ExperienceInput, PolicyInput, to_model_image
 from vla_align_ros.policy.tokenizer import PromptTokenizer
 from vla_align_ros.policy.weights import sha256_of
-from vla_align_ros.types import Experience, Float32Array, Observation, UInt8Array
+from vla_align_ros.types import Experience, Float32Array, Observation, Picture
 
 
 class PolicyError(ValueError):
@@ -108,14 +108,12 @@ class Robot:
             own = seen * seen_masks[..., None]
         return ExperienceInput(actions, found, masks, own, *real)
 
-    def _picture(self, frame: UInt8Array | None) -> Any:
-        """(size, size, 3) uint8, or float32 in [0, 255] where lerobot scales: it does not round; black for a missing
-        frame."""
+    def _picture(self, frame: Picture | None) -> Any:
+        """(size, size, 3), black for a missing frame."""
         size, conventions = self.config.architecture.vision.image_size, self.config.architecture.conventions
         if frame is None:
             return np.zeros((size, size, 3), np.uint8)
-        given = frame.astype(np.float32) if conventions == "lerobot" else frame
-        return letterbox(given, size, SCALERS[conventions])
+        return letterbox(frame, size, SCALERS[conventions])
 
     def _checked_state(self, observation: Observation) -> Float32Array:
         labels = self.config.robot.state_labels

@@ -10,7 +10,8 @@ from vla_align_ros.policy.pi0 import Pi0
 
 class Aids(nn.Module):
     """Regressions, read from inside by forward hooks: of the chunk, and of `num_points` points in the images, where a
-    source knows them."""
+    source knows them. Both are the policy's: of several passes after `begin` the first counts, as pi0.5's alignment has
+    a prefix of its own, with another prompt."""
 
     def __init__(self, model: Pi0, num_points: int) -> None:
         super().__init__()
@@ -25,18 +26,22 @@ class Aids(nn.Module):
         self._watch(model.vlm.layers[-1], "post_attention_layernorm", "prefix")
 
     def _watch(self, layer: nn.Module, norm: str, name: str) -> None:
-        """Keep what goes into a layer's norm."""
+        """Keep what goes into a layer's norm first."""
 
         def hook(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-            self.hidden[name] = arguments[0]
+            self.hidden.setdefault(name, arguments[0])
 
         layer.get_submodule(norm).register_forward_pre_hook(hook)
+
+    def begin(self) -> None:
+        """Forget what an earlier pass left."""
+        self.hidden.clear()
 
     def forward(
         self, actions: Tensor, action_mask: Tensor, points: Tensor, token_masks: Tensor, draws: int
     ) -> dict[str, Tensor]:
         """`regression_loss` of the chunk (B, H, action_dim) and `keypoint_loss` of the points (B, K, 2), of
-        those within their picture, from the latest forward pass. action_mask: (action_dim,), False for padding."""
+        those within their picture, from the pass since `begin`. action_mask: (action_dim,), False for padding."""
         chunk = self.chunk(self.hidden["e_row"][:, 0]).unflatten(1, (self.horizon, -1))
         missed = (chunk - actions.repeat_interleave(draws, 0))[..., action_mask]
         losses = {"regression_loss": missed.pow(2).mean()}

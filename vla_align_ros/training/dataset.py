@@ -55,7 +55,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Samples:
-    """Samples ready to train on. observations stay as they are (images uint8) until a batch is picked.
+    """Samples ready to train on. observations stay as they are until a batch is picked.
 
     actions: (n, H, action_dim) to imitate, normalised and padded. experience: of all n. row: (n,) of the token bank.
     """

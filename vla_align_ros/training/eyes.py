@@ -20,7 +20,7 @@ from vla_align_ros.training import self_supervised, vision
 from vla_align_ros.training.probe import PROBE_PAIRS, motion_r2
 from vla_align_ros.training.progress import Log, save_atomically
 from vla_align_ros.training.recipe import Recipe
-from vla_align_ros.types import UInt8Array
+from vla_align_ros.types import Picture
 
 
 def make_eyes(
@@ -93,7 +93,7 @@ def _moved(source: Source, robot: RobotDescription, count: int, horizon: int, si
     return replace(found, motion=robot.motion(found.motion))
 
 
-def _some_images(source: Source, count: int, horizon: int, size: int, seed: int) -> UInt8Array:
+def _some_images(source: Source, count: int, horizon: int, size: int, seed: int) -> Picture:
     """About `count` images of all cameras, (N, size, size, 3)."""
     if source.labels is not None:
         return source.labels.frames(count, size, seed).images

@@ -40,6 +40,7 @@ class JointObjective(nn.Module):
         recipe, generator = self.recipe, torch.Generator(batch.actions.device).manual_seed(seed)
         keep, e_0 = _kept(batch, recipe, generator), self.model.peft_prefix_token
         assert e_0 is not None
+        self.aids.begin()
         loss, parts = self.model(
             batch.inputs,
             batch.actions,

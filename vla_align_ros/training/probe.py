@@ -8,7 +8,7 @@ from torch import Tensor
 from vla_align_ros.experience.source import Pairs
 from vla_align_ros.policy.features import FeatureExtractor
 from vla_align_ros.policy.inputs import to_model_image
-from vla_align_ros.types import UInt8Array
+from vla_align_ros.types import Picture
 
 PROBE_PAIRS = 6000  # fewer make the regression overfit, and R2 look lower
 MOTION_R2_AIM = 0.7  # features below it told an alignment too little (seen, not benchmarked)
@@ -31,7 +31,7 @@ def linear_r2(inputs: Tensor, targets: Tensor, ridge: float = 1e-2, held_out: fl
     return float(1 - residual / ((y[cut:] - y[cut:].mean(0)) ** 2).sum())
 
 
-def _tokens(features: FeatureExtractor, frames: UInt8Array) -> Tensor:
+def _tokens(features: FeatureExtractor, frames: Picture) -> Tensor:
     parts = []
     for part in torch.from_numpy(frames).split(256):
         scaled = to_model_image(part.to(features.mean.device))

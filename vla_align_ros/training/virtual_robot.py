@@ -18,10 +18,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_align_ros.observation.resize import letterbox
+from vla_align_ros.observation.resize import Scaler, letterbox
 from vla_align_ros.observation.view import View
 from vla_align_ros.robot.description import RobotDescription
-from vla_align_ros.types import Experience, Float32Array, Float64Array, Observation, UInt8Array
+from vla_align_ros.types import Experience, Float32Array, Float64Array, Observation, Picture
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Mounted:
         """Whether every pixel stays where it is."""
         return bool(np.array_equal(self.to_real, np.eye(3)))
 
-    def picture(self, image: UInt8Array) -> UInt8Array:
+    def picture(self, image: Picture) -> Picture:
         """The virtual picture (size, size, 3) of a real one. What is not in the real one repeats its border."""
         if self.as_it_is:
             return image
@@ -71,7 +71,7 @@ class Mounted:
         matrix = pixels @ self.to_real @ _inverse(pixels)
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
         warped = cv2.warpPerspective(image, matrix, (size, size), flags=flags, borderMode=cv2.BORDER_REPLICATE)
-        return np.asarray(warped, np.uint8)
+        return np.asarray(warped, image.dtype)
 
     def points(self, real: NDArray[np.floating]) -> Float64Array:
         """Where points (..., 2) of the real picture are in the virtual one; both from the top left, in widths."""
@@ -111,14 +111,14 @@ class VirtualRobot:
         ]
         return np.concatenate([*lines, *mounted, [self.delay_ticks]])
 
-    def observation(self, seen: Observation, views: Mapping[str, View], size: int | None) -> Observation:
-        """What the virtual robot sees where the real one saw `seen`. A picture comes out `size` wide, letterboxed and
-        within its view; with None as it is."""
+    def observation(self, seen: Observation, views: Mapping[str, View], size: int | None, scale: Scaler) -> Observation:
+        """What the virtual robot sees where the real one saw `seen`. A picture comes out `size` wide, letterboxed by
+        the model's `scale` and within its view; with None as it is."""
         state = self.state(seen.state).astype(np.float32)
         mounted = {name: item for name, item in self.cameras.items() if item.camera in seen.images}
         images = {name: item.picture(seen.images[item.camera]) for name, item in mounted.items()}
         if size is not None:
-            images = {name: letterbox(image, size) for name, image in images.items()}
+            images = {name: letterbox(image, size, scale) for name, image in images.items()}
         images = {name: views[name].shown(image) if name in views else image for name, image in images.items()}
         return replace(seen, images=images, state=state)
 
@@ -128,9 +128,13 @@ class VirtualRobot:
         goals = commands[self.delay_ticks : self.delay_ticks + ticks] + origin(self.described, state)
         return np.asarray(self.commands(goals) - origin(self.described, self.state(state)), np.float32)
 
-    def experience(self, item: Experience, ticks: int, views: Mapping[str, View], size: int | None) -> Experience:
+    def experience(
+        self, item: Experience, ticks: int, views: Mapping[str, View], size: int | None, scale: Scaler
+    ) -> Experience:
         """What the virtual robot did and saw. item: with `delay_ticks` commands or more beyond its `ticks`."""
-        before, after = (self.observation(seen, views, size) for seen in (item.observation, item.next_observation))
+        before, after = (
+            self.observation(seen, views, size, scale) for seen in (item.observation, item.next_observation)
+        )
         commands = self.commanded(item.commands, item.observation.state, ticks)
         return replace(item, observation=before, commands=commands, next_observation=after)
 

@@ -1,6 +1,8 @@
 """A source of real robots' experience as one of many robots': the real ones, and virtual ones made of them.
 
-Pictures that are turned, moved or zoomed are made from larger ones, so that they are as sharp as a real camera's.
+Pictures that are turned, moved or zoomed are made from larger ones, so that they are as sharp as a real camera's. All
+of such a source are so scaled twice: from 640 x 480 to 224 they come out, in the mean, 1.2 (openpi's way) or 1.4
+(lerobot's) grey levels off what is scaled once; by area 0.1.
 """
 
 from __future__ import annotations
@@ -12,7 +14,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_align_ros.experience.source import Frames, Labels, Pairs, RawSamples, Shifts, Source, Sources
+from vla_align_ros.experience.source import Frames, Labels, Pairs, RawSamples, Shifts, Source, Sources, resized
+from vla_align_ros.observation.resize import Scaler
+from vla_align_ros.observation.scaling import SCALERS
 from vla_align_ros.observation.view import View
 from vla_align_ros.policy import Policy
 from vla_align_ros.policy.config import ModelConfig
@@ -22,7 +26,7 @@ from vla_align_ros.training.virtual_parameters import Parameters, virtual_robot
 from vla_align_ros.training.virtual_recipe import VirtualRobots
 from vla_align_ros.training.virtual_robot import VirtualRobot, with_delay
 from vla_align_ros.training.virtual_views import check_views
-from vla_align_ros.types import Experience, Float32Array, UInt8Array
+from vla_align_ros.types import Experience, Float32Array, Picture
 
 LARGER = 2  # how much wider the pictures are that virtual ones are made from
 BLOCK = 2048  # samples whose larger pictures are in memory at a time
@@ -41,12 +45,15 @@ class Member:
 
 @dataclass(frozen=True)
 class VirtualSource:
-    """`base` and virtual robots made of it. larger: of the pictures that are asked of it, relative."""
+    """`base` and virtual robots made of it. image_size: of the model, whose `scale` makes its pictures. larger: than
+    these are those that are asked of the base."""
 
     base: Source
     members: Sequence[Member]
     described: RobotDescription
     views: Mapping[str, View]
+    image_size: int
+    scale: Scaler
     larger: int
 
     @cached_property
@@ -75,11 +82,14 @@ class VirtualSource:
         mine, ticks = [self.members[row] for row in robot], horizon + beyond
         latest = max(member.robot.delay_ticks for member in self.members)
         real = np.array([member.real for member in mine], np.int64)
-        raw = self.base.samples(real, horizon, None if size is None else self.larger * size, rng, beyond + latest)
+        model_size = None if size is None else self.image_size
+        asked = None if size is None else self.larger * self.image_size
+        raw = self.base.samples(real, horizon, asked, rng, beyond + latest)
         experiences, actions, points = [], [], []
         for row, member in enumerate(mine):
             item = raw.experiences[row]
-            experiences.append(member.robot.experience(item, ticks, self.views, size))
+            told = member.robot.experience(item, ticks, self.views, model_size, self.scale)
+            experiences.append(resized(told, size))
             actions.append(member.robot.commanded(raw.actions[row], item.observation.state, ticks))
             points.append(self._points(member, raw.points[row]))
         return RawSamples(experiences, np.stack(actions), robot, np.stack(points))
@@ -90,10 +100,9 @@ class VirtualSource:
         """See `Source`. Where a policy works, it works on the real robot: what it did there is told as the virtual
         robot's. A delay costs the last experiences of each episode."""
         member, horizon = self.members[robot], policy.model.architecture.action_horizon
-        size = policy.model.architecture.vision.image_size
         found = self.base.experiences(member.real, policy, seed, count, exploration_fraction)
         known = with_delay(found, self.described, member.robot.delay_ticks)
-        return [member.robot.experience(item, horizon, self.views, size) for item in known]
+        return [member.robot.experience(item, horizon, self.views, self.image_size, self.scale) for item in known]
 
     @cached_property
     def labels(self) -> Labels | None:
@@ -160,7 +169,7 @@ class VirtualSource:
             motion[row] = state.factor * found.motion[row][state.column]
         return Pairs(before, after, motion)
 
-    def _shown(self, camera: str, image: UInt8Array) -> UInt8Array:
+    def _shown(self, camera: str, image: Picture) -> Picture:
         return self.views[camera].shown(image) if camera in self.views else image
 
 
@@ -181,7 +190,7 @@ def _of(base: Source, recipe: VirtualRobots, config: ModelConfig, numbers: range
         shift, real = recipe.draw(robot, number), place % len(base.robots)
         name = f"{base.robots[real]}/virtual/{recipe.seed}/{number}/{shift.digest}"
         members.append(Member(name, real, shift, virtual_robot(robot, shift, tilted)))
-    size = LARGER * config.architecture.vision.image_size
+    size, scale = config.architecture.vision.image_size, SCALERS[config.architecture.conventions]
     if recipe.warps:
-        check_views(base, recipe, config, size)
-    return VirtualSource(base, members, robot, config.views, LARGER if recipe.warps else 1)
+        check_views(base, recipe, config, LARGER * size)
+    return VirtualSource(base, members, robot, config.views, size, scale, LARGER if recipe.warps else 1)

@@ -20,7 +20,7 @@ from vla_align_ros.training.recipe import RecipeError
 from vla_align_ros.training.virtual_parameters import Parameters, homography
 from vla_align_ros.training.virtual_recipe import VirtualRobots
 from vla_align_ros.training.virtual_robot import through
-from vla_align_ros.types import Float64Array, UInt8Array
+from vla_align_ros.types import Float64Array, Picture
 
 CONTENT_SAMPLES = 16
 BLACK = 8  # and darker: a video's bars are not quite black
@@ -87,7 +87,7 @@ def _contents(base: Source, horizon: int, size: int) -> dict[str, Float64Array]:
     not black in all of some samples: a letterbox's bars are no part of a picture."""
     rng = rng_of(0, Stream.CONTENT)
     rows = rng.integers(0, len(base.robots), CONTENT_SAMPLES)
-    found: dict[str, list[UInt8Array]] = {}
+    found: dict[str, list[Picture]] = {}
     for item in base.samples(rows, horizon, size, rng).experiences:
         for camera, image in item.observation.images.items():
             found.setdefault(camera, []).append(image)

@@ -28,7 +28,7 @@ WHEEL = Path(os.environ["LEROBOT_WHEEL"])
 JOINTS = ("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll", "gripper")
 NAMES = [f"{joint}.pos" for joint in JOINTS]
 PERCENT_RAD = (-0.175, 1.745)  # of the gripper's range in config/robots/so101.yaml
-HEADS = 16
+HEADS = 16  # make_openpi.py shrinks its network by the same lines: each runs where the other's packages are not
 
 
 class ForPython311(importlib.machinery.SourceFileLoader):

@@ -42,7 +42,7 @@ from openpi.policies.policy import Policy  # noqa: E402
 from openpi.shared import normalize  # noqa: E402
 
 CAMERAS = ("base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb")
-FIELDS, STEPS, HEADS = 7, 10, 16
+FIELDS, STEPS, HEADS = 7, 10, 16  # make_lerobot.py: why its lines that shrink the network stand there, too
 
 
 def network(variant: str, tokens: int) -> tuple[torch.nn.Module, int]:
