@@ -132,3 +132,13 @@ def test_finer_sampling_smooths_edges_and_keeps_the_mean():
     coarse, fine = (draw(NOMINAL, table(), 64, supersample).astype(float) for supersample in (1, 4))
     assert np.abs(coarse - fine).max() > 30
     np.testing.assert_allclose(coarse.mean((2, 3)), fine.mean((2, 3)), atol=1.5)
+
+
+def test_the_wrist_camera_sees_none_of_the_arm_and_the_front_camera_does():
+    table_top = {name for name in geom_names() if name.startswith(("cube_", "pad_"))} | {"table"}
+    bodies = skeletons([Embodiment()] * 8)
+    seen = draw_geoms(bodies, tables(8), SIZE)
+    front, wrist = ({geom_names()[geom] for geom in np.unique(seen[:, camera]) if geom >= 0} for camera in (FRONT, WRIST))
+    assert wrist <= table_top
+    assert wrist & table_top
+    assert front - table_top

@@ -1,7 +1,7 @@
 """What both cameras of n arms see, from states: drawn while an episode runs, or any number of times later.
 
 The wrist camera is drawn as one that sees none of the arm. Where it has the jaws in its picture, a single picture tells
-how it is mounted, and a policy needs no alignment for it (docs/results.md).
+how it is mounted, and a policy hardly needs an alignment for it.
 """
 
 from __future__ import annotations
