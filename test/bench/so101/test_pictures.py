@@ -138,7 +138,8 @@ def test_the_wrist_camera_sees_none_of_the_arm_and_the_front_camera_does():
     table_top = {name for name in geom_names() if name.startswith(("cube_", "pad_"))} | {"table"}
     bodies = skeletons([Embodiment()] * 8)
     seen = draw_geoms(bodies, tables(8), SIZE)
-    front, wrist = ({geom_names()[geom] for geom in np.unique(seen[:, camera]) if geom >= 0} for camera in (FRONT, WRIST))
+    of_camera = [np.unique(seen[:, camera]) for camera in (FRONT, WRIST)]
+    front, wrist = ({geom_names()[geom] for geom in geoms if geom >= 0} for geoms in of_camera)
     assert wrist <= table_top
     assert wrist & table_top
     assert front - table_top
