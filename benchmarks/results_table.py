@@ -122,7 +122,7 @@ def experts(numbers: dict[str, Any]) -> str:
 
 def reading(numbers: dict[str, Any]) -> str:
     times = [f"{numbers[f'{kind}_shuffled_over_eaten']:.1f}" for kind in ("dataset", "bag")]
-    more = [f"{numbers[f'{kind}_in_order_memory_growth_mib']:.0f}" for kind in ("dataset", "bag")]
+    more = [f"{numbers[f'{kind}_shuffled_memory_growth_mib']:.0f}" for kind in ("dataset", "bag")]
     return f"{' / '.join(times)} times; {' / '.join(more)} MiB more for four times the length"
 
 
