@@ -143,7 +143,7 @@ OTHERS = (
     ("control tick to chunk without the model, p50 / p99", "message_to_chunk", to_chunk),
     ("largest difference from openpi, pi0 / pi05", "golden", golden),
     ("experts of the simulated SO-101, drawn arms", "so101_bench", experts),
-    ("LeRobotDataset / bags read, over what training eats, per CPU-second", "reading", reading),
+    ("LeRobotDataset / bags read over what training eats", "reading", reading),
     ("peak memory of loading over the weights", "load_memory", loading),
 )
 
