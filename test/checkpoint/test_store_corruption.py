@@ -47,14 +47,15 @@ def replace_token(folder: Path, **tensors: Float32Array) -> None:
     edit_manifest(folder, token_sha256=hashlib.sha256(data).hexdigest())
 
 
+INVALID = "manifest.json: Invalid JSON"
 CORRUPTIONS: dict[str, tuple[Callable[[Path], object], str]] = {
     "flipped bit": (corrupt_token, "has sha256"),
     "empty token": (lambda folder: (folder / "token.safetensors").write_bytes(b""), "has sha256"),
     "no token": (lambda folder: (folder / "token.safetensors").unlink(), "cannot be read"),
     "no manifest": (lambda folder: (folder / "manifest.json").unlink(), "cannot be read"),
-    "cut manifest": (lambda folder: (folder / "manifest.json").write_text('{"format": 1'), "manifest.json: file"),
-    "deep manifest": (lambda folder: (folder / "manifest.json").write_text("[" * 100_000), "manifest.json: file"),
-    "binary manifest": (lambda folder: (folder / "manifest.json").write_bytes(b"\xff\xfe\x00"), "manifest.json: file"),
+    "cut manifest": (lambda folder: (folder / "manifest.json").write_text('{"format": 1'), INVALID),
+    "deep manifest": (lambda folder: (folder / "manifest.json").write_text("[" * 100_000), INVALID),
+    "binary manifest": (lambda folder: (folder / "manifest.json").write_bytes(b"\xff\xfe\x00"), INVALID),
     "newer format": (lambda folder: edit_manifest(folder, format=2), "manifest.json: format"),
     "unknown key": (lambda folder: edit_manifest(folder, colour="red"), "colour"),
     "other name": (lambda folder: edit_manifest(folder, name="000001"), "belongs to version 000001"),

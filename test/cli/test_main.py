@@ -22,9 +22,8 @@ THREADS = ["--threads", str(torch.get_num_threads())]
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        (["bench", "--model", "", *THREADS, "--json", "FOLDER"], "FOLDER: Is a directory"),
-        (["bench", "--model", "", *THREADS, "--json", "FILE/x.json"], "FILE/x.json: Not a directory"),
-        (["train", "--config", str(TINY), *THREADS, "--run", "FILE"], "FILE: File exists"),
+        (["train", "--config", str(TINY), *THREADS, "--run", "FILE"], "FILE is a file"),
+        (["train", "--config", str(TINY), *THREADS, "--run", "FILE/run"], "Not a directory"),
         (["align", "--model", "tiny", "--store", "FILE", "nowhere"], "FILE"),
         (["limits", "FILE"], "FILE"),
         (["inspect", "--model", "tiny", "nowhere"], "nowhere"),

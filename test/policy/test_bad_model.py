@@ -98,7 +98,7 @@ def test_the_whole_folder_loads_and_acts(whole: Path) -> None:
 def test_a_missing_folder(tmp_path: Path) -> None:
     assert "no such model folder" in refusal(tmp_path / "nowhere", ModelConfigError)
     (tmp_path / "file").write_text("format: 1")
-    assert "give a folder that holds model.yaml" in refusal(tmp_path / "file", ModelConfigError)
+    assert "this is a file: give the folder that it is in" in refusal(tmp_path / "file", ModelConfigError)
     (tmp_path / "empty").mkdir()
     assert "model.yaml" in refusal(tmp_path / "empty", ModelConfigError)
 
