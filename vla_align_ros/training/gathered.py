@@ -1,4 +1,4 @@
-"""What the alignment expert learns from at last: experience of robots at work with the policy that it will align.
+"""What the alignment expert learns from at last, on a bench: experience of robots at work with the trained policy.
 
 A third of it is gathered with the robot's own token, a third with the one that a fresh install starts with, a third
 with another robot's; from none to all of its motion is random. So the losses have seen what they will be asked about:
@@ -11,7 +11,7 @@ import copy
 
 import numpy as np
 
-from vla_align_ros.experience.source import EXPERIENCES, Source, demonstrations, resized
+from vla_align_ros.experience.source import EXPERIENCES, Source, demonstrations
 from vla_align_ros.policy.policy import AlignmentParts, Policy
 from vla_align_ros.policy.statistics import no_limits
 from vla_align_ros.seeds import Stream, rng_of
@@ -37,17 +37,17 @@ class Gathered:
         """`size` samples. Raises TrainingError where no robot has experience."""
         policy, rng = self._policy, rng_of(self._seed, Stream.SHARD, number)
         bank, robots = policy.alignment.bank, len(self._source.robots)
+        start = policy.initial_token()
+        assert start is not None
         found, row, asked = list[Experience](), list[int](), 0
         while len(found) < size:
             if asked == robots and not found:
                 raise TrainingError(f"none of {robots} robots has experience that the alignment expert can learn from")
             own, other = rng.integers(0, robots, 2).tolist()
-            start = policy.initial_token()
-            assert start is not None
             policy.swap_token([policy.e_0 + bank[own], start, policy.e_0 + bank[other]][rng.integers(3)])
             seed, fraction = int(rng.integers(2**31)), rng.uniform()
             made = self._source.experiences(own, policy, seed, EXPERIENCES, fraction)
-            found += [resized(item, policy.model.architecture.vision.image_size) for item in made]
+            found += made
             row += [own] * len(made)
             asked += 1
         raw = demonstrations(dict(enumerate(found[:size])), np.array(row[:size], np.int64))

@@ -1,17 +1,19 @@
 """The last stage: the alignment expert alone goes on, the policy and all tokens frozen.
 
-Many times the samples a second of the joint training, since nothing else is trained. Most flow times are near 1, where
-what is denoised says little and the answer must come from what the task is given.
+On a bench it learns from what the trained policy does there (`gathered.py`); a recording holds what it holds. Most flow
+times are near 1, where what is denoised says little and the answer must come from what the task is given.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from vla_align_ros.seeds import Part, seed_of
+from vla_align_ros.training.feed import make_shard
 from vla_align_ros.training.gathered import Gathered
 from vla_align_ros.training.loop import run_steps
 from vla_align_ros.training.objective import AlignmentObjective
@@ -36,5 +38,6 @@ def train_alignment_expert(
     ]
     optimizer = torch.optim.AdamW(groups, recipe.learning_rate, betas=(0.9, 0.98), fused=True)
     path = out / LAST_STAGE_FILE
-    make = Gathered(trainee, recipe.seed).shard
+    of_bench = trainee.sources.training.labels is not None
+    make = Gathered(trainee, recipe.seed).shard if of_bench else partial(make_shard, trainee, recipe)
     run_steps("alignment", objective, optimizer, make, recipe, path, log, save_every_s, processes)
