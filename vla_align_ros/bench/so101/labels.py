@@ -22,17 +22,21 @@ from vla_align_ros.types import Float32Array
 ABSENT = -9.0
 PAIR_TICKS = 16  # of random motion between the two frames of a pair
 _JOINTS = tuple(BODIES.index(name) for name in ("lower_arm", "wrist", "moving_jaw"))
+_ARM_POINTS = 1 + len(_JOINTS)
 _FRAMES_AN_ARM, _PAIRS_AN_ARM = 40, 8
 
 
 def keypoints(arms: Skeletons, state: State) -> Float32Array:
     """Where tip, elbow, wrist, jaw, cubes and pads are in each camera's picture, (n, cameras, 10, 2) in picture widths;
-    ABSENT for what is behind a camera. A thing that another one hides counts as seen."""
+    ABSENT for what is behind a camera, and for the arm where its camera is on it and shows none of it. A thing that
+    another one hides counts as seen."""
     pads = np.append(state.pad_m, np.zeros((*state.pad_m.shape[:2], 1)), axis=-1)
     joints = places_m(arms, state.angle_rad)[:, _JOINTS]
     tip = tips_m(arms, state.angle_rad)[:, None]
     points, depth = project(arms, state.angle_rad, np.concatenate([tip, joints, state.cube_m, pads], axis=1))
-    return np.where(depth[..., None] > 0, points, ABSENT).astype(np.float32)
+    shown = depth > 0
+    shown[:, places_of(["wrist"]), :_ARM_POINTS] = False
+    return np.where(shown[..., None], points, ABSENT).astype(np.float32)
 
 
 def prefix_cameras(cameras: Sequence[str]) -> tuple[int, ...]:
