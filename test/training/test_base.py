@@ -230,7 +230,7 @@ def test_samples_of_one_episode_are_no_more_sure_than_it_is() -> None:
         (["--config", TINY_MODEL], "source: Field required; format: Unexpected keyword argument; name: Unexpected"),
         (["--config", TINY, "--run", TINY], "--run: " + TINY + " is a file"),
         (["--config", TINY, "--export", TINY], "--export: " + TINY + " is a file"),
-        (["--config", TINY, "--run", "/proc/nowhere/run"], "No such file or directory: '/proc/nowhere"),
+        (["--config", TINY, "--run", "/proc/nowhere/run"], "/proc/nowhere: No such file or directory"),
     ],
 )
 def test_a_wrong_option_is_answered_with_a_sentence(tmp_path: Path, options: list[str], said: str) -> None:

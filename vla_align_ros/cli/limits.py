@@ -54,7 +54,7 @@ def limits(
             typer.echo(json.dumps(line) if as_json else words, err=not as_json)
 
         write_alignment_stats(folder, measure(policy, validation, motion_r2, log))
-    except (ValueError, OSError, TrainingError) as error:
+    except (ValueError, TrainingError) as error:
         typer.echo(f"cannot measure: {error}", err=True)
         raise typer.Exit(2) from None
     typer.echo(f"wrote {folder / STATS_FILE}; vla-align doctor --model {folder} shows it", err=as_json)

@@ -86,7 +86,7 @@ def train(
             trainee = run_training(path, recipe, sources, run, log, target)
             if export is not None and is_main():
                 write_model(trainee, recipe, run, export, log)
-    except (ValueError, OSError, TrainingError) as error:
+    except (ValueError, TrainingError) as error:
         typer.echo(f"cannot train: {error}", err=True)
         raise typer.Exit(2) from None
     finally:
