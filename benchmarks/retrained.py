@@ -107,7 +107,7 @@ def train_variant(name: str, run: Path, samples: int, device: torch.device) -> t
     trainee = train(path, recipe, open_sources(recipe.seed), out, lambda line: _say(name, line), device)
     if recipe.token_drop == 1.0:
         torch.nn.init.zeros_(trainee.bank.offset_of.weight)
-    write_model(trainee, out, out / "export")
+    write_model(trainee, recipe, out, out / "export")
     return out / "export", trainee.motion_r2
 
 

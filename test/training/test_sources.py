@@ -151,7 +151,7 @@ def test_a_sample_is_prepared_as_the_policy_prepares_what_it_sees(data: Path, tm
     sources = opened(data, "lerobot")
     run = tmp_path / "run"
     trainee = run_training(recipe_path, recipe, sources, run, lambda line: None, torch.device("cpu"))
-    write_model(trainee, run, tmp_path / "zoo")
+    write_model(trainee, recipe, run, tmp_path / "zoo")
     policy = load_policy(tmp_path / "zoo", "cpu")
     size, horizon = (config_of(recipe_path).architecture.vision.image_size, 4)
     raw = sources.training.samples(np.zeros(5, np.int64), horizon, size, np.random.default_rng(1))

@@ -17,7 +17,9 @@ from vla_align_ros.experience.builder import without_held
 from vla_align_ros.experience.source import Source, Sources
 from vla_align_ros.policy import Policy, load_policy
 from vla_align_ros.training.export import export
+from vla_align_ros.training.feed import make_shard
 from vla_align_ros.training.gathered import Gathered
+from vla_align_ros.training.objective import AlignmentObjective
 from vla_align_ros.training.recipe import Recipe, RecipeError, TrainingError, VisionRecipe, load_recipe
 from vla_align_ros.training.train import Trainee, train
 from vla_align_ros.types import Experience
@@ -65,6 +67,7 @@ def small() -> Recipe:
         samples=6 * 8,
         batch_size=8,
         shard_samples=16,
+        bank_robots=3,
     )
 
 
@@ -102,6 +105,7 @@ def test_what_is_exported_loads_and_acts(trained: tuple[Trainee, Path], exported
     policy = load_policy(exported, "cpu")
     assert policy.token is not None
     assert torch.equal(policy.token, trained[0].model.peft_prefix_token.detach() + policy.alignment.bank[0])
+    assert torch.equal(policy.alignment.bank, trained[0].bank.offsets().detach()[:3])
     distances = finished(policy, BENCH, unshifted(2), policy.token.expand(2, -1, -1), seed=1).distance_m()
     assert np.isfinite(distances).all()
     assert {limit.robots for limit in policy.alignment.stats.limits.values()} == {1}
@@ -141,6 +145,22 @@ def test_the_alignment_expert_learns_at_last_from_what_robots_do_with_any_token(
     ]  # each is one of the bank's
     assert {own == row for own, row in zip(asked, of_robot, strict=True)} == {True, False}
     assert torch.equal(gathered.shard(5, 400).experience.features, shard.experience.features)
+
+
+def test_tasks_count_alike_at_last_whatever_they_counted_beside_the_actions(
+    small: Recipe, trained: tuple[Trainee, Path]
+) -> None:
+    trainee = trained[0]
+    batch = make_shard(trainee, small, 0, 8).batch(torch.arange(8))
+
+    def asked(**lambdas: float) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        recipe = dataclasses.replace(small, **lambdas)
+        loss, parts = AlignmentObjective(trainee.model, trainee.bank, recipe)(batch, 1)
+        return loss.detach(), parts
+
+    loss, parts = asked(lambda_perc=0.1, lambda_dyn=3.0)
+    assert torch.allclose(loss, sum(parts.values()))
+    assert asked(lambda_dyn=0.0)[1].keys() == {"perception_loss", "inverse_dynamics_loss"}
 
 
 def test_robots_without_experience_end_the_last_stage_with_a_sentence(trained: tuple[Trainee, Path]) -> None:

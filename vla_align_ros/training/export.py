@@ -30,7 +30,7 @@ def export(trainee: Trainee, recipe: Recipe, run: Path, target: Path, log: Log) 
     model is whole. Raises RecipeError as `check_target` does."""
     check_target(target)
     folder, device = run / "export", trainee.device
-    write_model(trainee, run, folder)
+    write_model(trainee, recipe, run, folder)
     policy = load_policy(folder, device)
     known = own_token.measure(policy, trainee.sources.training, recipe.seed)
     own_token.write(folder, known)
@@ -71,14 +71,15 @@ def put_in_place(folder: Path, target: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def write_model(trainee: Trainee, run: Path, folder: Path) -> None:
+def write_model(trainee: Trainee, recipe: Recipe, run: Path, folder: Path) -> None:
     """Write model.yaml, weights, bank, tokenizer and curves, and a guard without limits."""
     folder.mkdir(exist_ok=True)
     weights = folder / trainee.robot.config.weights.file
     _save(trainee.model.state_dict(), weights)
     _save(trainee.features.state_dict(), folder / "features.safetensors")
-    robots = {"robots": json.dumps(trainee.sources.training.robots)}  # whose tokens they are, in this order
-    _save({"offsets": trainee.bank.offsets().detach()}, folder / BANK_FILE, robots)
+    several = slice(recipe.bank_robots)
+    robots = {"robots": json.dumps(trainee.sources.training.robots[several])}  # whose tokens they are, in this order
+    _save({"offsets": trainee.bank.offsets().detach()[several]}, folder / BANK_FILE, robots)
     for path in run.iterdir():
         if path.suffix in (".json", ".model", ".yaml"):  # statistics, tokenizer, recipe
             shutil.copyfile(path, folder / path.name)

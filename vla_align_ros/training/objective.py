@@ -3,6 +3,8 @@ from a seed, so that a step is the same however often, and in how many processes
 
 from __future__ import annotations
 
+from dataclasses import astuple
+
 import torch
 from torch import Tensor, nn
 
@@ -62,7 +64,8 @@ class JointObjective(nn.Module):
 
 class AlignmentObjective(nn.Module):
     """The alignment expert's losses alone, with the tokens of the bank or, as in the joint training, E_0. Most flow
-    times are near 1."""
+    times are near 1. The tasks that have a lambda count alike: it weighs them against the action loss, which is not
+    asked here."""
 
     def __init__(self, model: Pi0, bank: TokenBank, recipe: Recipe) -> None:
         super().__init__()
@@ -76,7 +79,9 @@ class AlignmentObjective(nn.Module):
         late = torch.rand(rows, generator=generator, device=device) < recipe.late_time_share
         times = flow.sample_time(rows, generator, device)
         times = torch.where(late, flow.late_time(rows, generator, device), times)
-        e_0, weights, inputs = model.peft_prefix_token, weights_of(recipe), batch.alignment_inputs or batch.inputs
+        joint, inputs = weights_of(recipe), batch.alignment_inputs or batch.inputs
+        weights = LossWeights(*(float(weight > 0) for weight in astuple(joint)))
+        e_0 = model.peft_prefix_token
         assert e_0 is not None
         with torch.no_grad():
             cache, token = model.prefix_cache(inputs), bank.tokens(e_0, batch.row, keep)

@@ -42,7 +42,7 @@ def measure(policy: Policy, source: Source, seed: int) -> dict[str, dict[str, To
     are shifted in several ways are one family, and so are all where nobody knows how they differ."""
     families = ["all"] * len(source.robots) if source.shifts is None else list(source.shifts.families)
     groups: dict[str, list[int]] = {}
-    for row in range(1, len(families)):  # the first one's token is the wrong one
+    for row in range(1, len(policy.alignment.bank)):  # the first one's token is the wrong one
         groups.setdefault("several" if " and " in families[row] else families[row], []).append(row)
     found = {}
     for name, rows in groups.items():

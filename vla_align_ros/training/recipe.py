@@ -59,6 +59,7 @@ class Recipe:
     """Everything that a run depends on beside `model` (a `model.yaml` without weights) or `base`, and the code.
 
     source: what it is trained on (`cli/sources.py` says what may stand there); each of its robots gets a token.
+    bank_robots: the model holds those of so many, the first ones: what an alignment goes through. None: of all.
     samples: how many the policy sees; shard_samples are drawn at a time and seen shard_epochs times.
     first_robot_share: share of the samples that are of the first robot, beside its own: the one whose token a fresh
     install starts with, where the model says `initial_token: 0`. token_drop: share that gets E_0 alone.
@@ -75,6 +76,7 @@ class Recipe:
     base: BaseRecipe | None = None
     seed: int = 0
     vision: VisionRecipe = VisionRecipe()
+    bank_robots: Annotated[int, Field(ge=1)] | None = None
     samples: int = 512_000
     shard_samples: int = 16_384
     shard_epochs: int = 2
