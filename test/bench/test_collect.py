@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vla_align_ros.action.exploration import CLIP_SHARE
-from vla_align_ros.bench.collect import collect_experience, fill_buffer
+from vla_align_ros.bench.collect import collect_experience, fill_buffer, fill_buffers
 from vla_align_ros.bench.evaluate import action_error, finished
 from vla_align_ros.bench.port import Bench, bench_names, find_bench
 from vla_align_ros.bench.reach2.bench import BENCH
@@ -33,6 +33,22 @@ def test_a_buffer_is_filled_with_experience_that_counts_however_often_the_arm_is
     starts_ns = [item.observation.stamp_ns for item in buffer]
     assert (np.diff(starts_ns) > 0).all()
     assert (np.diff([item.episode for item in buffer]) >= 0).all()
+
+
+def test_arms_side_by_side_are_each_asked_until_they_have_enough() -> None:
+    policy = load_policy(find_model("tiny"), "cpu")
+    free, at_its_stops = unshifted(), unshifted()
+    at_its_stops.gain[:] = -1.0
+    token = policy.initial_token()
+    assert token is not None
+    buffers = fill_buffers(policy, BENCH, [at_its_stops, free], token.expand(2, -1, -1), seed=3)
+    assert [len(buffer) for buffer in buffers] == [128, 128]
+    assert not any(joint_held(item, policy.config.robot) for buffer in buffers for item in buffer)
+    turned = [
+        np.mean([(item.next_observation.state - item.observation.state) * item.commands.mean(0) for item in buffer])
+        for buffer in buffers
+    ]
+    assert turned[0] < 0 < turned[1], "each has its own arm's"
 
 
 def test_the_same_seeds_give_what_they_always_gave(policy: Policy) -> None:

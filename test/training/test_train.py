@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -34,21 +36,32 @@ class AtRandom(Reach2Source):
     """Arms that move freely whatever an untrained policy says; as much of their experience as a limit needs."""
 
     def experiences(
-        self, robot: int, policy: Policy, seed: int, count: int, exploration_fraction: float = 1.0
-    ) -> list[Experience]:
-        start = policy.initial_token()
-        assert start is not None
-        (made,) = collect_experience(policy, BENCH, self.arms[robot], start[None], min(count, 56), seed, 1.0)
-        return without_held(made, policy.config.robot)
+        self,
+        robots: Sequence[int],
+        policy: Policy,
+        tokens: torch.Tensor,
+        seed: int,
+        count: int,
+        exploration_fraction: float = 1.0,
+    ) -> list[list[Experience]]:
+        arms = [self.arms[robot] for robot in robots]
+        made = collect_experience(policy, BENCH, arms, tokens, min(count, 56), seed, 1.0)
+        return [without_held(mine, policy.config.robot) for mine in made]
 
 
 class Held(Reach2Source):
     """Arms that never move freely."""
 
     def experiences(
-        self, robot: int, policy: Policy, seed: int, count: int, exploration_fraction: float = 0.5
-    ) -> list[Experience]:
-        return []
+        self,
+        robots: Sequence[int],
+        policy: Policy,
+        tokens: torch.Tensor,
+        seed: int,
+        count: int,
+        exploration_fraction: float = 0.5,
+    ) -> list[list[Experience]]:
+        return [[] for _ in robots]
 
 
 def of_arms(kind: type[Reach2Source], source: Source) -> Reach2Source:
@@ -124,14 +137,20 @@ def test_robots_that_never_move_freely_end_an_export_with_a_sentence(
 def test_the_alignment_expert_learns_at_last_from_what_robots_do_with_any_token(
     trained: tuple[Trainee, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tokens, asked = [], []
+    given, asked = list[torch.Tensor](), list[int]()
 
     def experiences(
-        self: Reach2Source, robot: int, policy: Policy, seed: int, count: int, exploration_fraction: float = 0.5
-    ) -> list[Experience]:
-        tokens.append(policy.token)
-        asked.append(robot)
-        return of_source(self, robot, policy, seed, count, exploration_fraction)
+        self: Reach2Source,
+        robots: Sequence[int],
+        policy: Policy,
+        tokens: torch.Tensor,
+        seed: int,
+        count: int,
+        exploration_fraction: float = 0.5,
+    ) -> list[list[Experience]]:
+        given.extend(tokens)
+        asked.extend(robots)
+        return of_source(self, robots, policy, tokens, seed, count, exploration_fraction)
 
     of_source = AtRandom.experiences
     monkeypatch.setattr(AtRandom, "experiences", experiences)
@@ -139,9 +158,10 @@ def test_the_alignment_expert_learns_at_last_from_what_robots_do_with_any_token(
     bank, e_0 = trained[0].bank.offsets().detach(), trained[0].model.peft_prefix_token.detach()
     shard = gathered.shard(5, 400)
     assert len(shard.observations) == len(shard.row) == 400
-    assert list(dict.fromkeys(shard.row.tolist())) == list(dict.fromkeys(asked))
+    runs = [robot for robot, _ in groupby(shard.row.tolist())]
+    assert runs == [robot for robot, _ in groupby(asked)][: len(runs)]
     of_robot = [
-        next(row for row in range(len(bank)) if torch.equal(e_0 + bank[row], token)) for token in tokens
+        next(row for row in range(len(bank)) if torch.equal(e_0 + bank[row], token)) for token in given
     ]  # each is one of the bank's
     assert {own == row for own, row in zip(asked, of_robot, strict=True)} == {True, False}
     assert torch.equal(gathered.shard(5, 400).experience.features, shard.experience.features)

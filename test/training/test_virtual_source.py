@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from builders import architecture_dict, model_yaml
 from lerobot_files import CAMERAS, SIZE, write_dataset
@@ -213,10 +214,10 @@ def test_experience_is_the_real_robots_told_with_the_delay(source: VirtualSource
 
     class Recorded:
         def experiences(self, *arguments: object) -> list[Any]:
-            return chain
+            return [chain]
 
     made = source.members[row].robot
-    found = replace(source, base=Recorded()).experiences(row, Works(5, 16), 0, 4)  # type: ignore[arg-type]
+    (found,) = replace(source, base=Recorded()).experiences([row], Works(5, 16), torch.empty(1), 0, 4)  # type: ignore
     assert len(found) == 3
     for place, item in enumerate(found):
         np.testing.assert_allclose(item.commands, made.commands(commands[place * 4 + 2 : place * 4 + 7]), atol=1e-5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -81,16 +82,40 @@ def fill_buffer(
     exploration_fraction: float = 0.5,
     count: int = EXPERIENCES,
 ) -> list[Experience]:
-    """The first `count` experiences of one arm at work with `token` that a robot's buffer would hold: those in which a
-    joint was held do not count. Fewer where MOST_TURNS times as many recorded ones do not hold them."""
-    robot, found = policy.config.robot, list[Experience]()
+    """`fill_buffers` of one arm at work with `token` (n, W)."""
+    (found,) = fill_buffers(policy, bench, [arm], token[None], seed, exploration_fraction, count)
+    return found
+
+
+def fill_buffers(
+    policy: Policy,
+    bench: Bench[Embodiment],
+    arms: Sequence[Embodiment],
+    tokens: Tensor,
+    seed: int,
+    exploration_fraction: float = 0.5,
+    count: int = EXPERIENCES,
+) -> list[list[Experience]]:
+    """The first `count` experiences of each arm at work with its token of `tokens` (arms, n, W) that a robot's buffer
+    would hold: those in which a joint was held do not count. Fewer where MOST_TURNS times as many recorded ones do not
+    hold them."""
+    robot, found = policy.config.robot, [list[Experience]() for _ in arms]
     for turn in range(MOST_TURNS * -(-count // EXPERIENCES)):
-        turn_seed = seed_of(seed, Part.TURN, turn)
-        (made,) = collect_experience(policy, bench, [arm], token[None], EXPERIENCES, turn_seed, exploration_fraction)
-        found += later(without_held(made, robot), found)
-        if len(found) >= count:
+        wanting = [row for row, mine in enumerate(found) if len(mine) < count]
+        if not wanting:
             break
-    return found[:count]
+        made = collect_experience(
+            policy,
+            bench,
+            [arms[row] for row in wanting],
+            tokens[wanting],
+            EXPERIENCES,
+            seed_of(seed, Part.TURN, turn),
+            exploration_fraction,
+        )
+        for row, mine in zip(wanting, made, strict=True):
+            found[row] += later(without_held(mine, robot), found[row])
+    return [mine[:count] for mine in found]
 
 
 def later(made: list[Experience], before: list[Experience]) -> list[Experience]:

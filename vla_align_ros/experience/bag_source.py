@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from vla_align_ros.experience.bag import BagReading
 from vla_align_ros.experience.recording import grouped
@@ -82,9 +83,18 @@ class BagSource:
         return demonstrations(made, robot)
 
     def experiences(
-        self, robot: int, policy: Policy, seed: int, count: int, exploration_fraction: float = 0.5
-    ) -> list[Experience]:
+        self,
+        robots: Sequence[int],
+        policy: Policy,
+        tokens: Tensor,
+        seed: int,
+        count: int,
+        exploration_fraction: float = 0.5,
+    ) -> list[list[Experience]]:
         """See `Source`. One begins every `robot.execute` ticks, as live."""
+        return [self._stretch(robot, policy, seed, count) for robot in robots]
+
+    def _stretch(self, robot: int, policy: Policy, seed: int, count: int) -> list[Experience]:
         described = policy.config.robot
         stride = described.execute
         first = stretch_start(seed, sum(self._counts(robot)), count * stride)

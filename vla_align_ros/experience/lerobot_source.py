@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from vla_align_ros.experience.builder import without_held
 from vla_align_ros.experience.lerobot import Episode, LeRobotDataset
@@ -66,10 +67,19 @@ class LeRobotSource:
         return demonstrations(made, robot)
 
     def experiences(
-        self, robot: int, policy: Policy, seed: int, count: int, exploration_fraction: float = 0.5
-    ) -> list[Experience]:
+        self,
+        robots: Sequence[int],
+        policy: Policy,
+        tokens: Tensor,
+        seed: int,
+        count: int,
+        exploration_fraction: float = 0.5,
+    ) -> list[list[Experience]]:
         """See `Source`. One begins every `robot.execute` frames, as live; those in which a joint was held are left out,
         so that there may be fewer."""
+        return [self._stretch(robot, policy, seed, count) for robot in robots]
+
+    def _stretch(self, robot: int, policy: Policy, seed: int, count: int) -> list[Experience]:
         described, horizon = policy.config.robot, policy.model.architecture.action_horizon
         stride, found = described.execute, list[Experience]()
         ends = list(accumulate(self._counts(robot, horizon, stride)))

@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from vla_align_ros.observation.resize import letterbox
 from vla_align_ros.observation.scaling import antialiased
@@ -110,11 +111,17 @@ class Source(Protocol):
         ...
 
     def experiences(
-        self, robot: int, policy: Policy, seed: int, count: int, exploration_fraction: float = 0.5
-    ) -> list[Experience]:
-        """At most `count` experiences of one robot, in order of time, as its buffer would hold them. A bench lets the
-        policy work with its running token, a share of the time at random; a recording gives a stretch of what it has,
-        which the seed picks."""
+        self,
+        robots: Sequence[int],
+        policy: Policy,
+        tokens: Tensor,
+        seed: int,
+        count: int,
+        exploration_fraction: float = 0.5,
+    ) -> list[list[Experience]]:
+        """At most `count` experiences of each robot, in order of time, as its buffer would hold them. A bench lets all
+        work side by side, each with its token of `tokens` (robots, n, W), a share of the time at random; a recording
+        gives a stretch of what it has, which the seed picks."""
         ...
 
 

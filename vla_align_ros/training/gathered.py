@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 
 import numpy as np
+import torch
 
 from vla_align_ros.experience.source import EXPERIENCES, Source, demonstrations
 from vla_align_ros.policy.policy import AlignmentParts, Policy
@@ -19,6 +20,8 @@ from vla_align_ros.training.dataset import Samples, make_samples
 from vla_align_ros.training.recipe import TrainingError
 from vla_align_ros.training.trainee import Trainee
 from vla_align_ros.types import Experience
+
+AT_ONCE = 16  # robots at work side by side
 
 
 class Gathered:
@@ -41,14 +44,16 @@ class Gathered:
         assert start is not None
         found, row, asked = list[Experience](), list[int](), 0
         while len(found) < size:
-            if asked == robots and not found:
+            if asked >= robots and not found:
                 raise TrainingError(f"none of {robots} robots has experience that the alignment expert can learn from")
-            own, other = rng.integers(0, robots, 2).tolist()
-            policy.swap_token([policy.e_0 + bank[own], start, policy.e_0 + bank[other]][rng.integers(3)])
+            own, other = rng.integers(0, robots, (2, AT_ONCE))
+            tokens = torch.stack([policy.e_0 + bank[own], start.expand(AT_ONCE, -1, -1), policy.e_0 + bank[other]])
+            tokens = tokens[rng.integers(0, len(tokens), AT_ONCE), np.arange(AT_ONCE)]
             seed, fraction = int(rng.integers(2**31)), rng.uniform()
-            made = self._source.experiences(own, policy, seed, EXPERIENCES, fraction)
-            found += made
-            row += [own] * len(made)
-            asked += 1
+            made = self._source.experiences(own.tolist(), policy, tokens, seed, EXPERIENCES, fraction)
+            for robot, mine in zip(own.tolist(), made, strict=True):
+                found += mine
+                row += [robot] * len(mine)
+            asked += AT_ONCE
         raw = demonstrations(dict(enumerate(found[:size])), np.array(row[:size], np.int64))
         return make_samples(raw, policy.robot, self._features)

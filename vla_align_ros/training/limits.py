@@ -67,10 +67,11 @@ def measure(
 def buffers_of(policy: Policy, validation: Source, row: int) -> Buffers:
     """What a robot's buffer holds: as much as an alignment takes, half of the time random motion where the source can
     have it, and half as much, with which one begins, without."""
-    seed = VALIDATION_SEED + row
+    seed, start = VALIDATION_SEED + row, policy.initial_token()
+    assert start is not None
     return (
-        validation.experiences(row, policy, seed, EXPERIENCES),
-        validation.experiences(row, policy, seed + OTHER_SEEDS, EXPERIENCES // 2, 0.0),
+        *validation.experiences([row], policy, start[None], seed, EXPERIENCES),
+        *validation.experiences([row], policy, start[None], seed + OTHER_SEEDS, EXPERIENCES // 2, 0.0),
     )
 
 

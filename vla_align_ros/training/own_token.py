@@ -57,7 +57,9 @@ def measure(policy: Policy, source: Source, seed: int) -> dict[str, dict[str, To
 
 def _of_robot(policy: Policy, source: Source, row: int, seed: int) -> dict[str, Told]:
     """One robot's; empty where it gathered nothing."""
-    experiences = source.experiences(row, policy, seed_of(seed, Part.OWN_TOKEN, row), COUNT)
+    start = policy.initial_token()
+    assert start is not None
+    (experiences,) = source.experiences([row], policy, start[None], seed_of(seed, Part.OWN_TOKEN, row), COUNT)
     if not experiences:
         return {}
     bank = policy.alignment.bank

@@ -13,6 +13,7 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from vla_align_ros.experience.source import Frames, Labels, Pairs, RawSamples, Shifts, Source, Sources, resized
 from vla_align_ros.observation.resize import Scaler
@@ -95,14 +96,27 @@ class VirtualSource:
         return RawSamples(experiences, np.stack(actions), robot, np.stack(points))
 
     def experiences(
-        self, robot: int, policy: Policy, seed: int, count: int, exploration_fraction: float = 0.5
-    ) -> list[Experience]:
+        self,
+        robots: Sequence[int],
+        policy: Policy,
+        tokens: Tensor,
+        seed: int,
+        count: int,
+        exploration_fraction: float = 0.5,
+    ) -> list[list[Experience]]:
         """See `Source`. Where a policy works, it works on the real robot: what it did there is told as the virtual
         robot's. A delay costs the last experiences of each episode."""
-        member, horizon = self.members[robot], policy.model.architecture.action_horizon
-        found = self.base.experiences(member.real, policy, seed, count, exploration_fraction)
-        known = with_delay(found, self.described, member.robot.delay_ticks)
-        return [member.robot.experience(item, horizon, self.views, self.image_size, self.scale) for item in known]
+        members, horizon = [self.members[robot] for robot in robots], policy.model.architecture.action_horizon
+        real = [member.real for member in members]
+        told = []
+        for member, found in zip(
+            members, self.base.experiences(real, policy, tokens, seed, count, exploration_fraction), strict=True
+        ):
+            known = with_delay(found, self.described, member.robot.delay_ticks)
+            told.append(
+                [member.robot.experience(item, horizon, self.views, self.image_size, self.scale) for item in known]
+            )
+        return told
 
     @cached_property
     def labels(self) -> Labels | None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from vla_align_ros.action.exploration import motion
-from vla_align_ros.bench.collect import fill_buffer
+from vla_align_ros.bench.collect import fill_buffers
 from vla_align_ros.bench.reach2 import camera, task
 from vla_align_ros.bench.reach2.arm import EXPLORATION_RAD_S, PERIOD_NS, encoder_reading, move_chunk
 from vla_align_ros.bench.reach2.bench import BENCH
@@ -74,11 +76,17 @@ class Reach2Source:
         return RawSamples(experiences, actions.astype(np.float32), robot, prefix_keypoints(mine, pose, scene))
 
     def experiences(
-        self, robot: int, policy: Policy, seed: int, count: int, exploration_fraction: float = 0.5
-    ) -> list[Experience]:
+        self,
+        robots: Sequence[int],
+        policy: Policy,
+        tokens: Tensor,
+        seed: int,
+        count: int,
+        exploration_fraction: float = 0.5,
+    ) -> list[list[Experience]]:
         """See `Source`."""
-        assert policy.token is not None
-        return fill_buffer(policy, BENCH, self.arms[robot], policy.token, seed, exploration_fraction, count)
+        arms = [self.arms[robot] for robot in robots]
+        return fill_buffers(policy, BENCH, arms, tokens, seed, exploration_fraction, count)
 
 
 def open_sources(seed: int, robots: int = 192, validation_robots: int = 32) -> Sources:

@@ -12,8 +12,9 @@ from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
-from vla_align_ros.bench.collect import fill_buffer
+from vla_align_ros.bench.collect import fill_buffers
 from vla_align_ros.bench.so101.bench import So101, numbers
 from vla_align_ros.bench.so101.collect import Behaviour, record
 from vla_align_ros.bench.so101.embodiment import Embodiment
@@ -100,12 +101,18 @@ class So101Source:
         return RawSamples([item for item in experiences if item is not None], actions, robot, points)
 
     def experiences(
-        self, robot: int, policy: Policy, seed: int, count: int, exploration_fraction: float = 0.5
-    ) -> list[Experience]:
+        self,
+        robots: Sequence[int],
+        policy: Policy,
+        tokens: Tensor,
+        seed: int,
+        count: int,
+        exploration_fraction: float = 0.5,
+    ) -> list[list[Experience]]:
         """See `Source`."""
-        assert policy.token is not None
-        arm = list(self.arms.values())[robot]
-        return fill_buffer(policy, So101(self._tasks), arm, policy.token, seed, exploration_fraction, count)
+        everyone = list(self.arms.values())
+        arms = [everyone[robot] for robot in robots]
+        return fill_buffers(policy, So101(self._tasks), arms, tokens, seed, exploration_fraction, count)
 
     def _at_work(
         self, task: Task, robot: NDArray[np.int64], horizon: int, rng: np.random.Generator
