@@ -1,7 +1,7 @@
 """`alignment.py --family`: what one alignment is worth on the SO-101, by family of shifts, beside every simpler method.
 
     python benchmarks/alignment.py --family wrist_camera --seed 1 --json wrist_camera.json
-    python benchmarks/alignment.py --family all --randomised runs/so101_randomised --json so101.json
+    python benchmarks/alignment.py --family all --randomised runs/so101_randomised/export --json so101.json
 
 Rows are those of `family_rows.py`, gate and share those of `gates.py`. Called again with the same file it goes on where
 it was cut off: `<file>.pieces.jsonl` has a line for each unit. Left out, and said so: domain randomisation with a
