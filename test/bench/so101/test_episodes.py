@@ -5,6 +5,7 @@ import pytest
 from so101_tables import drawn
 
 from vla_align_ros.bench.evaluate import expert, run
+from vla_align_ros.bench.so101 import collect
 from vla_align_ros.bench.so101.bench import BENCH
 from vla_align_ros.bench.so101.collect import Behaviour, record
 from vla_align_ros.bench.so101.embodiment import Embodiment
@@ -130,7 +131,7 @@ def test_a_sample_drawn_later_shows_what_was_seen_and_done():
         draw_samples(episodes.recording(), arms, skeletons(arms), tick + 1, row, 8, 64)
 
 
-def test_recordings_of_every_behaviour():
+def test_recordings_of_every_behaviour(monkeypatch):
     arms = drawn(4)
     others = [arms[1], arms[2], arms[3], arms[0]]
     recording = record(arms, [Task.PICK] * 4, range(4), list(Behaviour), others, 20)
@@ -143,5 +144,10 @@ def test_recordings_of_every_behaviour():
     assert error[Behaviour.EXPERT] < 1e-5
     assert (error[[Behaviour.NOISY, Behaviour.MISFIT, Behaviour.BABBLE]] > 0.05).all()
     assert len(joined([recording, again]).arm) == 6
+    monkeypatch.setattr(collect, "AT_ONCE", 3)
+    in_parts = record(arms, [Task.PICK] * 4, range(4), list(Behaviour), others, 20)
+    np.testing.assert_array_equal(in_parts.states, recording.states)
+    np.testing.assert_array_equal(in_parts.arm, recording.arm)
+    assert in_parts.asked.prompts == recording.asked.prompts
     with pytest.raises(ValueError, match="of one length"):
         joined([recording, record(arms, [Task.PICK] * 4, range(4), list(Behaviour), others, 8)])

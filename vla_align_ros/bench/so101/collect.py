@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from enum import IntEnum
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from vla_align_ros.bench.so101.embodiment import Embodiment
 from vla_align_ros.bench.so101.episodes import CONTROL_HZ, Episodes
 from vla_align_ros.bench.so101.joints import HOME_RAD, JOINT_MAX_RAD, JOINT_MIN_RAD, NUM_JOINTS, FloatArray
-from vla_align_ros.bench.so101.recording import Recording
+from vla_align_ros.bench.so101.recording import Recording, joined
 from vla_align_ros.bench.so101.scene import CAMERAS
 from vla_align_ros.bench.so101.tasks import Task
 from vla_align_ros.seeds import Stream, rng_of
@@ -25,6 +26,7 @@ class Behaviour(IntEnum):
     BABBLE = 3  # nobody: each chunk moves every joint at a random speed
 
 
+AT_ONCE = 512
 _JITTER_RAD, _PUSH_RAD, _PUSH_SHARE = 0.02, 0.08, 0.5
 _BABBLE_RAD_S = np.array([1.0, 0.7, 0.7, 0.8, 1.2, 1.0])
 _BABBLE_FROM_HOME_RAD = np.array([1.0, 0.6, 0.6, 0.7, 1.4, 0.6])
@@ -48,8 +50,30 @@ def record(
     """`ticks` (rounded up to whole chunks) of n arms at work; row i of the recording is arm i.
 
     misfits: for each arm the one whose expert is at work where its behaviour is MISFIT, by what `camera` sees. Every
-    arm has random numbers of its own, by its seed: it does the same in any company.
+    arm has random numbers of its own, by its seed: it does the same in any company, so AT_ONCE of them are simulated
+    side by side, each in several MB.
     """
+    parts = []
+    for start in range(0, len(embodiments), AT_ONCE):
+        these = slice(start, start + AT_ONCE)
+        arms = (embodiments[these], asked[these], seeds[these], behaviours[these], misfits[these])
+        parts.append(_side_by_side(*arms, ticks, control_hz, execute_ticks, camera, threads))
+    return replace(joined(parts), arm=np.arange(len(embodiments)))
+
+
+def _side_by_side(
+    embodiments: Sequence[Embodiment],
+    asked: Sequence[Task],
+    seeds: Sequence[int],
+    behaviours: Sequence[Behaviour],
+    misfits: Sequence[Embodiment],
+    ticks: int,
+    control_hz: float,
+    execute_ticks: int,
+    camera: str,
+    threads: int,
+) -> Recording:
+    """`record` of a few."""
     episodes = Episodes(embodiments, asked, seeds, control_hz=control_hz, threads=threads)
     chosen = zip(embodiments, misfits, behaviours, strict=True)
     believed = [misfit if kind is Behaviour.MISFIT else own for own, misfit, kind in chosen]

@@ -63,7 +63,7 @@ def _numbers(embodiment: Embodiment) -> tuple[Any, ...]:
         model.body_ipos[bodies],
         TIP_M + np.array([embodiment.jaw_m, 0.0, 0.0]),
         np.float64(model.actuator_gainprm[0, 0]),
-        model.geom_pos[model.geom("fixed_jaw_pad").id].copy(),  # a view would keep the model
+        model.geom_pos[model.geom("fixed_jaw_pad").id],
         model.cam_pos[cameras],
         np.stack([_matrix(quat) for quat in model.cam_quat[cameras]]),
         0.5 / np.tan(np.deg2rad(model.cam_fovy[cameras]) / 2),
