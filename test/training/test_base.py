@@ -113,7 +113,7 @@ def test_what_is_frozen_stays_and_a_run_goes_on_to_the_same_bits(
         assert [key for key in whole if not torch.equal(whole[key], cut_off[key])] == []
     (compared,) = (line for line in map(json.loads, (run / "log.jsonl").open()) if line["stage"] == "against the base")
     assert compared["difference"] == pytest.approx(compared["action_loss"] - compared["base_action_loss"], abs=1e-5)
-    write_trained(trainee, run, tmp_path / "zoo")
+    write_trained(trainee, recipe, run, tmp_path / "zoo")
     policy = load_policy(tmp_path / "zoo", "cpu")
     assert torch.equal(policy.token, after["peft_prefix_token"] + policy.alignment.bank[0])
     assert policy.align_problem == ""

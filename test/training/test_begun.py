@@ -26,6 +26,7 @@ OTHERS = {
     "model": "other.yaml",
     "base": BaseRecipe("other"),
     "vision": VisionRecipe(steps=1),
+    "bank_robots": 3,
 }
 MAY_GROW = ("samples", "alignment_samples")
 
@@ -105,7 +106,7 @@ def test_a_prolonged_policy_gets_its_alignment_stage_anew_and_its_model_says_so(
     steps = {stage: [line["step"] for line in lines if line["stage"] == stage] for stage in ("policy", "alignment")}
     assert steps == {"policy": [0, 1, 2], "alignment": [0, 1, 0, 1]}
     assert int(load_file(run / "policy.safetensors")["step"]) == 3
-    write_trained(trainee, run, tmp_path / "zoo")
+    write_trained(trainee, recipe, run, tmp_path / "zoo")
     shipped = yaml.safe_load((tmp_path / "zoo" / "recipe.yaml").read_text())
     assert shipped["samples"] == 12
     assert shipped["prolonged"] == [{"of": "policy", "at_step": 2, "samples_before": 8}]
