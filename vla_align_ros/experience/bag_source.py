@@ -95,6 +95,7 @@ class BagSource:
         return [self._stretch(robot, policy, seed, count) for robot in robots]
 
     def _stretch(self, robot: int, policy: Policy, seed: int, count: int) -> list[Experience]:
+        """Of one robot, from a place that the seed picks."""
         described = policy.config.robot
         stride = described.execute
         first = stretch_start(seed, sum(self._counts(robot)), count * stride)

@@ -80,6 +80,7 @@ class LeRobotSource:
         return [self._stretch(robot, policy, seed, count) for robot in robots]
 
     def _stretch(self, robot: int, policy: Policy, seed: int, count: int) -> list[Experience]:
+        """Of one robot, from a place that the seed picks."""
         described, horizon = policy.config.robot, policy.model.architecture.action_horizon
         stride, found = described.execute, list[Experience]()
         ends = list(accumulate(self._counts(robot, horizon, stride)))

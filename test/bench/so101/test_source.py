@@ -113,7 +113,7 @@ def test_keypoints_lie_on_what_they_name_mirrored_pictures_too() -> None:
             off_px[camera].append(np.abs(shown.mean(0)[::-1] + 0.5 - point).max())
     assert min(map(len, off_px)) > 10
     assert np.quantile(off_px[0], 0.9) < 1.0
-    assert np.quantile(off_px[1], 0.9) < 5.0  # near things are cut off and tilted
+    assert np.quantile(off_px[1], 0.9) < 3.0  # near things are cut off and tilted
     on_arm = points[:, :, :4]
     assert (on_arm[:, 0] > -1.0).all()
     assert (on_arm[:, 1] == ABSENT).all()  # its camera shows none of it
