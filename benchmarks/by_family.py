@@ -32,6 +32,7 @@ from vla_align_ros.seeds import Part, seed_of
 from vla_align_ros.zoo import find_model
 
 NOMINAL_BUFFERS = 4
+AT_ONCE = 16  # robots whose answers are gathered side by side
 GAPS = {
     "randomised with a history": "not measured: this network's input has no history of states and commands",
     "low-rank fine-tuning": "not measured: fine_tuned is the whole network, by the same three losses",
@@ -60,14 +61,17 @@ def run(
     about: Key = {"model": sha256_of_folder(folder), "exploration": exploration}
     each = partial(arms.each_arm, model=model, jobs=jobs, device=device)
 
-    def answers(places: list[int]) -> Iterator[Found]:
-        robots = [Embodiment()] * NOMINAL_BUFFERS + trained_on
-        asked = [(robots[i], seed_of(arms.TEST_SEED, Part.ROBOT, i), bench, exploration) for i in places]
-        for found in each(answers_of, arguments=asked):
-            yield found.to_json()
+    robots = [Embodiment()] * NOMINAL_BUFFERS + trained_on
+    several = [robots[start : start + AT_ONCE] for start in range(0, len(robots), AT_ONCE)]
 
-    keys = [about | {"answers": row} for row in range(NOMINAL_BUFFERS + len(trained_on))]
-    lines = [Lines.from_json(found) for found in resumed(path, keys, answers, _saying("answers"))]
+    def answers(places: list[int]) -> Iterator[Found]:
+        asked = [(several[i], seed_of(arms.TEST_SEED, Part.ROBOT, i), bench, exploration) for i in places]
+        for found in each(answers_of, arguments=asked):
+            yield {"lines": [one.to_json() for one in found]}
+
+    keys = [about | {"answers": row} for row in range(len(several))]
+    parts = resumed(path, keys, answers, _saying("answers"))
+    lines = [Lines.from_json(found) for part in parts for found in part["lines"]]
     nominal, bank = mean_of(lines[:NOMINAL_BUFFERS]), lines[NOMINAL_BUFFERS:]
     settings = Settings(bench, episodes, exploration, None if other is None else str(other), nominal, bank)
     about |= {"seed": seed, "episodes": episodes}

@@ -59,7 +59,7 @@ def bench_of(recipe: Mapping[str, Any]) -> So101:
 def training_arms(model: Path, recipe: Mapping[str, Any]) -> list[Embodiment]:
     """Those of the bank, in its order."""
     sources = open_sources(recipe["source"], load_model_description(model / "model.yaml"), recipe["seed"])
-    return list(sources.training.arms.values())
+    return list(sources.training.arms.values())[: recipe["bank_robots"]]
 
 
 def sha256_of_folder(folder: Path) -> str:

@@ -29,7 +29,7 @@ from landmarks import FORMULAS, Undone, hand_eye
 from side_by_side import all_weights
 from torch import Tensor
 
-from vla_align_ros.bench.collect import fill_buffer
+from vla_align_ros.bench.collect import fill_buffer, fill_buffers
 from vla_align_ros.bench.evaluate import Act, acting, run
 from vla_align_ros.bench.port import Bench
 from vla_align_ros.bench.sampling import begin
@@ -180,10 +180,13 @@ def own_token(policy: Policy, arm: Embodiment, row: int, seed: int, settings: Se
     return measured(policy, settings.bench, arm, with_token(policy, token), settings.episodes, seed)
 
 
-def answers_of(policy: Policy, arm: Embodiment, seed: int, bench: So101, exploration: float) -> Lines:
-    """How a robot at work with the shipped token answers its commands."""
-    experiences = fill_buffer(policy, bench, arm, arms.shipped_token(policy), seed, exploration, ANSWERS)
-    return lines(experiences, bench.robot)
+def answers_of(
+    policy: Policy, robots: Sequence[Embodiment], seed: int, bench: So101, exploration: float
+) -> list[Lines]:
+    """How each robot, at work with the shipped token, answers its commands."""
+    tokens = arms.shipped_token(policy).expand(len(robots), -1, -1)
+    buffers = fill_buffers(policy, bench, robots, tokens, seed, exploration, ANSWERS)
+    return [lines(experiences, bench.robot) for experiences in buffers]
 
 
 def blinded(item: Experience) -> Experience:
