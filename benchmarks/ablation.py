@@ -86,7 +86,7 @@ def one_arm(policy: Policy, arm: Embodiments, other_arm: Embodiments, seed: int)
     without = dict(
         zip(WITHOUT, (params, _nothing_left_out(params), replace(params, align_learning_rate=0.0), params), strict=True)
     )
-    mine, theirs = (at_work(policy, which, seed) for which in (arm, other_arm))
+    mine, theirs = (at_work(policy, BENCH, which, seed) for which in (arm, other_arm))
     aligned = arms.aligned(policy, shipped, in_buffer(policy, mine), params, seed).proposed
 
     def error(token: torch.Tensor) -> float:

@@ -25,6 +25,7 @@ import diagnosis as diagnosis_of
 import numpy as np
 import typer
 import yaml
+from families import names_of
 from machine import write
 from torch import Tensor
 
@@ -149,7 +150,7 @@ def main(
     """Align unseen arms once each, and measure."""
     if family is not None:
         try:
-            names = by_family.names_of(family)
+            names = names_of(family)
             settings = model or "so101", randomised, seed, units, episodes or 20, exploration, jobs, device, json_file
             print(json.dumps(by_family.run(names, *settings), indent=2))
         except ValueError as error:

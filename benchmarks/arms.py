@@ -22,13 +22,11 @@ from vla_align_ros.alignment.losses import ExperienceLosses, weights_of
 from vla_align_ros.alignment.report import AlignReport
 from vla_align_ros.alignment.split import Split, split, split_by_episode
 from vla_align_ros.alignment.step import Proposal, propose
-from vla_align_ros.bench.collect import collect_experience
 from vla_align_ros.bench.evaluate import finished
 from vla_align_ros.bench.reach2 import task
 from vla_align_ros.bench.reach2.bench import BENCH
 from vla_align_ros.bench.reach2.embodiment import Embodiments
 from vla_align_ros.experience.builder import without_held
-from vla_align_ros.experience.source import EXPERIENCES
 from vla_align_ros.params import AlignParams, PolicyParams
 from vla_align_ros.policy import Policy, flow, load_policy
 from vla_align_ros.policy.load import Device
@@ -82,13 +80,6 @@ def shipped_token(policy: Policy) -> Tensor:
 def recommended(policy: Policy, **changes: Any) -> AlignParams:
     """AlignParams as the model recommends them."""
     return PolicyParams.from_mapping({**asdict(policy.config.recommended), **changes}).align
-
-
-def work(
-    policy: Policy, arm: Embodiments, token: Tensor, seed: int, exploration_fraction: float, count: int = EXPERIENCES
-) -> list[Experience]:
-    """All experiences of one arm (a row) at work with `token`, those in which a joint was held among them."""
-    return collect_experience(policy, BENCH, arm, token[None], count, seed, exploration_fraction)[0]
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from typing import Any
 import arms
 import numpy as np
 from calibration import Lines, mean_of
-from families import FAMILIES, bench_of, recipe_of, sha256_of_folder, training_arms, units
+from families import bench_of, recipe_of, sha256_of_folder, training_arms, units
 from family_rows import CLASSICAL, Settings, answers_of, one_unit, own_token
 from gates import summary
 from landmarks import FORMULAS
@@ -106,13 +106,6 @@ def run(
         result["families"][name] = summary(found, CLASSICAL, cap["mean"])
         write(json_file, result)
     return result
-
-
-def names_of(family: str) -> list[str]:
-    """`all`, or one of FAMILIES. Raises ValueError for another."""
-    if family != "all" and family not in FAMILIES:
-        raise ValueError(f"expected all or one of {', '.join(FAMILIES)}, got {family!r}")
-    return list(FAMILIES) if family == "all" else [family]
 
 
 def _saying(what: str) -> Any:

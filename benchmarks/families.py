@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import arms
+import typer
 import yaml
 
 from vla_align_ros.bench.so101.bench import So101, numbers
@@ -17,6 +18,7 @@ from vla_align_ros.bench.so101.shifts import Split, draw_embodiment
 from vla_align_ros.bench.so101.tasks import Task
 from vla_align_ros.cli.sources import open_sources
 from vla_align_ros.policy.config import load_model_description
+from vla_align_ros.zoo import find_model
 
 FAMILIES: dict[str, tuple[Shift, ...]] = {
     "camera": (Shift.FRONT_CAMERA,),
@@ -33,6 +35,23 @@ FAMILIES: dict[str, tuple[Shift, ...]] = {
     ),  # several at once that joints do not show
     "together": tuple(Shift),
 }
+
+
+def names_of(family: str) -> list[str]:
+    """`all`, or one of FAMILIES. Raises ValueError for another."""
+    if family != "all" and family not in FAMILIES:
+        raise ValueError(f"expected all or one of {', '.join(FAMILIES)}, got {family!r}")
+    return list(FAMILIES) if family == "all" else [family]
+
+
+def asked_for(family: str, model: str) -> tuple[list[str], str, So101]:
+    """What the options --family and --model mean: families, the model's hash, and the bench that it was trained on.
+    Raises BadParameter."""
+    try:
+        names, folder = names_of(family), find_model(model)
+        return names, sha256_of_folder(folder), bench_of(recipe_of(folder))
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def units(family: str, count: int, seed: int, scale: float = 1.0) -> list[Embodiment]:

@@ -1,10 +1,11 @@
-"""Does the guard keep what harms? Alignments on corrupted experience of unseen arms, and on clean experience beside it.
+"""Does the guard keep what harms? Alignments on corrupted experience of unseen SO-101s, and on clean one beside it.
 
     python benchmarks/guard.py --seed 1 --json guard.json
+    python benchmarks/guard.py --family all --units 2 --json guard_all.json
 
 An update is harmful when the paired action error on 256 held-out observations of the true arm rises by more than 5 %,
 useful when it falls by more than 5 %. Buffers start in turn from the token of a fresh install and from one that is
-aligned to the arm already, where there is more to lose.
+aligned to the arm already, where there is more to lose. Goes on where it was cut off, as `alignment.py --family`.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ from typing import Annotated, Any
 import arms
 import numpy as np
 import typer
+from families import asked_for, units
 from machine import write
+from resumable import Found, resumed_arms
 
 from vla_align_ros.alignment.reasons import Reason
-from vla_align_ros.bench.collect import later
+from vla_align_ros.bench.collect import collect_experience, later
 from vla_align_ros.bench.evaluate import action_error
-from vla_align_ros.bench.reach2.bench import BENCH
-from vla_align_ros.bench.reach2.embodiment import Embodiments
+from vla_align_ros.bench.port import Bench, Embodiment
 from vla_align_ros.experience.builder import without_held
 from vla_align_ros.experience.source import EXPERIENCES
 from vla_align_ros.policy import Policy
@@ -55,8 +57,8 @@ def late_actions(clean: Experiences, other: Experiences, rng: np.random.Generato
 
 
 def swapped_joints(clean: Experiences, other: Experiences, rng: np.random.Generator) -> Experiences:
-    """Each joint has the commands of the other."""
-    return [replace(item, commands=item.commands[:, ::-1].copy()) for item in clean]
+    """Each joint has the commands of the next one."""
+    return [replace(item, commands=np.roll(item.commands, 1, axis=1)) for item in clean]
 
 
 def exchanged_cameras(clean: Experiences, other: Experiences, rng: np.random.Generator) -> Experiences:
@@ -136,10 +138,12 @@ def with_images(item: Experience, before: Any, after: Any) -> Experience:
     return replace(item, observation=observation, next_observation=replace(item.next_observation, images=after))
 
 
-def at_work(policy: Policy, arm: Embodiments, seed: int) -> Experiences:
-    """Twice what the buffer holds, half of the time random motion; the joint is held in some of it."""
-    shipped = arms.shipped_token(policy)
-    first, second = (arms.work(policy, arm, shipped, seed_of(seed, Part.TURN, turn), 0.5) for turn in (0, 1))
+def at_work(policy: Policy, bench: Bench[Embodiment], arm: Embodiment, seed: int) -> Experiences:
+    """Twice what the buffer holds, half of the time random motion; a joint is held in some of it."""
+    token = arms.shipped_token(policy)[None]
+    (first,), (second,) = (
+        collect_experience(policy, bench, [arm], token, EXPERIENCES, seed_of(seed, Part.TURN, turn)) for turn in (0, 1)
+    )
     return first + later(second, first)
 
 
@@ -149,14 +153,16 @@ def in_buffer(policy: Policy, experiences: Experiences) -> Experiences:
     return without_held(experiences, robot)[-EXPERIENCES:]
 
 
-def one_arm(policy: Policy, arm: Embodiments, other_arm: Embodiments, seed: int) -> list[dict[str, Any]]:
+def one_unit(
+    policy: Policy, bench: Bench[Embodiment], arm: Embodiment, other_arm: Embodiment, seed: int
+) -> dict[str, list[Found]]:
     """Clean and corrupted attempts of one arm."""
     shipped, params = arms.shipped_token(policy), arms.recommended(policy)
-    mine, theirs = (at_work(policy, which, seed) for which in (arm, other_arm))
+    mine, theirs = (at_work(policy, bench, which, seed) for which in (arm, other_arm))
     aligned = arms.aligned(policy, shipped, in_buffer(policy, mine), params, seed).proposed
 
     def error(token: Any) -> float:
-        return float(action_error(policy, BENCH, arm, token[None], seed_of(seed, Part.HELD_OUT), HELD_OUT)[0])
+        return float(action_error(policy, bench, [arm], token[None], seed_of(seed, Part.HELD_OUT), HELD_OUT)[0])
 
     starts = {"fresh": shipped, "aligned": aligned}
     before = {name: error(token) for name, token in starts.items()}
@@ -178,10 +184,10 @@ def one_arm(policy: Policy, arm: Embodiments, other_arm: Embodiments, seed: int)
                 "change": change,
             }
         )
-    return found
+    return {"attempts": found}
 
 
-def summary(found: list[dict[str, Any]]) -> dict[str, Any]:
+def summary(found: list[Found]) -> dict[str, Any]:
     """The numbers of all buffers together."""
     corrupted = [item for item in found if item["kind"] != "clean"]
     of_use = [item for item in found if item["change"] < -USE]
@@ -215,25 +221,34 @@ def summary(found: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def main(
-    model: Annotated[str, typer.Option(help="A folder of models/, or a path.")] = "tiny",
+    model: Annotated[str, typer.Option(help="A folder of models/, or a path.")] = "so101",
+    family: Annotated[str, typer.Option(help="Of the SO-101's shifts, or all.")] = "wrist_camera",
     seed: Annotated[int, typer.Option(help="Any seed gives other arms.")] = 1,
-    embodiments: Annotated[int, typer.Option(help=f"How many arms, with {len(KINDS)} corrupted buffers each.")] = 19,
+    units_: Annotated[
+        int, typer.Option("--units", min=1, help=f"Arms of each family, with {len(KINDS)} corrupted buffers each.")
+    ] = 19,
     jobs: Annotated[int, typer.Option(help="Processes of one thread each.")] = os.cpu_count() or 1,
     device: Annotated[Device, typer.Option(help="Of the network.")] = "cpu",
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the numbers here.")] = None,
 ) -> None:
     """Align on corrupted experience, and count what was kept."""
-    unseen = arms.unseen_arms(embodiments, seed_of(seed, Part.GUARD_ARMS))
-    rows = [np.array([i]) for i in range(embodiments)]
-    work = [(unseen[row], unseen[(row + 1) % embodiments], seed_of(seed, Part.ROBOT, int(row[0]))) for row in rows]
-    found = []
-    for number, items in enumerate(arms.each_arm(one_arm, model, work, jobs, device)):
-        found += items
-        words = ", ".join(f"{i['kind']} {i['reason']} {i['change']:+.0%}" for i in items)
-        print(f"arm {number}: {words}", flush=True)
-    result = summary(found)
+    names, sha256, bench = asked_for(family, model)
+    found: list[Found] = []
+    for name in names:
+        robots = units(name, units_ + 1, seed_of(seed, Part.GUARD_ARMS))
+        asked = [(bench, robots[i], robots[i + 1], seed_of(seed, Part.ROBOT, i)) for i in range(units_)]
+        keys = [{"model": sha256, "seed": seed, "guard": name, "unit": place} for place in range(units_)]
+        for unit in resumed_arms(json_file, keys, one_unit, model, asked, jobs, device, say):
+            found += unit["attempts"]
+    result = {"families": names, **summary(found)}
     print(json.dumps(result, indent=2))
     write(json_file, result)
+
+
+def say(place: int, found: Found) -> None:
+    """One unit, for who watches."""
+    words = ", ".join(f"{i['kind']} {i['reason']} {i['change']:+.0%}" for i in found["attempts"])
+    print(f"unit {place}: {words}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,21 +1,26 @@
-"""An unseen arm that works and aligns itself in turns: success after each alignment, and after a second shift.
+"""An unseen SO-101 that works and aligns itself in turns: success after each alignment, and after a second shift.
 
     python benchmarks/on_robot.py --rounds 10 --shift-after 5 --json on_robot.json
     python benchmarks/on_robot.py --rounds 20 --shift-after 0 --json drift.json
     python benchmarks/on_robot.py --unshifted --rounds 5 --shift-after 0 --episodes 100 --json unshifted.json
 
 In each round the arm works with the token that it has (64 experiences, a share of them random motion), then aligns from
-the newest 128. The second shift is an accident, of another kind for every third arm: the base camera is knocked, the
-elbow is zeroed anew, or the shoulder's motor is reversed. Nobody tells the policy, and the buffer keeps what came
-before. `off` is the same arm with the token of a fresh install. `--unshifted`: the arm that a fresh install fits
-already, which alignments should leave as good as it was.
+the newest 128. The second shift is an accident, of another kind for every third arm: the wrist camera is remounted, the
+front camera is knocked, or the base is turned. Nobody tells the policy, and the buffer keeps what came before. A model
+that sees the wrist camera alone loses nothing by the second, and should not by aligning after it.
+
+An accident is recovered from when the mean success of its arms is back, within 0.05, at what it was just before, and
+stays there; 0 alignments where it never fell below. `off` is the same arm with the token of a fresh install.
+`--unshifted`: the nominal arm, which alignments should leave as good as it was. Goes on where it was cut off, as
+`alignment.py --family`.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,88 +28,117 @@ from typing import Annotated, Any
 import arms
 import numpy as np
 import typer
+from families import asked_for, units
 from machine import write
+from resumable import Found, resumed_arms
+from torch import Tensor
 
-from vla_align_ros.bench.collect import later
-from vla_align_ros.bench.reach2.embodiment import Embodiments
-from vla_align_ros.bench.reach2.embodiment import unshifted as unshifted_arms
-from vla_align_ros.experience.builder import without_held
+from vla_align_ros.alignment import attempt
+from vla_align_ros.bench.collect import fill_buffer, later
+from vla_align_ros.bench.evaluate import finished
+from vla_align_ros.bench.so101.bench import So101
+from vla_align_ros.bench.so101.embodiment import Embodiment
 from vla_align_ros.policy import Policy
 from vla_align_ros.policy.load import Device
 from vla_align_ros.seeds import Part, seed_of
 from vla_align_ros.types import Experience
 
 EXPERIENCES_A_ROUND = 64
-ACCIDENTS: dict[str, Callable[[Embodiments], Embodiments]] = {
-    "base camera turned by 0.8 rad": lambda arm: replace(arm, base_azimuth_rad=arm.base_azimuth_rad + 0.8),
-    "elbow zeroed anew, 0.8 rad off": lambda arm: replace(arm, offset_rad=arm.offset_rad + np.array([[0.0, 0.8]])),
-    "shoulder's motor reversed": lambda arm: replace(arm, gain=arm.gain * np.array([[-1.0, 1.0]])),
+RECOVERED_WITHIN = 0.05
+
+
+def remounted(arm: Embodiment) -> Embodiment:
+    """Rolled by 1.5 rad."""
+    return replace(arm, wrist_roll_rad=math.remainder(arm.wrist_roll_rad + 1.5, 2 * math.pi))
+
+
+def knocked(arm: Embodiment) -> Embodiment:
+    """Turned by 0.12 rad about each axis, towards where training's range has more room."""
+    rotation_rad = arm.front_rotation_rad - np.copysign(0.12, arm.front_rotation_rad)
+    return replace(arm, front_rotation_rad=rotation_rad)
+
+
+def turned(arm: Embodiment) -> Embodiment:
+    """By 0.3 rad, towards where training's range has more room."""
+    return replace(arm, base_yaw_rad=arm.base_yaw_rad - math.copysign(0.3, arm.base_yaw_rad))
+
+
+ACCIDENTS: dict[str, Callable[[Embodiment], Embodiment]] = {
+    "wrist camera rolled by 1.5 rad": remounted,
+    "front camera turned by 0.12 rad about each axis": knocked,
+    "base turned by 0.3 rad": turned,
 }
 
 
-def one_arm(
-    policy: Policy, arm: Embodiments, number: int, seed: int, rounds: int, shift_after: int, exploration: float, n: int
-) -> dict[str, Any]:
+def one_unit(
+    policy: Policy,
+    bench: So101,
+    arm: Embodiment,
+    accident: str,
+    seed: int,
+    rounds: int,
+    shift_after: int,
+    exploration: float,
+    episodes: int,
+) -> Found:
     """Success before and after each round, with alignment and without, and the verdicts; right after the accident."""
     shipped = token = arms.shipped_token(policy)
-    on = [rate := float(arms.successes(policy, arm, token, n, seed).mean())]
-    off, reasons, buffer, hit = [rate], [], list[Experience](), float("nan")
-    accident = list(ACCIDENTS)[number % len(ACCIDENTS)]
+    params, buffer, hit = arms.recommended(policy), list[Experience](), None
+
+    def success(arm: Embodiment, token: Tensor) -> float:
+        tokens = token.expand(episodes, -1, -1)
+        return float(finished(policy, bench, [arm] * episodes, tokens, seed).succeeded.mean())
+
+    now = alone = success(arm, shipped)
+    on, off, reasons = [now], [alone], []
     for index in range(rounds):
         if index and index == shift_after:
             arm = ACCIDENTS[accident](arm)
-            hit = float(arms.successes(policy, arm, token, n, seed).mean())
-            rate = float(arms.successes(policy, arm, shipped, n, seed).mean())
-        made = arms.work(policy, arm, token, seed_of(seed, Part.ROUND, index), exploration, EXPERIENCES_A_ROUND)
-        buffer += later(without_held(made, policy.config.robot), buffer)
-        done = arms.aligned(policy, token, buffer, arms.recommended(policy), seed_of(seed, Part.ATTEMPT, index))
-        token = done.used
+            now = hit = success(arm, token)
+            alone = success(arm, shipped)
+        working = seed_of(seed, Part.ROUND, index)
+        buffer += later(fill_buffer(policy, bench, arm, token, working, exploration, EXPERIENCES_A_ROUND), buffer)
+        done = attempt(policy, token, buffer, params, seed=seed_of(seed, Part.ATTEMPT, index))
+        if done.token is not None:
+            token = done.token
+            now = success(arm, token)
         reasons.append(done.report.reason.value)
-        on.append(float(arms.successes(policy, arm, token, n, seed).mean()))
-        off.append(rate)
+        on.append(now)
+        off.append(alone)
     return {"on": on, "off": off, "reasons": reasons, "accident": accident, "hit": hit}
 
 
-def by_accident(found: list[dict[str, Any]], shift_after: int) -> dict[str, Any]:
-    """Success just before the accident, right after it, and at the end, with alignment and without."""
+def alignments_until_recovered(before: float, after: Sequence[float]) -> int | None:
+    """How many it takes until success is back and stays. after: right after the accident, then after each alignment.
+    None where it is not back at the end."""
+    away = [place for place, rate in enumerate(after) if rate < before - RECOVERED_WITHIN - 1e-9]
+    found = away[-1] + 1 if away else 0
+    return found if found < len(after) else None
+
+
+def by_accident(found: list[Found], shift_after: int) -> dict[str, Any]:
+    """Success just before the accident, right after it, and at the end, with alignment and without; and how soon it was
+    back, on the mean and of each arm."""
+    before = np.array([item["on"][shift_after] for item in found])
+    after = np.array([[item["hit"], *item["on"][shift_after + 1 :]] for item in found])
     stages = {
-        "before": [item["on"][shift_after] for item in found],
-        "right after": [item["hit"] for item in found],
-        "a round later": [item["on"][shift_after + 1] for item in found],
-        "at the end": [item["on"][-1] for item in found],
-        "at the end, alignment off": [item["off"][-1] for item in found],
+        "before": before,
+        "right after": after[:, 0],
+        "a round later": after[:, 1],
+        "at the end": after[:, -1],
+        "at the end, alignment off": np.array([item["off"][-1] for item in found]),
     }
-    return {"arms": len(found), **{stage: arms.interval(np.array(rates)) for stage, rates in stages.items() if rates}}
+    return {
+        "arms": len(found),
+        **{stage: arms.interval(rates) for stage, rates in stages.items()},
+        "alignments_until_recovered": alignments_until_recovered(float(before.mean()), after.mean(0).tolist()),
+        "of_each_arm": [alignments_until_recovered(*rates) for rates in zip(before, after, strict=True)],
+    }
 
 
-def main(
-    model: Annotated[str, typer.Option(help="A folder of models/, or a path.")] = "tiny",
-    seed: Annotated[int, typer.Option(help="Any seed gives other arms.")] = 1,
-    embodiments: Annotated[int, typer.Option(help="How many arms.")] = 18,
-    rounds: Annotated[int, typer.Option(help="Alignments, one after the other.")] = 10,
-    shift_after: Annotated[int, typer.Option(help="Rounds until the second shift; 0 for none.")] = 5,
-    exploration: Annotated[float, typer.Option(help="Share of random motion in the experience.")] = 0.5,
-    episodes: Annotated[int, typer.Option(help="Of each arm after each round.")] = 32,
-    unshifted: Annotated[bool, typer.Option("--unshifted", help="The unshifted arm, each time.")] = False,
-    jobs: Annotated[int, typer.Option(help="Processes of one thread each.")] = os.cpu_count() or 1,
-    device: Annotated[Device, typer.Option(help="Of the network.")] = "cpu",
-    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the numbers here.")] = None,
-) -> None:
-    """Let unseen arms work and align in turns."""
-    if shift_after >= rounds:
-        raise typer.BadParameter(f"--shift-after must be below --rounds, which is {rounds}; got {shift_after}")
-    drawn = seed_of(seed, Part.ON_ROBOT_ARMS)
-    unseen = unshifted_arms(embodiments) if unshifted else arms.unseen_arms(embodiments, drawn)
-    settings = rounds, shift_after, exploration, episodes
-    work = [(unseen[i], i, seed_of(seed, Part.ROBOT, i), *settings) for i in range(embodiments)]
-    found = []
-    for number, item in enumerate(arms.each_arm(one_arm, model, work, jobs, device)):
-        found.append(item)
-        print(f"arm {number}: {' '.join(f'{rate:.2f}' for rate in item['on'])}, {item['reasons']}", flush=True)
+def summary(found: list[Found], shift_after: int) -> dict[str, Any]:
+    """Of all arms, by round; and by accident."""
     result: dict[str, Any] = {
-        "rounds": rounds,
-        "shift_after": shift_after,
-        "exploration_fraction": exploration,
         **{
             name: [arms.interval(column) for column in np.array([item[name] for item in found]).T]
             for name in ("on", "off")
@@ -113,11 +147,48 @@ def main(
         "reasons": [item["reasons"] for item in found],
     }
     if shift_after:
-        result["accidents"] = {
-            kind: by_accident([item for item in found if item["accident"] == kind], shift_after) for kind in ACCIDENTS
-        }
+        kinds = {kind: [item for item in found if item["accident"] == kind] for kind in ACCIDENTS}
+        result["accidents"] = {kind: by_accident(mine, shift_after) for kind, mine in kinds.items() if mine}
+    return result
+
+
+def main(
+    model: Annotated[str, typer.Option(help="A folder of models/, or a path.")] = "so101",
+    family: Annotated[str, typer.Option(help="Of the SO-101's shifts, or all: an arm's first.")] = "wrist_camera",
+    seed: Annotated[int, typer.Option(help="Any seed gives other arms.")] = 1,
+    units_: Annotated[int, typer.Option("--units", min=1, help="How many arms of each family.")] = 18,
+    rounds: Annotated[int, typer.Option(min=1, help="Alignments, one after the other.")] = 10,
+    shift_after: Annotated[int, typer.Option(min=0, help="Rounds until the second shift; 0 for none.")] = 5,
+    exploration: Annotated[float, typer.Option(help="Share of random motion in the experience.")] = 0.5,
+    episodes: Annotated[int, typer.Option(help="Of each arm after each round.")] = 32,
+    unshifted: Annotated[bool, typer.Option("--unshifted", help="The nominal arm, each time, of no family.")] = False,
+    jobs: Annotated[int, typer.Option(help="Processes of one thread each.")] = os.cpu_count() or 1,
+    device: Annotated[Device, typer.Option(help="Of the network.")] = "cpu",
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the numbers here.")] = None,
+) -> None:
+    """Let unseen arms work and align in turns."""
+    names, sha256, bench = asked_for(family, model)
+    if shift_after >= rounds:
+        raise typer.BadParameter(f"--shift-after must be below --rounds, which is {rounds}; got {shift_after}")
+    settings = {"rounds": rounds, "shift_after": shift_after, "exploration_fraction": exploration, "episodes": episodes}
+    about, found = {"model": sha256, "seed": seed, **settings}, list[Found]()
+    for name in ["unshifted"] if unshifted else names:
+        drawn = seed_of(seed, Part.ON_ROBOT_ARMS)
+        robots = [Embodiment()] * units_ if unshifted else units(name, units_, drawn)
+        asked = [
+            (bench, arm, list(ACCIDENTS)[i % len(ACCIDENTS)], seed_of(seed, Part.ROBOT, i), *settings.values())
+            for i, arm in enumerate(robots)
+        ]
+        keys = [about | {"on_robot": name, "unit": place} for place in range(units_)]
+        found += resumed_arms(json_file, keys, one_unit, model, asked, jobs, device, say)
+    result = {**settings, **summary(found, shift_after)}
     print(json.dumps(result, indent=2))
     write(json_file, result)
+
+
+def say(place: int, found: Found) -> None:
+    """One unit, for who watches."""
+    print(f"unit {place}: {' '.join(f'{rate:.2f}' for rate in found['on'])}, {found['reasons']}", flush=True)
 
 
 if __name__ == "__main__":

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from arms import each_arm
+
+from vla_align_ros.policy.load import Device
+
 Found = dict[str, Any]
+Say = Callable[[int, Found], None]
 
 
 def pieces_file(json_file: Path | None) -> Path | None:
@@ -19,7 +24,7 @@ def resumed(
     path: Path | None,
     keys: list[dict[str, Any]],
     work: Callable[[list[int]], Iterable[Found]],
-    say: Callable[[int, Found], None] = lambda place, found: None,
+    say: Say = lambda place, found: None,
 ) -> list[Found]:
     """What is found for each key, in order. work: of the places in `keys` that `path` has no line for, one after the
     other; each is written before the next is asked for. A line that was cut off does not count."""
@@ -36,6 +41,24 @@ def resumed(
                 file.write(json.dumps({"key": keys[place], "found": found}) + "\n")
         say(place, found)
     return [done[name] for name in names]
+
+
+def resumed_arms(
+    json_file: Path | None,
+    keys: list[dict[str, Any]],
+    work: Callable[..., Found],
+    model: str,
+    arguments: Sequence[tuple[Any, ...]],
+    jobs: int,
+    device: Device,
+    say: Say,
+) -> list[Found]:
+    """`arms.each_arm`, with the pieces of `json_file`. arguments: of each key, what `work` gets after the policy."""
+
+    def missing(places: list[int]) -> Iterable[Found]:
+        return each_arm(work, model, [arguments[place] for place in places], jobs, device)
+
+    return resumed(pieces_file(json_file), keys, missing, say)
 
 
 def _read(path: Path | None) -> dict[str, Found]:

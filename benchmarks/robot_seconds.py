@@ -12,18 +12,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import arms
-import by_family
 import numpy as np
 import typer
-from families import bench_of, recipe_of, sha256_of_folder, units
+from families import asked_for, units
 from family_rows import measured, with_token
 from machine import write
-from resumable import Found, pieces_file, resumed
+from resumable import Found, resumed_arms
 
 from vla_align_ros.bench.collect import fill_buffer
 from vla_align_ros.bench.so101.bench import So101
@@ -32,7 +31,6 @@ from vla_align_ros.policy import Policy
 from vla_align_ros.policy.load import Device
 from vla_align_ros.seeds import Part, seed_of
 from vla_align_ros.types import Experience
-from vla_align_ros.zoo import find_model
 
 COUNTS = (8, 16, 32, 64, 128)
 STAGES = ("after", "proposed")
@@ -118,24 +116,17 @@ def main(
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the numbers here.")] = None,
 ) -> None:
     """Align unseen arms by more and more experience, and measure."""
-    try:
-        names, folder = by_family.names_of(family), find_model(model)
-        bench = bench_of(recipe_of(folder))
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
-    about = {"model": sha256_of_folder(folder), "seed": seed, "episodes": episodes, "exploration": exploration}
+    names, sha256, bench = asked_for(family, model)
+    about = {"model": sha256, "seed": seed, "episodes": episodes, "exploration": exploration}
     result: dict[str, Any] = {"exploration_fraction": exploration, "families": {}}
     for name in names:
-        robots = units(name, units_, seed)
-
-        def work(places: list[int], robots: list[Embodiment] = robots) -> Iterator[Found]:
-            asked = [
-                (robots[place], seed_of(seed, Part.ROBOT, place), bench, episodes, exploration) for place in places
-            ]
-            return arms.each_arm(one_unit, model, asked, jobs, device)
-
+        asked = [
+            (arm, seed_of(seed, Part.ROBOT, place), bench, episodes, exploration)
+            for place, arm in enumerate(units(name, units_, seed))
+        ]
         keys = [about | {"robot_seconds": name, "unit": place} for place in range(units_)]
-        result["families"][name] = summary(resumed(pieces_file(json_file), keys, work, say))
+        found = resumed_arms(json_file, keys, one_unit, model, asked, jobs, device, say)
+        result["families"][name] = summary(found)
         write(json_file, result)
     print(json.dumps(result, indent=2))
 

@@ -219,11 +219,11 @@ BENCHMARKS = (
     ),
     Benchmark("diagnosis", "alignment.py", ("--diagnosis", "--seed", "9", "--embodiments", "8"), diagnosis_headline),
     Benchmark("guard", "guard.py", ("--seed", "58"), guard_headline),
-    Benchmark("on_robot", "on_robot.py", ("--seed", "21", "--embodiments", "12"), on_robot_headline),
+    Benchmark("on_robot", "on_robot.py", ("--seed", "21", "--units", "12"), on_robot_headline),
     Benchmark(
         "drift",
         "on_robot.py",
-        ("--seed", "37", "--embodiments", "8", "--rounds", "20", "--shift-after", "0"),
+        ("--seed", "37", "--units", "8", "--rounds", "20", "--shift-after", "0"),
         on_robot_headline,
     ),
     Benchmark(
@@ -233,7 +233,7 @@ BENCHMARKS = (
             "--seed",
             "37",
             "--unshifted",
-            "--embodiments",
+            "--units",
             "8",
             "--rounds",
             "5",

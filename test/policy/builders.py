@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from numpy.typing import NDArray
+from pydantic import TypeAdapter
 from safetensors.torch import save_file
 from torch import Tensor
 
 from vla_align_ros.alignment.losses import ExperienceLosses
+from vla_align_ros.bench.port import Bench
 from vla_align_ros.bench.reach2.task import ALL_PROMPTS
 from vla_align_ros.limits import CHECKS
 from vla_align_ros.observation.normalise import NormStats, save_norm_stats
@@ -23,6 +26,7 @@ from vla_align_ros.policy.inputs import ExperienceInput, PolicyInput
 from vla_align_ros.policy.losses import LossWeights
 from vla_align_ros.policy.pi0 import Pi0
 from vla_align_ros.policy.statistics import AlignmentStats, Limit, write_alignment_stats
+from vla_align_ros.robot.description import RobotDescription
 from vla_align_ros.training.make_tokenizer import write_tokenizer
 from vla_align_ros.types import Experience, Observation
 
@@ -188,6 +192,28 @@ def write_model(folder: Path, seed: int = 0, **changes: Any) -> Path:
     save_norm_stats(folder / "norm_stats.json", {"state": part, "actions": part})
     write_tokenizer(folder / "tokenizer.json", ALL_PROMPTS, a.vocab_size)
     return folder
+
+
+def write_model_for(bench: Bench[Any], folder: Path) -> Path:
+    """Random weights for the arm of a bench: a policy that trembles about where an unshifted arm begins."""
+    robot, cameras = bench.robot, list(bench.robot.cameras)
+    sizes = {"action_dim": len(robot.action), "action_horizon": 2 * robot.execute, "max_token_len": 16}
+    write_model(folder, cameras=cameras, **sizes)
+    raw = yaml.safe_load((folder / "model.yaml").read_text())
+    raw["robot"] = TypeAdapter(RobotDescription).dump_python(robot, mode="json")
+    (folder / "model.yaml").write_text(yaml.safe_dump(raw))
+    states = np.stack([item.state for item in bench.episodes([bench.embodiment(0)] * 32, 0, 16).observe()])
+    actions = np.where(robot.kinds == "position", robot.measured(states.mean(0)), 0.0)
+    about = actions + 0.02 * np.array([[-1.0], [1.0]])
+    parts = {"state": robot.state_scale.to_model(states), "actions": robot.action_scale.to_model(about)}
+    stats = {part: _norm_stats_of(rows.astype(np.float32)) for part, rows in parts.items()}
+    save_norm_stats(folder / "norm_stats.json", stats)
+    return folder
+
+
+def _norm_stats_of(rows: NDArray[np.float32]) -> NormStats:
+    mean, std = rows.mean(0), rows.std(0)
+    return NormStats(mean, std, mean - 2 * std, mean + 2 * std)
 
 
 def replace_parts(policy: Policy, **changes: Any) -> None:
