@@ -21,6 +21,7 @@ import numpy as np
 from calibration import Lines, mean_of
 from families import bench_of, recipe_of, sha256_of_folder, training_arms, units
 from family_rows import CLASSICAL, Settings, answers_of, one_unit, own_token
+from family_rows import randomised as randomised_row
 from gates import summary
 from landmarks import FORMULAS
 from machine import write
@@ -57,7 +58,6 @@ def run(
     folder, path = find_model(model), pieces_file(json_file)
     recipe = recipe_of(folder)
     bench, trained_on = bench_of(recipe), training_arms(folder, recipe)
-    other = None if randomised is None else find_model(randomised)
     about: Key = {"model": sha256_of_folder(folder), "exploration": exploration}
     each = partial(arms.each_arm, model=model, jobs=jobs, device=device)
 
@@ -73,7 +73,7 @@ def run(
     parts = resumed(path, keys, answers, _saying("answers"))
     lines = [Lines.from_json(found) for part in parts for found in part["lines"]]
     nominal, bank = mean_of(lines[:NOMINAL_BUFFERS]), lines[NOMINAL_BUFFERS:]
-    settings = Settings(bench, episodes, exploration, None if other is None else str(other), nominal, bank)
+    settings = Settings(bench, episodes, exploration, nominal, bank)
     about |= {"seed": seed, "episodes": episodes}
 
     chosen = np.random.default_rng(seed).permutation(len(trained_on))[:count].tolist()
@@ -86,7 +86,6 @@ def run(
 
     capped = resumed(path, [about | {"own_token": row} for row in chosen], own, _saying("own token"))
     cap = arms.interval(np.array([np.mean(found["success"]) for found in capped]))
-    about["randomised"] = None if other is None else sha256_of_folder(other)
     result: dict[str, Any] = {
         "families": {},
         "own_token_cap": cap,
@@ -103,6 +102,15 @@ def run(
 
         keys = [about | {"family": name, "unit": place} for place in range(count)]
         found = resumed(path, keys, aligned, _saying(name))
+        if randomised is not None:
+
+            def rival(places: list[int], robots: list[Embodiment] = robots) -> Iterator[Found]:
+                asked = [(robots[i], bench, seed_of(seed, Part.ROBOT, i), episodes) for i in places]
+                return arms.each_arm(randomised_row, randomised, asked, jobs, device)
+
+            keys = [key | {"randomised": sha256_of_folder(find_model(randomised))} for key in keys]
+            for unit, row in zip(found, resumed(path, keys, rival, _saying(f"{name}, randomised")), strict=True):
+                unit["rows"]["randomised"] = row
         result["families"][name] = summary(found, CLASSICAL, cap["mean"])
         write(json_file, result)
     return result

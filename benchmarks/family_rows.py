@@ -19,7 +19,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Any
 
 import arms
@@ -40,7 +39,7 @@ from vla_align_ros.bench.so101.joints import DELTA
 from vla_align_ros.bench.so101.recording import Recording, draw_samples
 from vla_align_ros.bench.so101.skeleton import skeletons
 from vla_align_ros.bench.so101.source import RECORDED_S
-from vla_align_ros.policy import Policy, load_policy
+from vla_align_ros.policy import Policy
 from vla_align_ros.seeds import Part, seed_of
 from vla_align_ros.types import Experience, Observation
 
@@ -57,13 +56,12 @@ Row = Callable[[int, int], Act]
 
 @dataclass(frozen=True)
 class Settings:
-    """What all units of a benchmark have in common. randomised: folder of a model. nominal, bank: how the nominal robot
-    and those of training answer their commands."""
+    """What all units of a benchmark have in common. nominal, bank: how the nominal robot and those of training answer
+    their commands."""
 
     bench: So101
     episodes: int
     exploration: float
-    randomised: str | None
     nominal: Lines
     bank: Sequence[Lines]
 
@@ -145,9 +143,6 @@ def rivals(
     if family in FORMULAS:
         undone = Undone(hand_eye(family, arm, experiences, policy.model.architecture.cameras, seed))
         rows["hand_eye"] = lambda episodes, seed: undone.around(as_it_is(episodes, seed))
-    if settings.randomised is not None:
-        other = _loaded(settings.randomised)
-        rows["randomised"] = with_token(other, other.e_0)
     params = arms.recommended(policy)
     learn, tuned = arms.split_of(policy, experiences, params).learn, policy
     if learn:
@@ -169,9 +164,9 @@ class _Clock:
         self.seconds[what], self._last = round(now - self._last, 2), now
 
 
-@cache
-def _loaded(model: str) -> Policy:
-    return load_policy(model, "cpu")
+def randomised(policy: Policy, arm: Embodiment, bench: So101, seed: int, episodes: int) -> dict[str, Any]:
+    """The row of a policy that always has the same token, in the episodes that a unit's other rows had."""
+    return measured(policy, bench, arm, with_token(policy, policy.e_0), episodes, seed)
 
 
 def own_token(policy: Policy, arm: Embodiment, row: int, seed: int, settings: Settings) -> dict[str, Any]:

@@ -52,6 +52,34 @@ def token_rows(alignment: dict[str, Any], classical: dict[str, Any] | None) -> l
     return rows
 
 
+def family_rows(numbers: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Success by family, and what may be claimed."""
+
+    def rate(part: Any) -> str:
+        return "" if part is None or isinstance(part, str) else f"{part['success']['mean']:.2f}"
+
+    def share(part: dict[str, float | None]) -> str:
+        low, high = part["low"], part["high"]
+        if part["mean"] is None:
+            return "no gap"
+        return f"{part['mean']:.2f}" if low is None or high is None else f"{part['mean']:.2f} ({low:.2f} to {high:.2f})"
+
+    found = []
+    for name, part in numbers["families"].items():
+        rates = (*(part[key] for key in ("before", "classical", "randomised")), part["rows"].get("hand_eye"))
+        gate = "**won**" if part["won"] else "passed" if part["gate"] else "no"
+        pick, after, labels = (rate(part["rows"][key]) for key in ("pick", "after", "labels"))
+        worse = f"{part['worse_fraction']:.0%}"
+        found.append((name, *map(rate, rates), pick, f"**{after}**", labels, gate, share(part["share"]), worse))
+    return found
+
+
+FAMILY_HEAD = (
+    *("family", "before", "best classical", "randomised", "hand-eye", "pick alone", "**`align()`**", "labels"),
+    *("gate", "share of the gap", "worse"),
+)
+
+
 def own_policy(numbers: dict[str, Any]) -> str:
     success = numbers["success"]
     return f"{interval(success['before'])}, then {interval(success['after'])}; labels {success['oracle']['mean']:.3f}"

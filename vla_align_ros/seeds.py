@@ -65,7 +65,8 @@ class Part(Enum):
     FLOW = 7_000_003, 1, 0  # times, noise and dropped tokens, by step
     # alignment
     PICK = 1, 0, 2  # all candidates, by a few experiences
-    FINALISTS = 1, 0, 1  # the best of them, by all
+    PICK_ROUND = 1, 1_000_003, 0  # the best of them, by more and more
+    FINALISTS = 1, 0, 1  # the last ones, by all
     GRADIENT = 1009, 1, 1  # by step
     EXPERIENCES = 1009, 1, 0  # by part of those that one gradient or loss is of
     JUDGING = 1, 0, 1  # the same draws before and after

@@ -61,8 +61,16 @@ def test_the_same_token_twice_is_as_good_as_once() -> None:
     torch.testing.assert_close(mean, twice[0])
 
 
-def test_only_the_finalists_are_looked_at_closely() -> None:
+def test_few_tokens_are_looked_at_closely() -> None:
     losses = FakeLosses()
-    pick(losses, torch.arange(50), torch.randn(60, 2, 3), 0)  # type: ignore[arg-type]
-    assert losses.looked[FIRST_ROUND] == 60
-    assert FINALISTS <= losses.looked[50] <= FINALISTS + 1, "and the running token"
+    pick(losses, torch.arange(100), torch.randn(500, 2, 3), 0)  # type: ignore[arg-type]
+    assert set(losses.looked) == {FIRST_ROUND, 32, 100}
+    assert losses.looked[FIRST_ROUND] == 500
+    assert 125 <= losses.looked[32] <= 126, "a quarter, and the running token"
+    assert 31 <= losses.looked[100] <= 32
+
+
+def test_a_few_tokens_are_looked_at_closely_at_once() -> None:
+    losses = FakeLosses()
+    pick(losses, torch.arange(100), torch.randn(FINALISTS, 2, 3), 0)  # type: ignore[arg-type]
+    assert losses.looked == {100: FINALISTS}

@@ -9,7 +9,8 @@ from vla_align_ros.alignment.losses import ExperienceLosses
 from vla_align_ros.seeds import Part, seed_of
 
 FIRST_ROUND = 8  # experiences that every token is scored by
-FINALISTS = 12  # tokens that are scored by all
+EACH_ROUND = 4  # times as many experiences as the one before, and a quarter of the tokens
+FINALISTS = 12  # tokens, at least, that are scored by all
 
 
 @torch.no_grad()
@@ -19,16 +20,20 @@ def pick(losses: ExperienceLosses, rows: Tensor, candidates: Tensor, seed: int) 
 
     A robot lies between those of training, and a single token has oddities of its own robot. In the mean each counts
     exp(-z^2 / 2), z being how much higher its loss is than the best one's, over the standard error of that difference.
-    Every candidate meets the same draws of (t, noise). All are scored by a few experiences, the best and the first,
-    which is the running token, by all.
+    Successive halving (Karnin et al. 2013): all candidates are scored by a few experiences, the best quarter by four
+    times as many, until it is all of them. In a round every candidate meets the same draws of (t, noise). The first
+    candidate, which is the running token, is in every round.
     """
-    few = rows[torch.linspace(0, len(rows) - 1, min(FIRST_ROUND, len(rows))).round().long()]
-    first = losses.weighted(losses(candidates, few, 1, seed)).mean(1)
-    best = first.argsort()[:FINALISTS]
-    finalists = torch.cat([best.new_zeros(1), best]).unique()
-    each = losses.weighted(losses(candidates[finalists], rows, 1, seed_of(seed, Part.FINALISTS)))
+    alive, count, turn = torch.arange(len(candidates)), FIRST_ROUND, 0
+    while count < len(rows) and len(alive) > FINALISTS + 1:
+        few = rows[torch.linspace(0, len(rows) - 1, count).round().long()]
+        mean = losses.weighted(losses(candidates[alive], few, 1, seed_of(seed, Part.PICK_ROUND, turn))).mean(1)
+        best = mean.argsort()[: max(FINALISTS, len(alive) // EACH_ROUND)].to(alive.device)
+        alive = torch.cat([alive[:1], alive[best]]).unique()
+        count, turn = count * EACH_ROUND, turn + 1
+    each = losses.weighted(losses(candidates[alive], rows, 1, seed_of(seed, Part.FINALISTS)))
     best_of_all = int(each.mean(1).argmin())
     higher = each - each[best_of_all]
     z = higher.mean(1) / (higher.std(1, correction=0) / len(rows) ** 0.5)
     weights = torch.softmax(-z.nan_to_num(nan=0.0, posinf=torch.inf).square() / 2, dim=0)  # 0 over 0: it is the same
-    return int(finalists[best_of_all]), (weights[:, None, None] * candidates[finalists]).sum(0)
+    return int(alive[best_of_all]), (weights[:, None, None] * candidates[alive]).sum(0)
