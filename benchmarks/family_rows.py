@@ -10,6 +10,7 @@ demonstrations_1, _5    the token tuned by so many labelled episodes of this uni
 joints_alone            an alignment that sees grey pictures, without a guard
 fine_tuned              all weights instead of the token, by the same losses
 pick, pick_and_gradient without a guard
+three_losses            the same, perception, dynamics and inverse dynamics with lambda 1 each
 after                   `align()`
 labels                  best token by the expert's labels
 """
@@ -93,7 +94,8 @@ def one_unit(policy: Policy, arm: Embodiment, family: str, seed: int, settings: 
     clock("experience")
     done = arms.aligned(policy, shipped, experiences, params, seed)
     clock("align")
-    grey = [blinded(item) for item in arms.split_of(policy, experiences, params).learn]
+    learn = arms.split_of(policy, experiences, params).learn
+    grey, three = [blinded(item) for item in learn], replace(params, lambda_perc=1.0, lambda_dyn=1.0, lambda_inv=1.0)
     tokens = {
         "e_0": policy.e_0,
         "shipped": shipped,
@@ -103,6 +105,8 @@ def one_unit(policy: Policy, arm: Embodiment, family: str, seed: int, settings: 
         "after": done.used,
     }
     clock("joints_alone")
+    tokens["three_losses"] = arms.without_guard(policy, learn, three, shipped, seed).token if learn else shipped
+    clock("three_losses")
     starts = [shipped, policy.e_0]
     for count in DEMONSTRATIONS:
         tokens[f"demonstrations_{count}"] = by_demonstrations(policy, bench, arm, count, starts, seed)

@@ -274,6 +274,12 @@ class SimParams(Params):
     episode_s: float = parameter(
         4.8, "Length of an episode, after which task and prompt change.", unit="s", within=(0.5, 600.0)
     )
+    home_s: float = parameter(
+        0.0,
+        "How long the arm takes to go back to its start pose after an episode, deaf to commands; 0: it stays.",
+        unit="s",
+        within=(0.0, 10.0),
+    )
     rate: float = parameter(
         1.0, "Simulated seconds a real second; other than 1 needs publish_clock.", within=(0.1, 20.0)
     )

@@ -267,6 +267,24 @@ def test_arm_stays_where_it_is_when_an_episode_ends_and_the_scene_changes():
     assert prompts == [made.body.prompt] != [report["prompt"]]
 
 
+def test_arm_is_put_back_after_an_episode_and_is_deaf_meanwhile():
+    settings = {"image_hz": 1.0, "joint_hz": 10.0, "episode_s": 1.0, "home_s": 0.5}
+    made = SimulatedRobot(BENCH, unshifted(), T0, **settings)
+    start = made.body.angle_rad.copy()
+    end_ns = T0 + 1_000 * MS + PERIOD_NS // 2
+    made.body.angle_rad = np.array([(0.0, 1.4)])
+    away = encode_trajectory(constant((1.0, 0.0), stamp_ns=0))
+    made.receive(away)
+    made.advance(end_ns + 100 * MS)
+    assert abs(made.body.angle_rad - start).max() > 0.1
+    made.receive(away)
+    made.advance(end_ns + 600 * MS)
+    np.testing.assert_allclose(made.body.angle_rad, start, atol=0.02)
+    made.receive(away)
+    made.advance(end_ns + 900 * MS)
+    assert abs(made.body.angle_rad - start).max() > 0.1, "it obeys again"
+
+
 def test_episode_succeeds_when_the_tip_is_at_the_target():
     made = robot(episode_s=1.0)
     made.body.scene.targets_m[0, 0] = made.body.scene.targets_m[0, 0] * 0 + [

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from vla_align_ros.cli.main import app
@@ -29,6 +30,19 @@ def test_limits_are_measured_again_of_a_file_of_other_checks(tmp_path: Path) -> 
     for name, limit in stats.limits.items():  # one of the robots that the shipped limits were measured on
         if name != "joint_strays":
             assert BY_NAME[name].worst([limit.value, shipped[name].value]) == shipped[name].value, name
+
+
+@pytest.mark.slow
+def test_limits_of_a_task_that_the_model_does_not_recommend_are_measured_too(tmp_path: Path) -> None:
+    model = Path(shutil.copytree(find_model("tiny"), tmp_path / "tiny"))
+    description = yaml.safe_load((model / "model.yaml").read_text())
+    description["recommended"] |= {"lambda_perc": 1.0, "lambda_dyn": 0.0, "lambda_inv": 0.0}
+    (model / "model.yaml").write_text(yaml.safe_dump(description))
+    result = CliRunner().invoke(app, ["limits", str(model), "--source", "{bench: reach2, validation_robots: 1}"])
+    assert result.exit_code == 0, result.output
+    limits = load_alignment_stats(model / "alignment_stats.json").limits
+    assert {limit.robots for limit in limits.values()} == {1}
+    assert 1.0 < limits["actions_do_not_fit"].value < BY_NAME["actions_do_not_fit"].most
 
 
 def test_a_model_is_found_by_its_name_in_the_zoo() -> None:

@@ -128,8 +128,12 @@ class ExperienceLosses:
         mutual = self._model.architecture.alignment.perception_attention == "mutual"
         if self.weights.lambda_inv == 0 or mutual:
             return self
+        return self.with_weights(replace(self.weights, lambda_dyn=0.0))
+
+    def with_weights(self, weights: LossWeights) -> ExperienceLosses:
+        """The same experiences with other lambdas; nothing is computed anew."""
         other = copy.copy(self)
-        other.weights = replace(self.weights, lambda_dyn=0.0)
+        other.weights = weights
         return other
 
     def weighted(self, losses: dict[str, Tensor]) -> Tensor:

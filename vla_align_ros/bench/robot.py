@@ -69,9 +69,10 @@ class Episode:
 class SimulatedRobot:
     """One arm. Its time begins at `start_ns`, with a random pose, table and prompt, and goes on by `advance` only.
 
-    seed: of start pose, tables, prompts and sensor noise. episode_s: after it table and prompt change, while the arm
-    stays where it is; always half-way between two control ticks, so that live messages and a bag of them agree on the
-    first tick of the new prompt. dropped: sensor messages that were due too long ago. Not thread-safe.
+    seed: of start pose, tables, prompts and sensor noise. episode_s: after it table and prompt change; always half-way
+    between two control ticks, so that live messages and a bag of them agree on the first tick of the new prompt.
+    home_s: so long the arm then goes back to its start pose, as by somebody's hand, and what comes meanwhile moves
+    nothing; 0: it stays where it is. dropped: sensor messages that were due too long ago. Not thread-safe.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class SimulatedRobot:
         seed: int = 0,
         *,
         episode_s: float = SimParams.episode_s,
+        home_s: float = SimParams.home_s,
         image_hz: float = SimParams.image_hz,
         joint_hz: float = SimParams.joint_hz,
         image_size: int = SimParams.image_size,
@@ -97,6 +99,7 @@ class SimulatedRobot:
         period_ns = bench.robot.period_ns
         self._episode_ns = max(1, round(episode_s * 1e9 / period_ns)) * period_ns
         self._next_episode_ns = start_ns // period_ns * period_ns + period_ns // 2 + self._episode_ns
+        self._home, self._home_ns, self._homing_until_ns = self.body.reading(), round(home_s * 1e9), start_ns
 
     @property
     def now_ns(self) -> int:
@@ -105,15 +108,19 @@ class SimulatedRobot:
 
     def receive(self, raw: RawMessage) -> None:
         """A JointTrajectory of all joints that arrives now, read by its times. MessageRefused changes nothing."""
-        self.body.follow(decode_trajectory(raw, self.description.action_joints))
+        self._follow(decode_trajectory(raw, self.description.action_joints))
 
     def receive_group(self, group: CommandGroup, raw: RawMessage) -> None:
         """What arrives now at the controller of a command group. MessageRefused changes nothing."""
         if group.type == "position_stream":
             positions = decode_positions(raw, len(group.joints))
-            self.body.follow(Trajectory(0, group.joints, AT_ONCE_NS, positions[None]))
+            self._follow(Trajectory(0, group.joints, AT_ONCE_NS, positions[None]))
         else:
-            self.body.follow(replace(decode_trajectory(raw, group.wire_names), joint_names=group.joints))
+            self._follow(replace(decode_trajectory(raw, group.wire_names), joint_names=group.joints))
+
+    def _follow(self, trajectory: Trajectory) -> None:
+        if self.now_ns >= self._homing_until_ns:
+            self.body.follow(trajectory)
 
     def advance(self, to_ns: int) -> list[SimMessage]:
         """Let time go on to `to_ns`; returns what the robot has sent until then, `to_ns` included, by rising stamp.
@@ -154,6 +161,9 @@ class SimulatedRobot:
         self.episodes.append(episode)
         yield SimMessage(EPISODE_TOPIC, stamp_ns, encode_string(json.dumps(asdict(episode))))
         body.next_task()
+        if self._home_ns:
+            joints, self._homing_until_ns = self.description.action_joints, stamp_ns + self._home_ns
+            body.follow(Trajectory(0, joints, np.array([self._home_ns]), self._home[None]))
         yield self.prompt_message()
 
     def _joint_messages(self, stamp_ns: int) -> Iterator[SimMessage]:
@@ -174,6 +184,7 @@ def make_robot(params: SimParams, start_ns: int) -> SimulatedRobot:
         start_ns,
         params.episode_seed,
         episode_s=params.episode_s,
+        home_s=params.home_s,
         image_hz=params.image_hz,
         joint_hz=params.joint_hz,
         image_size=params.image_size,

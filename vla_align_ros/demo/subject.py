@@ -2,9 +2,10 @@
 
 from typing import Final
 
-BENCH_NAME: Final = "reach2"
-TASKS: Final = ""  # all of the bench's
-SHIFTS: Final = ""
-MODEL: Final = "tiny"
+BENCH_NAME: Final = "so101"
+TASKS: Final = "reach"
+SHIFTS: Final = "wrist_camera wrist_roll wrist_mirror"
+MODEL: Final = "so101"
 EMBODIMENT_SEED: Final = 9
-EPISODE_S: Final = 4.8  # after which the simulated robot is asked for something else
+EPISODE_S: Final = 8.0  # after which the simulated robot is put back and asked for something else
+HOME_S: Final = 0.6

@@ -29,7 +29,7 @@ from vla_align_ros.demo.calibrated import calibrated
 from vla_align_ros.demo.pictures import planned_motion
 from vla_align_ros.demo.processes import NodeProcess
 from vla_align_ros.demo.report import summary_rows, write_report
-from vla_align_ros.demo.subject import BENCH_NAME, EPISODE_S, SHIFTS, TASKS
+from vla_align_ros.demo.subject import BENCH_NAME, EPISODE_S, HOME_S, SHIFTS, TASKS
 from vla_align_ros.params import ManagerParams, PolicyParams
 from vla_align_ros.policy import Policy, load_policy
 from vla_align_ros.robot.description import RobotDescription
@@ -38,8 +38,8 @@ from vla_align_ros.ros.listener import Listener, listening
 from vla_align_ros.zoo import find_model
 
 START_TIMEOUT_S, STALL_TIMEOUT_S, ANSWER_TIMEOUT_S = 30.0, 90.0, 10.0
-EXPLORATION_FRACTION = 0.7
-ALIGN_FREQUENCY_HZ = 0.05
+EXPLORATION_FRACTION = 0.5
+ALIGN_FREQUENCY_HZ = 0.04
 EXPERIENCE_LAG_S = 1.0  # a message that a busy machine brings later is in the bag, but not in the live experience
 IMAGES, JOINT_STATES = 2.0, 5.0  # a control tick: two cores do everything
 HEARD_S = 4.0  # of every topic must be in the bag before experience counts: longer than its chunks, horizon and lag
@@ -163,7 +163,8 @@ def _live_run(
     """
     environment = dict(os.environ)
     rate_hz = robot.control_rate_hz
-    simulated: dict[str, object] = {"bench": BENCH_NAME, "tasks": TASKS, "shifts": SHIFTS, "episode_s": EPISODE_S}
+    simulated: dict[str, object] = {"bench": BENCH_NAME, "tasks": TASKS, "shifts": SHIFTS}
+    simulated |= {"episode_s": EPISODE_S, "home_s": HOME_S}
     simulated |= {"image_hz": IMAGES * rate_hz, "joint_hz": JOINT_STATES * rate_hz}
     simulated["embodiment_seed"] = settings.embodiment_seed
     sim_robot = NodeProcess("sim_robot", simulated, out / "sim_robot.log", environment)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import torch
 from torch import Tensor
@@ -98,11 +98,15 @@ def statistics_of(
 def _ask(
     policy: Policy, part: Split, running: Tensor, params: AlignParams, seed: int
 ) -> tuple[Tensor, dict[str, float]]:
-    """What an alignment would lead to, and its statistics."""
+    """What an alignment would lead to, and its statistics; those of a task without weight, too, which a user may give
+    it."""
     everything, weights = [*part.learn, *part.judged], weights_of(params)
     losses = ExperienceLosses(policy, everything, weights)
     learn, judge = torch.arange(len(part.learn)), torch.arange(len(part.learn), len(losses))
-    before = on_later(losses, running, judge, seed_of(seed, Part.JUDGING))
     proposal = propose(policy, losses, learn, running, params, seed)
-    evidence = collect(policy, losses, everything, judge, before, proposal, seed_of(seed, Part.JUDGING))
+    asked = losses.with_weights(
+        replace(weights, lambda_perc=weights.lambda_perc or 1.0, lambda_inv=weights.lambda_inv or 1.0)
+    )
+    before = on_later(asked, running, judge, seed_of(seed, Part.JUDGING))
+    evidence = collect(policy, asked, everything, judge, before, proposal, seed_of(seed, Part.JUDGING))
     return proposal.token, {**experience_check.statistics(part), **guard.statistics(evidence, weights)}
