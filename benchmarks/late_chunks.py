@@ -21,10 +21,11 @@ import typer
 from timing import percentile
 
 from vla_align_ros.demo.processes import NodeProcess, loopback_environment
+from vla_align_ros.demo.subject import MODEL, SIMULATED
 from vla_align_ros.policy.config import load_model_config
 from vla_align_ros.zoo import find_model
 
-DOMAIN, EMBODIMENT_SEED, EXPERIENCES, TIMEOUT_S = 87, 9, 128, 180.0
+DOMAIN, EXPERIENCES, TIMEOUT_S = 87, 128, 180.0
 
 
 def measure(model: str, seconds: float, aligns: int) -> dict[str, Any]:
@@ -64,7 +65,7 @@ def measure(model: str, seconds: float, aligns: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder, listening(joints=False) as listener:
         out, environment = Path(folder), dict(os.environ)
         parameters = {"model": model, "store": str(out / "store"), "exploration_fraction": 0.5}
-        sim = NodeProcess("sim_robot", {"embodiment_seed": EMBODIMENT_SEED}, out / "sim.log", environment)
+        sim = NodeProcess("sim_robot", SIMULATED, out / "sim.log", environment)
         node = NodeProcess("vla_align_node", parameters, out / "node.log", environment)
         with sim, node:
             deadline = time.monotonic() + TIMEOUT_S
@@ -80,7 +81,7 @@ def measure(model: str, seconds: float, aligns: int) -> dict[str, Any]:
 
 
 def main(
-    model: Annotated[str, typer.Option(help="A folder of models/, or a path.")] = "tiny",
+    model: Annotated[str, typer.Option(help="A folder of models/, or a path.")] = MODEL,
     seconds: Annotated[float, typer.Option(help="Of each part.")] = 60.0,
     aligns: Annotated[int, typer.Option(help="Alignments in the second part.")] = 2,
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the numbers here.")] = None,

@@ -9,3 +9,11 @@ MODEL: Final = "so101"
 EMBODIMENT_SEED: Final = 9
 EPISODE_S: Final = 8.0  # after which the simulated robot is put back and asked for something else
 HOME_S: Final = 0.6
+SIMULATED: Final[dict[str, object]] = {  # parameters of the node sim_robot
+    "bench": BENCH_NAME,
+    "tasks": TASKS,
+    "shifts": SHIFTS,
+    "episode_s": EPISODE_S,
+    "home_s": HOME_S,
+    "embodiment_seed": EMBODIMENT_SEED,
+}

@@ -29,7 +29,7 @@ from vla_align_ros.demo.calibrated import calibrated
 from vla_align_ros.demo.pictures import planned_motion
 from vla_align_ros.demo.processes import NodeProcess
 from vla_align_ros.demo.report import summary_rows, write_report
-from vla_align_ros.demo.subject import BENCH_NAME, EPISODE_S, HOME_S, SHIFTS, TASKS
+from vla_align_ros.demo.subject import BENCH_NAME, SHIFTS, SIMULATED, TASKS
 from vla_align_ros.params import ManagerParams, PolicyParams
 from vla_align_ros.policy import Policy, load_policy
 from vla_align_ros.robot.description import RobotDescription
@@ -163,10 +163,8 @@ def _live_run(
     """
     environment = dict(os.environ)
     rate_hz = robot.control_rate_hz
-    simulated: dict[str, object] = {"bench": BENCH_NAME, "tasks": TASKS, "shifts": SHIFTS}
-    simulated |= {"episode_s": EPISODE_S, "home_s": HOME_S}
+    simulated = SIMULATED | {"embodiment_seed": settings.embodiment_seed}
     simulated |= {"image_hz": IMAGES * rate_hz, "joint_hz": JOINT_STATES * rate_hz}
-    simulated["embodiment_seed"] = settings.embodiment_seed
     sim_robot = NodeProcess("sim_robot", simulated, out / "sim_robot.log", environment)
     recorded = {"path": str(out / "bag"), "model": parameters["model"]}
     recorder = NodeProcess("bag_recorder", recorded, out / "bag_recorder.log", environment)
