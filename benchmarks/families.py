@@ -21,18 +21,18 @@ from vla_align_ros.policy.config import load_model_description
 from vla_align_ros.zoo import find_model
 
 FAMILIES: dict[str, tuple[Shift, ...]] = {
-    "camera": (Shift.FRONT_CAMERA,),
     "wrist_camera": (Shift.WRIST_CAMERA, Shift.WRIST_ROLL, Shift.WRIST_MIRROR),
+    "pixels": (
+        *(Shift.FRONT_CAMERA, Shift.WRIST_CAMERA, Shift.WRIST_ROLL, Shift.WRIST_MIRROR),
+        *(Shift.BASE, Shift.TOOL),
+    ),  # several at once that joints do not show
+    "camera": (Shift.FRONT_CAMERA,),
     "base": (Shift.BASE,),
     "zeros": (Shift.ZEROS,),
     "tool": (Shift.TOOL,),
     "delay": (Shift.DELAY,),
     "sag": (Shift.GEAR, Shift.PAYLOAD, Shift.BACKLASH),
     "scales_and_signs": (Shift.SCALES, Shift.SIGNS, Shift.COMMAND_SCALES),  # a sanity row
-    "pixels": (
-        *(Shift.FRONT_CAMERA, Shift.WRIST_CAMERA, Shift.WRIST_ROLL, Shift.WRIST_MIRROR),
-        *(Shift.BASE, Shift.TOOL),
-    ),  # several at once that joints do not show
     "together": tuple(Shift),
 }
 

@@ -80,16 +80,6 @@ FAMILY_HEAD = (
 )
 
 
-def own_policy(numbers: dict[str, Any]) -> str:
-    success = numbers["success"]
-    return f"{interval(success['before'])}, then {interval(success['after'])}; labels {success['oracle']['mean']:.3f}"
-
-
-def beyond(numbers: dict[str, Any]) -> str:
-    success = numbers["success"]
-    return f"{own_policy(numbers)}; pick alone {success['best_known']['mean']:.3f}"
-
-
 def guard(numbers: dict[str, Any]) -> str:
     refused = numbers["useful_refused_fraction"]
     return (
@@ -128,11 +118,6 @@ def success(numbers: dict[str, Any]) -> str:
     return f"{words(numbers['images'])}; with shuffled images {words(numbers['shuffled_images'])}"
 
 
-def on_robot(numbers: dict[str, Any]) -> str:
-    ends = [interval(numbers[way][-1]) for way in ("on", "off")]
-    return f"{numbers['on'][0]['mean']:.3f} at first, {ends[0]} at the end; alignment off {ends[1]}"
-
-
 def golden(numbers: dict[str, Any]) -> str:
     return " / ".join(f"{max(part.values()):.1e}" for part in numbers.values())
 
@@ -159,14 +144,11 @@ def loading(numbers: dict[str, Any]) -> str:
 
 
 OTHERS = (
-    ("success on the unshifted arm", "success", success),
-    ("exploration 0: success before, after `align()`", "alignment_own_policy_only", own_policy),
-    ("shifts 1.25 times as far: before, after", "alignment_beyond_range", beyond),
-    ("work and align in turns, an accident in between", "on_robot", on_robot),
-    ("eleven kinds of corrupted experience", "guard", guard),
+    ("success on the unshifted two-joint arm", "success", success),
+    ("eleven kinds of corrupted experience, two-joint arm, older rules", "guard", guard),
     ("no guard", "guard", no_guard),
     ("refuse everything", "guard", refuse_everything),
-    ("what each check and rule buys, validation arms", "ablation", ablation),
+    ("what each check and rule buys, the same", "ablation", ablation),
     ("chunks while two alignments run, p50 / p99", "late_chunks", late_chunks),
     ("control tick to chunk without the model, p50 / p99", "message_to_chunk", to_chunk),
     ("largest difference from openpi, pi0 / pi05", "golden", golden),
@@ -192,10 +174,14 @@ def made(found: dict[str, Any]) -> str:
 
 def tables() -> str:
     """All that stands between the markers."""
-    alignment, classical = load("alignment"), load("classical")
-    assert alignment is not None, "results/alignment.json is the headline: make it first"
+    families, alignment, classical = load("so101"), load("alignment"), load("classical")
+    assert families is not None, "results/so101.json is the headline: make it first"
+    assert alignment is not None, "results/alignment.json is the two-joint arm's: make it first"
+    lines = table(FAMILY_HEAD, family_rows(families["numbers"]))
+    cap = interval(families["numbers"]["own_token_cap"], 2)
+    lines += ["", f"Success; training arms with their own token: {cap}. By {made(families)}.", ""]
     rows = token_rows(alignment["numbers"], classical and classical["numbers"])
-    lines = table(("one alignment of unseen arms", "success", "action error"), rows)
+    lines += table(("two-joint arm, older rules", "success", "action error"), rows)
     by = [made(found) for found in (alignment, classical) if found]
     lines += ["", f"By {'; '.join(by)}.", ""]
     others: list[tuple[str, ...]] = []

@@ -131,6 +131,14 @@ def alignment_headline(numbers: Any) -> Headline:
     return found | {"made worse": f"{numbers['worse_fraction']:.1%}"}
 
 
+def families_headline(numbers: Any) -> Headline:
+    found = {}
+    for name, part in numbers["families"].items():
+        rates = (mean(part[row]["success"]) for row in ("before", "classical", "after", "labels"))
+        found[f"success, {name}: before, classical, after, labels"] = ", ".join(rates)
+    return found
+
+
 def classical_headline(numbers: Any) -> Headline:
     return {f"success, {stage}": mean(numbers["success"][stage]) for stage in ("before", "classical")}
 
@@ -203,6 +211,7 @@ BENCHMARKS = (
     Benchmark("load_memory", "load_memory.py", (), load_memory_headline),
     Benchmark("project", "project.py", (), project_headline),
     Benchmark("late_chunks", "late_chunks.py", (), late_headline),
+    Benchmark("so101", "alignment.py", ("--family", "all", "--seed", "81"), families_headline),
     Benchmark("alignment", "alignment.py", ("--seed", "57", "--training-arms", "24"), alignment_headline),
     Benchmark("classical", "classical.py", ("--seed", "57"), classical_headline),
     Benchmark(

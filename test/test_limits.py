@@ -48,9 +48,9 @@ def test_too_few_values_make_the_worst_the_limit_and_the_share_that_is_said(valu
 @given(some)
 def test_of_aligned_robots_the_share_is_kept(values: list[float]) -> None:
     limit = ALIGNED.limit_of(values)
-    assert sum(value < limit for value in values) <= ALIGNED.share * (len(values) + 1)
-    assert ALIGNED.limit_of(values[:5]) == min(values[:5])
-    assert ALIGNED.worst(values) == min(values)
+    assert sum(value > limit for value in values) <= ALIGNED.share * (len(values) + 1)
+    assert ALIGNED.limit_of(values[:5]) == max(values[:5])
+    assert ALIGNED.worst(values) == max(values)
     assert (ABOVE.worst(values), BELOW.worst(values)) == (max(values), min(values))
 
 
@@ -72,7 +72,7 @@ def test_a_limit_needs_finite_values(values: list[float]) -> None:
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
 def test_nan_is_beyond_every_limit_and_nothing_else_beyond_none(check: Check) -> None:
     assert check.beyond(math.nan, check.no_limit)
-    assert not check.beyond(0.0 if check.refuses == "above" else 1e9, check.no_limit)
+    assert not check.beyond(0.0 if check.refuses == "above" else -100.0, check.no_limit)
 
 
 def test_the_first_check_in_order_speaks_with_its_numbers() -> None:
@@ -80,7 +80,7 @@ def test_the_first_check_in_order_speaks_with_its_numbers() -> None:
     refusal = first_refusal({"already_aligned": 1.25, "actions_do_not_fit": 1.2}, limits)
     assert refusal is not None
     assert refusal.sentence.endswith("true ones: 1.2, at least needed is 1.5 (guard.actions_do_not_fit)")
-    refusal = first_refusal({"already_aligned": 1.25}, limits)
+    refusal = first_refusal({"perception_high": 1.25}, limits | {"perception_high": 1.0})
     assert refusal is not None
-    assert refusal.sentence.endswith("running one: 1.25, the limit is 1 (guard.already_aligned)")
+    assert refusal.sentence.endswith("new token: 1.25, the limit is 1 (guard.perception_high)")
     assert first_refusal({"already_aligned": 1.0, "actions_do_not_fit": 1.5}, limits) is None

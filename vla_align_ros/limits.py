@@ -41,7 +41,7 @@ class Check:
     @property
     def no_limit(self) -> float:
         """One that refuses nothing."""
-        return 1e9 if self.refuses == "above" else 0.0
+        return 1e9 if self.refuses == "above" else -1e9
 
     def beyond(self, value: float, limit: float) -> bool:
         """Whether a value is on the refused side of a limit; NaN always is."""
@@ -128,11 +128,11 @@ CHECKS: Final = (
     ),
     Check(
         "already_aligned",
-        "loss on later experience with the new token over that with the running one",
-        "above",
-        10.0,
-        "The new token explains later experience hardly better than the running one, no more than new tokens do for "
-        "robots that are aligned already: nothing to gain.",
+        "standard errors by which the loss on later experience is lower with the new token than with the running one",
+        "below",
+        100.0,
+        "The new token explains later experience hardly better than the running one, no more surely than new tokens do "
+        "for robots that are aligned already: nothing to gain.",
         KEPT,
         of_aligned=True,
     ),

@@ -359,7 +359,7 @@ def test_nan_at_any_time_changes_nothing(policy: Policy, monkeypatch: pytest.Mon
         return {task: loss * torch.nan for task, loss in found.items()} if calls["losses"] > before_it_fails else found
 
     monkeypatch.setattr(policy.model, "alignment_losses", failing)
-    replace_parts(policy, stats=stats_of(already_aligned=-1.0))
+    replace_parts(policy, stats=stats_of(already_aligned=1e9))
     assert align(policy, FEW, QUICK).reason is Reason.ALREADY_ALIGNED
     for before_it_fails in range(calls["losses"]):
         calls.clear()

@@ -42,14 +42,25 @@ def limits(**of: float) -> dict[str, float]:
 
 
 def test_each_check_has_its_number() -> None:
+    of_gain = 0.2 / 0.1  # each task's loss falls by 0.1 and 0.3
     assert guard.statistics(evidence(), WEIGHTS) == pytest.approx(
-        {
-            **{"perception_high": 0.8, "already_aligned": 0.8, "actions_do_not_fit": 4.0, "frames_late": 2.0},
-        }
+        {"perception_high": 0.8, "already_aligned": of_gain, "actions_do_not_fit": 4.0, "frames_late": 2.0}
     )
-    after = {task: torch.tensor([value]) for task, value in zip(TASKS, (2.0, 3.0, 0.5), strict=True)}
-    rose = guard.statistics(evidence(after=after), WEIGHTS)["already_aligned"]
-    assert rose == pytest.approx((0.1 * 2.0 + 3.0 + 2.0 * 0.5) / 3.1), "weighted as the loss that is learned by"
+
+
+def test_a_gain_is_weighted_as_the_loss_that_is_learned_by_and_counts_by_how_sure_it_is() -> None:
+    def gain(perception: tuple[float, float], inverse: tuple[float, float]) -> float:
+        after = {task: torch.tensor([0.5, 1.5]) for task in TASKS}
+        after |= {"perception": torch.tensor(perception), "inverse_dynamics": torch.tensor(inverse)}
+        return guard.statistics(evidence(after=after), WEIGHTS)["already_aligned"]
+
+    assert gain((0.5, 1.5), (0.5, 1.5)) == 0.0, "the same token"
+    assert gain((0.4, 1.2), (0.5, 1.5)) == pytest.approx(0.2 / 0.1), "whatever all lambdas are multiplied by"
+    assert gain((0.4, 1.2), (0.6, 1.6)) < 0, "2 * 0.1 lost, 0.1 * 0.2 gained"
+    assert gain((0.5, 1.5), (0.4, 1.4)) > 100, "each gained the same"
+    one = {part: {"perception": torch.tensor([value])} for part, value in (("before", 1.0), ("after", 0.5))}
+    alone = evidence(**one, with_commands={})
+    assert guard.statistics(alone, LossWeights(1.0, 0.0, 0.0))["already_aligned"] == 0.0, "a single one says nothing"
 
 
 def test_what_was_not_computed_is_not_asked() -> None:

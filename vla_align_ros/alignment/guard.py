@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from torch import Tensor
 
 from vla_align_ros.alignment.evidence import Evidence
 from vla_align_ros.alignment.reasons import Reason, Verdict
@@ -25,11 +26,10 @@ def statistics(evidence: Evidence, weights: LossWeights) -> dict[str, float]:
         found["perception_high"] = float(evidence.after["perception"].mean())
     for which, (true, other) in evidence.with_commands.items():
         found[OTHER_COMMANDS[which]] = float(other.mean() / true.mean())
-    before, after = (
-        sum(weights.of(task) * float(loss.mean()) for task, loss in losses.items())
-        for losses in (evidence.before, evidence.after)
-    )
-    return {**found, "already_aligned": after / before}
+    gain = sum(weights.of(task) * (evidence.before[task] - loss) for task, loss in evidence.after.items())
+    assert isinstance(gain, Tensor)
+    variance = (gain - gain.mean()).square().sum() / (len(gain) - 1)  # of a single one nobody knows it
+    return {**found, "already_aligned": float((gain.mean() / (variance / len(gain)).sqrt()).nan_to_num())}
 
 
 def judge(evidence: Evidence, weights: LossWeights, limits: Mapping[str, float]) -> Verdict:

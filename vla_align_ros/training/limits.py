@@ -61,7 +61,7 @@ def measure(
         raise TrainingError(f"the limits of {missing}: no validation robot has experience that tells them")
     limits = {name: Limit(BY_NAME[name].limit_of(values), len(values)) for name, values in found.items()}
     limits[stray.name] = Limit(stray_limit, count)
-    return AlignmentStats(2, {check.name: limits[check.name] for check in CHECKS}, motion_r2)
+    return AlignmentStats(3, {check.name: limits[check.name] for check in CHECKS}, motion_r2)
 
 
 def buffers_of(policy: Policy, validation: Source, row: int) -> Buffers:
