@@ -82,8 +82,8 @@ def training_arms(model: Path, recipe: Mapping[str, Any]) -> list[Embodiment]:
 
 
 def sha256_of_folder(folder: Path) -> str:
-    """Of a model: weights, bank, limits, description, all of it."""
+    """Of a model: weights, bank, limits, description; not what is only read by people."""
     found = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
+    for path in sorted(path for path in folder.iterdir() if path.suffix not in (".md", ".png")):
         found.update(path.name.encode() + b"\0" + path.read_bytes())
     return found.hexdigest()

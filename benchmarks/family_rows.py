@@ -75,7 +75,7 @@ def with_token(policy: Policy, token: Tensor) -> Row:
 def measured(policy: Policy, bench: Bench[Any], arm: Any, row: Row, episodes: int, seed: int) -> dict[str, Any]:
     """Which of an arm's episodes (the same for every row) succeed, and the squared error of ERROR_SAMPLES first chunks
     against the expert's, over that of standing still."""
-    going = begin(policy, bench, [arm] * episodes, seed)
+    going = begin(policy, bench, [arm] * episodes, seed_of(seed, Part.EPISODES))
     done = run(going, row(episodes, seed), policy.config.robot.execute)
     asked = begin(policy, bench, [arm] * ERROR_SAMPLES, seed_of(seed, Part.HELD_OUT))
     wanted = asked.expert_chunks(policy.model.architecture.action_horizon)

@@ -64,8 +64,8 @@ class Part(Enum):
     LAST_STAGE = 1, 0, 23  # of all that it draws
     FLOW = 7_000_003, 1, 0  # times, noise and dropped tokens, by step
     # alignment
-    PICK = 1, 0, 2  # all candidates, by a few experiences
-    PICK_ROUND = 1, 1_000_003, 0  # the best of them, by more and more
+    PICK = 1, 0, 2
+    PICK_ROUND = 1, 1_000_003, 0  # the candidates that are left, by more and more experiences
     FINALISTS = 1, 0, 1  # the last ones, by all
     GRADIENT = 1009, 1, 1  # by step
     EXPERIENCES = 1009, 1, 0  # by part of those that one gradient or loss is of
@@ -84,6 +84,7 @@ class Part(Enum):
     GUARD_ARMS = 1, 0, 500
     SIDE_BY_SIDE_ARMS = 1, 0, 700
     HELD_OUT = 1, 0, 7  # observations of an arm, for its action error
+    EPISODES = 7919, 0, 13  # of an arm, for its success: other tables than those of its experience
     ROUND = 100, 1, 0  # of work between two alignments
     ATTEMPT = 1, 1, 0  # of alignments, one after the other
     PLAIN_GRADIENT = 31, 1, 0  # by step

@@ -54,7 +54,7 @@ def aligned(policy: Policy, start: Tensor, experiences: list[Experience]) -> tup
 def success(policy: Policy, arms: list[Embodiment], tokens: Tensor) -> float:
     """Share of EPISODES of each arm that end at the cube; tokens (arms, n, W)."""
     rows = np.repeat(np.arange(len(arms)), EPISODES)
-    found = finished(policy, BENCH, [arms[row] for row in rows], tokens[torch.from_numpy(rows)], SEED)
+    found = finished(policy, BENCH, [arms[row] for row in rows], tokens[torch.from_numpy(rows)], SEED + 1)
     return float(found.succeeded.mean())
 
 

@@ -497,7 +497,7 @@ def test_features_that_would_be_divided_by_zero(folder: Path) -> None:
         ("limits", {"already_aligned": {"value": float("nan"), "robots": 1}}, "finite"),
         ("limits", {"already_aligned": {"value": "high", "robots": 1}}, "limits.already_aligned.value"),
         ("surprise", 1, "surprise"),
-        ("format", 1, "format"),
+        ("format", 2, "format"),
     ],
 )
 def test_wrong_alignment_statistics(folder: Path, key: str, value: Any, named: str) -> None:

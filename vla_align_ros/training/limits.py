@@ -34,9 +34,9 @@ def measure(
     """The limit of each check over the robots of `validation`, which is gone through twice: how far joints stray
     decides what is left out.
 
-    Every buffer is asked twice, as the guard meets both: with the token of a fresh install, and with the one to which
-    the robot's other buffer led. Of a robot the value counts that is worst. A robot of which no buffer has enough to
-    learn from and to judge by is left out. Raises TrainingError if all are.
+    Every buffer is asked with the token of a fresh install; the first one with the token to which the last one led,
+    too: the guard also meets robots that are aligned already. Of a robot the value counts that is worst. A robot of
+    which no buffer has enough to learn from and to judge by is left out. Raises TrainingError if all are.
     """
     stray = BY_NAME["joint_strays"]
     robots = range(len(validation.robots))
@@ -84,14 +84,14 @@ def strays_of(policy: Policy, buffers: Buffers) -> list[float]:
 def statistics_of(
     policy: Policy, buffers: Buffers, stray_limit: float, seed: int
 ) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
-    """Of one robot, by check: each usable buffer from the fresh token, and each from the token that another led to."""
+    """Of one robot, by check: each usable buffer from the fresh token, and the first one from the token that the last
+    one led to. Not the last one, of its own policy alone: a token that is fitted to it does explain it better."""
     start, robot = policy.initial_token(), policy.config.robot
     assert start is not None
     params = PolicyParams.from_mapping(asdict(policy.config.recommended)).align
     parts = [part for part in (split(buffer, robot, stray_limit) for buffer in buffers) if part.usable]
     fresh = [_ask(policy, part, start, params, seed) for part in parts]
-    tokens = [token for token, _ in fresh]
-    aligned = [_ask(policy, part, tokens[row - 1], params, seed) for row, part in enumerate(parts)]
+    aligned = [_ask(policy, parts[0], fresh[-1][0], params, seed)] if parts else []
     return [statistics for _, statistics in fresh], [statistics for _, statistics in aligned]
 
 
