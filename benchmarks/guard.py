@@ -29,6 +29,7 @@ from vla_align_ros.alignment.reasons import Reason
 from vla_align_ros.bench.collect import collect_experience, later
 from vla_align_ros.bench.evaluate import action_error
 from vla_align_ros.bench.port import Bench, Embodiment
+from vla_align_ros.bench.so101.joints import GRIPPER
 from vla_align_ros.experience.builder import without_held
 from vla_align_ros.experience.source import EXPERIENCES
 from vla_align_ros.policy import Policy
@@ -57,8 +58,9 @@ def late_actions(clean: Experiences, other: Experiences, rng: np.random.Generato
 
 
 def swapped_joints(clean: Experiences, other: Experiences, rng: np.random.Generator) -> Experiences:
-    """Each joint has the commands of the next one."""
-    return [replace(item, commands=np.roll(item.commands, 1, axis=1)) for item in clean]
+    """Each joint of the arm has the commands of the next one; the gripper, whose commands are others, its own."""
+    order = [*np.roll(np.arange(GRIPPER), 1).tolist(), GRIPPER]
+    return [replace(item, commands=item.commands[:, order]) for item in clean]
 
 
 def exchanged_cameras(clean: Experiences, other: Experiences, rng: np.random.Generator) -> Experiences:

@@ -34,24 +34,6 @@ def quantiles(part: dict[str, float | None]) -> str:
     return " / ".join("busy" if part[name] is None else f"{part[name]:.1f}" for name in ("p50", "p99")) + " ms"
 
 
-def token_rows(alignment: dict[str, Any], classical: dict[str, Any] | None) -> list[tuple[str, ...]]:
-    """Success and action error of each way, on the same arms."""
-    stages = (
-        ("before: the shipped token", "before"),
-        ("pick from the bank alone, no guard", "best_known"),
-        ("**after `align()`**", "after"),
-        ("best token by the expert's labels", "oracle"),
-    )
-    success, errors = alignment["success"], alignment["action_error"]
-    rows = [(name, interval(success[stage]), interval(errors[stage])) for name, stage in stages]
-    rival = "**classical: commands divided by each joint's least-squares gain**"
-    if classical is None:
-        rows.insert(1, (rival, NOT_MEASURED, NOT_MEASURED))
-    else:
-        rows.insert(1, (rival, *(interval(classical[key]["classical"]) for key in ("success", "action_error"))))
-    return rows
-
-
 def family_rows(numbers: dict[str, Any]) -> list[tuple[str, ...]]:
     """Success by family, and what may be claimed."""
 
@@ -80,20 +62,21 @@ FAMILY_HEAD = (
 )
 
 
+def alignment(numbers: dict[str, Any]) -> str:
+    success = numbers["success"]
+    return f"{success['before']['mean']:.3f}, {interval(success['after'])}"
+
+
+def classical(numbers: dict[str, Any]) -> str:
+    return interval(numbers["success"]["classical"])
+
+
 def guard(numbers: dict[str, Any]) -> str:
     refused = numbers["useful_refused_fraction"]
     return (
         f"{numbers['harmful_kept']} of {numbers['would_harm']} harmful updates kept, of {numbers['buffers']} buffers; "
         f"{refused:.0%} of {numbers['useful_clean']} useful ones refused"
     )
-
-
-def no_guard(numbers: dict[str, Any]) -> str:
-    return f"{numbers['would_harm']} kept; 0% refused"
-
-
-def refuse_everything(numbers: dict[str, Any]) -> str:
-    return "0 kept; 100% refused"
 
 
 def ablation(numbers: dict[str, Any]) -> str:
@@ -144,12 +127,12 @@ def loading(numbers: dict[str, Any]) -> str:
 
 
 OTHERS = (
-    ("success on the unshifted two-joint arm", "success", success),
-    ("eleven kinds of corrupted experience, two-joint arm, older rules", "guard", guard),
-    ("no guard", "guard", no_guard),
-    ("refuse everything", "guard", refuse_everything),
-    ("what each check and rule buys, the same", "ablation", ablation),
-    ("chunks while two alignments run, p50 / p99", "late_chunks", late_chunks),
+    ("success before, after `align()`, `models/tiny`, older rules", "alignment", alignment),
+    ("the same, commands divided by a least-squares gain", "classical", classical),
+    ("success on the unshifted arm, `models/tiny`", "success", success),
+    ("eleven kinds of corrupted experience, `models/tiny`, older rules", "guard", guard),
+    ("what each check and rule buys, `models/tiny`, older rules", "ablation", ablation),
+    ("chunks while two alignments run, `models/tiny`, p50 / p99", "late_chunks", late_chunks),
     ("control tick to chunk without the model, p50 / p99", "message_to_chunk", to_chunk),
     ("largest difference from openpi, pi0 / pi05", "golden", golden),
     ("experts of the simulated SO-101, drawn arms", "so101_bench", experts),
@@ -174,16 +157,11 @@ def made(found: dict[str, Any]) -> str:
 
 def tables() -> str:
     """All that stands between the markers."""
-    families, alignment, classical = load("so101"), load("alignment"), load("classical")
+    families = load("so101")
     assert families is not None, "results/so101.json is the headline: make it first"
-    assert alignment is not None, "results/alignment.json is the two-joint arm's: make it first"
     lines = table(FAMILY_HEAD, family_rows(families["numbers"]))
     cap = interval(families["numbers"]["own_token_cap"], 2)
-    lines += ["", f"Success; training arms with their own token: {cap}. By {made(families)}.", ""]
-    rows = token_rows(alignment["numbers"], classical and classical["numbers"])
-    lines += table(("two-joint arm, older rules", "success", "action error"), rows)
-    by = [made(found) for found in (alignment, classical) if found]
-    lines += ["", f"By {'; '.join(by)}.", ""]
+    lines += ["", f"Training arms with their own token: {cap}. By {made(families)}.", ""]
     others: list[tuple[str, ...]] = []
     for what, name, words in OTHERS:
         found = load(name)

@@ -281,8 +281,19 @@ def test_arm_is_put_back_after_an_episode_and_is_deaf_meanwhile():
     made.advance(end_ns + 600 * MS)
     np.testing.assert_allclose(made.body.angle_rad, start, atol=0.02)
     made.receive(away)
-    made.advance(end_ns + 900 * MS)
+    sent = made.advance(end_ns + 900 * MS)
     assert abs(made.body.angle_rad - start).max() > 0.1, "it obeys again"
+    assert PROMPT_TOPIC not in {message.topic for message in sent}
+
+
+def test_an_arm_that_is_put_back_has_another_prompt_meanwhile_so_that_no_experience_reaches_into_it():
+    made = SimulatedRobot(BENCH, unshifted(), T0, image_hz=1.0, joint_hz=10.0, episode_s=1.0, home_s=0.5)
+    sent = made.advance(T0 + 5 * S)
+    prompts = [message for message in sent if message.topic == PROMPT_TOPIC]
+    apart = [(after.stamp_ns - before.stamp_ns) // MS for before, after in pairwise(prompts)]
+    assert apart == [500, 1000, 500, 1000, 500]
+    assert all(after.raw != before.raw for before, after in pairwise(prompts))
+    assert sum(message.topic == EPISODE_TOPIC for message in sent) == 3
 
 
 def test_episode_succeeds_when_the_tip_is_at_the_target():

@@ -51,6 +51,13 @@ def test_a_model_is_found_by_its_name_in_the_zoo() -> None:
     assert "models/pi0/alignment_stats.json: No such file" in result.output
 
 
+def test_a_model_whose_recipe_names_no_source_asks_for_one(tmp_path: Path) -> None:
+    model = Path(shutil.copytree(find_model("tiny"), tmp_path / "tiny"))
+    result = CliRunner().invoke(app, ["limits", str(model)])
+    assert result.exit_code == 2
+    assert "recipe.yaml names no source: say by --source" in result.output
+
+
 def test_a_folder_that_is_no_model_is_named(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["limits", str(tmp_path)])
     assert result.exit_code == 2

@@ -28,8 +28,15 @@ def statistics(evidence: Evidence, weights: LossWeights) -> dict[str, float]:
         found[OTHER_COMMANDS[which]] = float(other.mean() / true.mean())
     gain = sum(weights.of(task) * (evidence.before[task] - loss) for task, loss in evidence.after.items())
     assert isinstance(gain, Tensor)
-    variance = (gain - gain.mean()).square().sum() / (len(gain) - 1)  # of a single one nobody knows it
-    return {**found, "already_aligned": float((gain.mean() / (variance / len(gain)).sqrt()).nan_to_num())}
+    return {**found, "already_aligned": _standard_errors(gain)}
+
+
+def _standard_errors(gain: Tensor) -> float:
+    """By how many the mean of (N,) is above 0; 0 where all are 0, or it is a single one, whose error nobody knows."""
+    if len(gain) == 1 or not bool(gain.any()):
+        return 0.0
+    variance = (gain - gain.mean()).square().sum() / (len(gain) - 1)
+    return float((gain.mean() / (variance / len(gain)).sqrt()).nan_to_num(nan=torch.nan))
 
 
 def judge(evidence: Evidence, weights: LossWeights, limits: Mapping[str, float]) -> Verdict:

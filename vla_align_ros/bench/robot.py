@@ -71,8 +71,9 @@ class SimulatedRobot:
 
     seed: of start pose, tables, prompts and sensor noise. episode_s: after it table and prompt change; always half-way
     between two control ticks, so that live messages and a bag of them agree on the first tick of the new prompt.
-    home_s: so long the arm then goes back to its start pose, as by somebody's hand, and what comes meanwhile moves
-    nothing; 0: it stays where it is. dropped: sensor messages that were due too long ago. Not thread-safe.
+    home_s: so long the arm then goes back to where its encoders were at the start, as by somebody's hand, with a table
+    and prompt of its own, and what comes meanwhile moves nothing; 0: it stays where it is. Only for arms that take
+    their own readings as commands. dropped: sensor messages that were due too long ago. Not thread-safe.
     """
 
     def __init__(
@@ -99,7 +100,8 @@ class SimulatedRobot:
         period_ns = bench.robot.period_ns
         self._episode_ns = max(1, round(episode_s * 1e9 / period_ns)) * period_ns
         self._next_episode_ns = start_ns // period_ns * period_ns + period_ns // 2 + self._episode_ns
-        self._home, self._home_ns, self._homing_until_ns = self.body.reading(), round(home_s * 1e9), start_ns
+        self._home, self._homing = self.body.reading(), False
+        self._home_ns = -(-round(home_s * 1e9) // period_ns) * period_ns
 
     @property
     def now_ns(self) -> int:
@@ -119,7 +121,7 @@ class SimulatedRobot:
             self._follow(replace(decode_trajectory(raw, group.wire_names), joint_names=group.joints))
 
     def _follow(self, trajectory: Trajectory) -> None:
-        if self.now_ns >= self._homing_until_ns:
+        if not self._homing:
             self.body.follow(trajectory)
 
     def advance(self, to_ns: int) -> list[SimMessage]:
@@ -137,8 +139,7 @@ class SimulatedRobot:
                 self._next_image_ns = next(self._image_times)
                 sent += self._unless_late(due_ns, to_ns, self._image_messages)
             if due_ns == self._next_episode_ns:
-                self._next_episode_ns += self._episode_ns
-                sent += self._end_episode(due_ns)
+                sent += self._begin_episode() if self._homing else self._end_episode(due_ns)
         if to_ns > self.now_ns:
             self.body.advance(to_ns)
         return sent
@@ -160,10 +161,15 @@ class SimulatedRobot:
         episode = Episode(len(self.episodes), body.prompt, body.distance_m(), body.done())
         self.episodes.append(episode)
         yield SimMessage(EPISODE_TOPIC, stamp_ns, encode_string(json.dumps(asdict(episode))))
-        body.next_task()
+        yield from self._begin_episode()
         if self._home_ns:
-            joints, self._homing_until_ns = self.description.action_joints, stamp_ns + self._home_ns
-            body.follow(Trajectory(0, joints, np.array([self._home_ns]), self._home[None]))
+            self._homing, self._next_episode_ns = True, stamp_ns + self._home_ns
+            body.follow(Trajectory(0, self.description.action_joints, np.array([self._home_ns]), self._home[None]))
+
+    def _begin_episode(self) -> Iterator[SimMessage]:
+        self._homing = False
+        self._next_episode_ns += self._episode_ns
+        self.body.next_task()
         yield self.prompt_message()
 
     def _joint_messages(self, stamp_ns: int) -> Iterator[SimMessage]:

@@ -50,7 +50,8 @@ def load_alignment_stats(path: Path) -> AlignmentStats:
     except OSError as error:
         raise AlignmentStatsError(f"{path}: cannot be read ({error}); a model needs it to align") from None
     except ValidationError as error:
-        raise AlignmentStatsError(f"{path}: {what_is_file(path) or error}") from None
+        again = f"{error}\nvla-align limits {path.parent} measures it again"
+        raise AlignmentStatsError(f"{path}: {what_is_file(path) or again}") from None
     return stats
 
 
