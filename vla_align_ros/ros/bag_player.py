@@ -35,7 +35,7 @@ OBSERVED = (IMAGE, COMPRESSED_IMAGE, JOINT_STATE, STRING)
 PLAYED_QOS = QoSProfile(depth=100)  # reliable: heard by best-effort subscriptions too
 HEARD_S = 5.0  # how long to wait for somebody who hears each topic, and until the last messages are heard
 LOOK_S = 0.05  # how often to look for them, and while playing for others who publish
-EXACT_S = 0.05  # the clock stands so long around a message whose time of arrival matters
+EXACT_S = 0.15  # the clock stands so long around a message whose time of arrival matters
 BURST, BURST_S = 10, 0.02  # so many messages of a topic at once, as after a stall of the recorder; then a pause
 BEHIND_S = 0.02  # what a step may be late; more than that is not caught up in a burst that would be lost
 
