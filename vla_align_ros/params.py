@@ -276,8 +276,8 @@ class SimParams(Params):
     )
     home_s: float = parameter(
         0.0,
-        "How long the arm takes to go back to its start pose after an episode, deaf to commands; 0: it stays. Not for arms "
-        "whose commands and readings differ.",
+        "How long the arm takes to go back to its start pose after an episode, deaf to commands; 0: it stays. "
+        "Not for arms whose commands and readings differ.",
         unit="s",
         within=(0.0, 10.0),
     )
