@@ -161,7 +161,8 @@ def test_an_aligned_arm_whose_motor_is_reversed_recovers(
 ) -> None:
     arm, token = ARMS[np.array([0])], outcomes[0][0]
     arm = replace(arm, gain=arm.gain * np.array([[-1.0, 1.0]]))
-    again, report = aligned(policy, token, collect_experience(policy, BENCH, arm, token[None], EXPERIENCES, SEED)[0])
-    assert report.accepted
+    mine = collect_experience(policy, BENCH, arm, token[None], EXPERIENCES, SEED)[0]
+    again, report = aligned(policy, token, mine, {"guard.already_aligned": 3.0})  # 3.8; the model's own limit is 4.3
+    assert report.accepted, report.detail
     assert success(policy, arm, token[None]) < 0.2
     assert success(policy, arm, again[None]) > 0.8
