@@ -48,9 +48,11 @@ def about(command: list[str]) -> dict[str, Any]:
 
 
 def write(json_file: Path | None, numbers: dict[str, Any]) -> None:
-    """`{"about": ..., "numbers": ...}` of the running script; nothing without a file. A NaN is written as null."""
+    """`{"about": ..., "numbers": ...}` of the running script; nothing without a file. A NaN is written as null. Of the
+    paths in its command no folder above the last one is written."""
     if json_file is not None:
-        arguments = [json_file.name if argument == str(json_file) else argument for argument in sys.argv[1:]]
+        short = {str(json_file): json_file.name}
+        arguments = [short.get(item, "/".join(item.split("/")[-2:])) for item in sys.argv[1:]]
         command = [f"benchmarks/{Path(sys.argv[0]).name}", *arguments]
         write_json(json_file, {"about": about(["python", *command]), "numbers": numbers})
 
