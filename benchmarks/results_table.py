@@ -50,14 +50,26 @@ def family_rows(numbers: dict[str, Any]) -> list[tuple[str, ...]]:
     for name, part in numbers["families"].items():
         rates = (*(part[key] for key in ("before", "classical", "randomised")), part["rows"].get("hand_eye"))
         gate = "**won**" if part["won"] else "passed" if part["gate"] else "no"
-        pick, after, labels = (rate(part["rows"][key]) for key in ("pick", "after", "labels"))
+        pick, after, taught, labels = (
+            rate(part["rows"][key]) for key in ("pick", "after", "demonstrations_5", "labels")
+        )
         worse = f"{part['worse_fraction']:.0%}"
-        found.append((name, *map(rate, rates), pick, f"**{after}**", labels, gate, share(part["share"]), worse))
+        found.append((name, *map(rate, rates), pick, f"**{after}**", taught, labels, gate, share(part["share"]), worse))
     return found
 
 
 FAMILY_HEAD = (
-    *("family", "before", "best classical", "randomised", "hand-eye", "pick alone", "**`align()`**", "labels"),
+    *(
+        "family",
+        "before",
+        "best classical",
+        "randomised",
+        "hand-eye",
+        "pick alone",
+        "**`align()`**",
+        "5 demonstrations",
+        "labels",
+    ),
     *("gate", "share of the gap", "worse"),
 )
 
