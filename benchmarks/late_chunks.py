@@ -81,7 +81,7 @@ def measure(model: str, seconds: float, aligns: int) -> dict[str, Any]:
 
 
 def main(
-    model: Annotated[str, typer.Option(help="A folder of models/, or a path.")] = MODEL,
+    model: Annotated[str, typer.Option(help="A folder of models/, or a path, of the demo's robot.")] = MODEL,
     seconds: Annotated[float, typer.Option(help="Of each part.")] = 60.0,
     aligns: Annotated[int, typer.Option(help="Alignments in the second part.")] = 2,
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the numbers here.")] = None,

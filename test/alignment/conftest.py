@@ -40,3 +40,11 @@ def policy(make_policy: Callable[..., Policy]) -> Policy:
 def token(policy: Policy) -> Tensor:
     assert policy.token is not None
     return policy.token
+
+
+@pytest.fixture(scope="module")
+def shipped(policy: Policy) -> Tensor:
+    """The token that a fresh install of a module's `policy` loads."""
+    token = policy.initial_token()
+    assert token is not None
+    return token

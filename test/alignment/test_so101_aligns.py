@@ -33,13 +33,6 @@ def policy() -> Policy:
 
 
 @pytest.fixture(scope="module")
-def shipped(policy: Policy) -> Tensor:
-    token = policy.initial_token()
-    assert token is not None
-    return token
-
-
-@pytest.fixture(scope="module")
 def experiences(policy: Policy, shipped: Tensor) -> list[list[Experience]]:
     return fill_buffers(policy, BENCH, ARMS, shipped.expand(len(ARMS), -1, -1), SEED)
 

@@ -34,13 +34,6 @@ def policy() -> Policy:
 
 
 @pytest.fixture(scope="module")
-def shipped(policy: Policy) -> Tensor:
-    token = policy.initial_token()
-    assert token is not None
-    return token
-
-
-@pytest.fixture(scope="module")
 def experiences(policy: Policy, shipped: Tensor) -> list[list[Experience]]:
     """Of each arm, from its own episodes with the token of a fresh install."""
     return collect_experience(policy, BENCH, ARMS, shipped.expand(len(ARMS), -1, -1), EXPERIENCES, SEED)
