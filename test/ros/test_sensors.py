@@ -71,16 +71,18 @@ def test_two_arms_of_equal_joint_names_are_told_apart_by_their_topics(
 
     def state() -> list[float]:
         try:
-            return [round(value, 6) for value in assembler.measured(sensors.now_ns).tolist()]
+            return [round(value, 6) for value in assembler.measured(sensors.get_clock().now().nanoseconds).tolist()]
         except ObservationRefused:
             return []
 
     def send(publisher, value: float) -> None:
         where = [*value + 0.1 * np.arange(7), np.nan]
-        publisher.publish(encode_joint_state(NAMES, where, sensors.now_ns))
+        publisher.publish(encode_joint_state(NAMES, where, sensors.get_clock().now().nanoseconds))
 
     # Best effort: the first messages of a pair may be lost.
-    ros.wait_until(lambda: send(left, 1.0) or assembler.diagnose(sensors.now_ns)[1], "the left arm is felt")
+    ros.wait_until(
+        lambda: send(left, 1.0) or assembler.diagnose(sensors.get_clock().now().nanoseconds)[1], "the left arm is felt"
+    )
     assert state() == []
     ros.wait_until(lambda: send(right, 2.0) or state(), "both arms are felt")
     expected = [value + 0.1 * number for value in (1.0, 2.0) for number in range(7)]

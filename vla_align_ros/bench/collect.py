@@ -19,7 +19,8 @@ from vla_align_ros.policy import Policy
 from vla_align_ros.seeds import Part, Stream, rng_of, seed_of
 from vla_align_ros.types import Experience
 
-MOST_TURNS = 8  # at most so many times as many experiences are recorded as are wanted
+MOST_TIMES = 8  # at most about so many times as many experiences are recorded as are wanted
+EPISODES, AN_EPISODE = 8, 16  # side by side; experiences of each
 PAUSE_NS, BETWEEN_EPISODES_NS = 60_000_000_000, 2_000_000_000
 
 
@@ -31,7 +32,7 @@ def collect_experience(
     count: int,
     seed: int,
     exploration_fraction: float = 0.5,
-    episodes: int = 8,
+    episodes: int = EPISODES,
 ) -> list[list[Experience]]:
     """`count` experiences of each arm, in order of time, from `episodes` of its own episodes that run side by side.
 
@@ -97,24 +98,27 @@ def fill_buffers(
     count: int = EXPERIENCES,
 ) -> list[list[Experience]]:
     """The first `count` experiences of each arm at work with its token of `tokens` (arms, n, W) that a robot's buffer
-    would hold: those in which a joint was held do not count. Fewer where MOST_TURNS times as many recorded ones do not
-    hold them."""
+    would hold: those in which a joint was held do not count. Fewer where MOST_TIMES as many recorded ones do not hold
+    them."""
     robot, found = policy.config.robot, [list[Experience]() for _ in arms]
-    for turn in range(MOST_TURNS * -(-count // EXPERIENCES)):
+    recorded = turn = 0
+    while recorded < MOST_TIMES * count and min(map(len, found), default=count) < count:
         wanting = [row for row, mine in enumerate(found) if len(mine) < count]
-        if not wanting:
-            break
+        missing = max(count - len(found[row]) for row in wanting)
+        episodes = min(EPISODES, -(-missing // AN_EPISODE))
         made = collect_experience(
             policy,
             bench,
             [arms[row] for row in wanting],
             tokens[wanting],
-            EXPERIENCES,
+            episodes * AN_EPISODE,
             seed_of(seed, Part.TURN, turn),
             exploration_fraction,
+            episodes,
         )
         for row, mine in zip(wanting, made, strict=True):
             found[row] += later(without_held(mine, robot), found[row])
+        recorded, turn = recorded + episodes * AN_EPISODE, turn + 1
     return [mine[:count] for mine in found]
 
 

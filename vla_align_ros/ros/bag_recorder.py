@@ -144,7 +144,13 @@ class BagRecorderNode(Node):
         if topic.message_class in CAMERA_TYPES.values() and not self._params.topics:
             kinds |= CAMERA_TYPES  # as the policy does, whichever is published
         return Input(
-            self, name, topic.name, kinds, topic.profiles, lambda raw, kind, _: self._write(name, raw, kind), False
+            self,
+            name,
+            topic.name,
+            kinds,
+            topic.profiles,
+            lambda raw, kind, _, ns: self._write(name, raw, kind, ns),
+            False,
         )
 
     def finish(self) -> None:
@@ -156,11 +162,11 @@ class BagRecorderNode(Node):
             self._fail(error)
         self.get_logger().info(f"recorded {self._counts.total()} messages")
 
-    def _write(self, topic: str, raw: bytes, msgtype: str) -> None:
+    def _write(self, topic: str, raw: bytes, msgtype: str, came_ns: int) -> None:
         if self._ended.is_set():
             return
         try:
-            self._bag.write(topic, raw, self.get_clock().now().nanoseconds, msgtype)
+            self._bag.write(topic, raw, came_ns, msgtype)
             self._counts[topic] += 1
         except RecorderError as error:
             self._fail(error)

@@ -36,7 +36,7 @@ class WireSource:
     needs_clock = True
 
     def __init__(self, node: Node, sensors: SensorNode, runtime: Runtime, params: PolicyParams) -> None:
-        self._sensors, self._runtime, self._logger = sensors, runtime, node.get_logger()
+        self._runtime, self._logger = runtime, node.get_logger()
         self._live = params.experience_source == "live"
         self._ours: deque[frozenset[int]] = deque(maxlen=REMEMBERED)  # of the newest commands that are nobody else's
         self._total_at_align = runtime.buffer.total_added
@@ -65,13 +65,13 @@ class WireSource:
             except MessageRefused as refused:
                 self._logger.warning(f"no experience: {refused}", **THROTTLED)
 
-    def _push_foreign(self, raw: bytes) -> None:
+    def _push_foreign(self, raw: bytes, came_ns: int) -> None:
         if is_foreign(raw, frozenset().union(*self._ours), self._runtime.policy.config.robot):
-            self._runtime.builder.push_foreign(raw, self._sensors.now_ns)
+            self._runtime.builder.push_foreign(raw, came_ns)
 
-    def _push_command(self, raw: bytes) -> None:
+    def _push_command(self, raw: bytes, came_ns: int) -> None:
         self._ours.append(columns_of(raw))
-        self._runtime.builder.push_command(raw, self._sensors.now_ns)
+        self._runtime.builder.push_command(raw, came_ns)
 
     @property
     def refused(self) -> Counter[Enum]:

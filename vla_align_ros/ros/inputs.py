@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
+from rclpy.clock import ROSClock
 from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.node import Node
 from rclpy.qos import QoSCompatibility, QoSProfile, qos_check_compatible
@@ -15,6 +17,8 @@ from vla_align_ros.observation.assemble import ObservationRefused
 from vla_align_ros.observation.codecs import MessageRefused
 from vla_align_ros.ros.steady import THROTTLED
 
+Receive = Callable[[bytes, str, int, int], None]
+"""(a message's bytes, its type's name, when it was sent in ns since 1970, when it came in ns of the node's clock)."""
 REMEMBERED = 16  # messages, to know one again that came through another subscription
 
 
@@ -36,14 +40,13 @@ class Input:
         topic: str,
         kinds: Mapping[str, type],
         profiles: Sequence[QoSProfile],
-        receive: Callable[[bytes, str, int], None],
+        receive: Receive,
         expected: bool = True,
     ) -> None:
         """name: for people, as `camera base_0_rgb`. kinds: type name -> class of what can be read; the first is
         subscribed where neither the graph nor the topic's name tells. profiles: one subscription each, so that
         publishers which no single profile fits are all heard; a message that comes through two is received once.
-        receive: called with the bytes, their type's name and the time (ns since 1970) at which they were sent; what it
-        refuses is logged, throttled. expected: whether it is a problem when nobody publishes.
+        receive: what it refuses is logged, throttled. expected: whether it is a problem when nobody publishes.
         """
         self.topic, self.problem = node.resolve_topic_name(topic), ""
         self._node, self._name, self._kinds, self._profiles = node, name, kinds, profiles
@@ -95,9 +98,18 @@ class Input:
                 return
             self._heard.append(message)
         try:
-            self._receive(raw, self._kind, info["source_timestamp"])
+            self._receive(raw, self._kind, info["source_timestamp"], self._came_ns(info))
         except (MessageRefused, ObservationRefused) as refused:
             self._node.get_logger().warning(f"{self.topic}: {refused}", **THROTTLED)
+
+    def _came_ns(self, info: dict[str, int]) -> int:
+        """By the node's clock. A busy node hears a message late, but the middleware says when it came; a simulated
+        clock stands still or runs at a rate of its own, so that with one the time is now."""
+        clock = self._node.get_clock()
+        simulated = isinstance(clock, ROSClock) and clock.ros_time_is_active
+        received_ns = 0 if simulated else info["received_timestamp"]
+        waited_ns = max(0, time.time_ns() - received_ns) if received_ns else 0
+        return int(clock.now().nanoseconds) - waited_ns
 
     def _problems(self, publishers: Sequence[TopicEndpointInfo], came: bool) -> list[str]:
         if not publishers:

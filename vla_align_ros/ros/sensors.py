@@ -69,25 +69,25 @@ class SensorNode(Node):
         if len(sources) < len(robot.joint_states):
             raise ValueError(f"{[source.topic for source in robot.joint_states]} are remapped to {list(sources)}")
 
-        def push_prompt(raw: bytes, msgtype: str, sent_ns: int) -> None:
+        def push_prompt(raw: bytes, msgtype: str, sent_ns: int, came_ns: int) -> None:
             if own_prompt is not None and own_prompt.is_echo(raw, sent_ns):
                 return
-            assembler.push_prompt(raw, self.now_ns)
+            assembler.push_prompt(raw, came_ns)
             if own_prompt is not None:
                 own_prompt.give_way(raw)
 
         with self._lock:
             for camera, topic in robot.cameras.items():
 
-                def push_image(raw: bytes, msgtype: str, sent_ns: int, camera: str = camera) -> None:
-                    assembler.push_image(camera, raw, msgtype, self.now_ns)
+                def push_image(raw: bytes, msgtype: str, _: int, came_ns: int, camera: str = camera) -> None:
+                    assembler.push_image(camera, raw, msgtype, came_ns)
 
                 topic = self._resolve(topic)
                 self._inputs.append(Input(self, f"camera {camera}", topic, CAMERA_TYPES, [CAMERA_QOS], push_image))
             for topic, source in sources.items():
 
-                def push_joints(raw: bytes, msgtype: str, sent_ns: int, prefix: str = source.prefix) -> None:
-                    assembler.push_joints(raw, self.now_ns, prefix)
+                def push_joints(raw: bytes, _: str, __: int, came_ns: int, prefix: str = source.prefix) -> None:
+                    assembler.push_joints(raw, came_ns, prefix)
 
                 name = "joints" if len(robot.joint_states) == 1 else f"joints {source.topic}"
                 kinds = {JOINT_STATE: JointState}
@@ -102,18 +102,13 @@ class SensorNode(Node):
                 item.close()
             self._inputs.clear()
 
-    @property
-    def now_ns(self) -> int:
-        """The time of arrival, for a message that comes now."""
-        return int(self.get_clock().now().nanoseconds)
-
-    def listen_to_commands(self, topic: str, receive: Callable[[bytes], None], expected: bool) -> None:
-        """Feed `receive` with the JointTrajectory messages of a topic until `disconnect`. expected: whether it is a
-        problem when nobody publishes there."""
+    def listen_to_commands(self, topic: str, receive: Callable[[bytes, int], None], expected: bool) -> None:
+        """Feed `receive` with the JointTrajectory messages of a topic, and with when each came, until `disconnect`.
+        expected: whether it is a problem when nobody publishes there."""
         kinds = {JOINT_TRAJECTORY: JointTrajectory}
         with self._lock:
             self._inputs.append(
-                Input(self, "commands", topic, kinds, [COMMAND_QOS], lambda raw, *_: receive(raw), expected)
+                Input(self, "commands", topic, kinds, [COMMAND_QOS], lambda raw, _, __, ns: receive(raw, ns), expected)
             )
 
     def _look(self) -> None:
