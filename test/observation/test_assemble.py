@@ -235,6 +235,15 @@ def test_a_bad_prompt_is_refused_and_the_old_one_stays(prompt: Any, reason: Any)
     assert seen.observe(T0).prompt == "red"
 
 
+def test_two_prompts_soon_after_each_other_do_not_make_the_one_before_forgotten() -> None:
+    seen = assembler()
+    feel(seen, 1.0, 0)
+    see(seen, 7, 0)
+    for prompt, t_ms in (("red", -3_600_000), ("home", 400), ("blue", 800)):
+        seen.push_prompt(prompt, T0 + t_ms * MS)
+    assert seen.observe(T0).prompt == "red"
+
+
 def test_a_prompt_stays_valid_however_old_it_is() -> None:
     seen = ready()
     hour_ms = 3_600_000

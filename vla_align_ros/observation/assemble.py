@@ -14,6 +14,7 @@ import threading
 import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Final, NoReturn
 
 import numpy as np
@@ -139,9 +140,10 @@ class ObservationAssembler:
         except (MessageRefused, ObservationRefused) as error:
             self._count_and_raise(error)
         with self._lock:
-            kept = [item for item in self._prompts if item[0] < stamp_ns]
-            recent = [item for item in kept[:-1] if item[0] >= stamp_ns - self._history_ns]
-            self._prompts = [*recent, *kept[-1:], (stamp_ns, text)]
+            said = [*(item for item in self._prompts if item[0] < stamp_ns), (stamp_ns, text)]
+            over_ns = stamp_ns - self._history_ns  # a prompt is valid until the next one comes
+            recent = [item for item, (until_ns, _) in pairwise(said) if until_ns >= over_ns]
+            self._prompts = [*recent, said[-1]]
 
     def observe(self, t_ns: int) -> Observation:
         """The observation at tick `t_ns`: images (image_size, image_size, 3), state (S,), all read-only.
