@@ -34,9 +34,9 @@ def measure(
     """The limit of each check over the robots of `validation`, which is gone through twice: how far joints stray
     decides what is left out.
 
-    Every buffer is asked with the token of a fresh install; the first one with the token to which the last one led,
-    too: the guard also meets robots that are aligned already. Of a robot the value counts that is worst. A robot of
-    which no buffer has enough to learn from and to judge by is left out. Raises TrainingError if all are.
+    Two buffers are asked with the token of a fresh install; a third one, with the token to which the first one led: the
+    guard also meets robots that are aligned already. Of a robot the value counts that is worst. A robot of which no
+    buffer has enough to learn from and to judge by is left out. Raises TrainingError if all are.
     """
     stray = BY_NAME["joint_strays"]
     robots = range(len(validation.robots))
@@ -66,12 +66,13 @@ def measure(
 
 def buffers_of(policy: Policy, validation: Source, row: int) -> Buffers:
     """What a robot's buffer holds: as much as an alignment takes, half of the time random motion where the source can
-    have it, and half as much, with which one begins, without."""
+    have it; half as much, with which one begins, without; and another one like the first."""
     seed, start = VALIDATION_SEED + row, policy.initial_token()
     assert start is not None
     return (
         *validation.experiences([row], policy, start[None], seed, EXPERIENCES),
         *validation.experiences([row], policy, start[None], seed + OTHER_SEEDS, EXPERIENCES // 2, 0.0),
+        *validation.experiences([row], policy, start[None], seed + 2 * OTHER_SEEDS, EXPERIENCES),
     )
 
 
@@ -84,14 +85,14 @@ def strays_of(policy: Policy, buffers: Buffers) -> list[float]:
 def statistics_of(
     policy: Policy, buffers: Buffers, stray_limit: float, seed: int
 ) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
-    """Of one robot, by check: each usable buffer from the fresh token, and the first one from the token that the last
-    one led to. Not the last one, of its own policy alone: a token that is fitted to it does explain it better."""
+    """Of one robot, by check: the first two buffers from the fresh token, and the third from the one that the first led
+    to. Of those, what is not usable is left out."""
     start, robot = policy.initial_token(), policy.config.robot
     assert start is not None
     params = PolicyParams.from_mapping(asdict(policy.config.recommended)).align
-    parts = [part for part in (split(buffer, robot, stray_limit) for buffer in buffers) if part.usable]
-    fresh = [_ask(policy, part, start, params, seed) for part in parts]
-    aligned = [_ask(policy, parts[0], fresh[-1][0], params, seed)] if parts else []
+    *parts, again = (split(buffer, robot, stray_limit) for buffer in buffers)
+    fresh = [_ask(policy, part, start, params, seed) for part in parts if part.usable]
+    aligned = [_ask(policy, again, fresh[0][0], params, seed)] if parts[0].usable and again.usable else []
     return [statistics for _, statistics in fresh], [statistics for _, statistics in aligned]
 
 
