@@ -3,8 +3,9 @@
     python benchmarks/alignment.py --family wrist_camera --seed 1 --json wrist_camera.json
     python benchmarks/alignment.py --family all --randomised runs/so101_randomised/export --json so101.json
 
-Rows are those of `family_rows.py`, gate and share those of `gates.py`. Called again with the same file it goes on where
-it was cut off: `<file>.pieces.jsonl` has a line for each unit. Left out, and said so: domain randomisation with a
+Rows are those of `family_rows.py`, gate and share those of `gates.py`. A family that does too little harm to pass the
+gate is not asked for the rows that cost most. Called again with the same file it goes on where it was cut off:
+`<file>.pieces.jsonl` has a line for each unit. Left out, and said so: domain randomisation with a
 history of states and commands in its input (the network has none), low-rank fine-tuning (`fine_tuned` is the whole
 network).
 """
@@ -20,9 +21,9 @@ import arms
 import numpy as np
 from calibration import Lines, mean_of
 from families import bench_of, recipe_of, sha256_of_folder, training_arms, units
-from family_rows import CLASSICAL, Settings, answers_of, one_unit, own_token
+from family_rows import CLASSICAL, Settings, answers_of, one_unit, other_rows, own_token
 from family_rows import randomised as randomised_row
-from gates import summary
+from gates import could_pass, summary
 from landmarks import FORMULAS
 from machine import write
 from resumable import Found, pieces_file, resumed
@@ -100,8 +101,17 @@ def run(
             asked = [(robots[i], name, seed_of(seed, Part.ROBOT, i), settings) for i in places]
             return each(one_unit, arguments=asked)
 
+        def others(places: list[int], robots: list[Embodiment] = robots) -> Iterator[Found]:
+            asked = [(robots[i], seed_of(seed, Part.ROBOT, i), settings) for i in places]
+            return each(other_rows, arguments=asked)
+
         keys = [about | {"family": name, "unit": place} for place in range(count)]
         found = resumed(path, keys, aligned, _saying(name))
+        if could_pass(found):
+            more = [key | {"rows": "other"} for key in keys]
+            for unit, added in zip(found, resumed(path, more, others, _saying(f"{name}, other rows")), strict=True):
+                for part in ("rows", "seconds"):
+                    unit[part] |= added[part]
         if randomised is not None:
 
             def rival(places: list[int], robots: list[Embodiment] = robots) -> Iterator[Found]:
@@ -120,7 +130,8 @@ def _saying(what: str) -> Any:
     def say(place: int, found: Found) -> None:
         if "rows" in found:
             rates = ", ".join(f"{name} {np.mean(part['success']):.2f}" for name, part in found["rows"].items())
-            print(f"{what} {place}: {rates}, {found['report']['reason']}", flush=True)
+            reason = found.get("report", {}).get("reason", "")
+            print(f"{what} {place}: {rates} {reason}".rstrip(), flush=True)
         elif "success" in found:
             print(f"{what} {place}: {np.mean(found['success']):.2f}", flush=True)
 

@@ -18,7 +18,7 @@ labels                  best token by the expert's labels
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -87,45 +87,77 @@ def measured(policy: Policy, bench: Bench[Any], arm: Any, row: Row, episodes: in
 
 
 def one_unit(policy: Policy, arm: Embodiment, family: str, seed: int, settings: Settings) -> dict[str, Any]:
-    """Success and action error of each row, the report of `align()`, and how long what took."""
-    clock, bench = _Clock(), settings.bench
-    shipped, params = arms.shipped_token(policy), arms.recommended(policy)
+    """Success and action error of the rows that the gate's first part needs, the report of `align()`, and how long what
+    took."""
+    clock, bench, shipped = _Clock(), settings.bench, arms.shipped_token(policy)
     experiences = fill_buffer(policy, bench, arm, shipped, seed, settings.exploration)
     clock("experience")
-    done = arms.aligned(policy, shipped, experiences, params, seed)
+    done = arms.aligned(policy, shipped, experiences, arms.recommended(policy), seed)
     clock("align")
-    learn = arms.split_of(policy, experiences, params).learn
-    grey, three = [blinded(item) for item in learn], replace(params, lambda_perc=1.0, lambda_dyn=1.0, lambda_inv=1.0)
+    answers = lines(experiences, bench.robot)
+    rows = rivals(policy, arm, family, experiences, answers, seed, settings)
+    clock("rivals")
     tokens = {
         "e_0": policy.e_0,
         "shipped": shipped,
-        "joints_alone": arms.without_guard(policy, grey, params, shipped, seed).token if grey else shipped,
+        "nearest_unit": policy.e_0 + policy.alignment.bank[most_alike(answers, settings.bank)],
         "pick": done.best_known,
         "pick_and_gradient": done.proposed,
         "after": done.used,
     }
+    found = all_measured(policy, arm, tokens, rows, seed, settings)
+    clock("episodes")
+    return {"rows": found, "report": done.report.to_json(), "seconds": clock.seconds}
+
+
+def other_rows(policy: Policy, arm: Embodiment, seed: int, settings: Settings) -> dict[str, Any]:
+    """The rows that cost most, of the same experience: what only a family is asked for that an alignment could help."""
+    clock, bench = _Clock(), settings.bench
+    shipped, params = arms.shipped_token(policy), arms.recommended(policy)
+    experiences = fill_buffer(policy, bench, arm, shipped, seed, settings.exploration)
+    learn = arms.split_of(policy, experiences, params).learn
+    grey, three = [blinded(item) for item in learn], replace(params, lambda_perc=1.0, lambda_dyn=1.0, lambda_inv=1.0)
+    tokens, rows = dict[str, Tensor](), dict[str, Row]()
+    proposed = arms.aligned(policy, shipped, experiences, params, seed).proposed
+    clock("align again")
+    tokens["joints_alone"] = arms.without_guard(policy, grey, params, shipped, seed).token if grey else shipped
     clock("joints_alone")
     tokens["three_losses"] = arms.without_guard(policy, learn, three, shipped, seed).token if learn else shipped
     clock("three_losses")
+    tuned = policy
+    if learn:
+        model = all_weights(policy, learn, params, seed)
+        tuned = Policy(model, policy.robot, policy.alignment, policy.weights_sha256, policy.device)
+    rows["fine_tuned"] = with_token(tuned, shipped)
+    clock("fine_tuned")
     starts = [shipped, policy.e_0]
     for count in DEMONSTRATIONS:
         tokens[f"demonstrations_{count}"] = by_demonstrations(policy, bench, arm, count, starts, seed)
     clock("demonstrations")
-    tokens["labels"] = by_labels(policy, bench, arm, [*starts, done.proposed], seed)
+    tokens["labels"] = by_labels(policy, bench, arm, [*starts, proposed], seed)
     clock("labels")
-    answers = lines(experiences, bench.robot)
-    tokens["nearest_unit"] = policy.e_0 + policy.alignment.bank[most_alike(answers, settings.bank)]
-    rows = rivals(policy, arm, family, experiences, answers, seed, settings)
-    clock("rivals")
-    found = {name: measured(policy, bench, arm, row, settings.episodes, seed) for name, row in rows.items()}
+    found = all_measured(policy, arm, tokens, rows, seed, settings)
+    clock("other episodes")
+    return {"rows": found, "seconds": clock.seconds}
+
+
+def all_measured(
+    policy: Policy,
+    arm: Embodiment,
+    tokens: Mapping[str, Tensor],
+    rows: Mapping[str, Row],
+    seed: int,
+    settings: Settings,
+) -> dict[str, Any]:
+    """`measured` of each row, and of the policy with each token; those that are the same are measured once."""
+    found = {name: measured(policy, settings.bench, arm, row, settings.episodes, seed) for name, row in rows.items()}
     known: dict[bytes, dict[str, Any]] = {}  # a refused alignment leaves the token as it was
     for name, token in tokens.items():
         key = token.cpu().numpy().tobytes()
         if key not in known:
-            known[key] = measured(policy, bench, arm, with_token(policy, token), settings.episodes, seed)
+            known[key] = measured(policy, settings.bench, arm, with_token(policy, token), settings.episodes, seed)
         found[name] = known[key]
-    clock("episodes")
-    return {"rows": found, "report": done.report.to_json(), "seconds": clock.seconds}
+    return found
 
 
 def rivals(
@@ -137,9 +169,8 @@ def rivals(
     seed: int,
     settings: Settings,
 ) -> dict[str, Row]:
-    """What else could be done than to give the policy another token."""
-    shipped, robot = arms.shipped_token(policy), settings.bench.robot
-    as_it_is = with_token(policy, shipped)
+    """What a formula does instead of another token."""
+    as_it_is, robot = with_token(policy, arms.shipped_token(policy)), settings.bench.robot
     rows: dict[str, Row] = {}
     for name, with_delay in (("least_squares", False), ("least_squares_delay", True)):
         change = calibration(answers, settings.nominal, robot, with_delay)
@@ -147,12 +178,6 @@ def rivals(
     if family in FORMULAS:
         undone = Undone(hand_eye(family, arm, experiences, policy.model.architecture.cameras, seed))
         rows["hand_eye"] = lambda episodes, seed: undone.around(as_it_is(episodes, seed))
-    params = arms.recommended(policy)
-    learn, tuned = arms.split_of(policy, experiences, params).learn, policy
-    if learn:
-        model = all_weights(policy, learn, params, seed)
-        tuned = Policy(model, policy.robot, policy.alignment, policy.weights_sha256, policy.device)
-    rows["fine_tuned"] = with_token(tuned, shipped)
     return rows
 
 

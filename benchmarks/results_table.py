@@ -43,7 +43,7 @@ def family_rows(numbers: dict[str, Any]) -> list[tuple[str, ...]]:
     def share(part: dict[str, float | None]) -> str:
         low, high = part["low"], part["high"]
         if part["mean"] is None:
-            return "no gap"
+            return ""
         return f"{part['mean']:.2f}" if low is None or high is None else f"{part['mean']:.2f} ({low:.2f} to {high:.2f})"
 
     found = []
@@ -51,7 +51,7 @@ def family_rows(numbers: dict[str, Any]) -> list[tuple[str, ...]]:
         rates = (*(part[key] for key in ("before", "classical", "randomised")), part["rows"].get("hand_eye"))
         gate = "**won**" if part["won"] else "passed" if part["gate"] else "no"
         pick, after, taught, labels = (
-            rate(part["rows"][key]) for key in ("pick", "after", "demonstrations_5", "labels")
+            rate(part["rows"].get(key)) for key in ("pick", "after", "demonstrations_5", "labels")
         )
         worse = f"{part['worse_fraction']:.0%}"
         found.append((name, *map(rate, rates), pick, f"**{after}**", taught, labels, gate, share(part["share"]), worse))

@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import by_family
 import numpy as np
 import pytest
-from gates import gate, share, summary
+from calibration import Lines
+from gates import could_pass, gate, share, summary
+from results_table import FAMILY_HEAD, family_rows
 from resumable import pieces_file, resumed
 
 ROWS = ("e_0", "shipped", "least_squares", "after", "labels")
@@ -71,6 +74,76 @@ def test_the_best_row_of_each_kind_counts_and_what_got_worse_is_said() -> None:
 def test_a_classical_row_that_does_harm_is_no_weaker_rival_than_doing_nothing() -> None:
     rates = dict(zip(ROWS, (0.2, 0.6, 0.1, 0.8, 1.0), strict=True))
     assert summary([a_unit(rates)] * 2, ["least_squares"], cap=1.0)["classical"]["is"] == "shipped"
+
+
+def test_a_family_that_does_too_little_harm_is_listed_without_the_rows_that_cost_most() -> None:
+    harmless = [a_unit({"e_0": 0.5, "shipped": 0.75, "least_squares": 0.6, "pick": 0.7, "after": 0.8})] * 3
+    assert not could_pass(harmless)
+    assert could_pass([a_unit({"e_0": 0.7, "shipped": 0.5})])
+    found = summary(harmless, ["least_squares"], cap=1.0)
+    assert not found["gate"]
+    assert not found["won"]
+    assert found["share"]["mean"] is None
+    assert "too little harm" in found["labels"]
+    (row,) = family_rows({"families": {"base": found}})
+    assert len(row) == len(FAMILY_HEAD)
+    assert dict(zip(FAMILY_HEAD, row, strict=True)) == {
+        "family": "base",
+        "before": "0.75",
+        "best classical": "0.75",
+        "randomised": "",
+        "hand-eye": "",
+        "pick alone": "0.70",
+        "**`align()`**": "**0.80**",
+        "5 demonstrations": "",
+        "labels": "",
+        "gate": "no",
+        "share of the gap": "",
+        "worse": "0%",
+    }
+
+
+def test_families_are_measured_one_by_one_and_a_rival_joins_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates = {"base": 0.9, "wrist_camera": 0.4}
+    asked = list[str]()
+
+    def each_arm(work: Any, model: str, arguments: Any, jobs: int, device: str) -> Any:
+        for given in arguments:
+            asked.append(work.__name__)
+            rate = next((rates[part] for part in given if isinstance(part, str)), 0.0)
+            unit = {
+                "own_token": {"own": 0.95},
+                "one_unit": dict.fromkeys((*ROWS[:4], *by_family.CLASSICAL, "pick"), rate),
+                "other_rows": {"demonstrations_5": 0.8, "labels": 0.95},
+                "randomised": {"randomised": 0.5},
+            }
+            if work is by_family.answers_of:
+                yield [Lines(*np.zeros((2, 3, 6)))] * by_family.AT_ONCE
+            elif work in (by_family.one_unit, by_family.other_rows):
+                yield a_unit(unit[work.__name__])
+            else:
+                (row,) = a_unit(unit[work.__name__])["rows"].values()
+                yield row
+
+    monkeypatch.setattr(by_family.arms, "each_arm", each_arm)
+    monkeypatch.setattr(by_family, "training_arms", lambda folder, recipe: [None] * 12)
+
+    def run(randomised: str | None) -> dict[str, Any]:
+        names, file = ["base", "wrist_camera"], tmp_path / "so101.json"
+        return by_family.run(names, "so101", randomised, 3, 2, 20, 0.5, 1, "cpu", file)["families"]
+
+    found = run(None)
+    assert [asked.count(name) for name in ("one_unit", "other_rows", "randomised")] == [4, 2, 0]
+    assert (found["base"]["gate"], found["wrist_camera"]["gate"]) == (False, True)
+    assert found["wrist_camera"]["share"]["mean"] == pytest.approx(0.0)
+    assert found["wrist_camera"]["cpu_seconds_a_unit"] == {"align": 2.0}
+    asked.clear()
+    later = run("so101")["wrist_camera"]
+    assert asked == ["randomised"] * 4, "all else was kept"
+    assert later["randomised"]["success"]["mean"] == 0.5
+    assert later["share"] == found["wrist_camera"]["share"]
 
 
 def test_a_benchmark_goes_on_where_it_was_cut_off(tmp_path: Path) -> None:
