@@ -18,7 +18,6 @@ from vla_align_ros.bench.reach2.source import Reach2Source, open_sources
 from vla_align_ros.experience.builder import without_held
 from vla_align_ros.experience.source import Source, Sources
 from vla_align_ros.policy import Policy, load_policy
-from vla_align_ros.policy.losses import LossWeights
 from vla_align_ros.training.export import export
 from vla_align_ros.training.feed import make_shard
 from vla_align_ros.training.gathered import Gathered
@@ -174,14 +173,14 @@ def test_tasks_count_alike_at_last_whatever_they_counted_beside_the_actions(
     trainee = trained[0]
     batch = make_shard(trainee, small, 0, 8).batch(torch.arange(8))
 
-    def asked(*lambdas: float) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        tasks = LossWeights(*lambdas)
-        loss, parts = AlignmentObjective(trainee.model, trainee.bank, small, tasks)(batch, 1)
+    def asked(**lambdas: float) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        recipe = dataclasses.replace(small, **lambdas)
+        loss, parts = AlignmentObjective(trainee.model, trainee.bank, recipe)(batch, 1)
         return loss.detach(), parts
 
-    loss, parts = asked(0.1, 3.0, 1.0)
+    loss, parts = asked(lambda_perc=0.1, lambda_dyn=3.0)
     assert torch.allclose(loss, sum(parts.values()))
-    assert asked(1.0, 0.0, 1.0)[1].keys() == {"perception_loss", "inverse_dynamics_loss"}
+    assert asked(lambda_dyn=0.0)[1].keys() == {"perception_loss", "inverse_dynamics_loss"}
 
 
 def test_robots_without_experience_end_the_last_stage_with_a_sentence(trained: tuple[Trainee, Path]) -> None:

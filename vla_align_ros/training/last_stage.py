@@ -1,8 +1,7 @@
 """The last stage: the alignment expert alone goes on, the policy and all tokens frozen.
 
-On a bench it learns from what the trained policy does there (`gathered.py`); a recording holds what it holds. It learns
-the tasks that an alignment of this model asks, those with a recommended lambda. At flow times near 1
-(`late_time_share`) what is denoised says little, and the answer must come from what the task is given.
+On a bench it learns from what the trained policy does there (`gathered.py`); a recording holds what it holds. Most flow
+times are near 1, where what is denoised says little and the answer must come from what the task is given.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ from pathlib import Path
 
 import torch
 
-from vla_align_ros.policy.losses import LossWeights
 from vla_align_ros.seeds import Part, seed_of
 from vla_align_ros.training.feed import make_shard
 from vla_align_ros.training.gathered import Gathered
@@ -32,9 +30,7 @@ def train_alignment_expert(
     recipe = replace(recipe, seed=seed_of(recipe.seed, Part.LAST_STAGE), samples=recipe.alignment_samples)
     if recipe.samples < recipe.batch_size:
         return
-    asked = trainee.robot.config.recommended
-    tasks = LossWeights(asked.lambda_perc, asked.lambda_dyn, asked.lambda_inv)
-    objective = AlignmentObjective(trainee.model, trainee.bank, recipe, tasks)
+    objective = AlignmentObjective(trainee.model, trainee.bank, recipe)
     parameters = list(objective.parameters())
     groups = [
         {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": recipe.weight_decay, "scale": 1.0},

@@ -63,13 +63,13 @@ class JointObjective(nn.Module):
 
 
 class AlignmentObjective(nn.Module):
-    """The alignment expert's losses alone, with the tokens of the bank or, as in the joint training, E_0. The `tasks`
-    that have a lambda count alike: it weighs them against the action loss, which is not asked here."""
+    """The alignment expert's losses alone, with the tokens of the bank or, as in the joint training, E_0. Most flow
+    times are near 1. The tasks that have a lambda count alike: it weighs them against the action loss, which is not
+    asked here."""
 
-    def __init__(self, model: Pi0, bank: TokenBank, recipe: Recipe, tasks: LossWeights) -> None:
+    def __init__(self, model: Pi0, bank: TokenBank, recipe: Recipe) -> None:
         super().__init__()
         self.alignment, self.recipe = model.alignment_expert(), recipe
-        self._weights = LossWeights(*(float(weight > 0) for weight in astuple(tasks)))
         self._frozen = [(model, bank)]  # in a list: they are no parts of it
 
     def forward(self, batch: Batch, seed: int) -> Losses:
@@ -79,7 +79,8 @@ class AlignmentObjective(nn.Module):
         late = torch.rand(rows, generator=generator, device=device) < recipe.late_time_share
         times = flow.sample_time(rows, generator, device)
         times = torch.where(late, flow.late_time(rows, generator, device), times)
-        weights, inputs = self._weights, batch.alignment_inputs or batch.inputs
+        joint, inputs = weights_of(recipe), batch.alignment_inputs or batch.inputs
+        weights = LossWeights(*(float(weight > 0) for weight in astuple(joint)))
         e_0 = model.peft_prefix_token
         assert e_0 is not None
         with torch.no_grad():
