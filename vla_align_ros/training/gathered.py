@@ -12,7 +12,7 @@ import copy
 import numpy as np
 import torch
 
-from vla_align_ros.experience.source import Source, demonstrations
+from vla_align_ros.experience.source import EXPERIENCES, Source, demonstrations
 from vla_align_ros.policy.policy import AlignmentParts, Policy
 from vla_align_ros.policy.statistics import no_limits
 from vla_align_ros.seeds import Stream, rng_of
@@ -21,8 +21,7 @@ from vla_align_ros.training.recipe import TrainingError
 from vla_align_ros.training.trainee import Trainee
 from vla_align_ros.types import Experience
 
-AT_ONCE = 128  # robots at work side by side
-OF_ROBOT = 14  # experiences of each, which one episode mostly has: a shard is of many robots
+AT_ONCE = 16  # robots at work side by side
 
 
 class Gathered:
@@ -51,7 +50,7 @@ class Gathered:
             tokens = torch.stack([policy.e_0 + bank[own], start.expand(AT_ONCE, -1, -1), policy.e_0 + bank[other]])
             tokens = tokens[rng.integers(0, len(tokens), AT_ONCE), np.arange(AT_ONCE)]
             seed, fraction = int(rng.integers(2**31)), rng.uniform()
-            made = self._source.experiences(own.tolist(), policy, tokens, seed, OF_ROBOT, fraction)
+            made = self._source.experiences(own.tolist(), policy, tokens, seed, EXPERIENCES, fraction)
             for robot, mine in zip(own.tolist(), made, strict=True):
                 found += mine
                 row += [robot] * len(mine)
