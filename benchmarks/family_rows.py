@@ -90,7 +90,7 @@ def one_unit(policy: Policy, arm: Embodiment, family: str, seed: int, settings: 
     """Success and action error of the rows that the gate's first part needs, the report of `align()`, and how long what
     took."""
     clock, bench, shipped = _Clock(), settings.bench, arms.shipped_token(policy)
-    experiences = fill_buffer(policy, bench, arm, shipped, seed, settings.exploration)
+    experiences = buffer_of(policy, bench, arm, seed, settings.exploration)
     clock("experience")
     done = arms.aligned(policy, shipped, experiences, arms.recommended(policy), seed)
     clock("align")
@@ -110,11 +110,17 @@ def one_unit(policy: Policy, arm: Embodiment, family: str, seed: int, settings: 
     return {"rows": found, "report": done.report.to_json(), "seconds": clock.seconds}
 
 
+def buffer_of(policy: Policy, bench: So101, arm: Embodiment, seed: int, exploration: float) -> list[Experience]:
+    """What an alignment of this model takes, gathered with the token that a fresh install loads."""
+    count = arms.recommended(policy).align_max_experiences
+    return fill_buffer(policy, bench, arm, arms.shipped_token(policy), seed, exploration, count)
+
+
 def other_rows(policy: Policy, arm: Embodiment, seed: int, settings: Settings) -> dict[str, Any]:
     """The rows that cost most, of the same experience: what only a family is asked for that an alignment could help."""
     clock, bench = _Clock(), settings.bench
     shipped, params = arms.shipped_token(policy), arms.recommended(policy)
-    experiences = fill_buffer(policy, bench, arm, shipped, seed, settings.exploration)
+    experiences = buffer_of(policy, bench, arm, seed, settings.exploration)
     learn = arms.split_of(policy, experiences, params).learn
     grey, three = [blinded(item) for item in learn], replace(params, lambda_perc=1.0, lambda_dyn=1.0, lambda_inv=1.0)
     tokens, rows = dict[str, Tensor](), dict[str, Row]()

@@ -92,7 +92,11 @@ class AlignParams(Params):
     align_batch_size: int = parameter(32, "Experiences in one gradient step.", within=(1, 4096), live=True)
     align_draws: int = parameter(2, "Draws of (t, noise) for each experience.", within=(1, 32), live=True)
     align_max_experiences: int = parameter(
-        128, "Newest experiences that one alignment uses, to learn from and to judge by.", within=(8, 4096), live=True
+        128,
+        "Newest experiences that one alignment uses, to learn from and to judge by.",
+        within=(8, 4096),
+        live=True,
+        recommended=True,
     )
     guard: Params = group(GuardParams, "guard.")  # noqa: RUF009 (a dataclass field)
 

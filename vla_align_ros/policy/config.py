@@ -186,6 +186,7 @@ class RecommendedConfig:
     lambda_perc: Lambda = 1.0
     lambda_dyn: Lambda = 1.0
     lambda_inv: Lambda = 1.0
+    align_max_experiences: Size = 128
 
 
 @dataclass(frozen=True, config=_strict)

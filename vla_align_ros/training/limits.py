@@ -14,7 +14,7 @@ from vla_align_ros.alignment.losses import ExperienceLosses, weights_of
 from vla_align_ros.alignment.split import Split, split, straying
 from vla_align_ros.alignment.step import propose
 from vla_align_ros.experience.builder import without_held
-from vla_align_ros.experience.source import EXPERIENCES, Source
+from vla_align_ros.experience.source import Source
 from vla_align_ros.limits import BY_NAME, CHECKS
 from vla_align_ros.params import AlignParams, PolicyParams
 from vla_align_ros.policy import Policy
@@ -67,12 +67,12 @@ def measure(
 def buffers_of(policy: Policy, validation: Source, row: int) -> Buffers:
     """What a robot's buffer holds: as much as an alignment takes, half of the time random motion where the source can
     have it; half as much, with which one begins, without; and another one like the first."""
-    seed, start = VALIDATION_SEED + row, policy.initial_token()
+    seed, start, count = VALIDATION_SEED + row, policy.initial_token(), policy.config.recommended.align_max_experiences
     assert start is not None
     return (
-        *validation.experiences([row], policy, start[None], seed, EXPERIENCES),
-        *validation.experiences([row], policy, start[None], seed + OTHER_SEEDS, EXPERIENCES // 2, 0.0),
-        *validation.experiences([row], policy, start[None], seed + 2 * OTHER_SEEDS, EXPERIENCES),
+        *validation.experiences([row], policy, start[None], seed, count),
+        *validation.experiences([row], policy, start[None], seed + OTHER_SEEDS, count // 2, 0.0),
+        *validation.experiences([row], policy, start[None], seed + 2 * OTHER_SEEDS, count),
     )
 
 
