@@ -34,7 +34,13 @@ def policy() -> Policy:
 
 @pytest.fixture(scope="module")
 def experiences(policy: Policy, shipped: Tensor) -> list[list[Experience]]:
-    return fill_buffers(policy, BENCH, ARMS, shipped.expand(len(ARMS), -1, -1), SEED)
+    return buffers_of(policy, ARMS, shipped)
+
+
+def buffers_of(policy: Policy, arms: list[Embodiment], token: Tensor) -> list[list[Experience]]:
+    """As many experiences of each arm as an alignment of this model takes."""
+    count = policy.config.recommended.align_max_experiences
+    return fill_buffers(policy, BENCH, arms, token.expand(len(arms), -1, -1), SEED, count=count)
 
 
 def aligned(policy: Policy, start: Tensor, experiences: list[Experience]) -> tuple[Tensor, AlignReport]:
@@ -86,7 +92,7 @@ def test_pictures_that_do_not_show_the_joints_leave_the_token_as_it_was(
 
 def test_an_unshifted_arm_stays_as_good_as_it_was(policy: Policy, shipped: Tensor) -> None:
     arm = [Embodiment()]
-    (mine,) = fill_buffers(policy, BENCH, arm, shipped[None], SEED)
+    (mine,) = buffers_of(policy, arm, shipped)
     token, report = aligned(policy, shipped, mine)
     assert report.reason in {Reason.KEPT, Reason.ALREADY_ALIGNED}, report.detail
     assert success(policy, arm, token[None]) >= success(policy, arm, shipped[None]) - 1 / EPISODES
