@@ -7,7 +7,7 @@ TASKS: Final = "reach"
 SHIFTS: Final = "wrist_camera wrist_roll wrist_mirror"
 MODEL: Final = "so101"
 EMBODIMENT_SEED: Final = 9
-EPISODE_S: Final = 5.0  # after which the simulated robot is put back and asked for something else
+EPISODE_S: Final = 8.0  # after which the simulated robot is put back and asked for something else
 HOME_S: Final = 0.4  # shorter than an experience, so that none is made of it
 SIMULATED: Final[dict[str, object]] = {  # parameters of the node sim_robot
     "bench": BENCH_NAME,

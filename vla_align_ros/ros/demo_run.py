@@ -39,7 +39,7 @@ from vla_align_ros.zoo import find_model
 
 START_TIMEOUT_S, STALL_TIMEOUT_S, ANSWER_TIMEOUT_S = 30.0, 90.0, 10.0
 EXPLORATION_FRACTION = 0.5
-ALIGN_FREQUENCY_HZ = 0.03
+ALIGN_FREQUENCY_HZ = 0.02
 EXPERIENCE_LAG_S = 1.0  # a message that a busy machine brings later is in the bag, but not in the live experience
 IMAGES, JOINT_STATES = 2.0, 5.0  # a control tick: two cores do everything
 HEARD_S = 4.0  # of every topic must be in the bag before experience counts: longer than its chunks, horizon and lag
