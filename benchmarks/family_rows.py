@@ -121,6 +121,7 @@ def other_rows(policy: Policy, arm: Embodiment, seed: int, settings: Settings) -
     clock, bench = _Clock(), settings.bench
     shipped, params = arms.shipped_token(policy), arms.recommended(policy)
     experiences = buffer_of(policy, bench, arm, seed, settings.exploration)
+    clock("experience again")
     learn = arms.split_of(policy, experiences, params).learn
     grey, three = [blinded(item) for item in learn], replace(params, lambda_perc=1.0, lambda_dyn=1.0, lambda_inv=1.0)
     tokens, rows = dict[str, Tensor](), dict[str, Row]()

@@ -31,7 +31,6 @@ from vla_align_ros.bench.evaluate import action_error
 from vla_align_ros.bench.port import Bench, Embodiment
 from vla_align_ros.bench.so101.joints import GRIPPER
 from vla_align_ros.experience.builder import without_held
-from vla_align_ros.experience.source import EXPERIENCES
 from vla_align_ros.policy import Policy
 from vla_align_ros.policy.load import Device
 from vla_align_ros.seeds import Part, seed_of
@@ -140,11 +139,17 @@ def with_images(item: Experience, before: Any, after: Any) -> Experience:
     return replace(item, observation=observation, next_observation=replace(item.next_observation, images=after))
 
 
+def buffer_size(policy: Policy) -> int:
+    """As many experiences as an alignment of this model takes."""
+    return arms.recommended(policy).align_max_experiences
+
+
 def at_work(policy: Policy, bench: Bench[Embodiment], arm: Embodiment, seed: int) -> Experiences:
     """Twice what the buffer holds, half of the time random motion; a joint is held in some of it."""
     token = arms.shipped_token(policy)[None]
     (first,), (second,) = (
-        collect_experience(policy, bench, [arm], token, EXPERIENCES, seed_of(seed, Part.TURN, turn)) for turn in (0, 1)
+        collect_experience(policy, bench, [arm], token, buffer_size(policy), seed_of(seed, Part.TURN, turn))
+        for turn in (0, 1)
     )
     return first + later(second, first)
 
@@ -152,7 +157,7 @@ def at_work(policy: Policy, bench: Bench[Embodiment], arm: Embodiment, seed: int
 def in_buffer(policy: Policy, experiences: Experiences) -> Experiences:
     """What the robot's buffer would hold of it."""
     robot = policy.config.robot
-    return without_held(experiences, robot)[-EXPERIENCES:]
+    return without_held(experiences, robot)[-buffer_size(policy) :]
 
 
 def one_unit(

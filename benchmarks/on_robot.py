@@ -43,7 +43,6 @@ from vla_align_ros.policy.load import Device
 from vla_align_ros.seeds import Part, seed_of
 from vla_align_ros.types import Experience
 
-EXPERIENCES_A_ROUND = 64
 RECOVERED_WITHIN = 0.05
 
 
@@ -97,7 +96,9 @@ def one_unit(
             now = hit = success(arm, token)
             alone = success(arm, shipped)
         working = seed_of(seed, Part.ROUND, index)
-        buffer += later(fill_buffer(policy, bench, arm, token, working, exploration, EXPERIENCES_A_ROUND), buffer)
+        buffer += later(
+            fill_buffer(policy, bench, arm, token, working, exploration, params.align_min_experiences), buffer
+        )
         done = attempt(policy, token, buffer, params, seed=seed_of(seed, Part.ATTEMPT, index))
         if done.token is not None:
             token = done.token

@@ -43,7 +43,7 @@ def family_rows(numbers: dict[str, Any]) -> list[tuple[str, ...]]:
     def share(part: dict[str, float | None]) -> str:
         low, high = part["low"], part["high"]
         if part["mean"] is None:
-            return ""
+            return "no gap"
         return f"{part['mean']:.2f}" if low is None or high is None else f"{part['mean']:.2f} ({low:.2f} to {high:.2f})"
 
     found = []
@@ -54,7 +54,8 @@ def family_rows(numbers: dict[str, Any]) -> list[tuple[str, ...]]:
             rate(part["rows"].get(key)) for key in ("pick", "after", "demonstrations_5", "labels")
         )
         worse = f"{part['worse_fraction']:.0%}"
-        found.append((name, *map(rate, rates), pick, f"**{after}**", taught, labels, gate, share(part["share"]), worse))
+        of_gap = share(part["share"]) if labels else ""
+        found.append((name, *map(rate, rates), pick, f"**{after}**", taught, labels, gate, of_gap, worse))
     return found
 
 

@@ -32,7 +32,7 @@ from vla_align_ros.policy.load import Device
 from vla_align_ros.seeds import Part, seed_of
 from vla_align_ros.types import Experience
 
-COUNTS = (8, 16, 32, 64, 128)
+COUNTS = (8, 16, 32, 64, 128, 256)
 STAGES = ("after", "proposed")
 MOST_OF_IT = 0.8  # of the gain
 

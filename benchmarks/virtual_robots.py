@@ -44,8 +44,9 @@ def one_arm(
 ) -> dict[str, Any]:
     """Success and action error of one arm before and after an alignment."""
     bench, shipped = So101(tuple(Task[name.upper()] for name in tasks)), arms.shipped_token(policy)
-    experiences = fill_buffer(policy, bench, arm, shipped, seed, exploration)
-    done = arms.aligned(policy, shipped, experiences, arms.recommended(policy), seed)
+    params = arms.recommended(policy)
+    experiences = fill_buffer(policy, bench, arm, shipped, seed, exploration, params.align_max_experiences)
+    done = arms.aligned(policy, shipped, experiences, params, seed)
     tokens = {"before": shipped, "proposed": done.proposed, "after": done.used}
     return {
         "success": {

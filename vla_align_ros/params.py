@@ -77,7 +77,11 @@ class AlignParams(Params):
         0.0, "How often to align by itself while active; 0 is off.", unit="Hz", within=(0.0, 1.0), live=True
     )
     align_min_experiences: int = parameter(
-        64, "New experiences needed since the last alignment before the next one.", within=(8, 65536), live=True
+        64,
+        "New experiences needed since the last alignment before the next one.",
+        within=(8, 65536),
+        live=True,
+        recommended=True,
     )
     align_learning_rate: float = parameter(
         0.06,

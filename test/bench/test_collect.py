@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from vla_align_ros.action.exploration import CLIP_SHARE
+from vla_align_ros.bench import collect
 from vla_align_ros.bench.collect import collect_experience, fill_buffer, fill_buffers
 from vla_align_ros.bench.evaluate import action_error, finished
 from vla_align_ros.bench.port import Bench, bench_names, find_bench
@@ -33,6 +34,23 @@ def test_a_buffer_is_filled_with_experience_that_counts_however_often_the_arm_is
     starts_ns = [item.observation.stamp_ns for item in buffer]
     assert (np.diff(starts_ns) > 0).all()
     assert (np.diff([item.episode for item in buffer]) >= 0).all()
+
+
+def test_only_what_is_missing_is_recorded_again(monkeypatch: pytest.MonkeyPatch, policy: Policy) -> None:
+    asked = list[tuple[int, int]]()
+
+    def recorded(policy: Policy, bench: Any, arms: Any, tokens: Any, count: int, *rest: Any) -> Any:
+        asked.append((len(arms), count))
+        return collect_experience(policy, bench, arms, tokens, count, *rest)
+
+    monkeypatch.setattr(collect, "collect_experience", recorded)
+    at_its_stops, token = unshifted(2), policy.initial_token()
+    assert token is not None
+    at_its_stops.gain[0] = -1.0
+    (held, free) = fill_buffers(policy, BENCH, at_its_stops, token.expand(2, -1, -1), seed=3, count=32)
+    assert (len(held), len(free)) == (32, 32)
+    assert asked[0] == (2, 32)
+    assert [count for _, count in asked[1:]] == [16] * len(asked[1:]) != []
 
 
 def test_arms_side_by_side_are_each_asked_until_they_have_enough() -> None:

@@ -69,7 +69,7 @@ def test_a_unit_of_the_so101_is_aligned_on_clean_and_on_corrupted_experience(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(guard, "KINDS", (guard.swapped_joints, guard.second_robot))
-    monkeypatch.setattr(guard, "EXPERIENCES", 32)
+    monkeypatch.setattr(guard, "buffer_size", lambda policy: 32)
     monkeypatch.setattr(guard, "HELD_OUT", 4)
     policy = load_policy(write_model_for(BENCH, tmp_path), "cpu")
     replace_parts(policy, stats=stats_of(joints_do_not_follow=0.5))

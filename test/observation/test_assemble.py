@@ -244,6 +244,16 @@ def test_two_prompts_soon_after_each_other_do_not_make_the_one_before_forgotten(
     assert seen.observe(T0).prompt == "red"
 
 
+def test_a_prompt_that_is_heard_after_a_later_one_does_not_replace_it() -> None:
+    seen = ready()
+    seen.push_prompt("blue", T0 - 2 * MS)
+    seen.push_prompt("late", T0 - 4 * MS)
+    assert seen.observe(T0).prompt == "blue"
+    assert seen.newest_prompt() == "blue"
+    seen.push_prompt("now", T0 - 3_600_000 * MS)
+    assert seen.newest_prompt() == "now", "the clock was set back, and this is the only one since"
+
+
 def test_a_prompt_stays_valid_however_old_it_is() -> None:
     seen = ready()
     hour_ms = 3_600_000

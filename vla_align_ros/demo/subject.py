@@ -8,7 +8,7 @@ SHIFTS: Final = "wrist_camera wrist_roll wrist_mirror"
 MODEL: Final = "so101"
 EMBODIMENT_SEED: Final = 9
 EPISODE_S: Final = 8.0  # after which the simulated robot is put back and asked for something else
-HOME_S: Final = 0.4  # shorter than an experience, so that none is made of it
+HOME_S: Final = 0.4
 SIMULATED: Final[dict[str, object]] = {  # parameters of the node sim_robot
     "bench": BENCH_NAME,
     "tasks": TASKS,

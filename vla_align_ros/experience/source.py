@@ -21,7 +21,7 @@ from vla_align_ros.seeds import Stream, rng_of
 from vla_align_ros.types import Experience, Float32Array, Observation, Picture, UInt8Array
 
 Episode = TypeVar("Episode")
-EXPERIENCES = 128  # of one robot, that an alignment uses
+EXPERIENCES = 128  # of one robot, that an alignment uses where the model recommends nothing else
 
 
 @dataclass(frozen=True)

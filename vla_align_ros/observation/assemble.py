@@ -140,8 +140,9 @@ class ObservationAssembler:
         except (MessageRefused, ObservationRefused) as error:
             self._count_and_raise(error)
         with self._lock:
-            said = [*(item for item in self._prompts if item[0] < stamp_ns), (stamp_ns, text)]
-            over_ns = stamp_ns - self._history_ns  # a prompt is valid until the next one comes
+            fell_ns = stamp_ns + self._history_ns  # one that is stamped later is of a clock that fell back
+            said = sorted((dict(item for item in self._prompts if item[0] <= fell_ns) | {stamp_ns: text}).items())
+            over_ns = said[-1][0] - self._history_ns  # a prompt is valid until the next one comes
             recent = [item for item, (until_ns, _) in pairwise(said) if until_ns >= over_ns]
             self._prompts = [*recent, said[-1]]
 

@@ -186,7 +186,8 @@ class RecommendedConfig:
     lambda_perc: Lambda = 1.0
     lambda_dyn: Lambda = 1.0
     lambda_inv: Lambda = 1.0
-    align_max_experiences: Size = 128
+    align_min_experiences: Annotated[int, Field(ge=8, le=65536)] = 64
+    align_max_experiences: Annotated[int, Field(ge=8, le=4096)] = 128
 
 
 @dataclass(frozen=True, config=_strict)

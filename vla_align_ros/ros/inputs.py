@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
@@ -103,13 +102,12 @@ class Input:
             self._node.get_logger().warning(f"{self.topic}: {refused}", **THROTTLED)
 
     def _came_ns(self, info: dict[str, int]) -> int:
-        """By the node's clock. A busy node hears a message late, but the middleware says when it came; a simulated
-        clock stands still or runs at a rate of its own, so that with one the time is now."""
-        clock = self._node.get_clock()
+        """By the node's clock. A busy node hears a message late, but Fast DDS says when it came. The time is now with a
+        simulated clock, which has nothing to do with the machine's, and where the middleware does not say (0)."""
+        clock, received_ns = self._node.get_clock(), info["received_timestamp"]
+        now_ns = int(clock.now().nanoseconds)
         simulated = isinstance(clock, ROSClock) and clock.ros_time_is_active
-        received_ns = 0 if simulated else info["received_timestamp"]
-        waited_ns = max(0, time.time_ns() - received_ns) if received_ns else 0
-        return int(clock.now().nanoseconds) - waited_ns
+        return now_ns if simulated or not received_ns else min(received_ns, now_ns)
 
     def _problems(self, publishers: Sequence[TopicEndpointInfo], came: bool) -> list[str]:
         if not publishers:

@@ -79,15 +79,15 @@ class SensorNode(Node):
         with self._lock:
             for camera, topic in robot.cameras.items():
 
-                def push_image(raw: bytes, msgtype: str, _: int, came_ns: int, camera: str = camera) -> None:
-                    assembler.push_image(camera, raw, msgtype, came_ns)
+                def push_image(raw: bytes, msgtype: str, *_: int, camera: str = camera) -> None:
+                    assembler.push_image(camera, raw, msgtype, self._now_ns)
 
                 topic = self._resolve(topic)
                 self._inputs.append(Input(self, f"camera {camera}", topic, CAMERA_TYPES, [CAMERA_QOS], push_image))
             for topic, source in sources.items():
 
-                def push_joints(raw: bytes, _: str, __: int, came_ns: int, prefix: str = source.prefix) -> None:
-                    assembler.push_joints(raw, came_ns, prefix)
+                def push_joints(raw: bytes, _: str, *__: int, prefix: str = source.prefix) -> None:
+                    assembler.push_joints(raw, self._now_ns, prefix)
 
                 name = "joints" if len(robot.joint_states) == 1 else f"joints {source.topic}"
                 kinds = {JOINT_STATE: JointState}
@@ -101,6 +101,12 @@ class SensorNode(Node):
             for item in self._inputs:
                 item.close()
             self._inputs.clear()
+
+    @property
+    def _now_ns(self) -> int:
+        """When a message is heard that has a stamp. It rises over all of them, as the time at which each came would not
+        where many have waited: the assembler would take that for a clock that fell back."""
+        return int(self.get_clock().now().nanoseconds)
 
     def listen_to_commands(self, topic: str, receive: Callable[[bytes, int], None], expected: bool) -> None:
         """Feed `receive` with the JointTrajectory messages of a topic, and with when each came, until `disconnect`.

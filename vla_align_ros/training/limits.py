@@ -66,12 +66,14 @@ def measure(
 
 def buffers_of(policy: Policy, validation: Source, row: int) -> Buffers:
     """What a robot's buffer holds: as much as an alignment takes, half of the time random motion where the source can
-    have it; half as much, with which one begins, without; and another one like the first."""
-    seed, start, count = VALIDATION_SEED + row, policy.initial_token(), policy.config.recommended.align_max_experiences
+    have it; as much as one begins with, without; and another one like the first, which of a recording may be a part of
+    it again."""
+    seed, start, asked = VALIDATION_SEED + row, policy.initial_token(), policy.config.recommended
+    count, least = asked.align_max_experiences, asked.align_min_experiences
     assert start is not None
     return (
         *validation.experiences([row], policy, start[None], seed, count),
-        *validation.experiences([row], policy, start[None], seed + OTHER_SEEDS, count // 2, 0.0),
+        *validation.experiences([row], policy, start[None], seed + OTHER_SEEDS, least, 0.0),
         *validation.experiences([row], policy, start[None], seed + 2 * OTHER_SEEDS, count),
     )
 
@@ -85,14 +87,15 @@ def strays_of(policy: Policy, buffers: Buffers) -> list[float]:
 def statistics_of(
     policy: Policy, buffers: Buffers, stray_limit: float, seed: int
 ) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
-    """Of one robot, by check: the first two buffers from the fresh token, and the third from the one that the first led
-    to. Of those, what is not usable is left out."""
+    """Of one robot, by check: the first two buffers from the fresh token, and the third, or else the last usable one,
+    from the token that the first led to. What is not usable is left out."""
     start, robot = policy.initial_token(), policy.config.robot
     assert start is not None
     params = PolicyParams.from_mapping(asdict(policy.config.recommended)).align
     *parts, again = (split(buffer, robot, stray_limit) for buffer in buffers)
-    fresh = [_ask(policy, part, start, params, seed) for part in parts if part.usable]
-    aligned = [_ask(policy, again, fresh[0][0], params, seed)] if parts[0].usable and again.usable else []
+    usable = [part for part in parts if part.usable]
+    fresh = [_ask(policy, part, start, params, seed) for part in usable]
+    aligned = [_ask(policy, again if again.usable else usable[-1], fresh[0][0], params, seed)] if usable else []
     return [statistics for _, statistics in fresh], [statistics for _, statistics in aligned]
 
 
