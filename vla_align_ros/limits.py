@@ -112,6 +112,14 @@ CHECKS: Final = (
         "The images do not show the joints where they were measured: a camera is faulty, exchanged or mirrored.",
     ),
     Check(
+        "images_do_not_fit",
+        "perception loss with the states of other experiences over that with the true ones",
+        "below",
+        10.0,
+        "The images hardly tell where the joints were: a camera is covered, frozen, or shows another robot, or the "
+        "images and the joint states are of different times.",
+    ),
+    Check(
         "actions_do_not_fit",
         "inverse-dynamics loss with shuffled commands over that with the true ones",
         "below",

@@ -1,4 +1,4 @@
-"""Whose actions the true ones are compared with. (The rest of what is collected: test_align_flow.py.)"""
+"""Whose commands and states the true ones are compared with. (The rest of what is collected: test_align_flow.py.)"""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vla_align_ros.alignment.evidence import COMMANDS_DRAWS, half_a_horizon_before, with_commands
+from vla_align_ros.alignment.evidence import (
+    COMMANDS_DRAWS,
+    STATES_DRAWS,
+    half_a_horizon_before,
+    with_commands,
+    with_states,
+)
 from vla_align_ros.alignment.losses import ExperienceLosses
 from vla_align_ros.policy import Policy
 from vla_align_ros.policy.losses import LossWeights
@@ -58,3 +64,20 @@ def test_the_true_and_the_neighbours_commands_take_part_where_there_are_neighbou
     assert of_few["before"].shape == (2, 3), "all but the first"
     blind = ExperienceLosses(policy, experiences, LossWeights(lambda_inv=0.0))
     assert with_commands(policy, blind, experiences, token, 7) == {}
+
+
+def test_images_are_asked_with_their_own_states_and_with_those_of_others(policy: Policy, token: Tensor) -> None:
+    experiences, rows = one_after_another(8), torch.arange(8)
+    found = with_states(ExperienceLosses(policy, experiences, LossWeights()), token, 7)
+    swapped = [
+        dataclasses.replace(
+            item, observation=dataclasses.replace(item.observation, state=experiences[(row - 4) % 8].observation.state)
+        )
+        for row, item in enumerate(experiences)
+    ]
+    assert found is not None
+    for asked, loss in zip((experiences, swapped), found, strict=True):
+        alone = ExperienceLosses(policy, asked, LossWeights(1.0, 0.0, 0.0))
+        torch.testing.assert_close(loss, alone(token, rows, STATES_DRAWS, 7)["perception"])
+    assert not torch.equal(*found)
+    assert with_states(ExperienceLosses(policy, experiences, LossWeights(lambda_perc=0.0)), token, 7) is None

@@ -32,6 +32,7 @@ def evidence(**changes: Any) -> Evidence:
         dict.fromkeys(TASKS, torch.tensor([0.45, 1.3])),
         dict.fromkeys(TASKS, torch.tensor([0.4, 1.2])),
         with_commands(shuffled=4.0, before=2.0),
+        torch.tensor([[0.5, 1.5], [1.0, 5.0]]),
         torch.zeros(2, 3),
     )
     return dataclasses.replace(good, **changes)
@@ -44,7 +45,13 @@ def limits(**of: float) -> dict[str, float]:
 def test_each_check_has_its_number() -> None:
     of_gain = 0.2 / 0.1  # each task's loss falls by 0.1 and 0.3
     assert guard.statistics(evidence(), WEIGHTS) == pytest.approx(
-        {"perception_high": 0.8, "already_aligned": of_gain, "actions_do_not_fit": 4.0, "frames_late": 2.0}
+        {
+            "perception_high": 0.8,
+            "images_do_not_fit": 3.0,
+            "already_aligned": of_gain,
+            "actions_do_not_fit": 4.0,
+            "frames_late": 2.0,
+        }
     )
 
 
@@ -65,7 +72,7 @@ def test_a_gain_is_weighted_as_the_loss_that_is_learned_by_and_counts_by_how_sur
 
 def test_what_was_not_computed_is_not_asked() -> None:
     alone = {part: {"perception": getattr(evidence(), part)["perception"]} for part in ("before", "after")}
-    found = guard.statistics(evidence(**alone, with_commands={}), LossWeights(1.0, 0.0, 0.0))
+    found = guard.statistics(evidence(**alone, with_commands={}, with_states=None), LossWeights(1.0, 0.0, 0.0))
     assert set(found) == {"perception_high", "already_aligned"}
 
 
@@ -87,7 +94,7 @@ def test_every_check_refuses_beyond_its_limit_by_its_name(name: str) -> None:
     assert f"guard.{name}" in verdict.detail
 
 
-@pytest.mark.parametrize("where", ["before", "best_known", "after", "with_commands", "token"])
+@pytest.mark.parametrize("where", ["before", "best_known", "after", "with_commands", "with_states", "token"])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_nothing_but_numbers_is_kept(where: str, bad: float) -> None:
     value = getattr(evidence(), where)

@@ -14,19 +14,21 @@ from vla_align_ros.alignment.step import Proposal
 from vla_align_ros.policy import Policy
 from vla_align_ros.types import Experience
 
-JUDGE_DRAWS, COMMANDS_DRAWS = 4, 1
+JUDGE_DRAWS, COMMANDS_DRAWS, STATES_DRAWS = 4, 1, 1
 
 
 @dataclass(frozen=True)
 class Evidence:
     """Losses of single experiences, by task: with the running token (`before`), with the one that the gradient started
     from (`best_known`) and with the new one (`after`), each (N,) on the later part. with_commands: inverse dynamics on
-    all experience with the new `token`, with the true commands and with others (2, M), by which."""
+    all experience with the new `token`, with the true commands and with others (2, M), by which. with_states:
+    perception in the same way, with the true states and with others; None where it is not asked."""
 
     before: Mapping[str, Tensor]
     best_known: Mapping[str, Tensor]
     after: Mapping[str, Tensor]
     with_commands: Mapping[str, Tensor]
+    with_states: Tensor | None
     token: Tensor
 
 
@@ -49,7 +51,19 @@ def collect(
     token and the same seed."""
     best_known, after = (on_later(losses, token, judge_rows, seed) for token in (proposal.best_known, proposal.token))
     commands = with_commands(policy, losses, experiences, proposal.token, seed)
-    return Evidence(before, best_known, after, commands, proposal.token)
+    states = with_states(losses, proposal.token, seed)
+    return Evidence(before, best_known, after, commands, states, proposal.token)
+
+
+@torch.no_grad()
+def with_states(losses: ExperienceLosses, token: Tensor, seed: int) -> Tensor | None:
+    """Perception loss (2, M) on all experience: of its images with the states that were measured with them, and with
+    those of another experience, half-way through all. None without perception."""
+    if losses.weights.lambda_perc == 0:
+        return None
+    rows, alone = torch.arange(len(losses)), losses.perception_alone()
+    others = (None, rows.roll(len(rows) // 2))
+    return torch.stack([alone(token, rows, STATES_DRAWS, seed, other_states=o)["perception"] for o in others])
 
 
 @torch.no_grad()

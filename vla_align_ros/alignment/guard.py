@@ -24,6 +24,9 @@ def statistics(evidence: Evidence, weights: LossWeights) -> dict[str, float]:
     found = {}
     if "perception" in evidence.after:
         found["perception_high"] = float(evidence.after["perception"].mean())
+    if evidence.with_states is not None:
+        true, other = evidence.with_states
+        found["images_do_not_fit"] = float(other.mean() / true.mean())
     for which, (true, other) in evidence.with_commands.items():
         found[OTHER_COMMANDS[which]] = float(other.mean() / true.mean())
     gain = sum(weights.of(task) * (evidence.before[task] - loss) for task, loss in evidence.after.items())
@@ -43,6 +46,7 @@ def judge(evidence: Evidence, weights: LossWeights, limits: Mapping[str, float])
     """The first reason to refuse, or KEPT."""
     losses = (evidence.before, evidence.best_known, evidence.after, evidence.with_commands)
     values = [evidence.token, *(value for found in losses for value in found.values())]
+    values += [] if evidence.with_states is None else [evidence.with_states]
     if not all(bool(torch.isfinite(value).all()) for value in values):
         return Verdict(Reason.NON_FINITE, "the token or a loss is NaN or infinite")
     refusal = first_refusal(statistics(evidence, weights), limits)

@@ -71,12 +71,19 @@ class ExperienceLosses:
         return self._state.device
 
     def __call__(
-        self, tokens: Tensor, rows: Tensor, draws: int, seed: int, other_actions: Tensor | None = None
+        self,
+        tokens: Tensor,
+        rows: Tensor,
+        draws: int,
+        seed: int,
+        other_actions: Tensor | None = None,
+        other_states: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Loss of each task with weight, (len(rows),), mean over `draws` of (t, noise).
 
         tokens: (n, W), or (K, n, W) for losses (K, len(rows)) of K tokens at once. The same seed and rows draw the
-        same t and noise for every token. other_actions: rows whose commands take the place of the true ones.
+        same t and noise for every token. other_actions, other_states: rows whose commands or states take the place of
+        the true ones.
         """
         many = tokens if tokens.dim() == 3 else tokens[None]
         generator = torch.Generator().manual_seed(seed)
@@ -85,23 +92,26 @@ class ExperienceLosses:
         state, outcome = torch.empty(len(repeated), *self._state.shape[1:]), _shapes(self._experience, len(repeated))
         noise = self._model.draw_noise(state, outcome, self.weights, generator)
         noise = {task: value.to(self.device) for task, value in noise.items()}
-        commands = repeated if other_actions is None else other_actions.repeat_interleave(draws)
-        each = self._of_draws(many, repeated, commands, noise, time)
+        commands, states = (
+            repeated if other is None else other.repeat_interleave(draws) for other in (other_actions, other_states)
+        )
+        each = self._of_draws(many, repeated, commands, states, noise, time)
         means = {task: loss.unflatten(1, (len(rows), draws)).mean(2) for task, loss in each.items()}
         return means if tokens.dim() == 3 else {task: loss[0] for task, loss in means.items()}
 
     def _of_draws(
-        self, many: Tensor, rows: Tensor, commands: Tensor, noise: dict[str, Tensor], time: Tensor
+        self, many: Tensor, rows: Tensor, commands: Tensor, states: Tensor, noise: dict[str, Tensor], time: Tensor
     ) -> dict[str, Tensor]:
-        """Losses (K, R) of K tokens (K, n, W) on R draws: of a row, the commands of a row, noise and t each. As many at
-        once as memory allows; what does not depend on the token is copied once for all that meet the same draws."""
+        """Losses (K, R) of K tokens (K, n, W) on R draws: of a row, the commands and the state of a row, noise and t
+        each. As many at once as memory allows; what does not depend on the token is copied once for all that meet the
+        same draws."""
         at_once = max(1, min(MOST_AT_ONCE, COPIED_BYTES // self.bytes_per_experience))
         found: dict[str, list[Tensor]] = {task: [] for task in noise}
         for part in torch.arange(len(rows)).split(at_once):
             group = min(len(many), at_once // len(part))
             draw = part.repeat(group)
             row = rows[draw]
-            cache, state = self._cache.rows(row), self._state[row]
+            cache, state = self._cache.rows(row), self._state[states[draw]]
             experience = replace(self._experience[row], actions=self._experience.actions[commands[draw]])
             of_part: dict[str, list[Tensor]] = {task: [] for task in noise}
             for some in many.split(group):
@@ -129,6 +139,14 @@ class ExperienceLosses:
         if self.weights.lambda_inv == 0 or mutual:
             return self
         return self.with_weights(replace(self.weights, lambda_dyn=0.0))
+
+    def perception_alone(self) -> ExperienceLosses:
+        """The same experiences without the other tasks; with them where perception sees them: then it would miss
+        them."""
+        assert self._model.architecture.alignment is not None
+        if self._model.architecture.alignment.perception_attention == "mutual":
+            return self
+        return self.with_weights(replace(self.weights, lambda_dyn=0.0, lambda_inv=0.0))
 
     def with_weights(self, weights: LossWeights) -> ExperienceLosses:
         """The same experiences with other lambdas; nothing is computed anew."""

@@ -26,6 +26,7 @@ class Reason(Enum):
     JOINTS_DO_NOT_FOLLOW = "joints_do_not_follow"
     TOO_LITTLE_EXPERIENCE = "too_little_experience"
     PERCEPTION_HIGH = "perception_high"
+    IMAGES_DO_NOT_FIT = "images_do_not_fit"
     ACTIONS_DO_NOT_FIT = "actions_do_not_fit"
     FRAMES_LATE = "frames_late"
     ALREADY_ALIGNED = "already_aligned"
