@@ -142,7 +142,7 @@ def test_every_limit_is_shown_with_what_it_was_measured_on(tmp_path):
     found = {check.name: check for check in doctor.check_limits("tiny")}
     assert list(found) == [f"limit {check.name}" for check in CHECKS]
     assert all(check.status == "ok" for check in found.values())
-    assert "measured on 64 robots, may refuse 4% of good ones" in found["limit perception_high"].found
+    assert "measured on 26 robots, may refuse 4% of good ones" in found["limit perception_high"].found
     model = shutil.copytree(REPOSITORY / "models" / "tiny", tmp_path / "tiny")
     stats = json.loads((model / "alignment_stats.json").read_text())
     stats["limits"]["perception_high"] = {"value": 1.5, "robots": 4}
