@@ -34,9 +34,9 @@ def measure(
     """The limit of each check over the robots of `validation`, which is gone through twice: how far joints stray
     decides what is left out.
 
-    Two buffers are asked with the token of a fresh install; a third one, with the token to which the first one led: the
-    guard also meets robots that are aligned already. Of a robot the value counts that is worst. A robot of which no
-    buffer has enough to learn from and to judge by is left out. Raises TrainingError if all are.
+    Two buffers are asked with the token of a fresh install. A third one is asked with the token to which the first one
+    led, since the guard also meets robots that are aligned already. Of a robot the value counts that is worst. A robot
+    of which no buffer has enough to learn from and to judge by is left out. Raises TrainingError if all are.
     """
     stray = BY_NAME["joint_strays"]
     robots = range(len(validation.robots))
