@@ -127,10 +127,10 @@ def run_node(model: str, store: str, results: Connection) -> None:
     }
     sys.argv[1:] = ["--ros-args", *(part for name, value in parameters.items() for part in ("-p", f"{name}:={value}"))]
     with watched(arrivals):
-        results.send((run(), arrivals))
+        results.send((run(with_policy=True, with_manager=True), arrivals))
 
 
-def publish(model: str, seconds: float, results: Connection) -> None:
+def publish(model: str, seconds: float, image_hz: float, results: Connection) -> None:
     """The process of the sensors: waits for the node, publishes; sends when the `seconds` that count began and ended,
     and the stamps of all images, by camera, and of all joint states. None when the node never subscribed.
     """
@@ -160,7 +160,7 @@ def publish(model: str, seconds: float, results: Connection) -> None:
     image_index = joint_index = 0
     position = np.zeros(len(robot.state))
     while time.time_ns() < last_ns:
-        image_due_s, joint_due_s = start_s + image_index / IMAGE_HZ, start_s + joint_index / JOINT_HZ
+        image_due_s, joint_due_s = start_s + image_index / image_hz, start_s + joint_index / JOINT_HZ
         time.sleep(max(0.0, min(image_due_s, joint_due_s) - time.monotonic()))
         if joint_due_s <= image_due_s:
             joint_stamps.append(time.time_ns())
@@ -177,7 +177,7 @@ def publish(model: str, seconds: float, results: Connection) -> None:
     rclpy.shutdown()
 
 
-def measure(model: Path, seconds: float, profile: bool, domain_id: int) -> dict[str, Any]:
+def measure(model: Path, seconds: float, profile: bool, domain_id: int, image_hz: float = IMAGE_HZ) -> dict[str, Any]:
     """One run. Raises typer.Exit with a sentence when a process doesn't come up."""
     environment = loopback_environment(domain_id)
     if not profile:
@@ -187,7 +187,7 @@ def measure(model: Path, seconds: float, profile: bool, domain_id: int) -> dict[
     from_sensors, to_sensors = processes.Pipe(duplex=False)
     with tempfile.TemporaryDirectory() as store, mock.patch.dict(os.environ, environment, clear=True):
         node = processes.Process(target=run_node, args=(str(model), store, to_node))
-        sensors = processes.Process(target=publish, args=(str(model), seconds, to_sensors))
+        sensors = processes.Process(target=publish, args=(str(model), seconds, image_hz, to_sensors))
         node.start()
         sensors.start()
         to_node.close()

@@ -1,4 +1,4 @@
-"""Write the tables of docs/results.md, between its markers, from benchmarks/results/*.json.
+"""Write the tables of docs/results.md and docs/performance.md, between their markers, from benchmarks/results/*.json.
 
     python benchmarks/results_table.py
 
@@ -12,8 +12,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+from speed_tables import TABLES
+
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS, PAGE = ROOT / "benchmarks" / "results", ROOT / "docs" / "results.md"
+RESULTS, DOCS = ROOT / "benchmarks" / "results", ROOT / "docs"
 BEGIN, END = "<!-- begin: benchmarks/results_table.py -->", "<!-- end -->"
 NOT_MEASURED = "not measured"
 
@@ -184,13 +186,29 @@ def tables() -> str:
     return "\n".join([*lines, *table(("what", "measured", "by"), others)])
 
 
-def page() -> str:
-    """docs/results.md as it should be."""
-    before, _, rest = PAGE.read_text().partition(BEGIN)
+def speed_tables() -> str:
+    """The same of docs/performance.md."""
+    parts = []
+    for name, head, rows in TABLES:
+        found = load(name)
+        parts += (
+            [*table(head, rows(found["numbers"])), "", f"By {made(found)}."] if found else [f"{name}: {NOT_MEASURED}"]
+        )
+        parts.append("")
+    return "\n".join(parts[:-1])
+
+
+PAGES = {DOCS / "results.md": tables, DOCS / "performance.md": speed_tables}
+
+
+def written(path: Path) -> str:
+    """A page of PAGES as it should be."""
+    before, _, rest = path.read_text().partition(BEGIN)
     _, end, after = rest.partition(END)
-    assert end, f"{PAGE} needs the markers {BEGIN} and {END}"
-    return f"{before}{BEGIN}\n\n{tables()}\n\n{END}{after}"
+    assert end, f"{path} needs the markers {BEGIN} and {END}"
+    return f"{before}{BEGIN}\n\n{PAGES[path]()}\n\n{END}{after}"
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page())
+    for page in PAGES:
+        page.write_text(written(page))

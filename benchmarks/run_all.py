@@ -108,6 +108,29 @@ def load_memory_headline(numbers: Any) -> Headline:
     }
 
 
+def bench_headline(numbers: Any) -> Headline:
+    parts = numbers["measured"]["so101"]["parts"]
+    return {
+        f"so101, {part}, CPU ms": f"{parts[part]['own_ms']:.3g}" for part in ("sample_actions", "align step", "align")
+    }
+
+
+def full_size_headline(numbers: Any) -> Headline:
+    steps = ("sample", "align step")
+    return {
+        f"full size, {part}, CPU s / peak GB": "{cpu_s:.0f} / {peak_gb:.1f}".format(**numbers[part]) for part in steps
+    }
+
+
+def growth_headline(numbers: Any) -> Headline:
+    found = {
+        f"alignment, {many} experiences, CPU s": f"{part['align']:.2f}" for many, part in numbers["experiences"].items()
+    }
+    return found | {
+        f"training, processes: {many}, samples/s": f"{rate:.0f}" for many, rate in numbers["training"].items()
+    }
+
+
 def project_headline(numbers: Any) -> Headline:
     size = numbers["size"]
     found = {"size, .git / tree, MB": f"{size['git_mb']:.1f} / {size['working_tree_mb']:.1f}"}
@@ -191,7 +214,7 @@ def number(value: float | None, form: str, absent: str) -> str:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A result: the script of this folder that makes it, what that is given, and which numbers the table shows."""
+    """A result: the script that makes it, or `vla-align`; what it is given; the numbers that are shown."""
 
     name: str
     script: str
@@ -209,9 +232,17 @@ BENCHMARKS = (
     Benchmark("training", "training.py", (), training_headline),
     Benchmark("reading", "reading.py", (), reading_headline),
     Benchmark("load_memory", "load_memory.py", (), load_memory_headline),
+    Benchmark(
+        "bench",
+        "vla-align",
+        ("bench", "--model", "so101", "--experiences", "256", "--size", "golden", "--size", "medium", "--size", "full"),
+        bench_headline,
+    ),
+    Benchmark("full_size", "full_size.py", (), full_size_headline),
+    Benchmark("growth", "growth.py", (), growth_headline),
     Benchmark("project", "project.py", (), project_headline),
     Benchmark("late_chunks", "late_chunks.py", (), late_headline),
-    Benchmark("so101", "alignment.py", ("--family", "all", "--seed", "81"), families_headline),
+    Benchmark("so101", "alignment.py", ("--family", "all", "--seed", "82"), families_headline),
     Benchmark("alignment", "alignment.py", ("--seed", "57", "--training-arms", "24"), alignment_headline),
     Benchmark("classical", "classical.py", ("--seed", "57"), classical_headline),
     Benchmark(
@@ -260,7 +291,11 @@ BENCHMARKS = (
 
 def run(benchmark: Benchmark) -> bool:
     """Run one; its result replaces the old one when it succeeded."""
-    command = [f"benchmarks/{benchmark.script}", *benchmark.arguments]
+    ours = benchmark.script == "vla-align"
+    command = [
+        *(["-m", "vla_align_ros.cli.main"] if ours else [f"benchmarks/{benchmark.script}"]),
+        *benchmark.arguments,
+    ]
     with TemporaryDirectory() as folder:
         found = Path(folder) / "found.json"
         code = subprocess.run([sys.executable, *command, "--json", str(found)], cwd=machine.ROOT).returncode
@@ -268,7 +303,7 @@ def run(benchmark: Benchmark) -> bool:
             return False
         content = json.loads(found.read_text())
     numbers = content["numbers"] if "about" in content else content
-    about = machine.about(["python", *command])
+    about = machine.about([benchmark.script, *benchmark.arguments] if ours else ["python", *command])
     machine.write_json(RESULTS / f"{benchmark.name}.json", {"about": about, "numbers": numbers})
     return True
 

@@ -28,7 +28,7 @@ from vla_align_ros.robot.description import (
 )
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-MAX_WORDS, MAX_README_WORDS = 4500, 350
+MAX_WORDS, MAX_README_WORDS = 4300, 350
 GENERATED = {"parameters.md", "reasons.md"}
 PAGES = sorted(REPOSITORY.glob("docs/*.md"))
 DOCUMENTS = [
@@ -52,7 +52,8 @@ def benchmark(name: str) -> ModuleType:
 
 
 def words(path: Path) -> int:
-    return len(path.read_text().split())
+    """Without the tables that a script writes."""
+    return len(re.sub(r"<!-- begin.*?<!-- end -->", "", path.read_text(), flags=re.DOTALL).split())
 
 
 def anchors(path: Path) -> set[str]:
@@ -155,9 +156,11 @@ def test_every_reason_for_a_refusal_has_an_advice():
     assert advised == {reason.value for reason in Reason} - {"kept"}
 
 
-def test_the_tables_of_the_results_are_those_of_the_results_folder():
+def test_the_tables_are_those_of_the_results_folder(monkeypatch):
+    monkeypatch.syspath_prepend(REPOSITORY / "benchmarks")
     module = benchmark("results_table")
-    assert module.PAGE.read_text() == module.page(), "run: python benchmarks/results_table.py"
+    for page in module.PAGES:
+        assert page.read_text() == module.written(page), "run: python benchmarks/results_table.py"
 
 
 def test_every_result_has_what_its_headline_and_its_pool_read(monkeypatch):

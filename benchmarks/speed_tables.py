@@ -1,0 +1,80 @@
+"""The tables of docs/performance.md, of benchmarks/results/*.json; `results_table.py` writes them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+SIZES = [(size, variant) for size in ("golden", "medium") for variant in ("pi0", "pi05")]
+PARTS = ("vision", "prefix", "denoising", "sample_actions", "node overhead", "align step", "align")
+
+
+def sampling(numbers: dict[str, Any]) -> list[tuple[str, ...]]:
+    """CPU ms of each way to sample, at each size."""
+    rows = []
+    for size, variant in SIZES:
+        part = numbers[size][variant]
+        kinds = ("ours_ms", "readable_ms", "bfloat16_ms", "lerobot_ms")
+        times = [f"{part[kind]['cpu_p50']:.3g}" if kind in part else "" for kind in kinds]
+        rows.append((f"{size} {variant}", *times, f"{1 / part['cpu_ratio_to_lerobot']:.1f}"))
+    return rows
+
+
+def parts(numbers: dict[str, Any]) -> list[tuple[str, ...]]:
+    """CPU ms of what a model's node does, and of the machine's limit."""
+    found, experiences = next(iter(numbers["measured"].values())), numbers["experiences"]
+    rows = []
+    for part in PARTS:
+        one = found["parts"][part]
+        share = f"{one['share']:.0%}" if "share" in one else ""
+        rows.append((f"{part}, {experiences} experiences" if part == "align" else part, f"{one['own_ms']:.3g}", share))
+    return rows
+
+
+def full_size(numbers: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Peak memory over the weights, and CPU seconds."""
+    weights_gb = numbers["weights_gb"]
+    return [
+        ("weights", f"{weights_gb:.1f}", ""),
+        *(
+            (what, f"{numbers[key]['peak_gb'] - weights_gb:.1f}", f"{numbers[key]['cpu_s']:.0f}")
+            for what, key in (("sample, at most", "sample"), ("align step of 4 experiences, at most", "align step"))
+        ),
+    ]
+
+
+def growth(numbers: dict[str, Any]) -> list[tuple[str, ...]]:
+    """How what costs change with how many."""
+
+    def over(found: dict[str, Any], scale: float = 1.0, form: str = ".3g") -> tuple[str, str]:
+        return " / ".join(found), " / ".join(format(value * scale, form) for value in found.values())
+
+    def of(part: str, what: str) -> dict[str, float]:
+        return {count: one[what] for count, one in numbers[part].items()}
+
+    def node(cameras: int) -> tuple[str, str]:
+        rates = {key.split()[2]: one["cpu_share"] for key, one in numbers["node"].items() if key[0] == str(cameras)}
+        return over(rates, 100, ".0f")
+
+    return [
+        ("an alignment's CPU s, by experiences", *over(of("experiences", "align"))),
+        ("its pick's CPU s, by tokens in the bank", *over(numbers["bank"])),
+        ("full size, TFLOP of a sample, by cameras", *over(of("cameras", "sample_actions"), 1e-3)),
+        ("the same of a row of an align step", *over(of("cameras", "gradient of a row"), 1e-3)),
+        ("full size, TFLOP of a sample, by actions of a chunk", *over(of("horizon", "sample_actions"), 1e-3)),
+        ("the same of a row of an align step", *over(of("horizon", "gradient of a row"), 1e-3)),
+        ("% of a core, node without model, one camera, by Hz", *node(1)),
+        ("the same, two cameras", *node(2)),
+        ("training, samples/s, by processes", *over(numbers["training"])),
+    ]
+
+
+TABLES = (
+    (
+        "sample_actions",
+        ("CPU ms", "this package", "readable model", "bfloat16", "lerobot", "lerobot over ours"),
+        sampling,
+    ),
+    ("bench", ("`models/so101`", "CPU ms", "of the limit"), parts),
+    ("full_size", ("full size, bfloat16", "GB, over the weights", "CPU s"), full_size),
+    ("growth", ("what", "how many", "costs"), growth),
+)

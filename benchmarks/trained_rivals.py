@@ -1,0 +1,107 @@
+"""Trains what `models/so101` is compared with: by its recipe, so the same samples, network and seed, but for one thing.
+
+    python benchmarks/trained_rivals.py randomised --run runs/randomised       # a second call goes on
+    python benchmarks/alignment.py --family all --randomised runs/randomised/export
+    python benchmarks/trained_rivals.py virtual --run runs/virtual
+    python benchmarks/trained_rivals.py unshifted --run runs/unshifted
+    python benchmarks/virtual_robots.py --virtual runs/virtual/export --none runs/unshifted/export --real so101
+
+randomised   every sample has the same token, and the actions are all that it learns: domain randomisation
+virtual      data of the unshifted arm alone, a bank of virtual robots made of it (VIRTUAL), and the view of its picture
+             that all of them have
+unshifted    data of the unshifted arm alone, no bank, the actions are all that it learns
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import machine
+import typer
+import yaml
+
+from vla_align_ros.cli.sources import open_sources
+from vla_align_ros.policy.load import Device, find_device
+from vla_align_ros.training.base import model_of
+from vla_align_ros.training.export import export, write_model
+from vla_align_ros.training.recipe import Recipe, load_recipe
+from vla_align_ros.training.train import train
+
+VIEWS = {"wrist": {"circle": 0.5}}
+VIRTUAL = {  # of training's ranges of the same shifts of a real arm, those that a fixed map is exact for
+    "family_share": 0.5,
+    "camera_roll_rad": {"wrist": 3.1416},
+    "camera_mirrors": {"wrist": 0.5},
+    "joint_zeros_rad": 0.12,
+}
+
+
+class Kind(Enum):
+    """What is changed."""
+
+    RANDOMISED = "randomised"
+    VIRTUAL = "virtual"
+    UNSHIFTED = "unshifted"
+
+
+def changed(recipe: Recipe, kind: Kind) -> Recipe:
+    """The recipe of a kind."""
+    if kind is Kind.RANDOMISED:
+        return actions_alone(recipe)
+    given = recipe.source
+    source: dict[str, Any] = {"bench": given["bench"], "tasks": given["tasks"], "robots": 1, "validation_robots": 1}
+    source["families"] = []
+    if kind is Kind.UNSHIFTED:
+        return actions_alone(replace(recipe, source=source, bank_robots=1))
+    source["virtual"] = {**VIRTUAL, "robots": given["robots"] - 1, "validation_robots": given["validation_robots"]}
+    return replace(recipe, source=source)
+
+
+def actions_alone(recipe: Recipe) -> Recipe:
+    """E_0 for every robot, and nothing that an alignment needs."""
+    return replace(recipe, token_drop=1.0, lambda_perc=0.0, lambda_dyn=0.0, lambda_inv=0.0, alignment_samples=0)
+
+
+def written(recipe: Recipe, recipe_path: Path, kind: Kind, folder: Path) -> tuple[Path, Recipe]:
+    """The recipe and the model that it names as files of their own."""
+    described = yaml.safe_load((recipe_path.parent / str(recipe.model)).read_text())
+    if kind is Kind.VIRTUAL:
+        described["views"] = VIEWS
+    folder.mkdir(parents=True, exist_ok=True)
+    model, path = folder / f"{kind.value}.model.yaml", folder / f"{kind.value}.yaml"
+    recipe = replace(recipe, model=model.name)
+    model.write_text(yaml.safe_dump(described, sort_keys=False))
+    path.write_text(yaml.safe_dump(asdict(recipe), sort_keys=False))
+    return path, recipe
+
+
+def main(
+    kind: Annotated[Kind, typer.Argument(help="What is changed.")],
+    run: Annotated[Path, typer.Option(help="Folder of the training run.")],
+    recipe_path: Annotated[Path, typer.Option("--recipe", help="Of the model that it is compared with.")] = (
+        machine.ROOT / "config" / "train" / "so101.yaml"
+    ),
+    device: Annotated[Device, typer.Option(help="Where it trains.")] = "cpu",
+) -> None:
+    """Train it and write `RUN/export`; all but `virtual` act and do not align."""
+    path, recipe = written(changed(load_recipe(recipe_path), kind), recipe_path, kind, run.with_name(f"{run.name}.of"))
+    sources = open_sources(recipe.source, model_of(recipe, path), recipe.seed)
+    trainee = train(path, recipe, sources, run, _say, find_device(device))
+    if recipe.alignment_samples:
+        export(trainee, recipe, run, run.with_name(f"{run.name}.model"), _say)
+    else:
+        write_model(trainee, recipe, run, run / "export")
+    print(run / "export")
+
+
+def _say(line: dict[str, object]) -> None:
+    step = line.get("step")
+    if not isinstance(step, int) or step % 100 == 0:
+        print(line, flush=True)
+
+
+if __name__ == "__main__":
+    typer.run(main)
