@@ -23,7 +23,8 @@ def test_a_bank_of_virtual_robots_is_of_the_unshifted_arm_alone_and_of_the_same_
     assert replace(found, model=recipe.model, source=recipe.source) == recipe, "nothing else differs"
     sources = open_sources(found.source, model_of(found, path), found.seed)
     first, *others = sources.training.robots
-    assert len(others) == 4 and all(name.startswith(f"{first}/virtual/") for name in others)
+    assert len(others) == 4
+    assert all(name.startswith(f"{first}/virtual/") for name in others)
     assert model_of(found, path).views.keys() == VIEWS.keys()
     families = {family for text in sources.training.shifts.families for family in text.split(" and ")}
     assert families <= {"none", "camera_roll_rad", "camera_mirrors", "joint_zeros_rad"}
