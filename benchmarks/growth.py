@@ -34,6 +34,7 @@ from vla_align_ros.alignment.losses import ExperienceLosses
 from vla_align_ros.alignment.pick import pick
 from vla_align_ros.policy import Policy, load_policy
 from vla_align_ros.policy.config import Architecture
+from vla_align_ros.policy.load import to_bfloat16
 from vla_align_ros.policy.losses import LossWeights
 from vla_align_ros.speed import measure, whole
 from vla_align_ros.speed.sizes import architecture, network
@@ -68,8 +69,9 @@ def by_experiences(policy: Policy) -> dict[int, dict[str, float]]:
 
 
 def of_size(a: Architecture) -> dict[str, float]:
-    """GFLOP of each part, and the MB that an experience holds in float32."""
+    """GFLOP of each part, and the MB that an experience holds in bfloat16."""
     model, unlimited = network(a, "meta"), measure.Peak(math.inf, math.inf)
+    to_bfloat16(model)
     parts = measure.sampling(measure.plan_of(model, NUM_STEPS), 0, unlimited)
     parts |= measure.aligning(model, 1, 0, unlimited)
     return {name: part["flops"] / 1e9 for name, part in parts.items()} | {"held_mb": measure.aligning_mb(model, 1)}

@@ -60,6 +60,7 @@ def growth(numbers: dict[str, Any]) -> list[tuple[str, ...]]:
         ("its pick's CPU s, by tokens in the bank", *over(numbers["bank"])),
         ("full size, TFLOP of a sample, by cameras", *over(of("cameras", "sample_actions"), 1e-3)),
         ("the same of a row of an align step", *over(of("cameras", "gradient of a row"), 1e-3)),
+        ("the MB that an experience holds meanwhile", *over(of("cameras", "held_mb"))),
         ("full size, TFLOP of a sample, by actions of a chunk", *over(of("horizon", "sample_actions"), 1e-3)),
         ("the same of a row of an align step", *over(of("horizon", "gradient of a row"), 1e-3)),
         ("% of a core, node without model, one camera, by Hz", *node(1)),

@@ -22,6 +22,8 @@ from vla_align_ros.training.bank import TokenBank
 from vla_align_ros.training.own_token import Told
 from vla_align_ros.zoo import find_model
 
+NONE = TokenBank(1, 2, 8)  # of tokens that were each learned by itself nothing is asked
+
 
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,18 +46,51 @@ def source() -> Reach2Source:
 def test_the_losses_know_a_robot_by_its_own_token_and_not_by_another_ones(
     tiny: Policy, source: Reach2Source, few: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    known = own_token.measure(tiny, source, 0)["all (2)"]
+    known = own_token.measure(tiny, source, NONE, 0)["all (2)"]
     assert known["inverse_dynamics"].told > 0.9
     assert known["inverse_dynamics"].own < 0.7 * known["inverse_dynamics"].far
     monkeypatch.setattr(tiny, "_alignment", replace(tiny.alignment, bank=tiny.alignment.bank.roll(17, 0)))
-    assert own_token.measure(tiny, source, 0)["all (2)"]["inverse_dynamics"].told < 0.9
+    assert own_token.measure(tiny, source, NONE, 0)["all (2)"]["inverse_dynamics"].told < 0.9
 
 
-def test_families_are_asked_apart(tiny: Policy, source: Reach2Source, few: None) -> None:
-    families = ("none", "gain", "gain", "gain", "offset and gain", "gain and delay")
-    families += ("none",) * (len(source.robots) - len(families))
-    told = replace(source, shifts=Shifts(np.zeros((len(families), 1), np.float32), families))
-    assert set(own_token.measure(tiny, told, 0)) == {"none (2)", "gain (2)", "several (2)"}
+def test_a_family_that_the_losses_do_not_see_is_not_told(tiny: Policy, source: Reach2Source, few: None) -> None:
+    """The first number decides about the token; the second one decides about nothing that anybody sees."""
+    rows = len(source.robots)
+    values = np.stack([np.arange(rows) % 2, np.arange(rows)], 1).astype(np.float32)
+
+    def exchanged(row: int, family: str, other: int) -> np.ndarray:
+        column, found = ["turned", "painted"].index(family), values[row].copy()
+        found[column] = values[other, column]
+        return found
+
+    families = tuple(("turned", "painted") if row % 2 else ("painted",) for row in range(rows))
+    bank = TokenBank(rows, *tiny.e_0.shape, values)
+    own = tiny.alignment.bank
+
+    def of_shifts(shifts: np.ndarray) -> torch.Tensor:
+        """Of row 1, and with the first number 0 another arm's."""
+        return torch.stack([own[1] if one[0] else own[40] for one in shifts])
+
+    bank.of_shifts = of_shifts  # type: ignore[method-assign]
+    shifted = replace(source, shifts=Shifts(values, families, exchanged))
+    policy_bank = own[[0, 1]]
+    asked = Policy(tiny.model, tiny.robot, replace(tiny.alignment, bank=policy_bank), tiny.weights_sha256, tiny.device)
+    known = own_token.measure(asked, shifted, bank, 0)
+    assert set(known) == {"turned (1)", "painted (1)"}
+    assert known["turned (1)"]["inverse_dynamics"].told == 1.0
+    assert known["painted (1)"]["inverse_dynamics"].told == 0.0, "the very same token"
+    assert known["painted (1)"]["inverse_dynamics"].own == pytest.approx(known["painted (1)"]["inverse_dynamics"].far)
+
+
+def test_another_robots_shift_in_one_family_changes_nothing_else() -> None:
+    arms = {
+        "turned": Embodiment(wrist_roll_rad=1.0, zero_rad=np.full(6, 0.1)),
+        "another": Embodiment(wrist_roll_rad=-2.0, tool_m=0.03),
+        "as if": Embodiment(wrist_roll_rad=-2.0, zero_rad=np.full(6, 0.1)),
+    }
+    shifts = So101Source(arms, {Task.REACH: 1.0}, Labels((), lambda *_: None, lambda *_: None)).shifts  # type: ignore
+    np.testing.assert_array_equal(shifts.exchanged(0, "wrist_roll", 1), shifts.values[2])
+    np.testing.assert_array_equal(shifts.exchanged(2, "zeros", 0), shifts.values[2])
 
 
 def test_doctor_warns_of_a_family_that_no_loss_tells(tmp_path: Path) -> None:
@@ -107,6 +142,6 @@ def test_an_so101_says_how_it_is_shifted() -> None:
     }
     labels = Labels((), lambda *_: None, lambda *_: None)  # type: ignore[arg-type, return-value]
     shifts = So101Source(arms, {Task.REACH: 1.0}, labels).shifts
-    assert shifts.families == ("none", "wrist_roll", "wrist_roll", "wrist_roll and zeros")
+    assert shifts.families == ((), ("wrist_roll",), ("wrist_roll",), ("wrist_roll", "zeros"))
     np.testing.assert_allclose(shifts.values[1], shifts.values[2], atol=1e-6)  # the same mount
     assert not np.allclose(shifts.values[0], shifts.values[1])

@@ -87,16 +87,24 @@ def test_robots_are_the_real_ones_and_then_virtual_ones_that_keep_their_names(so
 def test_they_say_how_they_are_shifted() -> None:
     source = virtual({"joint_zeros_rad": 0.5, "delay_ticks": [1, 3], "family_share": 0.5, "robots": 24})
     values, families = source.shifts.values, source.shifts.families
-    assert families[:2] == ("none", "none")
-    assert set(families[2:]) == {"none", "joint_zeros_rad", "delay_ticks", "joint_zeros_rad and delay_ticks"}
+    both = ("joint_zeros_rad", "delay_ticks")
+    assert families[:2] == ((), ())
+    assert set(families[2:]) == {(), both[:1], both[1:], both}
     assert len(values) == 26
     for place, member in enumerate(source.members):
         assert values[place, -3] == member.robot.delay_ticks
         assert values[place, -2:].argmax() == member.real
-    same = [place for place, family in enumerate(families) if family == "none" and not source.members[place].real]
+    same = [place for place, family in enumerate(families) if not family and not source.members[place].real]
     assert len({values[place].tobytes() for place in same}) == 1
-    zeros = [place for place, family in enumerate(families) if family == "joint_zeros_rad"]
+    zeros = [place for place, family in enumerate(families) if family == both[:1]]
     assert len({values[place].tobytes() for place in zeros}) == len(zeros)
+    shifted, late = families.index(both), families.index(both[1:])
+    changed = source.shifts.exchanged(shifted, "delay_ticks", late) != values[shifted]
+    assert changed.any() == (values[shifted, -3] != values[late, -3])
+    assert not np.delete(changed, len(changed) - 3).any(), "the rest stays"
+    without = source.shifts.exchanged(shifted, "joint_zeros_rad", late)
+    assert without[-3] == values[shifted, -3]
+    np.testing.assert_array_equal(source.shifts.exchanged(shifted, "joint_zeros_rad", shifted), values[shifted])
 
 
 def test_a_share_of_the_robots_is_shifted_in_a_family() -> None:

@@ -78,10 +78,12 @@ class Labels:
 @dataclass(frozen=True)
 class Shifts:
     """How the robots of a source differ from each other. values: (robots, P) float32. families: of each robot, what is
-    shifted in it, in words."""
+    shifted in it, by name. exchanged: (row, family, other) -> (P,) of a robot that is as `row`, but in that family as
+    `other`."""
 
     values: Float32Array
-    families: tuple[str, ...]
+    families: tuple[tuple[str, ...], ...]
+    exchanged: Callable[[int, str, int], Float32Array]
 
 
 class Source(Protocol):

@@ -25,10 +25,11 @@ class TokenBank(nn.Module):
             start = torch.randn(robots, num_tokens * width) * 0.02
             self.offset_of: nn.Module = nn.Embedding.from_pretrained(start, freeze=False)
             return
-        known = np.asarray(shifts)[:, np.ptp(shifts, axis=0) > 0]
-        known = (known - known.mean(axis=0)) / known.std(axis=0)
+        self._differ = np.ptp(shifts, axis=0) > 0
+        known = np.asarray(shifts)[:, self._differ]
+        self._middle, self._spread = known.mean(axis=0), known.std(axis=0)
         self.offset_of = nn.Sequential(
-            nn.Embedding.from_pretrained(torch.from_numpy(known.astype(np.float32))),
+            nn.Embedding.from_pretrained(self._inputs(shifts)),
             nn.Linear(known.shape[1], HIDDEN),
             nn.GELU(),
             nn.Linear(HIDDEN, HIDDEN),
@@ -40,6 +41,18 @@ class TokenBank(nn.Module):
         """All d_i, (robots, num_tokens, width)."""
         everyone = torch.arange(self.robots, device=next(self.parameters()).device)
         return self._of(everyone)
+
+    @torch.no_grad()
+    def of_shifts(self, shifts: Float32Array) -> Tensor:
+        """The d of any robots that differ so, (N, P) -> (N, num_tokens, width), of a bank that has `shifts`."""
+        assert isinstance(self.offset_of, nn.Sequential), "each token was learned by itself"
+        inputs = self._inputs(shifts).to(next(self.parameters()).device)
+        found: Tensor = self.offset_of[1:](inputs).unflatten(1, self.shape)
+        return found
+
+    def _inputs(self, shifts: Float32Array) -> Tensor:
+        inputs = (np.asarray(shifts)[:, self._differ] - self._middle) / self._spread
+        return torch.from_numpy(inputs.astype(np.float32))
 
     def tokens(self, e_token: Tensor, robot: Tensor, keep: Tensor) -> Tensor:
         """E of each row (B, num_tokens, width). robot: (B,) int64; keep: (B,) float, 0 where d_i is dropped."""

@@ -32,7 +32,7 @@ def export(trainee: Trainee, recipe: Recipe, run: Path, target: Path, log: Log) 
     folder, device = run / "export", trainee.device
     write_model(trainee, recipe, run, folder)
     policy = load_policy(folder, device)
-    known = own_token.measure(policy, trainee.sources.training, recipe.seed)
+    known = own_token.measure(policy, trainee.sources.training, trainee.bank, recipe.seed)
     own_token.write(folder, known)
     for family, tasks in known.items():
         log({"stage": "own_token", "family": family, **{task: asdict(told) for task, told in tasks.items()}})

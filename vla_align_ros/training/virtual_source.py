@@ -8,7 +8,7 @@ of such a source are so scaled twice: from 640 x 480 to 224 they come out, in th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -47,7 +47,7 @@ class Member:
 @dataclass(frozen=True)
 class VirtualSource:
     """`base` and virtual robots made of it. image_size: of the model, whose `scale` makes its pictures. larger: than
-    these are those that are asked of the base."""
+    these are those that are asked of the base. field_of_view_rad: of the cameras that are tilted."""
 
     base: Source
     members: Sequence[Member]
@@ -56,6 +56,7 @@ class VirtualSource:
     image_size: int
     scale: Scaler
     larger: int
+    field_of_view_rad: Mapping[str, float]
 
     @cached_property
     def robots(self) -> tuple[str, ...]:
@@ -127,18 +128,22 @@ class VirtualSource:
     @property
     def shifts(self) -> Shifts:
         """See `Source`: the maps that make each member of its real robot, and which that is."""
-        everyone, cameras = np.eye(len(self.base.robots)), list(self.described.cameras)
-        values = [np.append(member.robot.numbers(cameras), everyone[member.real]) for member in self.members]
-        unshifted = Parameters()
+        unshifted = asdict(Parameters())
         families = (
-            [
-                part.name
-                for part in fields(Parameters)
-                if getattr(member.parameters, part.name) != getattr(unshifted, part.name)
-            ]
+            tuple(name for name, value in asdict(member.parameters).items() if value != unshifted[name])
             for member in self.members
         )
-        return Shifts(np.stack(values).astype(np.float32), tuple(" and ".join(names) or "none" for names in families))
+        values = np.stack([self._values(member.robot, member.real) for member in self.members])
+        return Shifts(values, tuple(families), self._exchanged)
+
+    def _values(self, robot: VirtualRobot, real: int) -> Float32Array:
+        everyone = np.eye(len(self.base.robots))
+        return np.append(robot.numbers(list(self.described.cameras)), everyone[real]).astype(np.float32)
+
+    def _exchanged(self, row: int, family: str, other: int) -> Float32Array:
+        taken = {family: getattr(self.members[other].parameters, family)}
+        shift = replace(self.members[row].parameters, **taken)
+        return self._values(virtual_robot(self.described, shift, self.field_of_view_rad), self.members[row].real)
 
     def _points(self, member: Member, points: Float32Array) -> Float32Array:
         """(K, 2) as a member's cameras have them. One that is asked of a camera which another has taken the place of is
@@ -207,4 +212,4 @@ def _of(base: Source, recipe: VirtualRobots, config: ModelConfig, numbers: range
     size, scale = config.architecture.vision.image_size, SCALERS[config.architecture.conventions]
     if recipe.warps:
         check_views(base, recipe, config, LARGER * size)
-    return VirtualSource(base, members, robot, config.views, size, scale, LARGER if recipe.warps else 1)
+    return VirtualSource(base, members, robot, config.views, size, scale, LARGER if recipe.warps else 1, tilted)

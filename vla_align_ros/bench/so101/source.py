@@ -23,7 +23,7 @@ from vla_align_ros.bench.so101.joints import DELTA
 from vla_align_ros.bench.so101.labels import draw_frames, draw_pairs, prefix_cameras, prefix_keypoints
 from vla_align_ros.bench.so101.recording import Recording, Rows, draw_samples, labels
 from vla_align_ros.bench.so101.scene import CAMERAS, CUBES, PADS
-from vla_align_ros.bench.so101.shifts import Family, Split, draw_embodiment, families_of
+from vla_align_ros.bench.so101.shifts import Family, Split, draw_embodiment, families_of, shifted_fields
 from vla_align_ros.bench.so101.skeleton import Skeletons, rows_of, skeletons
 from vla_align_ros.bench.so101.tasks import TEMPLATES, Task
 from vla_align_ros.experience.source import Labels, RawSamples, Shifts, Sources
@@ -68,10 +68,13 @@ class So101Source:
     def shifts(self) -> Shifts:
         """See `Source`. The roll of the wrist camera is a point on a circle."""
         arms = list(self.arms.values())
-        roll = np.array([arm.wrist_roll_rad for arm in arms])
-        rest = np.stack([replace(arm, wrist_roll_rad=0.0).vector() for arm in arms])
-        values = np.column_stack([rest, np.sin(roll), np.cos(roll)]).astype(np.float32)
-        return Shifts(values, tuple(" and ".join(item.value for item in families_of(arm)) or "none" for arm in arms))
+        families = tuple(tuple(item.value for item in families_of(arm)) for arm in arms)
+        return Shifts(_shift_values(arms), families, self._exchanged)
+
+    def _exchanged(self, row: int, family: str, other: int) -> Float32Array:
+        arms = list(self.arms.values())
+        values = {name: getattr(arms[other], name) for name in shifted_fields(Family(family))}
+        return _shift_values([replace(arms[row], **values)])[0]
 
     @cached_property
     def _tasks(self) -> tuple[Task, ...]:
@@ -198,6 +201,13 @@ def open_sources(
         So101Source(training, shares, _labels(Split.TRAINING, seed + 1, families, cameras), cameras),
         So101Source(validation, shares, _labels(Split.VALIDATION, VALIDATION_SEED + 1, families, cameras), cameras),
     )
+
+
+def _shift_values(arms: Sequence[Embodiment]) -> Float32Array:
+    """(arms, P)."""
+    roll = np.array([arm.wrist_roll_rad for arm in arms])
+    rest = np.stack([replace(arm, wrist_roll_rad=0.0).vector() for arm in arms])
+    return np.column_stack([rest, np.sin(roll), np.cos(roll)]).astype(np.float32)
 
 
 def draw_arms(split: Split, count: int, seed: int, families: Sequence[Family]) -> dict[str, Embodiment]:
