@@ -8,13 +8,18 @@ SIZES = [(size, variant) for size in ("golden", "medium") for variant in ("pi0",
 PARTS = ("vision", "prefix", "denoising", "sample_actions", "node overhead", "align step", "align")
 
 
+def short(value: float) -> str:
+    """Three digits, or all before the point."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def sampling(numbers: dict[str, Any]) -> list[tuple[str, ...]]:
     """CPU ms of each way to sample, at each size."""
     rows = []
     for size, variant in SIZES:
         part = numbers[size][variant]
         kinds = ("ours_ms", "readable_ms", "bfloat16_ms", "lerobot_ms")
-        times = [f"{part[kind]['cpu_p50']:.3g}" if kind in part else "" for kind in kinds]
+        times = [short(part[kind]["cpu_p50"]) if kind in part else "" for kind in kinds]
         rows.append((f"{size} {variant}", *times, f"{1 / part['cpu_ratio_to_lerobot']:.1f}"))
     return rows
 
@@ -26,7 +31,7 @@ def parts(numbers: dict[str, Any]) -> list[tuple[str, ...]]:
     for part in PARTS:
         one = found["parts"][part]
         share = f"{one['share']:.0%}" if "share" in one else ""
-        rows.append((f"{part}, {experiences} experiences" if part == "align" else part, f"{one['own_ms']:.3g}", share))
+        rows.append((f"{part}, {experiences} experiences" if part == "align" else part, short(one["own_ms"]), share))
     return rows
 
 
@@ -45,15 +50,15 @@ def full_size(numbers: dict[str, Any]) -> list[tuple[str, ...]]:
 def growth(numbers: dict[str, Any]) -> list[tuple[str, ...]]:
     """How what costs change with how many."""
 
-    def over(found: dict[str, Any], scale: float = 1.0, form: str = ".3g") -> tuple[str, str]:
-        return " / ".join(found), " / ".join(format(value * scale, form) for value in found.values())
+    def over(found: dict[str, Any], scale: float = 1.0) -> tuple[str, str]:
+        return " / ".join(found), " / ".join(short(value * scale) for value in found.values())
 
     def of(part: str, what: str) -> dict[str, float]:
         return {count: one[what] for count, one in numbers[part].items()}
 
     def node(cameras: int) -> tuple[str, str]:
         rates = {key.split()[2]: one["cpu_share"] for key, one in numbers["node"].items() if key[0] == str(cameras)}
-        return over(rates, 100, ".0f")
+        return over(rates, 100)
 
     return [
         ("an alignment's CPU s, by experiences", *over(of("experiences", "align"))),
