@@ -166,7 +166,7 @@ def made(found: dict[str, Any]) -> str:
     """Command, machine and date of a result."""
     about = found["about"]
     command = re.sub(r" (--json|test/)\S*( \S+\.json)?", "", about["command"]).removeprefix("python benchmarks/")
-    machine = re.sub(r"\(R\)| Processor|Intel", "", about["machine"]["cpu"]).strip()
+    machine = re.sub(r"\(R\)| Processor|Intel|AMD", "", about["machine"]["cpu"]).strip()
     return f"`{command}`, {machine}, {about['date'][:10]}"
 
 

@@ -105,6 +105,17 @@ def test_a_command_is_what_the_model_would_have_said(kind: ActionKind, expected:
     assert commands(held, 0, 2, origin=0.05) == pytest.approx(expected, abs=1e-6)
 
 
+def test_each_joint_is_asked_by_its_own_kind() -> None:
+    robot = a_robot(["velocity", "position", "delta_position"], ["j", "k", "l"])
+    held = CommandsInForce(robot, LAG_NS, lambda t_ns: np.zeros(3, np.float32))
+    positions = np.repeat([[0.1], [0.3], [0.4]], 3, axis=1)
+    times_ns = np.array([100, 200, 300], np.int64) * MS
+    held.put(encode_trajectory(Trajectory(T0, ("j", "k", "l"), times_ns, positions)), T0)
+    held.measure_starts(T0 + LATE_MS * MS)
+    asked = held.actions(T0, 2, np.full(3, 0.05))
+    np.testing.assert_allclose(asked, [[1.0, 0.1, 0.05], [2.0, 0.3, 0.25]], atol=1e-6)
+
+
 def test_a_way_begins_where_the_arm_was_measured() -> None:
     assert only(message(0, [200], [0.3]), measured_rad=0.1, count=2) == pytest.approx([1.0, 1.0])
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
+from typing import NamedTuple
 
 import numpy as np
 
@@ -54,6 +55,22 @@ class _Foreign:
     came_ns: int
     until_ns: int
     columns: frozenset[int] | None = None
+
+
+class _Part(NamedTuple):
+    """The part of a tick in which `running` is in force. start, end: (A,) where it leads to by then, rad or m."""
+
+    from_ns: int
+    until_ns: int
+    running: RunningTrajectory
+
+    @property
+    def start(self) -> Float64Array:
+        return self.running.position_at(self.from_ns)
+
+    @property
+    def end(self) -> Float64Array:
+        return self.running.position_at(self.until_ns)
 
 
 class CommandsInForce:
@@ -124,8 +141,9 @@ class CommandsInForce:
         return any(foreign.from_ns < end_ns and foreign.until_ns > start_ns for foreign in self._foreign)
 
     def actions(self, start_ns: int, count: int, origin: Float64Array) -> Float32Array | None:
-        """What was asked for in `count` control ticks from `start_ns` on, (count, A) float32, read-only; None where at
-        the start of one of them nothing is in force.
+        """What was asked for in `count` control ticks from `start_ns` on, (count, A) float32, read-only: of each, how
+        far the commands lead in it, over their seams, or where to by its end. None where at the start of one of them
+        nothing is in force.
 
         origin: (A,) what changes of position count from. Raises ObservationRefused where it is not known from where
         a command began.
@@ -133,8 +151,14 @@ class CommandsInForce:
         ticks = range(start_ns, start_ns + count * self._period_ns, self._period_ns)
         if not all((command := self._commands.at(t_ns)) is not None and t_ns < command.until_ns for t_ns in ticks):
             return None
+        kinds, parts = self._robot.kinds, [self._parts(t_ns) for t_ns in ticks]
         with np.errstate(over="ignore"):
-            actions = np.stack([self._action(t_ns, origin) for t_ns in ticks]).astype(np.float32)
+            goals = np.stack([of_tick[-1].end for of_tick in parts])
+            asked = goals - np.where(kinds == "delta_position", origin, 0.0)
+            if "velocity" in kinds:
+                ways = np.stack([np.sum([part.end - part.start for part in of_tick], axis=0) for of_tick in parts])
+                asked = np.where(kinds == "velocity", ways / (self._period_ns * 1e-9), asked)
+            actions = asked.astype(np.float32)
         actions.flags.writeable = False
         return actions
 
@@ -177,19 +201,13 @@ class CommandsInForce:
         for command in self._commands:
             _end(command, foreign)
 
-    def _action(self, t_ns: int, origin: Float64Array) -> Float64Array:
-        """Of the tick from `t_ns` on: how far the commands lead in it, over their seams, or where to by its end."""
-        pieces = [
-            (from_ns, until_ns, _begun(command))
+    def _parts(self, t_ns: int) -> list[_Part]:
+        """Of the tick from `t_ns` on, one for each command in it, oldest first."""
+        return [
+            _Part(from_ns, until_ns, _begun(command))
             for from_ns, until_ns, command in self._commands.between(t_ns, t_ns + self._period_ns)
             if command is not None
         ]
-        ways = [part.position_at(until_ns) - part.position_at(from_ns) for from_ns, until_ns, part in pieces]
-        velocity = np.sum(ways, axis=0) / (self._period_ns * 1e-9)
-        _, end_ns, running = pieces[-1]
-        goal = running.position_at(end_ns)
-        kinds = self._robot.kinds
-        return np.where(kinds == "velocity", velocity, goal - np.where(kinds == "delta_position", origin, 0.0))
 
 
 def _begun(command: _Command) -> RunningTrajectory:

@@ -38,8 +38,10 @@ LEAST_BAYER: Final = 3  # pixels a side; OpenCV makes a smaller mosaic black
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
 _JPEG: Final = b"\xff\xd8"
 _MARKER: Final = re.compile(rb"\xff+([^\x00\xff])", re.DOTALL)
-_AFTER_SCAN: Final = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]", re.DOTALL)  # 00 is a data byte FF, D0 to D7 restarts
-_RESTART: Final = re.compile(rb"\xff+([\xd0-\xd7])")
+# Any number of FF may come before a marker. The next two look for the last one: Python finds a pattern that begins with
+# one byte 30 times as fast as one that begins with a run of it, which takes longer than to decode the picture.
+_AFTER_SCAN: Final = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]", re.DOTALL)  # 00 is a data byte FF, D0 to D7 restarts
+_RESTART: Final = re.compile(rb"\xff([\xd0-\xd7])")
 _EOI, _SOS = 0xD9, 0xDA
 _FORMAT: Final = re.compile(r"\s*([^;]*?)\s*;\s*\w+ compressed\s*(\w*)\s*")  # ORIG_PIXFMT; CODEC compressed [PIXFMT]
 
