@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from recordings import record, run_of
@@ -152,3 +153,18 @@ def test_without_ray_the_user_is_told_what_to_install(monkeypatch: pytest.Monkey
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(DeskError, match=r"pip install 'vla_align_ros\[fleet\]'"):
         align_fleet.on_ray({"arm1": job()}, align_fleet.attempt, "", print)
+
+
+@pytest.mark.parametrize("error", [ConnectionError("no answer"), Exception("timed out during startup")])
+@pytest.mark.parametrize(("cluster", "mode", "hint"), [("h:1", "", True), ("h:1", "token", False), ("", "", False)])
+def test_where_ray_does_not_start_is_a_sentence_and_of_a_cluster_one_on_tokens(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, cluster: str, mode: str, hint: bool
+) -> None:
+    def init(**given: object) -> None:
+        raise error
+
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=init))
+    monkeypatch.setenv("RAY_AUTH_MODE", mode)
+    with pytest.raises(DeskError, match=str(error)) as raised:
+        align_fleet.on_ray({"arm1": job()}, align_fleet.attempt, cluster, print)
+    assert ("RAY_AUTH_MODE=token" in str(raised.value)) is hint

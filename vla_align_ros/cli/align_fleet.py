@@ -21,6 +21,10 @@ from vla_align_ros.cli.align_robot import DeskError, Job, Outcome, params_of, ru
 RETRIES: Final = 3  # of a robot whose worker was killed
 OBJECT_STORE_BYTES: Final = 100 * 2**20  # of Ray on this machine: paths go in, reports come out
 FAILED: Final = "failed"
+TOKEN_HINT: Final = (
+    "Where `ray start` said that token authentication is enabled: set RAY_AUTH_MODE=token, with the head's "
+    "~/.ray/auth_token on this machine"
+)
 
 
 def fleet_jobs(folder: Path, job: Job) -> dict[str, Job]:
@@ -114,8 +118,11 @@ def _started(cluster: str) -> Any:
     here: dict[str, Any] = {} if cluster else {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
     try:
         ray.init(address=cluster or "local", log_to_driver=False, logging_level=logging.ERROR, **here)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise DeskError(f"Ray does not start{f' with the cluster {cluster}' if cluster else ''}: {error}") from None
+    except Exception as error:  # noqa: BLE001 (no less is what Ray raises where a machine is too busy to start it in time)
+        with_what = f" with the cluster {cluster}" if cluster else ""
+        # A head turns tokens on by itself where ~/.ray/auth_token is, which a fleet without a cluster writes.
+        asked = f". {TOKEN_HINT}" if cluster and os.environ.get("RAY_AUTH_MODE", "").lower() != "token" else ""
+        raise DeskError(f"Ray does not start{with_what}: {error}{asked}") from None
     return ray
 
 
