@@ -247,7 +247,7 @@ def alone(work: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any
 
 def main(
     episodes: Annotated[int, typer.Option(min=2, help="Of the short recordings, of 10 s each.")] = 2,
-    samples: Annotated[int, typer.Option(min=1, help="Of a shuffled shard.")] = 1024,
+    samples: Annotated[int, typer.Option(min=1, help="Of a shuffled shard; as config/train/base.yaml has.")] = 2048,
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the numbers here.")] = None,
 ) -> None:
     """Read recordings, others that are 4 times as long, and train."""

@@ -24,6 +24,19 @@ def sampling(numbers: dict[str, Any]) -> list[tuple[str, ...]]:
     return rows
 
 
+def instructions(numbers: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Millions of each, of one call."""
+    return [
+        (
+            f"golden {variant}",
+            short(part["ours"] / 1e6),
+            short(part["lerobot"] / 1e6),
+            f"{1 / part['ratio_to_lerobot']:.1f}",
+        )
+        for variant, part in numbers["golden"].items()
+    ]
+
+
 def parts(numbers: dict[str, Any]) -> list[tuple[str, ...]]:
     """CPU ms of what a model's node does, and of the machine's limit."""
     found, experiences = next(iter(numbers["measured"].values())), numbers["experiences"]
@@ -80,6 +93,7 @@ TABLES = (
         ("CPU ms", "this package", "readable model", "bfloat16", "lerobot", "lerobot over ours"),
         sampling,
     ),
+    ("instructions", ("million instructions", "this package", "lerobot", "lerobot over ours"), instructions),
     ("bench", ("`models/so101`", "CPU ms", "of the limit"), parts),
     ("full_size", ("full size, bfloat16", "GB, over the weights", "CPU s"), full_size),
     ("growth", ("what", "how many", "costs"), growth),

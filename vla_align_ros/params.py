@@ -85,8 +85,8 @@ class AlignParams(Params):
     )
     align_learning_rate: float = parameter(
         0.06,
-        "Adam's first step, as a share of how much the bank's tokens differ (standard deviation); 0 takes none: the "
-        "pick from the bank alone.",
+        "Adam's first step, as a share of how much the bank's robots differ (half the width of what its tokens were "
+        "made of, else the tokens' standard deviation); 0 takes none: the pick from the bank alone.",
         within=(0.0, 1.0),
         live=True,
     )

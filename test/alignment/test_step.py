@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from builders import make_losses
+from builders import make_losses, replace_parts
 from torch import Tensor
 
 from vla_align_ros.alignment import step
@@ -14,6 +17,7 @@ from vla_align_ros.alignment.step import ROWS_AT_ONCE, descend, gradient, propos
 from vla_align_ros.params import AlignParams
 from vla_align_ros.policy import Policy
 from vla_align_ros.seeds import Part, seed_of
+from vla_align_ros.training.bank import TokenBank
 
 ROWS = torch.arange(10)
 
@@ -83,6 +87,55 @@ def test_a_token_that_leaves_the_region_of_the_bank_comes_back_to_its_edge(polic
     far = within_bank(policy, policy.e_0 + 100.0)
     assert float((far - policy.e_0).norm()) == pytest.approx(farthest)
     assert (far > policy.e_0).all()
+
+
+def made_policy(policy: Policy) -> TokenBank:
+    """Give it a bank of 6 robots that is made of two numbers each, the first robot's being 0."""
+    torch.manual_seed(0)
+    numbers = np.array([[0, 0], [1, 1], [-1, 1], [2, -1], [0, 2], [-2, -3]], np.float32)
+    bank = TokenBank(len(numbers), *policy.e_0.shape, numbers)
+    with torch.no_grad():
+        for parameter in bank.parameters():
+            parameter.mul_(3.0)
+    replace_parts(policy, bank=bank.offsets().detach(), made=bank.made)
+    return bank
+
+
+class Flat:
+    """As much for each row as `of` says of the token."""
+
+    def __init__(self, of: Callable[[Tensor], Tensor] = lambda token: 0.0 * token.sum()) -> None:
+        self._of = of
+
+    def __call__(self, token: Tensor, rows: Tensor, draws: int, seed: int) -> dict[str, Tensor]:
+        return {"perception": self._of(token) + torch.ones(len(rows))}
+
+    def weighted(self, losses: dict[str, Tensor]) -> Tensor:
+        return losses["perception"]
+
+
+def test_a_token_that_is_made_of_shifts_stays_one_that_is_made_of_them(policy: Policy) -> None:
+    made = made_policy(policy).made
+    assert made is not None
+    own = policy.e_0 + made.offsets(0.5 * (made.shifts[1] + made.shifts[3])[None])[0].detach()
+    odd = own + 0.1 * torch.randn(own.shape, generator=torch.Generator().manual_seed(1))  # no robot's
+    losses: Any = Flat(lambda token: 100.0 * (token - odd).square().sum())
+    params = AlignParams(align_steps=200, align_learning_rate=0.1)
+    found, curve = descend(policy, losses, ROWS, policy.e_0 + policy.alignment.bank[3] + 0.001, params, 0)
+    assert float((found - own).norm()) < 0.5 * float((odd - own).norm())
+    half = (made.shifts.max(0).values - made.shifts.min(0).values) / 2
+    assert curve[0].learning_rate == pytest.approx(0.1 * float(half.mean()))
+    replace_parts(policy, made=None)
+    moved, _ = descend(policy, losses, ROWS, policy.e_0 + policy.alignment.bank[3], params, 0)
+    assert float((moved - own).norm()) > 0.8 * float((odd - own).norm()), "a token that moves freely goes anywhere"
+
+
+def test_shifts_that_no_loss_tells_go_back_to_those_of_a_fresh_install(policy: Policy) -> None:
+    bank = made_policy(policy)
+    policy.robot = replace(policy.robot, config=replace(policy.config, initial_token=1))
+    params = AlignParams(align_steps=400, align_learning_rate=0.1)
+    found, _ = descend(policy, Flat(), ROWS, policy.e_0 + policy.alignment.bank[5], params, 0)  # type: ignore[arg-type]
+    torch.testing.assert_close(found, policy.e_0 + bank.offsets()[1].detach(), atol=1e-2, rtol=1e-2)
 
 
 @pytest.mark.parametrize(

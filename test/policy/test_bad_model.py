@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import golden
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -24,8 +25,10 @@ from vla_align_ros.observation.normalise import NormStatsError
 from vla_align_ros.policy import PolicyError, load_policy
 from vla_align_ros.policy.config import ModelConfigError, load_model_config
 from vla_align_ros.policy.load import find_device
+from vla_align_ros.policy.made_tokens import to_tensors
 from vla_align_ros.policy.statistics import AlignmentStatsError
 from vla_align_ros.policy.weights import WeightsError, read_tensors
+from vla_align_ros.training.bank import TokenBank
 
 pytestmark = pytest.mark.slow  # hundreds of folders, each damaged in another way
 
@@ -236,6 +239,14 @@ def test_a_bank_that_does_not_fit(folder: Path, wrong: dict[str, Tensor]) -> Non
     edit_weights(folder, "token_bank.safetensors", lambda tensors: tensors.update(wrong))
     said = refusal(folder, WeightsError)
     assert "`offsets` of shape (robots, 2, 32)" in said
+
+
+def test_a_bank_that_is_made_of_what_does_not_fit(folder: Path) -> None:
+    made = to_tensors(TokenBank(5, 2, 32, np.arange(10, dtype=np.float32).reshape(5, 2)).made, slice(3))
+    edit_weights(folder, "token_bank.safetensors", lambda tensors: tensors.update(made))
+    assert "4 `offsets`, but 3 `shifts`" in refusal(folder, WeightsError)
+    edit_weights(folder, "token_bank.safetensors", lambda tensors: tensors.pop("network.0.bias"))
+    assert "`network` does not make (2, 32) of 2 numbers" in refusal(folder, WeightsError)
 
 
 def test_a_bank_without_tokens(folder: Path) -> None:

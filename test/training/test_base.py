@@ -77,6 +77,16 @@ def test_before_training_the_actions_are_the_bases_to_the_bit(tmp_path: Path, ch
     assert not torch.equal(model.sample_actions(inputs, noise, 3, token.expand(3, -1, -1)), wanted), "E is heard now"
 
 
+def test_the_log_says_what_is_odd_about_the_bases_statistics(tmp_path: Path) -> None:
+    folder, lines = base_folder(tmp_path / "base"), list[dict[str, object]]()
+    still = NormStats(*(np.array(numbers, np.float32) for numbers in ([0, 0], [1, 1], [-2, 0], [2, 0])))
+    moving = NormStats(*(np.array(numbers, np.float32) for numbers in ([0, 0], [1, 1], [-2, -2], [2, 2])))
+    save_norm_stats(folder / "norm_stats.json", {"state": still, "actions": moving})
+    prepare(recipe_of(folder), tmp_path / "recipe.yaml", SOURCES, tmp_path / "run", lines.append, CPU)
+    (said,) = [line["remark"] for line in lines if line["stage"] == "statistics"]
+    assert "elbow" in str(said)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("freeze", "changes"), [("base", {}), ("vlm", PI05)])
 def test_what_is_frozen_stays_and_a_run_goes_on_to_the_same_bits(

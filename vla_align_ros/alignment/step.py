@@ -1,4 +1,5 @@
-"""What an alignment proposes: the tokens that explain the experience best, and gradient steps from their mean.
+"""What an alignment proposes: the tokens that explain the experience best, and gradient steps from their mean; steps in
+what the bank's tokens were made of, where they were.
 
 Whether the proposal is any good is asked by `guard.py`, from what `evidence.py` collects.
 """
@@ -17,9 +18,11 @@ from vla_align_ros.alignment.pick import pick
 from vla_align_ros.alignment.report import StepCurve
 from vla_align_ros.params import AlignParams
 from vla_align_ros.policy import Policy
+from vla_align_ros.policy.made_tokens import MadeTokens
 from vla_align_ros.seeds import Part, seed_of
 
 ROWS_AT_ONCE = 32  # in one backward pass: bounds the memory, whatever align_batch_size is
+USUAL = 0.01  # weighted loss that a shift by its spread must be worth
 
 
 class OnStep(Protocol):
@@ -80,28 +83,77 @@ def descend(
     seed: int,
     on_step: OnStep | None = None,
 ) -> tuple[Tensor, list[StepCurve]]:
-    """Adam steps on a shadow copy of the token (n, W), never farther from E_0 than the bank is.
+    """Adam steps from a token (n, W). Where the bank was made of shifts, a token moves as they do (`_Shifts`), else
+    freely (`_Free`).
 
-    The rate is a share (`align_learning_rate`) of the bank's standard deviation, and falls to 0 on a straight line.
-    Raises FloatingPointError at the first loss or gradient that is not finite.
+    The rate is a share (`align_learning_rate`) of how much the bank's robots differ, and falls to 0 on a straight line;
+    a share of 0 takes no steps. Raises FloatingPointError at the first loss or gradient that is not finite.
     """
-    shadow = within_bank(policy, start).detach().clone().requires_grad_(True)
-    share = params.align_learning_rate * float(policy.alignment.bank.std(correction=0))
-    adam, generator, curve = torch.optim.Adam([shadow], share), torch.Generator().manual_seed(seed), []
+    if not params.align_learning_rate:
+        return within_bank(policy, start), []
+    way = _Free(policy, start) if policy.alignment.made is None else _Shifts(policy, start, policy.alignment.made)
+    moved = way.start.detach().clone().requires_grad_(True)
+    share = params.align_learning_rate * way.spread
+    adam, generator, curve = torch.optim.Adam([moved], share), torch.Generator().manual_seed(seed), []
     for step in range(params.align_steps):
         rate = adam.param_groups[0]["lr"] = share * (1.0 - step / params.align_steps)
         batch = rows[torch.randperm(len(rows), generator=generator)[: params.align_batch_size]]
-        found, mean_losses = gradient(losses, shadow, batch, params.align_draws, seed_of(seed, Part.GRADIENT, step))
-        shadow.grad = found
+        token = way.token(moved)
+        found, mean_losses = gradient(losses, token, batch, params.align_draws, seed_of(seed, Part.GRADIENT, step))
+        (moved.grad,) = torch.autograd.grad([token, way.far(moved)], moved, [found, torch.ones(())])
         adam.step()
         with torch.no_grad():
-            shadow.copy_(within_bank(policy, shadow))
-        if not bool(torch.isfinite(shadow).all()) or not all(map(math.isfinite, mean_losses.values())):
+            moved.copy_(way.inside(moved))
+        if not bool(torch.isfinite(moved).all()) or not all(map(math.isfinite, mean_losses.values())):
             raise FloatingPointError(f"a loss or gradient is not finite at step {step}")
-        curve.append(StepCurve(mean_losses, float(found.norm()), float(shadow.detach().norm()), rate))
+        norm = float(way.token(moved).detach().norm())
+        curve.append(StepCurve(mean_losses, float(found.norm()), norm, rate))
         if on_step is not None:
             on_step(step, curve[-1])
-    return shadow.detach(), curve
+    return way.token(moved).detach(), curve
+
+
+class _Free:
+    """A token that moves by itself, never farther from E_0 than the bank is."""
+
+    def __init__(self, policy: Policy, start: Tensor) -> None:
+        self._policy = policy
+        self.start, self.spread = self.inside(start), float(policy.alignment.bank.std(correction=0))
+
+    def token(self, moved: Tensor) -> Tensor:
+        return moved * 1.0
+
+    def inside(self, moved: Tensor) -> Tensor:
+        return within_bank(self._policy, moved)
+
+    def far(self, moved: Tensor) -> Tensor:
+        """What is asked of a token beside its losses: nothing."""
+        return 0.0 * moved.sum()
+
+
+class _Shifts:
+    """A token that is made of shifts, which move: from those of the bank's token that is nearest to the start, in the
+    box in which all the bank's are, and no farther from those of a fresh install than experience asks for. So a shift
+    that experience does not tell stays where it is likely to be, and the token one that training knows."""
+
+    def __init__(self, policy: Policy, start: Tensor, made: MadeTokens) -> None:
+        bank = policy.alignment.bank
+        self._made, self._e_0 = made, policy.e_0
+        self._lowest, self._highest = made.shifts.min(0).values, made.shifts.max(0).values
+        first = policy.config.initial_token
+        self._usual = torch.zeros_like(made.shifts[0]) if first is None else made.shifts[first]
+        nearest = int((policy.e_0 + bank - start).flatten(1).norm(dim=1).nan_to_num(nan=torch.inf).argmin())
+        self.start, self.spread = made.shifts[nearest], float((self._highest - self._lowest).mean() / 2)
+
+    def token(self, moved: Tensor) -> Tensor:
+        return self._e_0 + self._made.offsets(moved[None])[0]
+
+    def inside(self, moved: Tensor) -> Tensor:
+        return moved.clamp(self._lowest, self._highest)
+
+    def far(self, moved: Tensor) -> Tensor:
+        """What is asked of it beside the losses."""
+        return USUAL * (moved - self._usual).square().sum()
 
 
 def gradient(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vla_align_ros.foreign import EXPECTED, what_is_file, what_is_folder
 from vla_align_ros.observation.normalise import load_norm_stats
-from vla_align_ros.policy import weights
+from vla_align_ros.policy import made_tokens, weights
 from vla_align_ros.policy.config import (
     MODEL_FILE,
     Architecture,
@@ -201,8 +201,14 @@ def _alignment_parts(folder: Path, architecture: Architecture, device: torch.dev
     bank = tensors.get("offsets")
     if bank is None or not _is_finite_of(bank, (None, n, width)):
         raise weights.WeightsError(f"{bank_path}: expected a finite tensor `offsets` of shape (robots, {n}, {width})")
-    features = features.eval().requires_grad_(False)
-    return AlignmentParts(features, bank.to(device, torch.float32), load_alignment_stats(folder / STATS_FILE))
+    try:
+        made = made_tokens.from_tensors(tensors, n, width, device)
+    except ValueError as error:
+        raise weights.WeightsError(f"{bank_path}: {error}") from None
+    if made is not None and len(made.shifts) != len(bank):
+        raise weights.WeightsError(f"{bank_path}: {len(bank)} `offsets`, but {len(made.shifts)} `shifts`")
+    features, stats = features.eval().requires_grad_(False), load_alignment_stats(folder / STATS_FILE)
+    return AlignmentParts(features, bank.to(device, torch.float32), stats, made)
 
 
 def _is_finite_of(tensor: Tensor, shape: Sequence[int | None]) -> bool:

@@ -19,6 +19,7 @@ from vla_align_ros.policy.config import ModelConfig
 from vla_align_ros.policy.fast import FastSampler
 from vla_align_ros.policy.features import FeatureExtractor
 from vla_align_ros.policy.inputs import ExperienceInput, PolicyInput
+from vla_align_ros.policy.made_tokens import MadeTokens
 from vla_align_ros.policy.pi0 import Pi0
 from vla_align_ros.policy.prepare import PolicyError, Robot
 from vla_align_ros.policy.statistics import AlignmentStats
@@ -33,12 +34,14 @@ class AlignmentParts:
     """What a model that aligns has beside its alignment expert.
 
     features: what inverse dynamics and dynamics see. bank: the training robots' tokens (robots, n, W) as offsets from
-    E_0. stats: the limits that an alignment is judged by.
+    E_0. stats: the limits that an alignment is judged by. made: how the bank was made; None where each of its tokens
+    was learned by itself.
     """
 
     features: FeatureExtractor
     bank: Tensor
     stats: AlignmentStats
+    made: MadeTokens | None = None
 
 
 class Policy:

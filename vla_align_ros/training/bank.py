@@ -6,9 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vla_align_ros.policy.made_tokens import MadeTokens, network
 from vla_align_ros.types import Float32Array
-
-HIDDEN = 128
 
 
 class TokenBank(nn.Module):
@@ -20,22 +19,21 @@ class TokenBank(nn.Module):
 
     def __init__(self, robots: int, num_tokens: int, width: int, shifts: Float32Array | None = None) -> None:
         super().__init__()
-        self.robots, self.shape, self.free = robots, (num_tokens, width), shifts is None
+        self.robots, self.free = robots, shifts is None
+        self.shifts: Tensor
         if shifts is None:
-            start = torch.randn(robots, num_tokens * width) * 0.02
-            self.offset_of: nn.Module = nn.Embedding.from_pretrained(start, freeze=False)
+            self.each = nn.Parameter(torch.randn(robots, num_tokens, width) * 0.02)
             return
         self._differ = np.ptp(shifts, axis=0) > 0
         known = np.asarray(shifts)[:, self._differ]
         self._middle, self._spread = known.mean(axis=0), known.std(axis=0)
-        self.offset_of = nn.Sequential(
-            nn.Embedding.from_pretrained(self._inputs(shifts)),
-            nn.Linear(known.shape[1], HIDDEN),
-            nn.GELU(),
-            nn.Linear(HIDDEN, HIDDEN),
-            nn.GELU(),
-            nn.Linear(HIDDEN, num_tokens * width),
-        )
+        self.register_buffer("shifts", self._numbers(shifts), persistent=False)
+        self.network = network(known.shape[1], num_tokens, width)
+
+    @property
+    def made(self) -> MadeTokens | None:
+        """How the tokens are made; None where each is learned by itself."""
+        return None if self.free else MadeTokens(self.network, self.shifts)
 
     def offsets(self) -> Tensor:
         """All d_i, (robots, num_tokens, width)."""
@@ -45,19 +43,18 @@ class TokenBank(nn.Module):
     @torch.no_grad()
     def of_shifts(self, shifts: Float32Array) -> Tensor:
         """The d of any robots that differ so, (N, P) -> (N, num_tokens, width), of a bank that has `shifts`."""
-        assert isinstance(self.offset_of, nn.Sequential), "each token was learned by itself"
-        inputs = self._inputs(shifts).to(next(self.parameters()).device)
-        found: Tensor = self.offset_of[1:](inputs).unflatten(1, self.shape)
+        found: Tensor = self.network(self._numbers(shifts).to(self.shifts.device))
         return found
 
-    def _inputs(self, shifts: Float32Array) -> Tensor:
-        inputs = (np.asarray(shifts)[:, self._differ] - self._middle) / self._spread
-        return torch.from_numpy(inputs.astype(np.float32))
+    def _numbers(self, shifts: Float32Array) -> Tensor:
+        """Each over its spread."""
+        numbers = (np.asarray(shifts)[:, self._differ] - self._middle) / self._spread
+        return torch.from_numpy(numbers.astype(np.float32))
 
     def tokens(self, e_token: Tensor, robot: Tensor, keep: Tensor) -> Tensor:
         """E of each row (B, num_tokens, width). robot: (B,) int64; keep: (B,) float, 0 where d_i is dropped."""
         return e_token + self._of(robot) * keep[:, None, None]
 
     def _of(self, robot: Tensor) -> Tensor:
-        found: Tensor = self.offset_of(robot).unflatten(1, self.shape)
+        found: Tensor = self.each[robot] if self.free else self.network(self.shifts[robot])
         return found

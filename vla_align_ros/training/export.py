@@ -15,6 +15,7 @@ from vla_align_ros.checkpoint.durable import make_folder_synced, sync_files, syn
 from vla_align_ros.policy import load_policy
 from vla_align_ros.policy.config import MODEL_FILE, to_yaml
 from vla_align_ros.policy.load import BANK_FILE
+from vla_align_ros.policy.made_tokens import to_tensors
 from vla_align_ros.policy.statistics import no_limits, write_alignment_stats
 from vla_align_ros.policy.weights import sha256_of
 from vla_align_ros.training import own_token
@@ -79,7 +80,9 @@ def write_model(trainee: Trainee, recipe: Recipe, run: Path, folder: Path) -> No
     _save(trainee.features.state_dict(), folder / "features.safetensors")
     several = slice(recipe.bank_robots)
     robots = {"robots": json.dumps(trainee.sources.training.robots[several])}  # whose tokens they are, in this order
-    _save({"offsets": trainee.bank.offsets().detach()[several]}, folder / BANK_FILE, robots)
+    made = trainee.bank.made
+    how = {} if made is None else to_tensors(made, several)
+    _save({"offsets": trainee.bank.offsets()[several], **how}, folder / BANK_FILE, robots)
     for path in run.iterdir():
         if path.suffix in (".json", ".model", ".yaml"):  # statistics, tokenizer, recipe
             shutil.copyfile(path, folder / path.name)

@@ -56,6 +56,8 @@ def prepare(
         model = Pi0(architecture).to(device)
     else:
         model, robot = load_base(recipe, recipe_path, sources, out, device)
+        for remark in robot.remarks:
+            log({"stage": "statistics", "remark": remark})
     features = FeatureExtractor(architecture.alignment.features).to(device)
     motion_r2 = make_eyes(recipe, sources, config.robot, model, features, out, log)
     torch.manual_seed(seed_of(recipe.seed, Part.TOKEN_BANK))

@@ -74,7 +74,8 @@ class So101Source:
     def _exchanged(self, row: int, family: str, other: int) -> Float32Array:
         arms = list(self.arms.values())
         values = {name: getattr(arms[other], name) for name in shifted_fields(Family(family))}
-        return _shift_values([replace(arms[row], **values)])[0]
+        found: Float32Array = _shift_values([replace(arms[row], **values)])[0]
+        return found
 
     @cached_property
     def _tasks(self) -> tuple[Task, ...]:
