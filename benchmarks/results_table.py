@@ -147,7 +147,7 @@ OTHERS = (
     ("success on the unshifted arm, `models/tiny`", "success", success),
     ("eleven kinds of corrupted experience, `models/tiny`, older rules", "guard", guard),
     ("what each check and rule buys, `models/tiny`, older rules", "ablation", ablation),
-    ("chunks while two alignments run, `models/tiny`, p50 / p99", "late_chunks", late_chunks),
+    ("chunks while two alignments run, `models/so101`, p50 / p99", "late_chunks", late_chunks),
     ("control tick to chunk without the model, p50 / p99", "message_to_chunk", to_chunk),
     ("largest difference from openpi, pi0 / pi05", "golden", golden),
     ("experts of the simulated SO-101, drawn arms", "so101_bench", experts),
