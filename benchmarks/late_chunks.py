@@ -3,8 +3,8 @@
     python benchmarks/late_chunks.py --json late_chunks.json
 
 Robot and policy are real processes over DDS on loopback. A chunk is late when the queue had run empty before it came;
-it also runs empty where the bench puts the arm back and asks for something else. `slack_ms` is how long after its control
-tick a chunk of this model may come.
+it also runs empty where the bench puts the arm back and asks for something else. `slack_ms` is how long after its
+control tick a chunk of this model may come.
 """
 
 from __future__ import annotations
