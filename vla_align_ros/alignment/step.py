@@ -98,9 +98,9 @@ def descend(
     for step in range(params.align_steps):
         rate = adam.param_groups[0]["lr"] = share * (1.0 - step / params.align_steps)
         batch = rows[torch.randperm(len(rows), generator=generator)[: params.align_batch_size]]
-        token = way.token(moved)
+        token, far = way.token(moved), way.far(moved)
         found, mean_losses = gradient(losses, token, batch, params.align_draws, seed_of(seed, Part.GRADIENT, step))
-        (moved.grad,) = torch.autograd.grad([token, way.far(moved)], moved, [found, torch.ones(())])
+        (moved.grad,) = torch.autograd.grad([token, far], moved, [found, torch.ones_like(far)])
         adam.step()
         with torch.no_grad():
             moved.copy_(way.inside(moved))
