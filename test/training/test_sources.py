@@ -115,9 +115,9 @@ def test_the_same_command_trains_from_each_source(data: Path, tmp_path: Path, ki
     assert ("keypoint_loss" in steps[0]) == (kind in ("bench", "so101"))
     kept = load_file(tmp_path / "run" / "policy.safetensors")
     if kind == "so101":  # how its arms differ is known: a network makes their tokens
-        assert "bank.offset_of.1.weight" in kept
+        assert "bank.network.0.weight" in kept
     else:
-        assert len(kept["bank.offset_of.weight"]) == robots
+        assert len(kept["bank.each"]) == robots
 
 
 def test_a_run_on_a_recording_goes_on_to_the_same_bits(data: Path, tmp_path: Path) -> None:
