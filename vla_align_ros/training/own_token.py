@@ -3,8 +3,7 @@
 The experience is what a robot gathers with the token that a fresh install starts with, which is wrong for it: the same
 that a first alignment has. Each loss at the robot's own token against that of a robot which differs from it in one
 family of shifts alone. Where the own one is not lower, no alignment can find such a shift, however well the policy
-knows it: it is guessed, and a bank whose robots differ in it does harm. Where nobody knows how the robots differ,
-against tokens of the bank that are far from the own one.
+knows it. Where nobody knows how the robots differ, against tokens of the bank that are far from the own one.
 """
 
 from __future__ import annotations
