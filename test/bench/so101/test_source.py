@@ -2,12 +2,14 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from vla_align_ros.bench.so101 import tasks
 from vla_align_ros.bench.so101.bench import BENCH
+from vla_align_ros.bench.so101.collect import record
 from vla_align_ros.bench.so101.embodiment import Embodiment
 from vla_align_ros.bench.so101.labels import ABSENT, draw_frames, draw_pairs, keypoints, prefix_cameras
 from vla_align_ros.bench.so101.pictures import draw_geoms
@@ -77,6 +79,20 @@ def test_samples_are_of_the_robots_and_tasks_asked_for(source: So101Source, samp
         assert {image.shape for image in item.observation.images.values()} == {(32, 32, 3)}
         arm = list(source.arms.values())[row % 3]
         assert (np.abs(arm.angle_of_reading(item.observation.state.astype(float))) < 3.2).all()
+
+
+def test_many_samples_of_one_robot_are_of_many_episodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A source may have one robot alone: a few episodes would be learned by heart."""
+    recorded = list[int]()
+
+    def counted(arms: list[Embodiment], *rest: Any, **named: Any) -> Any:
+        recorded.append(len(arms))
+        return record(arms, *rest, **named)
+
+    monkeypatch.setattr("vla_align_ros.bench.so101.source.record", counted)
+    alone = open_sources(0, 1, 1, {Task.REACH: 1.0}, []).training
+    alone.samples(np.zeros(600, np.int64), HORIZON, None, np.random.default_rng(1))
+    assert recorded == [40]
 
 
 def test_some_do_what_they_should_and_some_what_another_arm_should(samples: RawSamples) -> None:

@@ -34,7 +34,7 @@ from vla_align_ros.types import Experience, Float32Array, Observation, UInt8Arra
 VALIDATION_SEED = 50_001
 RECORDED_S = {Task.REACH: 3.0, Task.PUSH: 8.0, Task.PICK: 8.0}  # what an expert needs for nearly all of its episodes
 BEHAVIOURS = {Behaviour.EXPERT: 0.15, Behaviour.NOISY: 0.2, Behaviour.MISFIT: 0.4, Behaviour.BABBLE: 0.25}
-TICKS_A_SAMPLE, EPISODES = 4, 16  # recorded for each sample; episodes of one robot and task a call, at most
+TICKS_A_SAMPLE = 4  # recorded for each sample
 LOOKS = 4  # at moments of an episode, for one in which the first camera sees what is asked for
 LABELLED_ARMS = 512  # whose pictures the eyes are pretrained on
 _PERIOD_NS = round(1e9 / CONTROL_HZ)
@@ -69,12 +69,12 @@ class So101Source:
         """See `Source`. The roll of the wrist camera is a point on a circle."""
         arms = list(self.arms.values())
         families = tuple(tuple(item.value for item in families_of(arm)) for arm in arms)
-        return Shifts(_shift_values(arms), families, self._exchanged)
+        return Shifts(shift_values(arms), families, self._exchanged)
 
     def _exchanged(self, row: int, family: str, other: int) -> Float32Array:
         arms = list(self.arms.values())
         values = {name: getattr(arms[other], name) for name in shifted_fields(Family(family))}
-        found: Float32Array = _shift_values([replace(arms[row], **values)])[0]
+        found: Float32Array = shift_values([replace(arms[row], **values)])[0]
         return found
 
     @cached_property
@@ -124,7 +124,7 @@ class So101Source:
         """Episodes of a task, and a random (tick, row) of an own one for each entry of `robot`."""
         ticks = round(RECORDED_S[task] * CONTROL_HZ) + horizon
         arms, group, wanted = np.unique(robot, return_inverse=True, return_counts=True)
-        episodes = np.clip(-(-wanted * TICKS_A_SAMPLE // ticks), 1, EPISODES)
+        episodes = -(-wanted * TICKS_A_SAMPLE // ticks)
         first = np.cumsum(episodes) - episodes
         row = first[group] + rng.integers(0, episodes[group])
         arm = arms.repeat(episodes)
@@ -204,8 +204,9 @@ def open_sources(
     )
 
 
-def _shift_values(arms: Sequence[Embodiment]) -> Float32Array:
-    """(arms, P)."""
+def shift_values(arms: Sequence[Embodiment]) -> Float32Array:
+    """(arms, P): how arms differ, in the numbers that their tokens are made of; the wrist camera's roll as a point on a
+    circle."""
     roll = np.array([arm.wrist_roll_rad for arm in arms])
     rest = np.stack([replace(arm, wrist_roll_rad=0.0).vector() for arm in arms])
     return np.column_stack([rest, np.sin(roll), np.cos(roll)]).astype(np.float32)
