@@ -26,10 +26,10 @@ from vla_align_ros.demo.subject import MODEL, SIMULATED
 from vla_align_ros.policy.config import load_model_config
 from vla_align_ros.zoo import find_model
 
-DOMAIN, EXPERIENCES, TIMEOUT_S = 87, 128, 180.0
+DOMAIN, TIMEOUT_S = 87, 180.0
 
 
-def measure(model: str, seconds: float, aligns: int) -> dict[str, Any]:
+def measure(model: str, seconds: float, aligns: int, experiences: int) -> dict[str, Any]:
     """`seconds` of both: the policy alone, and with `aligns` alignments, evenly spread."""
     os.environ.update(loopback_environment(DOMAIN))
     from vla_align_ros.ros.listener import Listener, listening  # reads the environment
@@ -66,11 +66,12 @@ def measure(model: str, seconds: float, aligns: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder, listening(joints=False) as listener:
         out, environment = Path(folder), dict(os.environ)
         parameters = {"model": model, "store": str(out / "store"), "exploration_fraction": 0.5}
+        parameters["align_max_experiences"] = experiences
         sim = NodeProcess("sim_robot", SIMULATED, out / "sim.log", environment)
         node = NodeProcess("vla_align_node", parameters, out / "node.log", environment)
         with sim, node:
             deadline = time.monotonic() + TIMEOUT_S
-            while int(listener.statuses.get("vla_policy: experience", {}).get("buffer", "0")) < EXPERIENCES:
+            while int(listener.statuses.get("vla_policy: experience", {}).get("buffer", "0")) < experiences:
                 assert time.monotonic() < deadline, f"no experience:\n{node.log_tail()}"
                 threading.Event().wait(0.5)
             found = {
@@ -78,17 +79,19 @@ def measure(model: str, seconds: float, aligns: int) -> dict[str, Any]:
                 "aligning": watch(listener, lambda: align(listener)),
             }
     rows = config.architecture.action_horizon - robot.execute
-    return {"slack_ms": rows * robot.period_ns * 1e-6, "seconds": seconds, "alignments_s": took_s, **found}
+    about = {"slack_ms": rows * robot.period_ns * 1e-6, "seconds": seconds, "experiences": experiences}
+    return {**about, "alignments_s": took_s, **found}
 
 
 def main(
     model: Annotated[str, typer.Option(help="A folder of models/, or a path, of the demo's robot.")] = MODEL,
     seconds: Annotated[float, typer.Option(help="Of each part.")] = 60.0,
     aligns: Annotated[int, typer.Option(help="Alignments in the second part.")] = 2,
+    experiences: Annotated[int, typer.Option(help="That an alignment learns and is judged by.", min=1)] = 128,
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the numbers here.")] = None,
 ) -> None:
     """Measure. Exit code 1 when a chunk was late."""
-    found = measure(model, seconds, aligns)
+    found = measure(model, seconds, aligns, experiences)
     for part in ("alone", "aligning"):
         print(part, found[part])
     machine.write(json_file, found)

@@ -94,26 +94,10 @@ def guard(numbers: dict[str, Any]) -> str:
     )
 
 
-def ablation(numbers: dict[str, Any]) -> str:
-    """Rules and checks before and after; harmful updates that are kept without the check that matters most."""
-    rules, checks = numbers["rules"], numbers["without_check"]
-    most = max(part["harmful_kept"] for part in checks.values())
-    kept = f"{checks['nothing']['harmful_kept']} of {checks['nothing']['harmful']}"
-    return f"{rules['before']} rules, then {rules['after']}; harmful kept {kept}, without one check up to {most}"
-
-
 def late_chunks(numbers: dict[str, Any]) -> str:
     part = numbers["aligning"]
     took = " and ".join(f"{seconds:.1f}" for seconds in numbers["alignments_s"])
     return f"{part['late_chunks']} of {part['chunks']} late, {quantiles(part['latency_ms'])}; an alignment {took} s"
-
-
-def success(numbers: dict[str, Any]) -> str:
-    def words(part: dict[str, Any]) -> str:
-        low, high = part["within_m"]["0.10"]["interval_95"]
-        return f"{part['within_m']['0.10']['successes']} of {part['episodes']} ({low:.0%} to {high:.0%})"
-
-    return f"{words(numbers['images'])}; with shuffled images {words(numbers['shuffled_images'])}"
 
 
 def golden(numbers: dict[str, Any]) -> str:
@@ -144,9 +128,7 @@ def loading(numbers: dict[str, Any]) -> str:
 OTHERS = (
     ("success before, after `align()`, `models/tiny`, older rules", "alignment", alignment),
     ("the same, commands divided by a least-squares gain", "classical", classical),
-    ("success on the unshifted arm, `models/tiny`", "success", success),
     ("eleven kinds of corrupted experience, `models/tiny`, older rules", "guard", guard),
-    ("what each check and rule buys, `models/tiny`, older rules", "ablation", ablation),
     ("chunks while two alignments run, `models/so101`, p50 / p99", "late_chunks", late_chunks),
     ("control tick to chunk without the model, p50 / p99", "message_to_chunk", to_chunk),
     ("largest difference from openpi, pi0 / pi05", "golden", golden),

@@ -147,6 +147,15 @@ def late_headline(numbers: Any) -> Headline:
     }
 
 
+def halving_headline(numbers: Any) -> Headline:
+    found = {"rows that halving asks": f"{numbers['rows_share']['mean']:.0%}"}
+    return found | {"its best token's loss is higher by, standard errors": mean(numbers["higher_z"])}
+
+
+def mistaken_headline(numbers: Any) -> Headline:
+    return {f"success, {name} put right": mean(part["success"]) for name, part in numbers["put right"].items()}
+
+
 def alignment_headline(numbers: Any) -> Headline:
     found = {
         f"success, {stage}": mean(numbers["success"][stage]) for stage in ("before", "best_known", "after", "oracle")
@@ -157,8 +166,9 @@ def alignment_headline(numbers: Any) -> Headline:
 def families_headline(numbers: Any) -> Headline:
     found = {}
     for name, part in numbers["families"].items():
-        rates = (mean(part[row]["success"]) for row in ("before", "classical", "after", "labels"))
-        found[f"success, {name}: before, classical, after, labels"] = ", ".join(rates)
+        measured = [row for row in ("before", "classical", "after", "labels") if isinstance(part[row], dict)]
+        rates = (mean(part[row]["success"]) for row in measured)
+        found[f"success, {name}: {', '.join(measured)}"] = ", ".join(rates)
     return found
 
 
@@ -257,6 +267,8 @@ BENCHMARKS = (
     Benchmark("project", "project.py", (), project_headline),
     Benchmark("late_chunks", "late_chunks.py", (), late_headline),
     Benchmark("so101", "alignment.py", ("--family", "all", "--seed", "91"), families_headline),
+    Benchmark("halving", "halving.py", (), halving_headline),
+    Benchmark("mistaken", "mistaken.py", ("--seed", "92", "--units", "12"), mistaken_headline),
     Benchmark("alignment", "alignment.py", ("--seed", "57", "--training-arms", "24"), alignment_headline),
     Benchmark("classical", "classical.py", ("--seed", "57"), classical_headline),
     Benchmark(

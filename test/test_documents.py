@@ -28,7 +28,7 @@ from vla_align_ros.robot.description import (
 )
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-MAX_WORDS, MAX_README_WORDS = 4300, 350
+MAX_WORDS, MAX_README_WORDS = 4500, 300
 GENERATED = {"parameters.md", "reasons.md"}
 PAGES = sorted(REPOSITORY.glob("docs/*.md"))
 DOCUMENTS = [
@@ -52,8 +52,8 @@ def benchmark(name: str) -> ModuleType:
 
 
 def words(path: Path) -> int:
-    """Without the tables that a script writes."""
-    return len(re.sub(r"<!-- begin.*?<!-- end -->", "", path.read_text(), flags=re.DOTALL).split())
+    """All of them, in tables, too; a bar between two cells is none."""
+    return sum(any(letter.isalnum() for letter in word) for word in path.read_text().split())
 
 
 def anchors(path: Path) -> set[str]:
