@@ -4,8 +4,8 @@
 
 Only for a model whose tokens are made of shifts. Each arm is aligned without the guard. Then the shifts of one family
 of what was found are put right, the others stay as found, and success is measured again. `mistake`: how far found
-shifts lie from the true ones, over their spread in training, the mean of the family's numbers; two robots drawn at
-random differ by 1.1.
+shifts lie from the true ones, over their spread in training, the mean of the family's numbers; two robots that
+are shifted at random differ by some 1.1.
 """
 
 from __future__ import annotations
