@@ -5,7 +5,9 @@
 
 An update is harmful when the paired action error on 256 held-out observations of the true arm rises by more than 5 %,
 useful when it falls by more than 5 %. Buffers start in turn from the token of a fresh install and from one that is
-aligned to the arm already, where there is more to lose. Goes on where it was cut off, as `alignment.py --family`.
+aligned to the arm already, where there is more to lose. `without_check` counts again as if one check were not there:
+every statistic is taken of every buffer, also where an earlier check ended the attempt. Goes on where it was cut off,
+as `alignment.py --family`.
 """
 
 from __future__ import annotations
@@ -25,12 +27,15 @@ from families import asked_for, units
 from machine import write
 from resumable import Found, resumed_arms
 
+from vla_align_ros.alignment.align import limits_of
 from vla_align_ros.alignment.reasons import Reason
 from vla_align_ros.bench.collect import collect_experience, later
 from vla_align_ros.bench.evaluate import action_error
 from vla_align_ros.bench.port import Bench, Embodiment
 from vla_align_ros.bench.so101.joints import GRIPPER
 from vla_align_ros.experience.builder import without_held
+from vla_align_ros.limits import BY_NAME, CHECKS
+from vla_align_ros.params import AlignParams
 from vla_align_ros.policy import Policy
 from vla_align_ros.policy.load import Device
 from vla_align_ros.seeds import Part, seed_of
@@ -38,6 +43,7 @@ from vla_align_ros.types import Experience, Observation, UInt8Array
 
 HARM = USE = 0.05
 HELD_OUT = 256
+LEAST = "guard.too_little_experience"
 Experiences = list[Experience]
 Corrupt = Callable[[Experiences, Experiences, np.random.Generator], Experiences]
 
@@ -171,7 +177,7 @@ def one_unit(
     def error(token: Any) -> float:
         return float(action_error(policy, bench, [arm], token[None], seed_of(seed, Part.HELD_OUT), HELD_OUT)[0])
 
-    starts = {"fresh": shipped, "aligned": aligned}
+    starts, limits = {"fresh": shipped, "aligned": aligned}, limits_of(policy, params)
     before = {name: error(token) for name, token in starts.items()}
     found = []
     for index, corrupt in enumerate((clean, *KINDS)):
@@ -181,6 +187,7 @@ def one_unit(
         done = arms.aligned(policy, starts[start], corrupted, params, seed)
         change = error(done.proposed) / before[start] - 1.0
         report = done.report
+        judged = report if report.after else arms.aligned(policy, starts[start], corrupted, begun(params), seed).report
         found.append(
             {
                 "kind": corrupt.__name__,
@@ -189,9 +196,18 @@ def one_unit(
                 "reason": report.reason.value,
                 "detail": report.detail,
                 "change": change,
+                "statistics": judged.statistics,
+                "refused_by": [
+                    name for name, value in judged.statistics.items() if BY_NAME[name].beyond(value, limits[name])
+                ],
             }
         )
     return {"attempts": found}
+
+
+def begun(params: AlignParams) -> AlignParams:
+    """The same without the checks that end an alignment before it computes anything."""
+    return params.updated({"guard.joints_do_not_follow": BY_NAME["joints_do_not_follow"].most, LEAST: 1.0})
 
 
 def summary(found: list[Found]) -> dict[str, Any]:
@@ -223,7 +239,23 @@ def summary(found: list[Found]) -> dict[str, Any]:
         "useful_clean_skipped_as_already_aligned": len(skipped),
         "useful_one_in_ten_wrong": len(tenth),
         "by_kind": by_kind,
+        "without_check": {check.name: without(check.name, found) for check in CHECKS if check.name != "joint_strays"},
         "harmful_kept_details": [item for item in harmful if item["kept"]],
+    }
+
+
+def without(check: str, found: list[Found]) -> dict[str, int]:
+    """What would be kept without a check, and what it alone refuses: harm of corrupted buffers, use of clean ones."""
+    passed = [item for item in found if not set(item["refused_by"]) - {check}]
+    alone = [item for item in passed if item["refused_by"]]
+    harmful, useful = (
+        [item for item in passed if (item["kind"] == "clean") == clean_ and wanted(item["change"])]
+        for clean_, wanted in ((False, lambda change: change > HARM), (True, lambda change: change < -USE))
+    )
+    return {
+        "harmful_kept": len(harmful),
+        "harmful_refused_by_it_alone": sum(item in alone for item in harmful),
+        "useful_refused_by_it_alone": sum(item in alone for item in useful),
     }
 
 

@@ -83,11 +83,14 @@ def test_a_unit_of_the_so101_is_aligned_on_clean_and_on_corrupted_experience(
     assert [item["reason"] for item in found[:2]] == ["kept", "joints_do_not_follow"]
     assert [item["kept"] for item in found[:2]] == [True, False]
     assert np.isfinite([item["change"] for item in found]).all(), "of what was refused, too"
+    assert "joints_do_not_follow" in found[1]["refused_by"]
+    assert all("perception_high" in item["statistics"] for item in found), "of what ended early, too"
 
 
 def test_what_harmed_and_was_kept_is_counted_and_what_was_of_use_and_refused() -> None:
-    def attempt(kind: str, kept: bool, change: float, reason: str = "") -> dict[str, Any]:
-        return {"kind": kind, "kept": kept, "change": change, "reason": reason or ("kept" if kept else "frames_late")}
+    def attempt(kind: str, kept: bool, change: float, reason: str = "frames_late") -> dict[str, Any]:
+        refused_by, reason = ([], "kept") if kept else ([reason], reason)
+        return {"kind": kind, "kept": kept, "change": change, "reason": reason, "refused_by": refused_by}
 
     found = [
         attempt("clean", True, -0.5),
@@ -103,3 +106,9 @@ def test_what_harmed_and_was_kept_is_counted_and_what_was_of_use_and_refused() -
     assert counts["useful_refused_fraction"] == 0.5
     assert counts["useful_clean_skipped_as_already_aligned"] == 1
     assert counts["by_kind"]["clean"]["harmful_kept"] == 1
+    assert counts["without_check"]["frames_late"] == {
+        "harmful_kept": 2,
+        "harmful_refused_by_it_alone": 1,
+        "useful_refused_by_it_alone": 1,
+    }
+    assert counts["without_check"]["images_do_not_fit"]["harmful_refused_by_it_alone"] == 0
