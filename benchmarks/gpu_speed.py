@@ -29,7 +29,6 @@ from sample_actions import NUM_STEPS, VARIANTS, WARM_UP, running_peer
 from timing import percentile, timed
 
 from vla_align_ros.alignment.losses import ExperienceLosses
-from vla_align_ros.alignment.step import gradient
 from vla_align_ros.policy.config import Architecture
 from vla_align_ros.policy.fast import FastSampler
 from vla_align_ros.policy.inputs import PolicyInput
@@ -139,7 +138,7 @@ def measure_variant(
     rows = torch.arange(min(STEP_ROWS, experiences))
 
     def step() -> None:
-        gradient(losses, token, rows, 1, 0)
+        losses.gradient(token, rows, 1, 0)
 
     times["align_step"] = [ms(step, device) for _ in range(WARM_UP + calls)]
     with aligning(step, device):

@@ -5,7 +5,8 @@
 
 An update is harmful when the paired action error on 256 held-out observations of the true arm rises by more than 5 %,
 useful when it falls by more than 5 %. Buffers start in turn from the token of a fresh install and from one that is
-aligned to the arm already, where there is more to lose. `without_check` counts again as if one check were not there:
+aligned to the arm already, where there is more to lose. Mirrored pictures are no corruption: a wrist camera that is
+mounted mirrored is one of the shifts. `without_check` counts again as if one check were not there:
 every statistic is taken of every buffer, also where an earlier check ended the attempt. Goes on where it was cut off,
 as `alignment.py --family`.
 """
@@ -73,11 +74,6 @@ def exchanged_cameras(clean: Experiences, other: Experiences, rng: np.random.Gen
     return on_images(clean, lambda seen: dict(zip(seen.images, reversed(list(seen.images.values())), strict=True)))
 
 
-def mirrored_frames(clean: Experiences, other: Experiences, rng: np.random.Generator) -> Experiences:
-    """Left is right."""
-    return on_images(clean, lambda seen: {name: image[:, ::-1].copy() for name, image in seen.images.items()})
-
-
 def constant_images(clean: Experiences, other: Experiences, rng: np.random.Generator) -> Experiences:
     """A grey picture."""
     return on_images(clean, lambda seen: {name: np.full_like(image, 128) for name, image in seen.images.items()})
@@ -124,7 +120,6 @@ KINDS: tuple[Corrupt, ...] = (
     late_actions,
     swapped_joints,
     exchanged_cameras,
-    mirrored_frames,
     constant_images,
     frozen_frames,
     stale_frames,

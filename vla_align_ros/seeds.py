@@ -68,7 +68,6 @@ class Part(Enum):
     PICK_ROUND = 1, 1_000_003, 0  # the candidates that are left, by more and more experiences
     FINALISTS = 1, 0, 1  # the last ones, by all
     GRADIENT = 1009, 1, 1  # by step
-    EXPERIENCES = 1009, 1, 0  # by part of those that one gradient or loss is of
     JUDGING = 1, 0, 1  # the same draws before and after
     OWN_TOKEN = 1, 1_000_003, 0  # a robot's, of what `training/own_token.py` asks
     # benches

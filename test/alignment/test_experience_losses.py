@@ -158,6 +158,36 @@ def test_rows_in_parts_give_the_same(policy: Policy, token: Tensor, monkeypatch:
             torch.testing.assert_close(parts[task], whole[task], rtol=1e-5, atol=1e-6)
 
 
+def test_a_gradient_is_the_losses_own_and_the_same_in_parts(
+    policy: Policy, token: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = make_losses(policy)
+    leaf = token.clone().requires_grad_(True)
+    each = losses(leaf, ROWS, 3, 5)
+    (whole,) = torch.autograd.grad(losses.weighted(each).mean(), leaf)
+    assert float(whole.norm()) > 0
+    few = 7 * losses.bytes_per_experience
+    for name, value in (("MOST_AT_ONCE", 64), ("MOST_AT_ONCE", 7), ("BACKWARD_BYTES", few), ("BACKWARD_BYTES", 1)):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"vla_align_ros.alignment.losses.{name}", value)
+            slope, means = losses.gradient(token, ROWS, 3, 5)
+        torch.testing.assert_close(slope, whole, rtol=1e-4, atol=1e-7)
+        assert means == pytest.approx({task: float(loss.detach().mean()) for task, loss in each.items()}, rel=1e-5)
+
+
+def test_what_a_backward_pass_keeps_is_no_more_than_it_is_taken_for(policy: Policy, token: Tensor) -> None:
+    losses, kept = make_losses(policy), dict[int, int]()
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        losses(token.clone().requires_grad_(True), ROWS, 1, 0)
+    held = sum(kept.values()) / len(ROWS)
+    assert held < losses.bytes_per_backward < 4 * held
+
+
 def test_of_a_networks_inputs_they_are_the_same_bits(policy: Policy, token: Tensor) -> None:
     inputs, outcome = policy.prepare_experiences(make_experiences(10))
     losses = ExperienceLosses.of_inputs(policy.model, inputs.with_less_padding(), outcome, LossWeights())

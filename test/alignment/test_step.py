@@ -13,7 +13,7 @@ from builders import make_losses, replace_parts
 from torch import Tensor
 
 from vla_align_ros.alignment import step
-from vla_align_ros.alignment.step import ROWS_AT_ONCE, descend, gradient, propose, within_bank
+from vla_align_ros.alignment.step import descend, propose, within_bank
 from vla_align_ros.params import AlignParams
 from vla_align_ros.policy import Policy
 from vla_align_ros.seeds import Part, seed_of
@@ -39,32 +39,12 @@ def test_descending_brings_the_learned_losses_down(policy: Policy, token: Tensor
 def test_the_first_step_is_the_share_of_the_banks_spread_against_the_gradient(policy: Policy) -> None:
     losses, params = make_losses(policy), AlignParams(align_learning_rate=0.01, align_steps=1)
     order = torch.randperm(len(ROWS), generator=torch.Generator().manual_seed(0))[: params.align_batch_size]
-    slope, means = gradient(losses, policy.e_0, order, params.align_draws, seed_of(0, Part.GRADIENT, 0))
+    slope, means = losses.gradient(policy.e_0, order, params.align_draws, seed_of(0, Part.GRADIENT, 0))
     shadow, (curve,) = descend(policy, losses, ROWS, policy.e_0, params, 0)
     rate = 0.01 * float(policy.alignment.bank.std(correction=0))
     torch.testing.assert_close(shadow - policy.e_0, -rate * slope.sign(), rtol=1e-3, atol=1e-6)
     assert curve.learning_rate == pytest.approx(rate)
     assert curve.losses == means
-
-
-def test_a_gradient_in_parts_is_the_gradient_of_the_whole() -> None:
-    class Squares:
-        """(sum(token) - row) squared."""
-
-        def __call__(self, token: Tensor, rows: Tensor, draws: int, seed: int) -> dict[str, Tensor]:
-            seeds.append(seed)
-            return {"dynamics": (token.sum() - rows).square()}
-
-        def weighted(self, losses: dict[str, Tensor]) -> Tensor:
-            return 3.0 * losses["dynamics"]
-
-    seeds = list[int]()
-    losses: Any = Squares()
-    rows = torch.arange(2 * ROWS_AT_ONCE + 5)
-    slope, means = gradient(losses, torch.ones(2, 3), rows, 1, 0)
-    torch.testing.assert_close(slope, torch.full((2, 3), 3.0 * 2 * (6.0 - float(rows.float().mean()))))
-    assert means["dynamics"] == pytest.approx(float((6.0 - rows).square().mean()))
-    assert len(set(seeds)) == len(seeds) == 3
 
 
 def test_descending_stops_at_the_first_loss_that_is_not_finite(policy: Policy, token: Tensor) -> None:
@@ -75,9 +55,10 @@ def test_descending_stops_at_the_first_loss_that_is_not_finite(policy: Policy, t
 def test_descending_stops_at_a_gradient_that_is_not_finite(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
     slope = torch.zeros_like(policy.e_0)
     slope[0, 0] = torch.inf
-    monkeypatch.setattr(step, "gradient", lambda *_: (slope, {}))
+    losses = make_losses(policy)
+    monkeypatch.setattr(losses, "gradient", lambda *_: (slope, {}))
     with pytest.raises(FloatingPointError, match="a loss or gradient is not finite at step 0"):
-        descend(policy, make_losses(policy), ROWS, policy.e_0, AlignParams(align_steps=5), 0)
+        descend(policy, losses, ROWS, policy.e_0, AlignParams(align_steps=5), 0)
 
 
 def test_a_token_that_leaves_the_region_of_the_bank_comes_back_to_its_edge(policy: Policy) -> None:
@@ -107,11 +88,10 @@ class Flat:
     def __init__(self, of: Callable[[Tensor], Tensor] = lambda token: 0.0 * token.sum()) -> None:
         self._of = of
 
-    def __call__(self, token: Tensor, rows: Tensor, draws: int, seed: int) -> dict[str, Tensor]:
-        return {"perception": self._of(token) + torch.ones(len(rows))}
-
-    def weighted(self, losses: dict[str, Tensor]) -> Tensor:
-        return losses["perception"]
+    def gradient(self, token: Tensor, rows: Tensor, draws: int, seed: int) -> tuple[Tensor, dict[str, float]]:
+        leaf = token.detach().requires_grad_(True)
+        loss = self._of(leaf)
+        return torch.autograd.grad(loss, leaf)[0], {"perception": float(loss.detach())}
 
 
 def test_a_token_that_is_made_of_shifts_stays_one_that_is_made_of_them(policy: Policy) -> None:

@@ -4,8 +4,8 @@ is computed once an alignment."""
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Self
 
 import torch
@@ -23,6 +23,7 @@ PREFIX_BATCH = 32  # at most
 PREFIX_BYTES = 2**28  # of the largest activation of the prefix's rows that are computed together
 MOST_AT_ONCE = 128  # rows in one pass: more are hardly faster
 COPIED_BYTES = 2**28  # of the prefix's keys and values, of which each row of a pass has a copy
+BACKWARD_BYTES = 2**28  # of what a pass keeps for its gradient
 
 
 class ExperienceLosses:
@@ -63,6 +64,17 @@ class ExperienceLosses:
         """Of the prefix's keys and values."""
         return sum(k[0].nbytes + v[0].nbytes for k, v in self._cache.key_values)
 
+    @property
+    def bytes_per_backward(self) -> int:
+        """What a row of a pass keeps for its gradient, at most: its copy of the keys and values, and of each token of
+        the expert, in each layer, four times the MLP's hidden row and eight times its own."""
+        a = self._model.architecture
+        assert a.alignment is not None
+        expert, each = a.alignment.expert, self._experience
+        tokens = a.peft_num_tokens + 1 + 2 * (1 + each.actions.shape[1] + each.features.shape[1])
+        numbers = tokens * expert.depth * (4 * expert.mlp_dim + 8 * expert.width)
+        return self.bytes_per_experience + numbers * self._cache.key_values[0][0].element_size()
+
     def __len__(self) -> int:
         return len(self._state)
 
@@ -86,6 +98,32 @@ class ExperienceLosses:
         the true ones.
         """
         many = tokens if tokens.dim() == 3 else tokens[None]
+        at_once = max(1, min(MOST_AT_ONCE, COPIED_BYTES // self.bytes_per_experience))
+        passes = list(self._passes(many, self._draw(rows, draws, seed, other_actions, other_states), at_once))
+        each = {task: torch.cat([found[task] for found in passes], 1) for task in passes[0]}
+        means = {task: loss.unflatten(1, (len(rows), draws)).mean(2) for task, loss in each.items()}
+        return means if tokens.dim() == 3 else {task: loss[0] for task, loss in means.items()}
+
+    def gradient(self, token: Tensor, rows: Tensor, draws: int, seed: int) -> tuple[Tensor, dict[str, float]]:
+        """Gradient (n, W) of the mean weighted loss on `rows` at a token, and the mean loss of each task, of the draws
+        that `__call__` makes. A pass at a time, so that memory does not grow with rows or draws."""
+        token, slope, found = token.detach().requires_grad_(True), torch.zeros_like(token), []
+        at_once = max(1, min(MOST_AT_ONCE, BACKWARD_BYTES // self.bytes_per_backward))
+        for losses in self._passes(token[None], self._draw(rows, draws, seed), at_once):
+            share = self.weighted(losses).sum() / (len(rows) * draws)
+            slope += torch.autograd.grad(share, token)[0]
+            found.append({task: loss.detach() for task, loss in losses.items()})
+        return slope, means({task: torch.cat([part[task] for part in found], 1) for task in found[0]})
+
+    def _draw(
+        self,
+        rows: Tensor,
+        draws: int,
+        seed: int,
+        other_actions: Tensor | None = None,
+        other_states: Tensor | None = None,
+    ) -> _Draws:
+        """Drawn on the CPU, so that every device sees the same."""
         generator = torch.Generator().manual_seed(seed)
         repeated = rows.repeat_interleave(draws)
         time = flow.sample_time(len(repeated), generator).to(self.device)
@@ -95,40 +133,31 @@ class ExperienceLosses:
         commands, states = (
             repeated if other is None else other.repeat_interleave(draws) for other in (other_actions, other_states)
         )
-        each = self._of_draws(many, repeated, commands, states, noise, time)
-        means = {task: loss.unflatten(1, (len(rows), draws)).mean(2) for task, loss in each.items()}
-        return means if tokens.dim() == 3 else {task: loss[0] for task, loss in means.items()}
+        return _Draws(repeated, commands, states, noise, time)
 
-    def _of_draws(
-        self, many: Tensor, rows: Tensor, commands: Tensor, states: Tensor, noise: dict[str, Tensor], time: Tensor
-    ) -> dict[str, Tensor]:
-        """Losses (K, R) of K tokens (K, n, W) on R draws: of a row, the commands and the state of a row, noise and t
-        each. As many at once as memory allows; what does not depend on the token is copied once for all that meet the
-        same draws."""
-        at_once = max(1, min(MOST_AT_ONCE, COPIED_BYTES // self.bytes_per_experience))
-        found: dict[str, list[Tensor]] = {task: [] for task in noise}
-        for part in torch.arange(len(rows)).split(at_once):
+    def _passes(self, many: Tensor, draws: _Draws, at_once: int) -> Iterator[dict[str, Tensor]]:
+        """Losses (K, R) of K tokens (K, n, W) on R draws, some draws after the others, `at_once` rows at most in one
+        pass; what does not depend on the token is copied once for all that meet the same draws."""
+        for part in torch.arange(len(draws.rows)).split(at_once):
             group = min(len(many), at_once // len(part))
             draw = part.repeat(group)
-            row = rows[draw]
-            cache, state = self._cache.rows(row), self._state[states[draw]]
-            experience = replace(self._experience[row], actions=self._experience.actions[commands[draw]])
-            of_part: dict[str, list[Tensor]] = {task: [] for task in noise}
+            row = draws.rows[draw]
+            cache, state = self._cache.rows(row), self._state[draws.states[draw]]
+            experience = replace(self._experience[row], actions=self._experience.actions[draws.commands[draw]])
+            found: dict[str, list[Tensor]] = {task: [] for task in draws.noise}
             for some in many.split(group):
                 these = slice(len(some) * len(part))
                 of_some = self._model.alignment_losses(
                     cache.rows(these),
                     state[these],
                     experience[these],
-                    {task: value[draw[these]] for task, value in noise.items()},
-                    time[draw[these]],
+                    {task: value[draw[these]] for task, value in draws.noise.items()},
+                    draws.time[draw[these]],
                     some.repeat_interleave(len(part), 0),
                 )
                 for task, loss in of_some.items():
-                    of_part[task].append(loss.view(len(some), len(part)))
-            for task, losses in of_part.items():
-                found[task].append(torch.cat(losses))
-        return {task: torch.cat(losses, 1) for task, losses in found.items()}
+                    found[task].append(loss.view(len(some), len(part)))
+            yield {task: torch.cat(losses) for task, losses in found.items()}
 
     def without_dynamics(self) -> ExperienceLosses:
         """The same experiences without the dynamics task, where inverse dynamics is asked too, which tells more of the
@@ -159,6 +188,18 @@ class ExperienceLosses:
         return torch.stack([self.weights.of(task) * loss for task, loss in losses.items()]).sum(0)
 
 
+@dataclass(frozen=True)
+class _Draws:
+    """R draws: the row of the experience, of its commands and of its state (R,), by task its noise (R, ...), and t
+    (R,)."""
+
+    rows: Tensor
+    commands: Tensor
+    states: Tensor
+    noise: dict[str, Tensor]
+    time: Tensor
+
+
 def prefix_batch(model: Pi0) -> int:
     """Experiences whose prefixes are computed together: fixed for a model, so that live and offline alignment compute
     the same bits; of a large one only as many as memory is meant to hold."""
@@ -169,7 +210,7 @@ def prefix_batch(model: Pi0) -> int:
 
 
 def _shapes(experience: ExperienceInput, rows: int) -> ExperienceInput:
-    """Of so many rows, on the CPU, where the noise is drawn, so that every device sees the same."""
+    """Of so many rows, on the CPU."""
     whole = (getattr(experience, field.name) for field in fields(experience))
     return ExperienceInput(*(torch.empty(rows, *tensor.shape[1:]) for tensor in whole))
 

@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from vla_align_ros.alignment.losses import ExperienceLosses, means
+from vla_align_ros.alignment.losses import ExperienceLosses
 from vla_align_ros.alignment.pick import pick
 from vla_align_ros.alignment.report import StepCurve
 from vla_align_ros.params import AlignParams
@@ -21,7 +21,6 @@ from vla_align_ros.policy import Policy
 from vla_align_ros.policy.made_tokens import MadeTokens
 from vla_align_ros.seeds import Part, seed_of
 
-ROWS_AT_ONCE = 32  # in one backward pass: bounds the memory, whatever align_batch_size is
 USUAL = 0.01  # weighted loss that a shift by its spread must be worth
 
 
@@ -99,7 +98,7 @@ def descend(
         rate = adam.param_groups[0]["lr"] = share * (1.0 - step / params.align_steps)
         batch = rows[torch.randperm(len(rows), generator=generator)[: params.align_batch_size]]
         token, far = way.token(moved), way.far(moved)
-        found, mean_losses = gradient(losses, token, batch, params.align_draws, seed_of(seed, Part.GRADIENT, step))
+        found, mean_losses = losses.gradient(token, batch, params.align_draws, seed_of(seed, Part.GRADIENT, step))
         (moved.grad,) = torch.autograd.grad([token, far], moved, [found, torch.ones_like(far)])
         adam.step()
         with torch.no_grad():
@@ -154,18 +153,6 @@ class _Shifts:
     def far(self, moved: Tensor) -> Tensor:
         """What is asked of it beside the losses."""
         return USUAL * (moved - self._usual).square().sum()
-
-
-def gradient(
-    losses: ExperienceLosses, token: Tensor, rows: Tensor, draws: int, seed: int
-) -> tuple[Tensor, dict[str, float]]:
-    """Gradient (n, W) of the mean weighted loss on `rows` at a token, and the mean loss of each task, with `draws` of
-    (t, noise) for each row, by `seed`."""
-    token, slope, found = token.detach().requires_grad_(True), torch.zeros_like(token), []
-    for index, part in enumerate(rows.split(ROWS_AT_ONCE)):
-        found.append(losses(token, part, draws, seed_of(seed, Part.EXPERIENCES, index)))
-        slope += torch.autograd.grad(losses.weighted(found[-1]).sum() / len(rows), token)[0]
-    return slope, means({task: torch.cat([part[task].detach() for part in found]) for task in found[0]})
 
 
 def within_bank(policy: Policy, token: Tensor) -> Tensor:
