@@ -1,6 +1,6 @@
 """What the alignment benchmarks share: one arm's experience, alignment, labels and success, and a pool of processes.
 
-Before is the token that a fresh install loads. Arms of `unseen_arms` were never seen in training or validation.
+Before is the token that a fresh install loads. Test arms (`families.units`) were never seen in training or validation.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -22,30 +22,18 @@ from vla_align_ros.alignment.losses import ExperienceLosses, weights_of
 from vla_align_ros.alignment.report import AlignReport
 from vla_align_ros.alignment.split import Split, split, split_by_episode
 from vla_align_ros.alignment.step import Proposal, propose
-from vla_align_ros.bench.evaluate import finished
-from vla_align_ros.bench.reach2 import task
-from vla_align_ros.bench.reach2.bench import BENCH
-from vla_align_ros.bench.reach2.embodiment import Embodiments
 from vla_align_ros.experience.builder import without_held
 from vla_align_ros.params import AlignParams, PolicyParams
 from vla_align_ros.policy import Policy, flow, load_policy
 from vla_align_ros.policy.load import Device
-from vla_align_ros.seeds import Part, Stream, rng_of, seed_of
 from vla_align_ros.types import Experience, Observation
 from vla_align_ros.zoo import find_model
 
 ERROR_SAMPLES = 256  # observations that an action error is the mean of
 TEST_SEED = 900_000  # training draws its arms from 101 on, validation from 50001
-LAMBDAS = {"perception": "lambda_perc", "dynamics": "lambda_dyn", "inverse_dynamics": "lambda_inv"}
-NEARLY_NONE = 1e-6  # with weight 0 perception is not embedded, and the other two would miss its token
 LABELS, LABEL_STEPS, LABEL_BATCH, LABEL_DRAWS = 256, 100, 32, 2
 
 Result = TypeVar("Result")
-
-
-def unseen_arms(count: int, seed: int, scale: float = 1.0) -> Embodiments:
-    """Unseen arms. scale: width of the shifts relative to training's."""
-    return BENCH.embodiments(count, TEST_SEED + seed, scale)
 
 
 def each_arm(
@@ -123,27 +111,7 @@ def losses_of(policy: Policy, experiences: Sequence[Experience], params: AlignPa
     return ExperienceLosses(policy, experiences, weights_of(params))
 
 
-def task_alone(params: AlignParams, task: str) -> AlignParams:
-    """The other tasks' lambdas 0, or nearly 0."""
-    lambdas = {name: getattr(params, name) if which == task else 0.0 for which, name in LAMBDAS.items()}
-    return replace(params, **{**lambdas, "lambda_perc": lambdas["lambda_perc"] or params.lambda_perc * NEARLY_NONE})
-
-
-def successes(policy: Policy, arm: Embodiments, token: Tensor, episodes: int, seed: int) -> NDArray[np.bool_]:
-    """Which of an arm's episodes (the same for every token) succeed."""
-    return finished(policy, BENCH, [arm] * episodes, token.expand(episodes, -1, -1), seed).succeeded
-
-
 LabelLoss = Callable[[Tensor, Tensor, torch.Generator], Tensor]
-
-
-def label_loss(policy: Policy, arm: Embodiments, seed: int) -> LabelLoss:
-    """L_action of a token on some of LABELS observations of one arm, by the expert's own chunks: the labels that an
-    alignment never sees."""
-    batch = BENCH.episodes([arm] * LABELS, seed_of(seed, Part.LABELS), policy.model.architecture.vision.image_size)
-    rng = rng_of(seed, Stream.LABELLED_POSES)
-    batch.angle_rad = task.training_pose(batch.arms, batch.scene, rng)
-    return imitation_loss(policy, batch.observe(), batch.expert_chunks(policy.model.architecture.action_horizon))
 
 
 def imitation_loss(policy: Policy, observations: Sequence[Observation], wanted: NDArray[Any]) -> LabelLoss:
@@ -164,11 +132,6 @@ def imitation_loss(policy: Policy, observations: Sequence[Observation], wanted: 
         return found.mean()
 
     return loss
-
-
-def best_by_labels(policy: Policy, arm: Embodiments, starts: Sequence[Tensor], seed: int) -> Tensor:
-    """The best token that the labels lead to: from the best of bank and `starts`, by gradient."""
-    return tuned(policy, label_loss(policy, arm, seed), LABELS, starts, seed)
 
 
 def tuned(policy: Policy, loss: LabelLoss, labels: int, starts: Sequence[Tensor], seed: int) -> Tensor:

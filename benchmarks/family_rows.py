@@ -1,4 +1,4 @@
-"""One unit of a family of the SO-101 bench: the rows of `alignment.py --family`, same experience, paired episodes.
+"""One unit of a family of the SO-101 bench: the rows of `alignment.py`, same experience, paired episodes.
 
 e_0, shipped            no alignment: the token without an arm, and the one that a fresh install loads
 least_squares           joints alone: each joint's gain, sign and offset, as a command wrapper (`calibration.py`)
@@ -17,6 +17,7 @@ labels                  best token by the expert's labels
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,11 +25,12 @@ from typing import Any
 
 import arms
 import numpy as np
+import torch
 from calibration import Lines, calibrated, calibration, lines, most_alike
 from landmarks import FORMULAS, Undone, hand_eye
-from side_by_side import all_weights
 from torch import Tensor
 
+from vla_align_ros.alignment.losses import weights_of
 from vla_align_ros.bench.collect import fill_buffer, fill_buffers
 from vla_align_ros.bench.evaluate import Act, acting, run
 from vla_align_ros.bench.port import Bench
@@ -40,7 +42,9 @@ from vla_align_ros.bench.so101.joints import DELTA
 from vla_align_ros.bench.so101.recording import Recording, draw_samples
 from vla_align_ros.bench.so101.skeleton import skeletons
 from vla_align_ros.bench.so101.source import RECORDED_S
-from vla_align_ros.policy import Policy
+from vla_align_ros.params import AlignParams
+from vla_align_ros.policy import Policy, flow
+from vla_align_ros.policy.pi0 import Pi0
 from vla_align_ros.seeds import Part, seed_of
 from vla_align_ros.types import Experience, Observation
 
@@ -50,6 +54,7 @@ DEMONSTRATIONS = (1, 5)
 LABELLED_EPISODES = 12
 ANSWERS = 64  # experiences of a robot that another one is compared with
 GREY = 128
+WEIGHTS_STEPS, WEIGHTS_RATE, WEIGHTS_BATCH = 40, 1e-4, 32
 
 Row = Callable[[int, int], Act]
 """(episodes, seed) -> who acts in them."""
@@ -283,3 +288,26 @@ def tuned_on(
     origin = np.where(DELTA, drawn.readings, np.float32(0.0))[:, None]
     loss = arms.imitation_loss(policy, observations, drawn.actions - origin)
     return arms.tuned(policy, loss, len(observations), starts, seed)
+
+
+def all_weights(policy: Policy, experiences: Sequence[Experience], params: AlignParams, seed: int) -> Pi0:
+    """A copy of the network, every weight trained by the alignment losses; the token stays."""
+    model = copy.deepcopy(policy.model).requires_grad_(True)
+    weights = weights_of(params)
+    with torch.no_grad():
+        inputs, experience = policy.prepare_experiences(experiences)
+    token, generator = arms.shipped_token(policy), torch.Generator(policy.device).manual_seed(seed)
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p is not model.peft_prefix_token], WEIGHTS_RATE)
+    for step in range(WEIGHTS_STEPS):
+        optimizer.param_groups[0]["lr"] = WEIGHTS_RATE * (1.0 - step / WEIGHTS_STEPS)
+        rows = torch.randperm(len(experiences), generator=generator, device=policy.device)[:WEIGHTS_BATCH]
+        state, part = inputs.state[rows], experience[rows]
+        noise = model.draw_noise(state, part, weights, generator)
+        time = flow.sample_time(len(rows), generator)
+        cache = model.prefix_cache(inputs[rows])
+        found = model.alignment_losses(cache, state, part, noise, time, token.expand(len(rows), -1, -1))
+        loss = torch.stack([weights.of(task) * value.mean() for task, value in found.items()]).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return model.requires_grad_(False)

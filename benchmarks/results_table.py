@@ -77,21 +77,27 @@ FAMILY_HEAD = (
 )
 
 
-def alignment(numbers: dict[str, Any]) -> str:
-    success = numbers["success"]
-    return f"{success['before']['mean']:.3f}, {interval(success['after'])}"
-
-
-def classical(numbers: dict[str, Any]) -> str:
-    return interval(numbers["success"]["classical"])
-
-
 def guard(numbers: dict[str, Any]) -> str:
     refused = numbers["useful_refused_fraction"]
     return (
         f"{numbers['harmful_kept']} of {numbers['would_harm']} harmful updates kept, of {numbers['buffers']} buffers; "
         f"{refused:.0%} of {numbers['useful_clean']} useful ones refused"
     )
+
+
+def seconds(numbers: dict[str, Any]) -> str:
+    (part,) = numbers["families"].values()
+    most, last = part["robot_seconds_for_80%_of_the_gain, after"], list(part["by_experiences"].values())[-1]
+    took = "no gain" if most is None else f"{most:.0f} s"
+    return f"{took}; {part['before']['mean']:.2f} to {interval(last['after'], 2)}"
+
+
+def second_shift(numbers: dict[str, Any]) -> str:
+    def words(name: str, part: dict[str, Any]) -> str:
+        rates = " / ".join(f"{part[stage]['mean']:.2f}" for stage in ("before", "right after", "at the end"))
+        return f"{name} {rates}"
+
+    return "; ".join(words(name, part) for name, part in numbers["accidents"].items())
 
 
 def late_chunks(numbers: dict[str, Any]) -> str:
@@ -126,9 +132,10 @@ def loading(numbers: dict[str, Any]) -> str:
 
 
 OTHERS = (
-    ("success before, after `align()`, `models/tiny`, older rules", "alignment", alignment),
-    ("the same, commands divided by a least-squares gain", "classical", classical),
-    ("eleven kinds of corrupted experience, `models/tiny`, older rules", "guard", guard),
+    ("ten kinds of corrupted experience, two arms of each family", "guard", guard),
+    ("`wrist_camera`: robot-seconds for 80% of the gain; success", "robot_seconds", seconds),
+    ("the same without random motion", "robot_seconds_own_policy", seconds),
+    ("a second shift in mid-run, success before / right after / at last", "on_robot", second_shift),
     ("chunks while two alignments run, `models/so101`, p50 / p99", "late_chunks", late_chunks),
     ("control tick to chunk without the model, p50 / p99", "message_to_chunk", to_chunk),
     ("largest difference from openpi, pi0 / pi05", "golden", golden),

@@ -36,21 +36,6 @@ def golden_headline(numbers: Any) -> Headline:
     return {f"largest difference from openpi, {Path(folder).name}": words(part) for folder, part in numbers.items()}
 
 
-def success_headline(numbers: Any) -> Headline:
-    def words(part: Any) -> str:
-        low, high = part["within_m"]["0.10"]["interval_95"]
-        return f"{part['within_m']['0.10']['successes']} of {part['episodes']} ({low:.1%} to {high:.1%})"
-
-    return {f"success, {name.replace('_', ' ')}": words(numbers[name]) for name in ("images", "shuffled_images")}
-
-
-def frames_headline(numbers: Any) -> Headline:
-    def fastest(row: Any) -> float:
-        return max(float(value) for key, value in row.items() if key.startswith("draw_"))
-
-    return {f"frames/s drawn, {row['size']} px": f"{fastest(row):.0f}" for row in numbers["frames_per_second"]}
-
-
 def so101_headline(numbers: Any) -> Headline:
     speed = numbers["speed"]
     rates = {**speed["frames_per_s"], **speed["control_steps_per_s"], **speed["samples_per_s"]}
@@ -156,13 +141,6 @@ def mistaken_headline(numbers: Any) -> Headline:
     return {f"success, {name} put right": mean(part["success"]) for name, part in numbers["put right"].items()}
 
 
-def alignment_headline(numbers: Any) -> Headline:
-    found = {
-        f"success, {stage}": mean(numbers["success"][stage]) for stage in ("before", "best_known", "after", "oracle")
-    }
-    return found | {"made worse": f"{numbers['worse_fraction']:.1%}"}
-
-
 def families_headline(numbers: Any) -> Headline:
     found = {}
     for name, part in numbers["families"].items():
@@ -170,17 +148,6 @@ def families_headline(numbers: Any) -> Headline:
         rates = (mean(part[row]["success"]) for row in measured)
         found[f"success, {name}: {', '.join(measured)}"] = ", ".join(rates)
     return found
-
-
-def classical_headline(numbers: Any) -> Headline:
-    return {f"success, {stage}": mean(numbers["success"][stage]) for stage in ("before", "classical")}
-
-
-def diagnosis_headline(numbers: Any) -> Headline:
-    return {
-        f"share of the gap in action error, {count} experiences": f"{part['proposed']['share_of_gap']:.2f}"
-        for count, part in numbers["by_experiences"].items()
-    }
 
 
 def guard_headline(numbers: Any) -> Headline:
@@ -199,12 +166,15 @@ def on_robot_headline(numbers: Any) -> Headline:
     }
 
 
-def side_by_side_headline(numbers: Any) -> Headline:
-    return {f"success, {row}": mean(part["success"]) for row, part in numbers.items()}
-
-
-def retrained_headline(numbers: Any) -> Headline:
-    return {f"success, {row}": mean(part["success"]["stepped"]) for row, part in numbers.items()}
+def seconds_headline(numbers: Any) -> Headline:
+    found = {}
+    for name, part in numbers["families"].items():
+        last = list(part["by_experiences"].values())[-1]
+        found[f"success, {name}: before, after"] = f"{mean(part['before'])}, {mean(last['after'])}"
+        for what, seconds in part.items():
+            if what.startswith("robot_seconds_for"):
+                found[f"{name}: {what}"] = number(seconds, ".0f", "no gain")
+    return found
 
 
 def mean(part: dict[str, float]) -> str:
@@ -236,8 +206,6 @@ BENCHMARKS = (
     Benchmark("golden", "golden.py", tuple(GOLDEN), golden_headline),
     Benchmark("sample_actions", "sample_actions.py", (), sampling_headline),
     Benchmark("message_to_chunk", "message_to_chunk.py", (), message_headline),
-    Benchmark("success", "success.py", ("--shuffle-images",), success_headline),
-    Benchmark("frames", "frames.py", (), frames_headline),
     Benchmark("so101_bench", "so101_bench.py", (), so101_headline),
     Benchmark("training", "training.py", (), training_headline),
     Benchmark("reading", "reading.py", (), reading_headline),
@@ -266,52 +234,18 @@ BENCHMARKS = (
     Benchmark("growth", "growth.py", (), growth_headline),
     Benchmark("project", "project.py", (), project_headline),
     Benchmark("late_chunks", "late_chunks.py", (), late_headline),
-    Benchmark("so101", "alignment.py", ("--family", "all", "--seed", "91"), families_headline),
+    Benchmark("so101", "alignment.py", ("--seed", "91"), families_headline),
     Benchmark("halving", "halving.py", (), halving_headline),
     Benchmark("mistaken", "mistaken.py", ("--seed", "92", "--units", "12"), mistaken_headline),
-    Benchmark("alignment", "alignment.py", ("--seed", "57", "--training-arms", "24"), alignment_headline),
-    Benchmark("classical", "classical.py", ("--seed", "57"), classical_headline),
+    Benchmark("guard", "guard.py", ("--family", "all", "--seed", "94", "--units", "2"), guard_headline),
+    Benchmark("robot_seconds", "robot_seconds.py", ("--seed", "95"), seconds_headline),
+    Benchmark("robot_seconds_own_policy", "robot_seconds.py", ("--seed", "95", "--exploration", "0"), seconds_headline),
     Benchmark(
-        "alignment_beyond_range",
-        "alignment.py",
-        ("--seed", "51", "--embodiments", "48", "--scale", "1.25"),
-        alignment_headline,
-    ),
-    Benchmark(
-        "alignment_own_policy_only",
-        "alignment.py",
-        ("--seed", "22", "--embodiments", "24", "--exploration", "0"),
-        alignment_headline,
-    ),
-    Benchmark("diagnosis", "alignment.py", ("--diagnosis", "--seed", "9", "--embodiments", "8"), diagnosis_headline),
-    Benchmark("guard", "guard.py", ("--seed", "58"), guard_headline),
-    Benchmark("on_robot", "on_robot.py", ("--seed", "21", "--units", "12"), on_robot_headline),
-    Benchmark(
-        "drift",
+        "on_robot",
         "on_robot.py",
-        ("--seed", "37", "--units", "8", "--rounds", "20", "--shift-after", "0"),
+        ("--seed", "96", "--units", "9", "--rounds", "8", "--shift-after", "4", "--episodes", "20"),
         on_robot_headline,
     ),
-    Benchmark(
-        "unshifted",
-        "on_robot.py",
-        (
-            "--seed",
-            "37",
-            "--unshifted",
-            "--units",
-            "8",
-            "--rounds",
-            "5",
-            "--shift-after",
-            "0",
-            "--episodes",
-            "100",
-        ),
-        on_robot_headline,
-    ),
-    Benchmark("side_by_side", "side_by_side.py", ("--seed", "23", "--embodiments", "12"), side_by_side_headline),
-    Benchmark("retrained", "retrained.py", ("--seed", "9"), retrained_headline),
 )
 
 

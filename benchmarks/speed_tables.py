@@ -50,14 +50,18 @@ def parts(numbers: dict[str, Any]) -> list[tuple[str, ...]]:
 
 def full_size(numbers: dict[str, Any]) -> list[tuple[str, ...]]:
     """Peak memory over the weights, and CPU seconds."""
-    weights_gb = numbers["weights_gb"]
+    weights_gb, aligning = numbers["weights_gb"], numbers["aligning_gb"]
     return [
         ("weights", f"{weights_gb:.1f}", ""),
         *(
             (what, f"{numbers[key]['peak_gb'] - weights_gb:.1f}", f"{numbers[key]['cpu_s']:.0f}")
             for what, key in (("sample, at most", "sample"), ("align step of 32 experiences, at most", "align step"))
         ),
-        ("an alignment of 256, beside a sample, formula", f"{numbers['aligning_gb']['formula, 256 experiences']:.1f}", ""),
+        (
+            "an alignment of 256, beside a sample, formula",
+            f"{aligning['formula, 256 experiences']:.1f}",
+            "",
+        ),
     ]
 
 

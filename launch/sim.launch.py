@@ -24,7 +24,7 @@ PARAMETERS = ("bench", "embodiment_seed", "shift_scale", "rate")
 def generate_launch_description() -> LaunchDescription:
     return LaunchDescription(
         [
-            DeclareLaunchArgument("bench", default_value="", description="Kind of robot: reach2 (default) or so101."),
+            DeclareLaunchArgument("bench", default_value="", description="Kind of robot: so101 (default) or reach2."),
             DeclareLaunchArgument(
                 "embodiment_seed", default_value="", description="Which arm; 0 is the unshifted one (default)."
             ),
@@ -40,7 +40,7 @@ def generate_launch_description() -> LaunchDescription:
             DeclareLaunchArgument(
                 "use_sim_time", default_value="false", description="sim_robot publishes /clock, the nodes follow it."
             ),
-            DeclareLaunchArgument("model", default_value="tiny", description="Model of the policy."),
+            DeclareLaunchArgument("model", default_value="so101", description="Model of the policy."),
             DeclareLaunchArgument("namespace", default_value="", description="Namespace of all nodes."),
             # Before the include, which starts a process. That comes before the robot, so that the DDS profile that it
             # sets holds for the robot too, and declares the other arguments.

@@ -1,6 +1,6 @@
 """Start the policy and the checkpoint manager, two lifecycle nodes in one process.
 
-ros2 launch vla_align_ros vla_align.launch.py model:=tiny prompt:="reach the red target"
+ros2 launch vla_align_ros vla_align.launch.py model:=so101 prompt:="reach the red cube"
 """
 
 from launch import LaunchContext, LaunchDescription

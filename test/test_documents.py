@@ -163,12 +163,9 @@ def test_the_tables_are_those_of_the_results_folder(monkeypatch):
         assert page.read_text() == module.written(page), "run: python benchmarks/results_table.py"
 
 
-def test_every_result_has_what_its_headline_and_its_pool_read(monkeypatch):
+def test_every_result_has_what_its_headline_reads(monkeypatch):
     monkeypatch.syspath_prepend(REPOSITORY / "benchmarks")
-    run_all, pooled = benchmark("run_all"), benchmark("pooled")
+    run_all = benchmark("run_all")
     for made in run_all.BENCHMARKS:
         path = run_all.RESULTS / f"{made.name}.json"
         assert not path.exists() or made.headline(json.loads(path.read_text())["numbers"]), made.name
-    results = [json.loads(path.read_text()) for path in sorted(run_all.RESULTS.glob("alignment_beyond_range*.json"))]
-    each = [result for result in results if "each_arm" in result["numbers"].get("success", {})]
-    assert pooled.pooled(each)["arms"] == sum(len(one["numbers"]["success"]["each_arm"]["oracle"]) for one in each)

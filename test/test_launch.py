@@ -356,7 +356,7 @@ def test_simulation_starts_the_robot_beside_the_nodes_with_the_shipped_model():
     remap = {"remap": "joint_states=/arm/joint_states", "log_level": "debug"}
     context = Context({"bench": "so101", "embodiment_seed": "7", "use_sim_time": "true", **remap})
     nodes, robot = run_file("sim.launch.py", context)
-    assert parameters_of(nodes, context) == {"use_sim_time": True, "model": "tiny"}
+    assert parameters_of(nodes, context) == {"use_sim_time": True, "model": "so101"}
     assert (robot.executable, robot.name) == ("sim_robot", "sim_robot")
     values = parameters_of(robot, context)
     assert values == {"publish_clock": True, "bench": "so101", "embodiment_seed": 7}

@@ -132,7 +132,7 @@ def test_reset_e_token_is_a_new_version_with_the_models_own_token(running: Runti
 
 
 def test_messages_become_trajectories_and_experience(running: Runtime) -> None:
-    robot = make_robot(SimParams(embodiment_seed=0, episode_s=600.0), START_NS)
+    robot = make_robot(SimParams(bench="reach2", embodiment_seed=0, episode_s=600.0), START_NS)
     push(running, robot.prompt_message())
     chunks = 0
     for now_ns in range(START_NS, START_NS + 3 * 10**9, PERIOD_NS // 2):

@@ -264,11 +264,12 @@ class SimParams(Params):
     """The node `sim_robot`. All rates and times are in simulated time."""
 
     bench: str = parameter(
-        "reach2",
-        "Which kind of robot: reach2 (two joints) or so101 (six, before a table of cubes; needs the extra bench).",
-        choices=("reach2", "so101"),
+        "so101",
+        "Which kind of robot: so101 (six joints, before a table of cubes; needs the extra bench) or reach2 (two joints, "
+        "for quick tests).",
+        choices=("so101", "reach2"),
     )
-    tasks: str = parameter("", f"What the robot is asked for in turn, of reach, push and pick{_OF_BENCH}")
+    tasks: str = parameter("reach", f"What the robot is asked for in turn, of reach, push and pick{_OF_BENCH}")
     shifts: str = parameter("", f"In what it differs from the unshifted one, as wrist_roll{_OF_BENCH}")
     embodiment_seed: int = parameter(
         0, "Which arm: 0 is the unshifted one, every other number draws an embodiment.", within=(0, 2**31 - 1)

@@ -317,9 +317,9 @@ def test_embodiment_can_change_in_mid_run():
 
 
 def test_same_parameters_give_the_same_bytes_and_another_seed_others():
-    params = SimParams(embodiment_seed=7, episode_seed=3, episode_s=1.0)
+    params = SimParams(bench="reach2", embodiment_seed=7, episode_seed=3, episode_s=1.0)
     sent = [make_robot(params, T0).advance(T0 + 500 * MS) for _ in range(2)]
     assert sent[0] == sent[1]
     assert sent[0] != make_robot(params.updated({"episode_seed": 4}), T0).advance(T0 + 500 * MS)
     assert np.array_equal(make_robot(params, T0).body.arm.gain, sample_embodiments(1, 7).gain)
-    assert (make_robot(SimParams(), T0).body.arm.gain == 1).all()
+    assert (make_robot(SimParams(bench="reach2"), T0).body.arm.gain == 1).all()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import by_family
+import alignment
 import numpy as np
 import pytest
 from calibration import Lines
@@ -115,24 +115,24 @@ def test_families_are_measured_one_by_one_and_a_rival_joins_later(
             rate = next((rates[part] for part in given if isinstance(part, str)), 0.0)
             unit = {
                 "own_token": {"own": 0.95},
-                "one_unit": dict.fromkeys((*ROWS[:4], *by_family.CLASSICAL, "pick"), rate),
+                "one_unit": dict.fromkeys((*ROWS[:4], *alignment.CLASSICAL, "pick"), rate),
                 "other_rows": {"demonstrations_5": 0.8, "labels": 0.95},
                 "randomised": {"randomised": 0.5},
             }
-            if work is by_family.answers_of:
-                yield [Lines(*np.zeros((2, 3, 6)))] * by_family.AT_ONCE
-            elif work in (by_family.one_unit, by_family.other_rows):
+            if work is alignment.answers_of:
+                yield [Lines(*np.zeros((2, 3, 6)))] * alignment.AT_ONCE
+            elif work in (alignment.one_unit, alignment.other_rows):
                 yield a_unit(unit[work.__name__])
             else:
                 (row,) = a_unit(unit[work.__name__])["rows"].values()
                 yield row
 
-    monkeypatch.setattr(by_family.arms, "each_arm", each_arm)
-    monkeypatch.setattr(by_family, "training_arms", lambda folder, recipe: [None] * 12)
+    monkeypatch.setattr(alignment.arms, "each_arm", each_arm)
+    monkeypatch.setattr(alignment, "training_arms", lambda folder, recipe: [None] * 12)
 
     def run(randomised: str | None) -> dict[str, Any]:
         names, file = ["base", "wrist_camera"], tmp_path / "so101.json"
-        return by_family.run(names, "so101", randomised, 3, 2, 20, 0.5, 1, "cpu", file)["families"]
+        return alignment.run(names, "so101", randomised, 3, 2, 1.0, 20, 0.5, 1, "cpu", file)["families"]
 
     found = run(None)
     assert [asked.count(name) for name in ("one_unit", "other_rows", "randomised")] == [4, 2, 0]

@@ -1,7 +1,7 @@
 """What the tests of nodes share: nodes as real processes, and a node in the test that talks to them over DDS.
 
     def test_it(ros):
-        process = ros.run_node("vla_align_ros.ros.sim_robot", {"image_hz": 10.0})
+        process = ros.run_node("vla_align_ros.ros.sim_robot", {"bench": "reach2", "image_hz": 10.0})
         joints = ros.wait_for_message("/joint_states", JointState, lambda m: m.position[0] > 0)
 
 Everything waits for an event, with a deadline that only a broken node reaches. `ros` ends the processes it started.

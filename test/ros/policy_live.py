@@ -70,7 +70,7 @@ class Feed:
     def __init__(self, ros: Ros) -> None:
         self.change: dict[str, Change] = {}
         self._node = ros.node
-        params = SimParams(embodiment_seed=3, episode_s=600.0, image_hz=20.0, joint_hz=50.0)
+        params = SimParams(bench="reach2", embodiment_seed=3, episode_s=600.0, image_hz=20.0, joint_hz=50.0)
         self._robot = make_robot(params, self._now_ns())
         self._publishers = {
             topic: self._node.create_publisher(Image, topic, RELIABLE) for topic in (CAMERA, OTHER_CAMERA)

@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.ros, pytest.mark.slow]
 @pytest.fixture(scope="module")
 def node(shared_ros, tmp_path_factory):
     folder = tmp_path_factory.mktemp("policy")
-    shared_ros.run_node("vla_align_ros.ros.sim_robot", {"embodiment_seed": 3, "episode_s": 5.0})
+    shared_ros.run_node("vla_align_ros.ros.sim_robot", {"bench": "reach2", "embodiment_seed": 3, "episode_s": 5.0})
     model = str(lenient_model(folder, CONTROL_RATE_HZ, FITTING))
     # At half the rate the arm goes twice as far in a tick, and the policy alone would drive it from stop to stop.
     own = {"jump_max_s": 0.5, "exploration_fraction": 0.8, "align_steps": 300}

@@ -46,7 +46,7 @@ def to_the_middle(position: np.ndarray) -> np.ndarray:
 def test_images_joints_and_prompt_arrive_as_the_models_decoders_want_them(ros):
     cameras = [ros.listen(topic, Image, SENSOR, raw=True) for topic in CAMERAS]
     joints = ros.listen(JOINTS, JointState, SENSOR, raw=True)
-    ros.run_node(MODULE, {"image_size": 48})
+    ros.run_node(MODULE, {"bench": "reach2", "image_size": 48})
     for camera in cameras:
         camera.wait(lambda _, camera=camera: len(camera.messages) >= 3)
         images = [decode_image(raw, IMAGE) for raw in camera.messages]
@@ -71,7 +71,7 @@ def of_another_controller(points: list[tuple[float, np.ndarray, np.ndarray | Non
 
 def test_published_trajectories_move_the_arm_whoever_wrote_them(ros):
     joints = ros.listen(JOINTS, JointState)
-    process = ros.run_node(MODULE)
+    process = ros.run_node(MODULE, {"bench": "reach2"})
     start = np.array(joints.wait().position)
     way, rest = 0.3 * to_the_middle(start), np.zeros(2)
     publisher = ros.publisher(CHUNK, JointTrajectory)
@@ -122,7 +122,7 @@ def test_another_bench_sends_its_own_cameras_and_joints_and_executes_whole_chunk
 
 
 def test_bad_trajectories_are_refused_with_a_log_line_and_the_node_goes_on(ros):
-    process = ros.run_node(MODULE)
+    process = ros.run_node(MODULE, {"bench": "reach2"})
     joints = ros.listen(JOINTS, JointState)
     start = np.array(joints.wait().position)
     publisher = ros.publisher(CHUNK, JointTrajectory)
@@ -139,7 +139,7 @@ def test_episodes_end_with_a_report_and_another_prompt_in_stated_multiple_of_rea
     prompts = ros.listen("/vla_policy/prompt", String, LATCHED)
     reports = ros.listen("/sim_robot/episode", String, QoSProfile(depth=50))
     clock = ros.listen("/clock", Clock)
-    ros.run_node(MODULE, {"episode_s": 1.0, "rate": 10.0, "publish_clock": True})
+    ros.run_node(MODULE, {"bench": "reach2", "episode_s": 1.0, "rate": 10.0, "publish_clock": True})
     reports.wait(lambda message: json.loads(message.data)["index"] >= 3)
     episodes = [json.loads(message.data) for message in reports.messages]
     for before, after in pairwise(episodes):
@@ -153,7 +153,7 @@ def test_episodes_end_with_a_report_and_another_prompt_in_stated_multiple_of_rea
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_ends_it_within_5_s_with_exit_code_0(ros, number):
-    process = ros.run_node(MODULE)
+    process = ros.run_node(MODULE, {"bench": "reach2"})
     ros.wait_for_message(JOINTS, JointState)
     assert process.stop(number, timeout_s=5.0) == 0, process.output
     assert "Traceback" not in process.output

@@ -1,5 +1,5 @@
 """The features' eye without labels: what it is given, and that it learns from it. How much its features tell of the
-robot's motion takes minutes to train: `benchmarks/retrained.py` and the training log say it."""
+robot's motion takes minutes to train: the training log says it."""
 
 from __future__ import annotations
 
