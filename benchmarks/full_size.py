@@ -1,4 +1,4 @@
-"""PI0 or PI0.5 at its published size on a CPU, in bfloat16: one sample, and one step of an alignment, of 32 experiences
+"""PI0 or PI0.5 at its published size on a CPU, in bfloat16: one sample, and one step of an alignment, of 16 experiences
 since the prefixes of 256 take an hour. What an alignment holds of each is exact, and so are those of 256.
 
     python benchmarks/full_size.py --json full_size.json
@@ -111,7 +111,7 @@ def given(a: Architecture, rows: int) -> tuple[PolicyInput, ExperienceInput]:
 
 def main(
     variant: Annotated[str, typer.Option(help="pi0 or pi05.")] = "pi0",
-    experiences: Annotated[int, typer.Option(min=1, help="Of the align step, with two draws each.")] = 32,
+    experiences: Annotated[int, typer.Option(min=1, help="Of the align step, with two draws each.")] = 16,
     cameras: Annotated[int, typer.Option(min=1, help="Of those that the zoo's model has.")] = 2,
     small: Annotated[bool, typer.Option(help="One layer each, to try the script.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the numbers here.")] = None,

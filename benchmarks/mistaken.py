@@ -5,7 +5,8 @@
 Only for a model whose tokens are made of shifts. Each arm is aligned without the guard. Then the shifts of one family
 of what was found are put right, the others stay as found, and success is measured again. `mistake`: how far found
 shifts lie from the true ones, over their spread in training, the mean of the family's numbers; two robots that
-are shifted at random differ by some 1.1.
+are shifted at random differ by some 1.1. `true_over_found`: the loss at the token of the true shifts over that at what
+was found, on later experience that nothing was learned from: above 1 no search could have found the true ones.
 """
 
 from __future__ import annotations
@@ -60,20 +61,32 @@ def one_arm(policy: Policy, arm: Embodiment, seed: int, model: Path, families: l
         return torch.from_numpy(value.astype(np.float32))
 
     shipped, bench = arms.shipped_token(policy), bench_of(recipe)
-    learn = arms.split_of(policy, buffer_of(policy, bench, arm, seed, 0.5), params).learn
+    split = arms.split_of(policy, buffer_of(policy, bench, arm, seed, 0.5), params)
     watched = Watched(made.network, made.shifts)
     policy._alignment = replace(parts, made=watched)
     try:
-        arms.without_guard(policy, learn, params, shipped, seed)
+        arms.without_guard(policy, split.learn, params, shipped, seed)
     finally:
         policy._alignment = parts
     found, true = watched.asked[0], numbers(arm)
 
+    def token_of(shifts: Tensor) -> Tensor:
+        return policy.e_0 + made.offsets(shifts[None])[0]
+
     def success(shifts: Tensor) -> float:
-        token = policy.e_0 + made.offsets(shifts[None])[0]
+        token = token_of(shifts)
         return float(np.mean(measured(policy, bench, arm, with_token(policy, token), 20, seed)["success"]))
 
-    result = {"as found": {"success": success(found)}, "all right": {"success": success(true)}}
+    losses = arms.losses_of(policy, split.judged, params)
+    with torch.no_grad():
+        both = losses.weighted(
+            losses(torch.stack([token_of(true), token_of(found)]), torch.arange(len(losses)), 8, seed)
+        )
+    ratio = float(both[0].mean() / both[1].mean())
+    result = {
+        "as found": {"success": success(found)},
+        "all right": {"success": success(true), "true_over_found": ratio},
+    }
     for family in families:
         mine = torch.from_numpy(np.ptp(_several(family), axis=0)[told] > 0)
         if mine.any():

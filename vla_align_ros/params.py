@@ -265,8 +265,8 @@ class SimParams(Params):
 
     bench: str = parameter(
         "so101",
-        "Which kind of robot: so101 (six joints, before a table of cubes; needs the extra bench) or reach2 (two joints, "
-        "for quick tests).",
+        "Which kind of robot: so101 (six joints, before a table of cubes; needs the extra bench) or reach2 (two "
+        "joints, for quick tests).",
         choices=("so101", "reach2"),
     )
     tasks: str = parameter("reach", f"What the robot is asked for in turn, of reach, push and pick{_OF_BENCH}")

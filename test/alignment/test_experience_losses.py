@@ -213,7 +213,7 @@ def test_prefixes_are_computed_together_as_far_as_memory_is_meant_to_go(
 ) -> None:
     assert prefix_batch(policy.model) == 32
     for variant in VARIANTS:
-        assert 1 < prefix_batch(network(architecture("full", variant), "meta")) < 16
+        assert 1 <= prefix_batch(network(architecture("full", variant), "meta")) < 4
     whole = make_losses(policy)(token, ROWS, 2, 0)
     monkeypatch.setattr("vla_align_ros.alignment.losses.PREFIX_BYTES", 1)
     assert prefix_batch(policy.model) == 1

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vla_align_ros.policy import experts, flow, joint, pi0
 from vla_align_ros.policy.config import Architecture
+from vla_align_ros.policy.experts import PrefixCache
 from vla_align_ros.policy.inputs import PolicyInput
 from vla_align_ros.policy.joint import forward_joint
 from vla_align_ros.policy.pi0 import Pi0
@@ -244,3 +245,20 @@ def test_only_one_stream_without_residuals_can_be_narrowed() -> None:
         experts.run(streams, positions, mask, wanted=wanted)
     with pytest.raises(ValueError, match="without residuals"):
         experts.run(streams[:1], positions, mask, keep_residuals=True, wanted=wanted)
+
+
+def test_prefixes_are_joined_with_tokens_that_nobody_sees_and_used_up() -> None:
+    def part(rows: int, tokens: int) -> PrefixCache:
+        kv = [(torch.randn(rows, 2, tokens, 4), torch.randn(rows, 2, tokens, 4)) for _ in range(3)]
+        return PrefixCache(kv, torch.ones(rows, tokens, dtype=torch.bool))
+
+    short, long = part(2, 3), part(1, 5)
+    were = [list(one.key_values) for one in (short, long)]
+    whole = PrefixCache.joined([short, long])
+    assert whole.pad_masks.tolist() == [[True] * 3 + [False] * 2] * 2 + [[True] * 5]
+    for layer, pair in enumerate(whole.key_values):
+        for which, joined in enumerate(pair):
+            assert torch.equal(joined[:2, :, :3], were[0][layer][which])
+            assert torch.equal(joined[2:], were[1][layer][which])
+    assert len(whole.key_values) == 3
+    assert short.key_values == long.key_values == []

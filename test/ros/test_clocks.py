@@ -37,7 +37,9 @@ class SimulatedWorld(Feed):
         """Returns the new time in ns."""
         self._offset_ns -= seconds * 10**9
         now_ns = self._now_ns()
-        self._robot = make_robot(SimParams(bench="reach2", embodiment_seed=3, episode_s=600.0, image_hz=20.0, joint_hz=50.0), now_ns)
+        self._robot = make_robot(
+            SimParams(bench="reach2", embodiment_seed=3, episode_s=600.0, image_hz=20.0, joint_hz=50.0), now_ns
+        )
         return now_ns
 
     def stand(self):

@@ -66,7 +66,9 @@ def policy(model):
 def recording(policy, tmp_path_factory) -> Path:
     """A robot that moved at random, in two splits."""
     folder = tmp_path_factory.mktemp("recording")
-    robot = make_robot(SimParams(bench="reach2", embodiment_seed=3, episode_s=6.0, image_hz=10.0, joint_hz=20.0), 1_800_000_000 * 10**9)
+    robot = make_robot(
+        SimParams(bench="reach2", embodiment_seed=3, episode_s=6.0, image_hz=10.0, joint_hz=20.0), 1_800_000_000 * 10**9
+    )
     config, start_ns = policy.config.robot, robot.now_ns
     horizon = policy.model.architecture.action_horizon
     motion = Exploration(1, horizon, config.execute, 0.35 * config.velocity_max, np.random.default_rng(5))

@@ -56,7 +56,9 @@ def home(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def robots(shared_ros, home):
-    shared_ros.run_node("vla_align_ros.ros.sim_robot", {"bench": "reach2", "image_hz": 10.0, "joint_hz": 20.0}, "-r", "__ns:=/arm1")
+    shared_ros.run_node(
+        "vla_align_ros.ros.sim_robot", {"bench": "reach2", "image_hz": 10.0, "joint_hz": 20.0}, "-r", "__ns:=/arm1"
+    )
     return [Robot(shared_ros, name) for name in ARMS]
 
 

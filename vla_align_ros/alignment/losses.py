@@ -20,7 +20,7 @@ from vla_align_ros.policy.pi0 import Pi0
 from vla_align_ros.types import Experience
 
 PREFIX_BATCH = 32  # at most
-PREFIX_BYTES = 2**28  # of the largest activation of the prefix's rows that are computed together
+PREFIX_BYTES = 2**26  # of the largest activation of the prefix's rows that are computed together
 MOST_AT_ONCE = 128  # rows in one pass: more are hardly faster
 COPIED_BYTES = 2**28  # of the prefix's keys and values, of which each row of a pass has a copy
 BACKWARD_BYTES = 2**28  # of what a pass keeps for its gradient
@@ -51,11 +51,7 @@ class ExperienceLosses:
             caches.append(model.prefix_cache(inputs))
             states.append(inputs.state)
             parts.append(part)
-        longest = max(cache.pad_masks.shape[1] for cache in caches)
-        caches = [cache.padded(longest) for cache in caches]
-        layers = zip(*[cache.key_values for cache in caches], strict=True)
-        key_values = [(torch.cat([k for k, _ in layer]), torch.cat([v for _, v in layer])) for layer in layers]
-        self._cache = PrefixCache(key_values, torch.cat([cache.pad_masks for cache in caches]))
+        self._cache = PrefixCache.joined(caches)
         self._state = torch.cat(states)
         self._experience = ExperienceInput.joined(parts)
 

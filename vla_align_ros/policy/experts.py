@@ -7,7 +7,7 @@ them through all layers at once, or one alone against keys and values that were 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -211,13 +211,21 @@ class PrefixCache:
         kv = [(k.repeat_interleave(times, 0), v.repeat_interleave(times, 0)) for k, v in self.key_values]
         return PrefixCache(kv, self.pad_masks.repeat_interleave(times, 0))
 
-    def padded(self, length: int) -> PrefixCache:
-        """With tokens that nobody sees at the end, up to so many."""
-        more = length - self.pad_masks.shape[1]
-        if more == 0:
-            return self
-        kv = [(functional.pad(k, (0, 0, 0, more)), functional.pad(v, (0, 0, 0, more))) for k, v in self.key_values]
-        return PrefixCache(kv, functional.pad(self.pad_masks, (0, more)))
+    @classmethod
+    def joined(cls, parts: Sequence[PrefixCache]) -> PrefixCache:
+        """All their rows, each with as many tokens as the longest has; those that are added nobody sees. The parts are
+        used up, a layer at a time, so that no more than one layer is there twice."""
+        longest = max(part.pad_masks.shape[1] for part in parts)
+
+        def whole(tensors: Iterable[Tensor]) -> Tensor:  # (rows, ..., tokens, D) each
+            return torch.cat([functional.pad(one, (0, 0, 0, longest - one.shape[-2])) for one in tensors])
+
+        masks = torch.cat([functional.pad(part.pad_masks, (0, longest - part.pad_masks.shape[1])) for part in parts])
+        kv = []
+        while parts[0].key_values:
+            keys, values = zip(*[part.key_values.pop(0) for part in parts], strict=True)
+            kv.append((whole(keys), whole(values)))
+        return cls(kv, masks)
 
     def rows(self, index: Tensor | slice) -> PrefixCache:
         """The cache of some rows, in that order."""
