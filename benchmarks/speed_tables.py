@@ -55,7 +55,7 @@ def full_size(numbers: dict[str, Any]) -> list[tuple[str, ...]]:
         ("weights", f"{weights_gb:.1f}", ""),
         *(
             (what, f"{numbers[key]['peak_gb'] - weights_gb:.1f}", f"{numbers[key]['cpu_s']:.0f}")
-            for what, key in (("sample, at most", "sample"), ("align step of 16 experiences, at most", "align step"))
+            for what, key in (("sample, at most", "sample"), ("align step of 8 experiences, at most", "align step"))
         ),
         (
             "an alignment of 256, beside a sample, formula",

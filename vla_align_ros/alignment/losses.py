@@ -62,14 +62,15 @@ class ExperienceLosses:
 
     @property
     def bytes_per_backward(self) -> int:
-        """What a row of a pass keeps for its gradient, at most: its copy of the keys and values, and of each token of
-        the expert, in each layer, four times the MLP's hidden row and eight times its own."""
+        """What a row of a pass keeps for its gradient, about: its copy of the keys and values, and of each token of the
+        expert, in each layer, four times the MLP's hidden row and eight times its own, in float32, which is what a
+        network in bfloat16 keeps of it, too."""
         a = self._model.architecture
         assert a.alignment is not None
         expert, each = a.alignment.expert, self._experience
         tokens = a.peft_num_tokens + 1 + 2 * (1 + each.actions.shape[1] + each.features.shape[1])
         numbers = tokens * expert.depth * (4 * expert.mlp_dim + 8 * expert.width)
-        return self.bytes_per_experience + numbers * self._cache.key_values[0][0].element_size()
+        return self.bytes_per_experience + numbers * torch.float32.itemsize
 
     def __len__(self) -> int:
         return len(self._state)
