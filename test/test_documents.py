@@ -137,7 +137,7 @@ def test_the_arm_of_the_robot_page_is_a_description_and_every_key_is_explained()
     text = (REPOSITORY / "docs" / "robot.md").read_text()
     (example,) = re.findall(r"```yaml\n(robot:.*?)```", text, re.DOTALL)
     robot = TypeAdapter(RobotDescription).validate_python(yaml.safe_load(example)["robot"])
-    assert len(robot.action) == 7
+    assert len(robot.action) == 4
     kinds = (RobotDescription, Joint, StateField, ActionField, CommandGroup, JointStateTopic)
     keys = {field.name for kind in kinds for field in fields(kind)}
     assert not {key for key in keys if not re.search(rf"\b{key}\b", text)}
