@@ -29,7 +29,6 @@ from vla_align_ros.policy.load import Device
 from vla_align_ros.types import Experience, Observation
 from vla_align_ros.zoo import find_model
 
-ERROR_SAMPLES = 256  # observations that an action error is the mean of
 TEST_SEED = 900_000  # training draws its arms from 101 on, validation from 50001
 LABELS, LABEL_STEPS, LABEL_BATCH, LABEL_DRAWS = 256, 100, 32, 2
 

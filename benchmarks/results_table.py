@@ -154,7 +154,8 @@ def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
 def made(found: dict[str, Any]) -> str:
     """Command, machine and date of a result."""
     about = found["about"]
-    command = re.sub(r" (--json|--jobs|test/)\S*( \S+\.json| 1\b)?", "", about["command"]).removeprefix("python benchmarks/")
+    command = about["command"].removeprefix("python benchmarks/")
+    command = re.sub(r" (--json|--jobs|test/)\S*( \S+\.json| 1\b)?", "", command)
     machine = re.sub(r"\(R\)| Processor|Intel|AMD", "", about["machine"]["cpu"]).strip()
     return f"`{command}`, {machine}, {about['date'][:10]}"
 

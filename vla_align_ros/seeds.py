@@ -26,7 +26,6 @@ class Stream(IntEnum):
     PROBE_PAIRS = 31
     MESSAGE_NOISE = 37  # of the one robot that sends messages
     STRETCH = 41  # of a recording
-    LABELLED_POSES = 41
     ASSIGNMENT = 43  # a cube, a pad and words for one arm
     TABLE = 47  # where things lie on it, and the arm's first pose
     ENCODER_NOISE = 53  # of one arm
@@ -81,12 +80,10 @@ class Part(Enum):
     # benchmarks
     ON_ROBOT_ARMS = 1, 0, 300
     GUARD_ARMS = 1, 0, 500
-    SIDE_BY_SIDE_ARMS = 1, 0, 700
     HELD_OUT = 1, 0, 7  # observations of an arm, for its action error
     EPISODES = 7919, 0, 13  # of an arm, for its success: other tables than those of its experience
     ROUND = 100, 1, 0  # of work between two alignments
     ATTEMPT = 1, 1, 0  # of alignments, one after the other
-    PLAIN_GRADIENT = 31, 1, 0  # by step
     LABELS = 1, 0, 1
 
 
