@@ -14,7 +14,7 @@ PICKLES: Final = ("*.pt", "*.pth", "*.bin", "*.ckpt", "*.pkl", "*.pickle")
 _HEAD_BYTES: Final = 512
 SHARDS: Final = ".index.json"  # behind the name of the weights, of the file that says which shard holds what
 _UNFINISHED: Final = ("*.incomplete", "*.part", "*.crdownload", "*.aria2", "*.tmp")
-EXPECTED: Final = "expected a folder with model.yaml, as models/tiny is, or a pi0 or pi05 of openpi or lerobot, whole"
+EXPECTED: Final = "expected a folder with model.yaml, as models/so101 is, or a pi0 or pi05 of openpi or lerobot, whole"
 _POLICIES: Final = {  # `type` of lerobot, beginning of `model_type` of transformers -> name
     "pi0": "PI0",
     "pi05": "PI0.5",

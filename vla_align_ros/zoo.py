@@ -29,7 +29,7 @@ def zoo_folders() -> list[Path]:
 def find_model(name: str) -> Path:
     """A model's folder from its path or its name in the zoo. Raises ModelConfigError that lists what there is."""
     if not name:
-        raise ModelConfigError("no model is set: give the folder of one, or a name from the zoo, as in model:=tiny")
+        raise ModelConfigError("no model is set: give the folder of one, or a name from the zoo, as in model:=so101")
     path = Path(name).expanduser()
     if path.is_dir():
         return path

@@ -55,7 +55,7 @@ def align(
     """Align a model to the robot that recorded the bags, or LeRobotDatasets. Exit code 0: kept, or enough experience
     for an alignment with --dry-run; 1: refused, with the reason; 2: wrong usage. Of a fleet: 0 where all are.
 
-    Example: vla-align align --model tiny --store outputs/tokens outputs/monday
+    Example: vla-align align --model so101 --store outputs/tokens outputs/monday
     """
     import yaml
 

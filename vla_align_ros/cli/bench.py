@@ -37,7 +37,7 @@ COLUMNS = {  # a part's number, and what it is multiplied by
 
 
 def bench(
-    model: Annotated[str, typer.Option(help="Folder of a model, or its name in the zoo; empty: none.")] = "tiny",
+    model: Annotated[str, typer.Option(help="Folder of a model, or its name in the zoo; empty: none.")] = "so101",
     size: Annotated[
         list[str] | None,
         typer.Option(help="Also random weights of these sizes: golden (openpi's tests), medium, full. Repeat it."),

@@ -22,7 +22,7 @@ from vla_align_ros.checkpoint import StoreError, StoreState, TokenStore, TokenVe
 app = typer.Typer(
     no_args_is_help=True,
     help="Token versions: list, show, roll back, restore, pin, prune.\n\n"
-    "Example: vla-align checkpoints list --store ~/.ros/vla_align/vla_policy/tiny",
+    "Example: vla-align checkpoints list --store ~/.ros/vla_align/vla_policy/so101",
 )
 
 StoreOption = Annotated[
@@ -39,7 +39,7 @@ NameArgument = Annotated[str, typer.Argument(help="Version name, as `list` shows
 def list_versions(store: StoreOption, as_json: JsonOption = False) -> None:
     """Every version with what it did to the losses, and what is corrupted.
 
-    Example: vla-align checkpoints list --store ~/.ros/vla_align/vla_policy/tiny
+    Example: vla-align checkpoints list --store ~/.ros/vla_align/vla_policy/so101
     """
     with _refusals():
         state = _open(store).read()
@@ -60,7 +60,7 @@ def list_versions(store: StoreOption, as_json: JsonOption = False) -> None:
 def show(name: NameArgument, store: StoreOption, as_json: JsonOption = False) -> None:
     """The whole manifest of one version.
 
-    Example: vla-align checkpoints show 000003 --store ~/.ros/vla_align/vla_policy/tiny
+    Example: vla-align checkpoints show 000003 --store ~/.ros/vla_align/vla_policy/so101
     """
     with _refusals():
         manifest = asdict(_open(store).load(name).manifest)
@@ -77,7 +77,7 @@ def show(name: NameArgument, store: StoreOption, as_json: JsonOption = False) ->
 def roll_back(store: StoreOption, as_json: JsonOption = False) -> None:
     """Go back to the version that was active before the active one was saved.
 
-    Example: vla-align checkpoints roll-back --store ~/.ros/vla_align/vla_policy/tiny
+    Example: vla-align checkpoints roll-back --store ~/.ros/vla_align/vla_policy/so101
     """
     with _refusals():
         _say_active(_open(store).roll_back(), as_json)
@@ -87,7 +87,7 @@ def roll_back(store: StoreOption, as_json: JsonOption = False) -> None:
 def restore(name: NameArgument, store: StoreOption, as_json: JsonOption = False) -> None:
     """Make one version the active one.
 
-    Example: vla-align checkpoints restore 000003 --store ~/.ros/vla_align/vla_policy/tiny
+    Example: vla-align checkpoints restore 000003 --store ~/.ros/vla_align/vla_policy/so101
     """
     with _refusals():
         _say_active(_open(store).restore(name), as_json)
@@ -102,7 +102,7 @@ def pin(
 ) -> None:
     """Protect one version from pruning.
 
-    Example: vla-align checkpoints pin 000003 --store ~/.ros/vla_align/vla_policy/tiny
+    Example: vla-align checkpoints pin 000003 --store ~/.ros/vla_align/vla_policy/so101
     """
     with _refusals():
         tokens = _open(store)
@@ -122,7 +122,7 @@ def prune(
 ) -> None:
     """Remove all versions but the newest, the active one and the pinned ones.
 
-    Example: vla-align checkpoints prune --keep 5 --store ~/.ros/vla_align/vla_policy/tiny
+    Example: vla-align checkpoints prune --keep 5 --store ~/.ros/vla_align/vla_policy/so101
     """
     with _refusals():
         removed = _open(store, keep).prune()

@@ -45,7 +45,7 @@ def doctor(
     """Check Python, packages, device, ROS, DDS profile, model and token store. Exit code 1 when a check fails. A model
     of openpi or lerobot needs --robot, and may need what `vla-align convert` is told.
 
-    Example: vla-align doctor --model models/tiny
+    Example: vla-align doctor --model models/so101
     """
     checks = [check_python(), *check_packages(), check_device(), check_rclpy(), check_profile()]
     if model is not None:

@@ -1,6 +1,6 @@
 """`source:` of a recipe -> what it names: a bench, LeRobotDatasets or bags.
 
-    source: {bench: reach2, robots: 192, validation_robots: 64}
+    source: {bench: so101, robots: 4096, validation_robots: 48}
     source: {bench: so101, tasks: {reach: 0.5, pick: 0.5}, families: [zeros, wrist_roll]}
     source: {lerobot: [FOLDER, ...], validation: [FOLDER, ...], cameras: {front: observation.images.front}}
     source: {bags: {arm1: [BAG, ...], arm2: [BAG, ...]}, prompt: pick the cube}
@@ -178,7 +178,7 @@ def parse_source(text: str) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise RecipeError(f"source: cannot be read as YAML: {error}") from None
     if not isinstance(found, dict):
-        raise RecipeError(f"source: expected a mapping, as {{bench: reach2}}, got {text!r}")
+        raise RecipeError(f"source: expected a mapping, as {{bench: so101}}, got {text!r}")
     return found
 
 

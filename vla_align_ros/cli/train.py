@@ -12,7 +12,7 @@ def train(
     run: Annotated[Path, typer.Option(help="Folder of the run; a second call goes on where the first one stopped.")],
     config: Annotated[
         Path | None,
-        typer.Option(help="The recipe, as config/train/tiny.yaml; where a base is given, config/train/base.yaml."),
+        typer.Option(help="The recipe, as config/train/so101.yaml; where a base is given, config/train/base.yaml."),
     ] = None,
     export: Annotated[Path | None, typer.Option(help="Zoo folder to write when the training is done.")] = None,
     base: Annotated[
@@ -27,7 +27,7 @@ def train(
         str | None,
         typer.Option(
             help="The same as YAML: '{lerobot: [FOLDER], cameras: {front: observation.images.front}}', "
-            "'{bags: {arm1: [BAG, BAG]}}' or '{bench: reach2}'."
+            "'{bags: {arm1: [BAG, BAG]}}' or '{bench: so101}'."
         ),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Instead of the recipe's: other weights, arms and data.")] = None,
@@ -39,7 +39,7 @@ def train(
     """Train the vision, the features and the policy with its token bank; resumable, deterministic for a seed. Exit code
     2: a recipe, a model or data that do not fit, with a sentence.
 
-    Example: vla-align train --config config/train/tiny.yaml --run runs/tiny --export models/tiny
+    Example: vla-align train --config config/train/so101.yaml --run runs/so101 --export models/so101
 
     Of a model without an E-Token, from your own demonstrations:
     vla-align train --base models/mine --freeze base --data my_dataset --run runs/mine --export models/mine_aligning

@@ -52,7 +52,7 @@ class RecipeOptions:
             return config
         found = [folder / "train" / BASE_RECIPE for folder in shared_folders("config")]
         if self.base is None or not found:
-            raise RecipeError("name a recipe: --config config/train/tiny.yaml, or a base: --base FOLDER")
+            raise RecipeError("name a recipe: --config config/train/so101.yaml, or a base: --base FOLDER")
         return found[0]
 
 

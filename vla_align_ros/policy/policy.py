@@ -2,7 +2,7 @@
 
 The model's own units (`robot/units.py`) exist from here to the network only.
 
-policy = load_policy("models/tiny")  # `load.py`
+policy = load_policy("models/so101")  # `load.py`
 chunk = policy.infer(observation)
 """
 
