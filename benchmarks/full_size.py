@@ -1,5 +1,5 @@
 """PI0 or PI0.5 at its published size on a CPU, in bfloat16: one sample, and one step of an alignment, of 8 experiences
-since the prefixes of 256 take an hour. What an alignment holds of each is exact, and so are those of 256.
+since the prefixes of 256 take an hour: of those the memory is a formula, which stands beside the measured one.
 
     python benchmarks/full_size.py --json full_size.json
 
@@ -148,6 +148,7 @@ def main(
     held, before = losses.bytes_per_experience * 1e-9, numbers["sample"]["peak_gb"]
     working = 1e-9 * max(BACKWARD_BYTES, losses.bytes_per_backward)
     numbers["aligning_gb"] = {
+        "experiences": experiences,
         "held of an experience": held,
         "measured": numbers["align step"]["peak_gb"] - before,
         "formula": experiences * held + working,

@@ -6,9 +6,9 @@
 An update is harmful when the paired action error on 256 held-out observations of the true arm rises by more than 5 %,
 useful when it falls by more than 5 %. Buffers start in turn from the token of a fresh install and from one that is
 aligned to the arm already, where there is more to lose. Mirrored pictures are no corruption: a wrist camera that is
-mounted mirrored is one of the shifts. `without_check` counts again as if one check were not there:
-every statistic is taken of every buffer, also where an earlier check ended the attempt. Goes on where it was cut off,
-as `alignment.py --family`.
+mounted mirrored is one of the shifts. `without_check` counts again as if one check were not there, of
+those that the model's tasks have statistics for: each is taken of every buffer, also where an earlier check ended the
+attempt. Goes on where it was cut off, as `alignment.py`.
 """
 
 from __future__ import annotations
@@ -180,9 +180,9 @@ def one_unit(
         rng = np.random.default_rng([seed, index])
         corrupted = in_buffer(policy, corrupt(mine, theirs, rng))
         done = arms.aligned(policy, starts[start], corrupted, params, seed)
-        change = error(done.proposed) / before[start] - 1.0
         report = done.report
-        judged = report if report.after else arms.aligned(policy, starts[start], corrupted, begun(params), seed).report
+        judged = done if report.after else arms.aligned(policy, starts[start], corrupted, begun(params), seed)
+        statistics = judged.report.statistics
         found.append(
             {
                 "kind": corrupt.__name__,
@@ -190,11 +190,9 @@ def one_unit(
                 "kept": report.accepted,
                 "reason": report.reason.value,
                 "detail": report.detail,
-                "change": change,
-                "statistics": judged.statistics,
-                "refused_by": [
-                    name for name, value in judged.statistics.items() if BY_NAME[name].beyond(value, limits[name])
-                ],
+                "change": error(judged.proposed) / before[start] - 1.0,
+                "statistics": statistics,
+                "refused_by": [name for name, value in statistics.items() if BY_NAME[name].beyond(value, limits[name])],
             }
         )
     return {"attempts": found}
@@ -234,23 +232,28 @@ def summary(found: list[Found]) -> dict[str, Any]:
         "useful_clean_skipped_as_already_aligned": len(skipped),
         "useful_one_in_ten_wrong": len(tenth),
         "by_kind": by_kind,
-        "without_check": {check.name: without(check.name, found) for check in CHECKS if check.name != "joint_strays"},
+        "without_check": {name: without(name, found) for name in asked_of(found)},
         "harmful_kept_details": [item for item in harmful if item["kept"]],
     }
 
 
+def asked_of(found: list[Found]) -> list[str]:
+    """The checks that have a statistic of every buffer."""
+    return [check.name for check in CHECKS if all(check.name in item["statistics"] for item in found)]
+
+
 def without(check: str, found: list[Found]) -> dict[str, int]:
-    """What would be kept without a check, and what it alone refuses: harm of corrupted buffers, use of clean ones."""
+    """What would be kept without a check, and what it alone refuses: harm of corrupted buffers, use of clean ones (of
+    `already_aligned`: what it left as it was)."""
     passed = [item for item in found if not set(item["refused_by"]) - {check}]
-    alone = [item for item in passed if item["refused_by"]]
     harmful, useful = (
         [item for item in passed if (item["kind"] == "clean") == clean_ and wanted(item["change"])]
         for clean_, wanted in ((False, lambda change: change > HARM), (True, lambda change: change < -USE))
     )
     return {
         "harmful_kept": len(harmful),
-        "harmful_refused_by_it_alone": sum(item in alone for item in harmful),
-        "useful_refused_by_it_alone": sum(item in alone for item in useful),
+        "harmful_refused_by_it_alone": sum(bool(item["refused_by"]) for item in harmful),
+        "useful_refused_by_it_alone": sum(bool(item["refused_by"]) for item in useful),
     }
 
 

@@ -1,8 +1,6 @@
 """An unseen SO-101 that works and aligns itself in turns: success after each alignment, and after a second shift.
 
     python benchmarks/on_robot.py --rounds 10 --shift-after 5 --json on_robot.json
-    python benchmarks/on_robot.py --rounds 20 --shift-after 0 --json drift.json
-    python benchmarks/on_robot.py --unshifted --rounds 5 --shift-after 0 --episodes 100 --json unshifted.json
 
 In each round the arm works with the token that it has (64 experiences, a share of them random motion), then aligns from
 the newest 128. The second shift is an accident, of another kind for every third arm: the wrist camera is remounted, the
@@ -11,8 +9,7 @@ that sees the wrist camera alone loses nothing by the second, and should not by 
 
 An accident is recovered from when the mean success of its arms is back, within 0.05, at what it was just before, and
 stays there; 0 alignments where it never fell below. `off` is the same arm with the token of a fresh install.
-`--unshifted`: the nominal arm, which alignments should leave as good as it was. Goes on where it was cut off, as
-`alignment.py --family`.
+Goes on where it was cut off, as `alignment.py`.
 """
 
 from __future__ import annotations
@@ -162,7 +159,6 @@ def main(
     shift_after: Annotated[int, typer.Option(min=0, help="Rounds until the second shift; 0 for none.")] = 5,
     exploration: Annotated[float, typer.Option(help="Share of random motion in the experience.")] = 0.5,
     episodes: Annotated[int, typer.Option(help="Of each arm after each round.")] = 32,
-    unshifted: Annotated[bool, typer.Option("--unshifted", help="The nominal arm, each time, of no family.")] = False,
     jobs: Annotated[int, typer.Option(help="Processes of one thread each.")] = os.cpu_count() or 1,
     device: Annotated[Device, typer.Option(help="Of the network.")] = "cpu",
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the numbers here.")] = None,
@@ -173,9 +169,8 @@ def main(
         raise typer.BadParameter(f"--shift-after must be below --rounds, which is {rounds}; got {shift_after}")
     settings = {"rounds": rounds, "shift_after": shift_after, "exploration_fraction": exploration, "episodes": episodes}
     about, found = {"model": sha256, "seed": seed, **settings}, list[Found]()
-    for name in ["unshifted"] if unshifted else names:
-        drawn = seed_of(seed, Part.ON_ROBOT_ARMS)
-        robots = [Embodiment()] * units_ if unshifted else units(name, units_, drawn)
+    for name in names:
+        robots = units(name, units_, seed_of(seed, Part.ON_ROBOT_ARMS))
         asked = [
             (bench, arm, list(ACCIDENTS)[i % len(ACCIDENTS)], seed_of(seed, Part.ROBOT, i), *settings.values())
             for i, arm in enumerate(robots)

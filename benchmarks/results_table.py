@@ -132,7 +132,7 @@ def loading(numbers: dict[str, Any]) -> str:
 
 
 OTHERS = (
-    ("ten kinds of corrupted experience, two arms of each family", "guard", guard),
+    ("corrupted experience of twenty arms", "guard", guard),
     ("`wrist_camera`: robot-seconds for 80% of the gain; success", "robot_seconds", seconds),
     ("the same without random motion", "robot_seconds_own_policy", seconds),
     ("a second shift in mid-run, success before / right after / at last", "on_robot", second_shift),
@@ -155,7 +155,7 @@ def made(found: dict[str, Any]) -> str:
     """Command, machine and date of a result."""
     about = found["about"]
     command = about["command"].removeprefix("python benchmarks/")
-    command = re.sub(r" (--json|--jobs|test/)\S*( \S+\.json| 1\b)?", "", command)
+    command = re.sub(r" (--json|--jobs|test/)\S*( \S+\.json| \d+\b)?", "", command)
     machine = re.sub(r"\(R\)| Processor|Intel|AMD", "", about["machine"]["cpu"]).strip()
     return f"`{command}`, {machine}, {about['date'][:10]}"
 

@@ -51,17 +51,17 @@ def parts(numbers: dict[str, Any]) -> list[tuple[str, ...]]:
 def full_size(numbers: dict[str, Any]) -> list[tuple[str, ...]]:
     """Peak memory over the weights, and CPU seconds."""
     weights_gb, aligning = numbers["weights_gb"], numbers["aligning_gb"]
+    many = aligning["experiences"]
+    parts = {"sample": "sample", f"prefixes of {many} experiences": "prefixes", f"align step of {many}": "align step"}
+    held = f"{aligning['measured']:.2f} / {aligning['formula']:.2f}"
     return [
         ("weights", f"{weights_gb:.1f}", ""),
         *(
             (what, f"{numbers[key]['peak_gb'] - weights_gb:.1f}", f"{numbers[key]['cpu_s']:.0f}")
-            for what, key in (("sample, at most", "sample"), ("align step of 8 experiences, at most", "align step"))
+            for what, key in parts.items()
         ),
-        (
-            "an alignment of 256, beside a sample, formula",
-            f"{aligning['formula, 256 experiences']:.1f}",
-            "",
-        ),
+        (f"an alignment of {many} beside a sample, measured / formula", held, ""),
+        ("of 256, formula", f"{aligning['formula, 256 experiences']:.1f}", ""),
     ]
 
 
@@ -98,6 +98,6 @@ TABLES = (
     ),
     ("instructions", ("million instructions", "this package", "lerobot", "lerobot over ours"), instructions),
     ("bench", ("`models/so101`", "CPU ms", "of the limit"), parts),
-    ("full_size", ("full size, bfloat16", "GB, over the weights", "CPU s"), full_size),
+    ("full_size", ("full size, bfloat16", "GB at most, over the weights", "CPU s"), full_size),
     ("growth", ("what", "how many", "costs"), growth),
 )

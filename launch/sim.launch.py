@@ -1,6 +1,6 @@
 """Start the simulated robot, and the nodes of vla_align.launch.py beside it.
 
-ros2 launch vla_align_ros sim.launch.py embodiment_seed:=7
+ros2 launch vla_align_ros sim.launch.py embodiment_seed:=9 shifts:="wrist_camera wrist_roll wrist_mirror"
 """
 
 from launch import LaunchContext, LaunchDescription
@@ -18,13 +18,18 @@ RESPAWN_DELAY_S = 2.0
 SHARE = FindPackageShare("vla_align_ros")
 
 # Arguments that are parameters of sim_robot, by the same names. Left empty, the parameter file decides.
-PARAMETERS = ("bench", "embodiment_seed", "shift_scale", "rate")
+PARAMETERS = ("bench", "shifts", "embodiment_seed", "shift_scale", "rate")
 
 
 def generate_launch_description() -> LaunchDescription:
     return LaunchDescription(
         [
-            DeclareLaunchArgument("bench", default_value="", description="Kind of robot: so101 (default) or reach2."),
+            DeclareLaunchArgument(
+                "bench", default_value="", description="Kind of robot: so101 (default), or reach2 with model:=tiny."
+            ),
+            DeclareLaunchArgument(
+                "shifts", default_value="", description="In what the arm differs, as wrist_roll; all (default)."
+            ),
             DeclareLaunchArgument(
                 "embodiment_seed", default_value="", description="Which arm; 0 is the unshifted one (default)."
             ),

@@ -14,8 +14,10 @@ import types
 from pathlib import Path
 
 import pytest
+import yaml
 
-from vla_align_ros.params import ParameterError
+from vla_align_ros.params import ParameterError, SimParams
+from vla_align_ros.zoo import find_model
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 NODES = ("vla_policy", "checkpoint_manager")
@@ -354,12 +356,14 @@ def test_launch_events_move_each_node_in_a_process_of_its_own_unless_autostart_i
 
 def test_simulation_starts_the_robot_beside_the_nodes_with_the_shipped_model():
     remap = {"remap": "joint_states=/arm/joint_states", "log_level": "debug"}
-    context = Context({"bench": "so101", "embodiment_seed": "7", "use_sim_time": "true", **remap})
+    context = Context({"shifts": "wrist_roll", "embodiment_seed": "7", "use_sim_time": "true", **remap})
     nodes, robot = run_file("sim.launch.py", context)
     assert parameters_of(nodes, context) == {"use_sim_time": True, "model": "so101"}
     assert (robot.executable, robot.name) == ("sim_robot", "sim_robot")
     values = parameters_of(robot, context)
-    assert values == {"publish_clock": True, "bench": "so101", "embodiment_seed": 7}
+    assert values == {"publish_clock": True, "shifts": "wrist_roll", "embodiment_seed": 7}
+    recipe = yaml.safe_load((find_model("so101") / "recipe.yaml").read_text())
+    assert SimParams().bench == recipe["source"]["bench"]
     assert [Path(path).name for path in files_of(robot, context)] == ["sim_robot.yaml"]
     assert nodes.remappings == robot.remappings == [("joint_states", "/arm/joint_states")]
     assert [text_of(part, context) for part in robot.ros_arguments] == ["--log-level", "debug"]

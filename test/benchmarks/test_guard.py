@@ -88,9 +88,12 @@ def test_a_unit_of_the_so101_is_aligned_on_clean_and_on_corrupted_experience(
 
 
 def test_what_harmed_and_was_kept_is_counted_and_what_was_of_use_and_refused() -> None:
-    def attempt(kind: str, kept: bool, change: float, reason: str = "frames_late") -> dict[str, Any]:
-        refused_by, reason = ([], "kept") if kept else ([reason], reason)
-        return {"kind": kind, "kept": kept, "change": change, "reason": reason, "refused_by": refused_by}
+    def attempt(kind: str, kept: bool, change: float, *by: str) -> dict[str, Any]:
+        by = by or ("frames_late",)
+        refused_by, reason = ([], "kept") if kept else (list(by), by[0])
+        asked = dict.fromkeys(("frames_late", "images_do_not_fit"), 1.0)
+        item = {"kind": kind, "kept": kept, "change": change, "reason": reason}
+        return {**item, "refused_by": refused_by, "statistics": asked}
 
     found = [
         attempt("clean", True, -0.5),
@@ -100,9 +103,10 @@ def test_what_harmed_and_was_kept_is_counted_and_what_was_of_use_and_refused() -
         attempt("late_actions", True, 0.2),
         attempt("late_actions", False, 0.2),
         attempt("late_actions", True, 0.04),
+        attempt("late_actions", False, 0.2, "frames_late", "images_do_not_fit"),
     ]
     counts = summary(found)
-    assert (counts["buffers"], counts["would_harm"], counts["harmful_kept"]) == (3, 2, 1)
+    assert (counts["buffers"], counts["would_harm"], counts["harmful_kept"]) == (4, 3, 1)
     assert counts["useful_refused_fraction"] == 0.5
     assert counts["useful_clean_skipped_as_already_aligned"] == 1
     assert counts["by_kind"]["clean"]["harmful_kept"] == 1
@@ -112,3 +116,4 @@ def test_what_harmed_and_was_kept_is_counted_and_what_was_of_use_and_refused() -
         "useful_refused_by_it_alone": 1,
     }
     assert counts["without_check"]["images_do_not_fit"]["harmful_refused_by_it_alone"] == 0
+    assert set(counts["without_check"]) == {"frames_late", "images_do_not_fit"}, "the others were not asked"

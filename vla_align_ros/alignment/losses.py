@@ -62,14 +62,17 @@ class ExperienceLosses:
 
     @property
     def bytes_per_backward(self) -> int:
-        """What a row of a pass keeps for its gradient, about: its copy of the keys and values, and of each token of the
-        expert, in each layer, four times the MLP's hidden row and eight times its own, in float32, which is what a
-        network in bfloat16 keeps of it, too."""
+        """What a row of a pass keeps for its gradient, about, on a CPU: its copy of the keys and values, the same in
+        float32, and of each token of the expert, in each layer, four times the MLP's hidden row and eight times its
+        own, in float32, too, even of a network in bfloat16."""
         a = self._model.architecture
         assert a.alignment is not None
         expert, each = a.alignment.expert, self._experience
-        tokens = a.peft_num_tokens + 1 + 2 * (1 + each.actions.shape[1] + each.features.shape[1])
+        of_commands = 1 + each.actions.shape[1] + each.features.shape[1]
+        tasks = {"perception": 1, "dynamics": of_commands, "inverse_dynamics": of_commands}
+        tokens = a.peft_num_tokens + sum(number for task, number in tasks.items() if self.weights.of(task) > 0)
         numbers = tokens * expert.depth * (4 * expert.mlp_dim + 8 * expert.width)
+        numbers += sum(k[0].numel() + v[0].numel() for k, v in self._cache.key_values)
         return self.bytes_per_experience + numbers * torch.float32.itemsize
 
     def __len__(self) -> int:
@@ -120,7 +123,7 @@ class ExperienceLosses:
         other_actions: Tensor | None = None,
         other_states: Tensor | None = None,
     ) -> _Draws:
-        """Drawn on the CPU, so that every device sees the same."""
+        """Drawn on the CPU, so that every device sees the same, and then where the experiences are."""
         generator = torch.Generator().manual_seed(seed)
         repeated = rows.repeat_interleave(draws)
         time = flow.sample_time(len(repeated), generator).to(self.device)
@@ -130,12 +133,13 @@ class ExperienceLosses:
         commands, states = (
             repeated if other is None else other.repeat_interleave(draws) for other in (other_actions, other_states)
         )
-        return _Draws(repeated, commands, states, noise, time)
+        here = self.device
+        return _Draws(repeated.to(here), commands.to(here), states.to(here), noise, time)
 
     def _passes(self, many: Tensor, draws: _Draws, at_once: int) -> Iterator[dict[str, Tensor]]:
         """Losses (K, R) of K tokens (K, n, W) on R draws, some draws after the others, `at_once` rows at most in one
         pass; what does not depend on the token is copied once for all that meet the same draws."""
-        for part in torch.arange(len(draws.rows)).split(at_once):
+        for part in torch.arange(len(draws.rows), device=self.device).split(at_once):
             group = min(len(many), at_once // len(part))
             draw = part.repeat(group)
             row = draws.rows[draw]
@@ -154,6 +158,7 @@ class ExperienceLosses:
                 )
                 for task, loss in of_some.items():
                     found[task].append(loss.view(len(some), len(part)))
+            del cache, state, experience  # before those of the next pass are there
             yield {task: torch.cat(losses) for task, losses in found.items()}
 
     def without_dynamics(self) -> ExperienceLosses:

@@ -214,11 +214,12 @@ class PrefixCache:
     @classmethod
     def joined(cls, parts: Sequence[PrefixCache]) -> PrefixCache:
         """All their rows, each with as many tokens as the longest has; those that are added nobody sees. The parts are
-        used up, a layer at a time, so that no more than one layer is there twice."""
+        used up, a layer at a time, so that no more than one layer is there several times."""
         longest = max(part.pad_masks.shape[1] for part in parts)
 
         def whole(tensors: Iterable[Tensor]) -> Tensor:  # (rows, ..., tokens, D) each
-            return torch.cat([functional.pad(one, (0, 0, 0, longest - one.shape[-2])) for one in tensors])
+            missing = [(one, longest - one.shape[-2]) for one in tensors]
+            return torch.cat([functional.pad(one, (0, 0, 0, more)) if more else one for one, more in missing])
 
         masks = torch.cat([functional.pad(part.pad_masks, (0, longest - part.pad_masks.shape[1])) for part in parts])
         kv = []

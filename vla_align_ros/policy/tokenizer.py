@@ -51,7 +51,7 @@ def clean_prompt(prompt: str) -> str:
     """Stripped, underscores and newlines as spaces. Raises PromptError when nothing is left."""
     cleaned = prompt.strip().replace("_", " ").replace("\n", " ")
     if not cleaned.strip():
-        raise PromptError("the prompt is empty: say in words what the robot should do, as in 'reach the red target'")
+        raise PromptError("the prompt is empty: say in words what the robot should do, as in 'reach the red cube'")
     return cleaned
 
 
