@@ -95,7 +95,7 @@ def seconds(numbers: dict[str, Any]) -> str:
 def second_shift(numbers: dict[str, Any]) -> str:
     def words(name: str, part: dict[str, Any]) -> str:
         rates = " / ".join(f"{part[stage]['mean']:.2f}" for stage in ("before", "right after", "at the end"))
-        return f"{name} {rates}"
+        return f"{re.split(' rolled| turned', name)[0]} {rates}"
 
     return "; ".join(words(name, part) for name, part in numbers["accidents"].items())
 
@@ -135,7 +135,7 @@ OTHERS = (
     ("corrupted experience of twenty arms", "guard", guard),
     ("`wrist_camera`: robot-seconds for 80% of the gain; success", "robot_seconds", seconds),
     ("the same without random motion", "robot_seconds_own_policy", seconds),
-    ("a second shift in mid-run, success before / right after / at last", "on_robot", second_shift),
+    ("a second shift in mid-run: before / right after / at last", "on_robot", second_shift),
     ("chunks while two alignments run, `models/so101`, p50 / p99", "late_chunks", late_chunks),
     ("control tick to chunk without the model, p50 / p99", "message_to_chunk", to_chunk),
     ("largest difference from openpi, pi0 / pi05", "golden", golden),
