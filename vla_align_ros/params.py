@@ -267,7 +267,7 @@ class SimParams(Params):
         "so101",
         "Which kind of robot: so101 (six joints, before a table of cubes; needs the extra bench) or reach2 (two "
         "joints, for quick tests).",
-        choices=("so101", "reach2"),
+        choices=("reach2", "so101"),
     )
     tasks: str = parameter("reach", f"What the robot is asked for in turn, of reach, push and pick{_OF_BENCH}")
     shifts: str = parameter("", f"In what it differs from the unshifted one, as wrist_roll{_OF_BENCH}")

@@ -26,11 +26,11 @@ def test_everything_is_measured_and_compared_with_a_saved_run(tmp_path: Path) ->
     torch.set_num_threads(threads)
     assert result.exit_code == 0, result.output
     found = json.loads(file.read_text())["measured"]
-    assert list(found) == ["tiny", "golden pi0", "golden pi05"]
+    assert list(found) == ["so101", "golden pi0", "golden pi05"]
     for name, subject in found.items():
         assert all(set(subject["parts"][part]) == WORK | TIMES | {"share"} for part in NETWORK), name
         assert min(subject["memory_mb"].values()) > 0
-    parts = found["tiny"]["parts"]
+    parts = found["so101"]["parts"]
     assert all(set(parts[part]) == TIMES for part in NODE)
     assert all(parts[part]["own_ms"] > 0 for part in ALIGN)
     assert parts["node overhead"]["own_ms"] > 0
