@@ -7,8 +7,7 @@ An update is harmful when the paired action error on 256 held-out observations o
 useful when it falls by more than 5 %. Buffers start in turn from the token of a fresh install and from one that is
 aligned to the arm already, where there is more to lose. Mirrored pictures are no corruption: a wrist camera that is
 mounted mirrored is one of the shifts. `without_check` counts again as if one check were not there, of
-those that the model's tasks have statistics for: each is taken of every buffer, also where an earlier check ended the
-attempt. Goes on where it was cut off, as `alignment.py`.
+those that the model's tasks have statistics for: each is taken also where an earlier check ended the attempt. Goes on where it was cut off, as `alignment.py`.
 """
 
 from __future__ import annotations
@@ -238,8 +237,8 @@ def summary(found: list[Found]) -> dict[str, Any]:
 
 
 def asked_of(found: list[Found]) -> list[str]:
-    """The checks that have a statistic of every buffer."""
-    return [check.name for check in CHECKS if all(check.name in item["statistics"] for item in found)]
+    """The checks that have a statistic, if not of buffers of which nothing can be proposed."""
+    return [check.name for check in CHECKS if any(check.name in item["statistics"] for item in found)]
 
 
 def without(check: str, found: list[Found]) -> dict[str, int]:
