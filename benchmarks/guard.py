@@ -6,8 +6,9 @@
 An update is harmful when the paired action error on 256 held-out observations of the true arm rises by more than 5 %,
 useful when it falls by more than 5 %. Buffers start in turn from the token of a fresh install and from one that is
 aligned to the arm already, where there is more to lose. Mirrored pictures are no corruption: a wrist camera that is
-mounted mirrored is one of the shifts. `without_check` counts again as if one check were not there, of
-those that the model's tasks have statistics for: each is taken also where an earlier check ended the attempt. Goes on where it was cut off, as `alignment.py`.
+mounted mirrored is one of the shifts. `without_check` counts again as if one check were not there, of those that the
+model's tasks have statistics for: each is taken also where an earlier check ended the attempt. Goes on where it was cut
+off, as `alignment.py`.
 """
 
 from __future__ import annotations
