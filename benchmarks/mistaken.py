@@ -6,7 +6,7 @@ Only for a model whose tokens are made of shifts. Each arm is aligned without th
 of what was found are put right, the others stay as found, and success is measured again. `mistake`: how far found
 shifts lie from the true ones, over their spread in training, the mean of the family's numbers; two robots that
 are shifted at random differ by some 1.1. `true_over_found`: the loss at the token of the true shifts over that at what
-was found, on later experience that nothing was learned from: above 1 no search could have found the true ones.
+was found, on later experience that nothing was learned from: from 1 upwards the loss does not prefer the true ones.
 """
 
 from __future__ import annotations

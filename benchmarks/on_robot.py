@@ -2,8 +2,8 @@
 
     python benchmarks/on_robot.py --rounds 10 --shift-after 5 --json on_robot.json
 
-In each round the arm works with the token that it has (64 experiences, a share of them random motion), then aligns from
-the newest 128. The second shift is an accident, of another kind for every third arm: the wrist camera is remounted, the
+In each round the arm works with the token that it has (as many experiences as the model recommends to begin with, a
+share of them random motion), then aligns from the newest, as many as it recommends at most. The second shift is an accident, of another kind for every third arm: the wrist camera is remounted, the
 front camera is knocked, or the base is turned. Nobody tells the policy, and the buffer keeps what came before. A model
 that sees the wrist camera alone loses nothing by the second, and should not by aligning after it.
 
