@@ -3,9 +3,10 @@
     python benchmarks/on_robot.py --rounds 10 --shift-after 5 --json on_robot.json
 
 In each round the arm works with the token that it has (as many experiences as the model recommends to begin with, a
-share of them random motion), then aligns from the newest, as many as it recommends at most. The second shift is an accident, of another kind for every third arm: the wrist camera is remounted, the
-front camera is knocked, or the base is turned. Nobody tells the policy, and the buffer keeps what came before. A model
-that sees the wrist camera alone loses nothing by the second, and should not by aligning after it.
+share of them random motion), then aligns from the newest, as many as it recommends at most. The second shift is an
+accident, of another kind for every third arm: the wrist camera is remounted, the front camera is knocked, or the base
+is turned. Nobody tells the policy, and the buffer keeps what came before. A model that sees the wrist camera alone
+loses nothing by the second, and should not by aligning after it.
 
 An accident is recovered from when the mean success of its arms is back, within 0.05, at what it was just before, and
 stays there; 0 alignments where it never fell below. `off` is the same arm with the token of a fresh install.
