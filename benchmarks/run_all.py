@@ -141,6 +141,13 @@ def mistaken_headline(numbers: Any) -> Headline:
     return {f"success, {name} put right": mean(part["success"]) for name, part in numbers["put right"].items()}
 
 
+def information_headline(numbers: Any) -> Headline:
+    return {
+        f"of {name}'s variance, by features, by places": f"{part['features']:.2f}, {part['places']:.2f}"
+        for name, part in numbers["r2"].items()
+    }
+
+
 def families_headline(numbers: Any) -> Headline:
     found = {}
     for name, part in numbers["families"].items():
@@ -237,6 +244,7 @@ BENCHMARKS = (
     Benchmark("so101", "alignment.py", ("--seed", "91"), families_headline),
     Benchmark("halving", "halving.py", (), halving_headline),
     Benchmark("mistaken", "mistaken.py", ("--seed", "92", "--units", "12"), mistaken_headline),
+    Benchmark("shift_information", "shift_information.py", ("--seed", "97"), information_headline),
     Benchmark("guard", "guard.py", ("--family", "all", "--seed", "94", "--units", "2"), guard_headline),
     Benchmark("robot_seconds", "robot_seconds.py", ("--seed", "95"), seconds_headline),
     Benchmark("robot_seconds_own_policy", "robot_seconds.py", ("--seed", "95", "--exploration", "0"), seconds_headline),
