@@ -2,7 +2,7 @@
 
     python benchmarks/shift_information.py --seed 97 --json shift_information.json
 
-It is given EXPERIENCES of an SO-101 at once: what is seen before and after 16 commands, joint states, motion; and says
+It is given EXPERIENCES of an SO-101 at once, from EPISODES of different scenes: what is seen before and after 16 commands, joint states, motion; and says
 by how much the arm is shifted. `r2`: the share of a shift's variance that it explains on arms it never saw, mean of the
 shift's numbers; below 0 is worse than their mean. `features`: what the model's alignment expert is given of pictures.
 `places`: where cubes and pads are in them, without any error. A lower bound: few arms are known to it (2,560; 512 say
@@ -37,7 +37,7 @@ from vla_align_ros.policy.features import FeatureExtractor
 from vla_align_ros.policy.inputs import to_model_image
 from vla_align_ros.zoo import find_model
 
-EXPERIENCES, HORIZON, TICKS, CAMERA = 48, 16, 64, "wrist"
+EXPERIENCES, EPISODES, HORIZON, TICKS, CAMERA = 64, 8, 16, 64, "wrist"
 ARMS = {"training": 2560, "validation": 512, "test": 512}
 AT_ONCE = 256  # arms
 WIDTH, STEPS, BATCH, LEARNING_RATE, EVERY = 256, 1500, 32, 1e-3, 50
@@ -45,20 +45,21 @@ WIDTH, STEPS, BATCH, LEARNING_RATE, EVERY = 256, 1500, 32, 1e-3, 50
 
 def gathered(arms: Sequence[Embodiment], features: FeatureExtractor, rng: np.random.Generator) -> dict[str, Tensor]:
     """EXPERIENCES of each arm, (arms, EXPERIENCES, numbers), by what is seen of pictures."""
-    count = len(arms)
+    count = len(arms) * EPISODES
+    everyone = [arm for arm in arms for _ in range(EPISODES)]
     doing = rng.choice(list(BEHAVIOURS), count, p=list(BEHAVIOURS.values()))
     recording = record(
-        arms,
+        everyone,
         [Task.REACH] * count,
         rng.integers(0, 2**31, count).tolist(),
         [Behaviour(value) for value in doing],
-        [arms[place] for place in rng.integers(0, count, count)],
+        [arms[place] for place in rng.integers(0, len(arms), count)],
         TICKS,
         camera=CAMERA,
     )
-    row = np.arange(count).repeat(EXPERIENCES)
+    row = np.arange(count).repeat(EXPERIENCES // EPISODES)
     tick = rng.integers(0, len(recording.commands) - HORIZON + 1, len(row))
-    bodies = rows_of(skeletons(arms), row)
+    bodies = rows_of(skeletons(everyone), row)
     before, after = (recording.readings[moment, row] for moment in (tick, tick + HORIZON))
     seen: dict[str, list[Tensor]] = {"features": [], "places": []}
     for moment in (tick, tick + HORIZON):
@@ -70,7 +71,7 @@ def gathered(arms: Sequence[Embodiment], features: FeatureExtractor, rng: np.ran
         inside = ((places >= 0) & (places <= 1)).all(-1, keepdim=True)
         seen["places"].append(torch.cat([torch.where(inside, places, 0.5), inside.float()], -1).flatten(1))
     joints = torch.from_numpy(np.concatenate([before, after - before], axis=1))
-    return {name: torch.cat([*both, joints], 1).unflatten(0, (count, EXPERIENCES)) for name, both in seen.items()}
+    return {name: torch.cat([*both, joints], 1).unflatten(0, (len(arms), EXPERIENCES)) for name, both in seen.items()}
 
 
 class Reader(nn.Module):
