@@ -2,11 +2,11 @@
 
     python benchmarks/shift_information.py --seed 97 --json shift_information.json
 
-It is given EXPERIENCES of an SO-101 at once, from EPISODES of different scenes: what is seen before and after 16 commands, joint states, motion; and says
-by how much the arm is shifted. `r2`: the share of a shift's variance that it explains on arms it never saw, mean of the
-shift's numbers; below 0 is worse than their mean. `features`: what the model's alignment expert is given of pictures.
-`places`: where cubes and pads are in them, without any error. A lower bound: few arms are known to it (2,560; 512 say
-when to stop), and pictures show the table's edge, too.
+It is given EXPERIENCES of an SO-101 at once, from EPISODES of different scenes: what is seen before and after 16
+commands, joint states, motion; and says by how much the arm is shifted. `r2`: the share of a shift's variance that it
+explains on arms it never saw, mean of the shift's numbers; below 0 is worse than their mean. `features`: what the
+model's alignment expert is given of pictures. `places`: where cubes and pads are in them, without any error. A lower
+bound: few arms are known to it (2,560; 512 say when to stop).
 """
 
 from __future__ import annotations
