@@ -92,6 +92,13 @@ def seconds(numbers: dict[str, Any]) -> str:
     return f"{took}; {part['before']['mean']:.2f} to {interval(last['after'], 2)}"
 
 
+def beyond(numbers: dict[str, Any]) -> str:
+    (part,) = numbers["families"].values()
+    before, after, labels = (part[row]["success"] for row in ("before", "after", "labels"))
+    rates = f"{before['mean']:.2f} to {interval(after, 2)}, labels {labels['mean']:.2f}"
+    return f"{rates}; share {interval(part['share'], 2)}"
+
+
 def second_shift(numbers: dict[str, Any]) -> str:
     def words(name: str, part: dict[str, Any]) -> str:
         rates = " / ".join(f"{part[stage]['mean']:.2f}" for stage in ("before", "right after", "at the end"))
@@ -133,6 +140,7 @@ def loading(numbers: dict[str, Any]) -> str:
 
 OTHERS = (
     ("corrupted experience of twenty arms", "guard", guard),
+    ("`wrist_camera`, 1.25 times training's range", "so101_beyond", beyond),
     ("`wrist_camera`: robot-seconds for 80% of the gain; success", "robot_seconds", seconds),
     ("the same without random motion", "robot_seconds_own_policy", seconds),
     ("a second shift in mid-run: before / right after / at last", "on_robot", second_shift),

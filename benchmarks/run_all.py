@@ -242,6 +242,12 @@ BENCHMARKS = (
     Benchmark("project", "project.py", (), project_headline),
     Benchmark("late_chunks", "late_chunks.py", (), late_headline),
     Benchmark("so101", "alignment.py", ("--seed", "91"), families_headline),
+    Benchmark(
+        "so101_beyond",
+        "alignment.py",
+        ("--family", "wrist_camera", "--scale", "1.25", "--seed", "98"),
+        families_headline,
+    ),
     Benchmark("halving", "halving.py", (), halving_headline),
     Benchmark("mistaken", "mistaken.py", ("--seed", "92", "--units", "12"), mistaken_headline),
     Benchmark("shift_information", "shift_information.py", ("--seed", "97"), information_headline),
