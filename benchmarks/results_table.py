@@ -94,14 +94,18 @@ def seconds(numbers: dict[str, Any]) -> str:
 
 def beyond(numbers: dict[str, Any]) -> str:
     (part,) = numbers["families"].values()
-    before, after, labels = (part[row]["success"] for row in ("before", "after", "labels"))
-    rates = f"{before['mean']:.2f} to {interval(after, 2)}, labels {labels['mean']:.2f}"
+    classical, after = (part[row]["success"] for row in ("classical", "after"))
+    told, labels = (part["rows"][row]["success"]["mean"] for row in ("hand_eye", "labels"))
+    rates = f"classical {classical['mean']:.2f}, after {interval(after, 2)}, hand-eye {told:.2f}, labels {labels:.2f}"
     return f"{rates}; share {interval(part['share'], 2)}"
 
 
 def second_shift(numbers: dict[str, Any]) -> str:
     def words(name: str, part: dict[str, Any]) -> str:
-        rates = " / ".join(f"{part[stage]['mean']:.2f}" for stage in ("before", "right after", "at the end"))
+        rates = ", ".join(
+            f"{part[stage]['mean']:.2f}"
+            for stage in ("before", "right after", "at the end", "at the end, alignment off")
+        )
         return f"{re.split(' rolled| turned', name)[0]} {rates}"
 
     return "; ".join(words(name, part) for name, part in numbers["accidents"].items())
@@ -143,7 +147,7 @@ OTHERS = (
     ("`wrist_camera`, 1.25 times training's range", "so101_beyond", beyond),
     ("`wrist_camera`: robot-seconds for 80% of the gain; success", "robot_seconds", seconds),
     ("the same without random motion", "robot_seconds_own_policy", seconds),
-    ("a second shift in mid-run: before / right after / at last", "on_robot", second_shift),
+    ("second shift: before, right after, at last, without alignment", "on_robot", second_shift),
     ("chunks while two alignments run, `models/so101`, p50 / p99", "late_chunks", late_chunks),
     ("control tick to chunk without the model, p50 / p99", "message_to_chunk", to_chunk),
     ("largest difference from openpi, pi0 / pi05", "golden", golden),

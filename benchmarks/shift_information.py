@@ -1,4 +1,4 @@
-"""How much does the experience tell of each shift, whatever is made of it? By a network that learns nothing else.
+"""How much of each shift can a network read from experience that learns nothing else?
 
     python benchmarks/shift_information.py --seed 97 --json shift_information.json
 
@@ -6,7 +6,7 @@ It is given EXPERIENCES of an SO-101 at once, from EPISODES of different scenes:
 commands, joint states, motion; and says by how much the arm is shifted. `r2`: the share of a shift's variance that it
 explains on arms it never saw, mean of the shift's numbers; below 0 is worse than their mean. `features`: what the
 model's alignment expert is given of pictures. `places`: where cubes and pads are in them, without any error. A lower
-bound: few arms are known to it (2,560; 512 say when to stop).
+bound of what experience tells: the network knows few arms (2,560; 512 say when to stop).
 """
 
 from __future__ import annotations
