@@ -35,7 +35,7 @@ from vla_align_ros.bench.evaluate import action_error
 from vla_align_ros.bench.port import Bench, Embodiment
 from vla_align_ros.bench.so101.joints import GRIPPER
 from vla_align_ros.experience.builder import without_held
-from vla_align_ros.limits import BY_NAME, CHECKS
+from vla_align_ros.limits import BY_NAME, CHECKS, first_refusal
 from vla_align_ros.params import AlignParams
 from vla_align_ros.policy import Policy
 from vla_align_ros.policy.load import Device
@@ -192,7 +192,7 @@ def one_unit(
                 "detail": report.detail,
                 "change": error(judged.proposed) / before[start] - 1.0,
                 "statistics": statistics,
-                "refused_by": [name for name, value in statistics.items() if BY_NAME[name].beyond(value, limits[name])],
+                "refused_by": [name for name, value in statistics.items() if first_refusal({name: value}, limits)],
             }
         )
     return {"attempts": found}
@@ -239,7 +239,8 @@ def summary(found: list[Found]) -> dict[str, Any]:
 
 def asked_of(found: list[Found]) -> list[str]:
     """The checks that have a statistic, if not of buffers of which nothing can be proposed."""
-    return [check.name for check in CHECKS if any(check.name in item["statistics"] for item in found)]
+    asked = (check for check in CHECKS if not check.leaves_out)
+    return [check.name for check in asked if any(check.name in item["statistics"] for item in found)]
 
 
 def without(check: str, found: list[Found]) -> dict[str, int]:

@@ -5,7 +5,9 @@
 In each round the arm works with the token that it has (as many experiences as the model recommends to begin with, a
 share of them random motion), then aligns from the newest, as many as it recommends at most. The second shift is an
 accident, of another kind for every third arm: the wrist camera is remounted, the front camera is knocked, or the base
-is turned. Nobody tells the policy, and the buffer keeps what came before. A model that sees the wrist camera alone
+is turned. Nobody tells the policy, and the buffer keeps what came before, unless an alignment that is kept has left it
+out as before a change (`before_change`; `left_out_without_an_accident` is the share of rounds before the accident in
+which one did). A model that sees the wrist camera alone
 loses nothing by the second, and should not by aligning after it.
 
 An accident is recovered from when the mean success of its arms is back, within 0.05, at what it was just before, and
@@ -87,7 +89,7 @@ def one_unit(
         return float(finished(policy, bench, [arm] * episodes, tokens, seed).succeeded.mean())
 
     now = alone = success(arm, shipped)
-    on, off, reasons = [now], [alone], []
+    on, off, reasons, before_change = [now], [alone], [], []
     for index in range(rounds):
         if index and index == shift_after:
             arm = ACCIDENTS[accident](arm)
@@ -100,11 +102,13 @@ def one_unit(
         done = attempt(policy, token, buffer, params, seed=seed_of(seed, Part.ATTEMPT, index))
         if done.token is not None:
             token = done.token
+            buffer = [item for item in buffer if item.observation.stamp_ns >= done.report.changed_ns]
             now = success(arm, token)
         reasons.append(done.report.reason.value)
+        before_change.append(done.report.before_change)
         on.append(now)
         off.append(alone)
-    return {"on": on, "off": off, "reasons": reasons, "accident": accident, "hit": hit}
+    return {"on": on, "off": off, "reasons": reasons, "before_change": before_change, "accident": accident, "hit": hit}
 
 
 def alignments_until_recovered(before: float, after: Sequence[float]) -> int | None:
@@ -144,6 +148,10 @@ def summary(found: list[Found], shift_after: int) -> dict[str, Any]:
         },
         "gain_at_the_end": arms.interval(np.array([item["on"][-1] - item["off"][-1] for item in found])),
         "reasons": [item["reasons"] for item in found],
+        "before_change": [item["before_change"] for item in found],
+        "left_out_without_an_accident": float(
+            np.mean([count > 0 for item in found for count in item["before_change"][: shift_after or None]])
+        ),
     }
     if shift_after:
         kinds = {kind: [item for item in found if item["accident"] == kind] for kind in ACCIDENTS}

@@ -18,13 +18,20 @@ ABOVE, BELOW, ALIGNED = (BY_NAME[name] for name in ("perception_high", "actions_
 some = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=60)
 
 
-def test_every_check_has_a_parameter_and_all_but_one_a_reason_of_their_name() -> None:
+def test_every_check_has_a_parameter_and_all_that_refuse_a_reason_of_their_name() -> None:
     assert [d.name for d in fields_of(AlignParams) if d.name.startswith("guard.")] == [
         f"guard.{check.name}" for check in CHECKS
     ]
     reasons = {reason.value: reason.sentence for reason in Reason}
-    assert all(reasons[check.name] == check.sentence for check in CHECKS if check.name != "joint_strays")
-    assert "joint_strays" not in reasons, "it leaves experience out"
+    for check in CHECKS:
+        assert reasons.get(check.name) == (None if check.leaves_out else check.sentence)
+    assert [check.name for check in CHECKS if check.leaves_out] == ["joint_strays", "robot_changed"]
+
+
+def test_a_check_that_leaves_experience_out_refuses_nothing() -> None:
+    limits = {check.name: check.no_limit for check in CHECKS}
+    for name, refused in (("robot_changed", False), ("perception_high", True)):
+        assert (first_refusal({name: 9.0}, limits | {name: 1.0}) is not None) is refused
 
 
 @given(some, st.floats(0.01, 0.5))

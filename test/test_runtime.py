@@ -24,6 +24,7 @@ from vla_align_ros.observation.codecs import encode_trajectory
 from vla_align_ros.params import AlignParams, PolicyParams, SimParams
 from vla_align_ros.policy import Policy, load_policy
 from vla_align_ros.runtime import Runtime, make_runtime
+from vla_align_ros.types import Experience, Observation
 from vla_align_ros.zoo import find_model, robot_of, store_folder
 
 START_NS = 10**18
@@ -186,6 +187,21 @@ def test_alignment_gets_the_buffer_and_the_running_version_follows_only_a_kept_t
     }
     assert running.align(params, 0.5).accepted
     assert running.version == saved
+
+
+@pytest.mark.parametrize(("accepted", "left"), [(True, [30, 40]), (False, [10, 20, 30, 40])])
+def test_what_came_before_a_change_is_forgotten_once_an_alignment_without_it_is_kept(
+    running: Runtime, monkeypatch: pytest.MonkeyPatch, accepted: bool, left: list[int]
+) -> None:
+    seen = np.zeros((1, 2), np.float32)
+    for stamp_ns in (10, 20, 30, 40):
+        observation = Observation({}, seen[0], "touch red", stamp_ns)
+        running.buffer.add(Experience(observation, seen, observation, 0))
+    reason = Reason.KEPT if accepted else Reason.ALREADY_ALIGNED
+    report = AlignReport(accepted, reason, "", 0, 0, 0, 0, 0, 0, 0.5, 0.0, before_change=2, changed_ns=30)
+    monkeypatch.setattr(runtime_module, "align", lambda *_, **__: report)
+    running.align(AlignParams(), 0.5)
+    assert [item.observation.stamp_ns for item in running.buffer.snapshot()] == left
 
 
 def test_alignment_of_nothing_is_refused_and_leaves_everything_as_it_was(running: Runtime, policy: Policy) -> None:

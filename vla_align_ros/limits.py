@@ -27,7 +27,8 @@ class Check:
     limit that a user may set. sentence: what a refusal means. share: of good experience beyond the limit.
 
     of_aligned: the limit is measured on robots that run their own token already, of which the share may be kept;
-    otherwise on all, of which the share may be refused.
+    otherwise on all, of which the share may be refused. leaves_out: experience is left out beyond the limit, and
+    nothing refused.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Check:
     sentence: str
     share: float = REFUSED
     of_aligned: bool = False
+    leaves_out: bool = False
 
     @property
     def no_limit(self) -> float:
@@ -87,6 +89,7 @@ CHECKS: Final = (
         10.0,
         "No refusal: an experience in which a joint strays is left out, as after a lost command or a push.",
         LEFT_OUT,
+        leaves_out=True,
     ),
     Check(
         "joints_do_not_follow",
@@ -102,7 +105,15 @@ CHECKS: Final = (
         "below",
         1000.0,
         "Fewer experiences than the limits were measured with, once those are left out in which a joint was held or "
-        "strayed: record more, or see why they are left out.",
+        "strayed, or that came before the robot changed: record more, or see why they are left out.",
+    ),
+    Check(
+        "robot_changed",
+        "how surely the new token gains more from one point of the experience on",
+        "above",
+        100.0,
+        "No refusal: experience from before that point is left out, as after an accident.",
+        leaves_out=True,
     ),
     Check(
         "perception_high",
@@ -118,6 +129,14 @@ CHECKS: Final = (
         10.0,
         "The images hardly tell where the joints were: a camera is covered, frozen, or shows another robot, or the "
         "images and the joint states are of different times.",
+    ),
+    Check(
+        "images_late",
+        "perception loss with the states of half a horizon before over that with the true ones",
+        "below",
+        10.0,
+        "The images show the joints where they were a little before: images come late, or are stamped late; "
+        "or the robot hardly moved.",
     ),
     Check(
         "actions_do_not_fit",
@@ -163,9 +182,9 @@ class Refusal:
 
 
 def first_refusal(values: Mapping[str, float], limits: Mapping[str, float]) -> Refusal | None:
-    """Of the first check, in the order of CHECKS, whose value is beyond its limit. Checks without a value are not
+    """Of the first check, in the order of CHECKS, that refuses what is beyond its limit. Checks without a value are not
     asked."""
     for check in CHECKS:
-        if check.name in values and check.beyond(values[check.name], limits[check.name]):
+        if check.name in values and not check.leaves_out and check.beyond(values[check.name], limits[check.name]):
             return Refusal(check, values[check.name], limits[check.name])
     return None

@@ -34,7 +34,8 @@ __all__ = [
 
 def _limit(check: Check) -> tuple[str, str, object]:
     """The parameter `guard.<name>` of a check."""
-    doc = f"Limit of `{check.name}`, which refuses {check.refuses} it; 0: the model's own. Of: {check.statistic}."
+    verb = "leaves experience out" if check.leaves_out else "refuses"
+    doc = f"Limit of `{check.name}`, which {verb} {check.refuses} it; 0: the model's own. Of: {check.statistic}."
     return check.name, "float", parameter(0.0, doc, within=(0.0, check.most), live=True, in_file=False)
 
 

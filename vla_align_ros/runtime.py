@@ -65,7 +65,8 @@ class Runtime:
     def align(
         self, params: AlignParams, exploration_fraction: float, on_step: OnStep | None = None, seed: int = 0
     ) -> AlignReport:
-        """One attempt on the buffer's experience; a kept token is in the store before it is used."""
+        """One attempt on the buffer's experience; a kept token is in the store before it is used. Where the robot had
+        changed, the buffer then forgets what was before: the new token explains that worse, not what came later."""
         report = align(
             self.policy,
             self.buffer.snapshot(),
@@ -78,6 +79,8 @@ class Runtime:
         )
         if report.token_version is not None:
             self.version = self.store.load(report.token_version)
+        if report.accepted and report.changed_ns:
+            self.buffer.forget_before(report.changed_ns)
         return report
 
     def use(self, version: TokenVersion) -> None:

@@ -68,6 +68,7 @@ class Part(Enum):
     FINALISTS = 1, 0, 1  # the last ones, by all
     GRADIENT = 1009, 1, 1  # by step
     JUDGING = 1, 0, 1  # the same draws before and after
+    CHANGE = 1, 0, 29  # of what a new token gains on all experience
     OWN_TOKEN = 1, 1_000_003, 0  # a robot's, of what `training/own_token.py` asks
     # benches
     ROBOT = 1000, 1, 0  # one of several

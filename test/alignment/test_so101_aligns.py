@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from vla_align_ros.alignment import AlignReport, align
 from vla_align_ros.alignment.reasons import Reason
-from vla_align_ros.bench.collect import fill_buffers
+from vla_align_ros.bench.collect import fill_buffers, later
 from vla_align_ros.bench.evaluate import finished
 from vla_align_ros.bench.port import find_bench
 from vla_align_ros.bench.so101.embodiment import Embodiment
@@ -94,6 +95,31 @@ def test_pictures_that_do_not_show_the_joints_leave_the_token_as_it_was(
         token, report = aligned(policy, shipped, wrong, perception_high=10.0)
         assert report.reason is Reason.IMAGES_DO_NOT_FIT, "it explains these states no more than others"
         assert torch.equal(token, shipped)
+
+
+def test_pictures_a_chunk_late_leave_the_token_as_it_was(
+    policy: Policy, shipped: Tensor, experiences: list[list[Experience]]
+) -> None:
+    for mine in experiences:
+        late = [
+            replace(item, observation=replace(item.observation, images=before.observation.images))
+            for before, item in pairwise(mine)
+            if before.episode == item.episode
+        ]
+        token, report = aligned(policy, shipped, late)
+        assert report.reason is Reason.IMAGES_LATE, report.detail
+        assert torch.equal(token, shipped)
+
+
+def test_after_an_accident_what_came_before_it_is_left_out(
+    policy: Policy, shipped: Tensor, experiences: list[list[Experience]]
+) -> None:
+    token, report = aligned(policy, shipped, experiences[0])
+    assert report.before_change == 0
+    for newest in experiences[1:]:
+        both = experiences[0][-128:] + later(newest[:128], experiences[0])
+        _, report = aligned(policy, token, both)
+        assert abs(report.before_change - 128) <= 16
 
 
 def test_an_unshifted_arm_stays_as_good_as_it_was(policy: Policy, shipped: Tensor) -> None:

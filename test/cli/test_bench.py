@@ -15,7 +15,8 @@ TIMES = {"p50_ms", "p95_ms", "p99_ms", "own_ms"}
 WORK = {"flops", "bytes", "limit_ms"}
 NETWORK = ("vision", "prefix", "denoising", "sample_actions", "prefix of a row", "losses of a row", "gradient of a row")
 NODE = ("image message", "infer", "check and message")
-ALIGN = ("align: features", "align: pick", "align: gradient", "align: judge", "align: commands", "align step", "align")
+PARTS = ("features", "pick", "gradient", "change", "judge", "states", "commands")
+ALIGN = (*(f"align: {part}" for part in PARTS), "align step", "align")
 
 
 @pytest.mark.slow

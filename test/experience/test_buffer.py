@@ -28,6 +28,16 @@ def test_it_holds_the_newest_and_counts_all(capacity: int, batches: list[int]) -
     assert buffer.total_added == len(added)
 
 
+@given(st.integers(1, 8), st.integers(0, 10), st.integers(0, 10))
+def test_what_was_made_before_a_stamp_is_forgotten(capacity: int, count: int, stamp_ns: int) -> None:
+    buffer = ExperienceBuffer(capacity)
+    buffer.add(*map(experience, range(count)))
+    held = buffer.snapshot()
+    buffer.forget_before(stamp_ns)
+    assert buffer.snapshot() == tuple(item for item in held if item.observation.stamp_ns >= stamp_ns)
+    assert (buffer.capacity, buffer.total_added) == (capacity, count)
+
+
 def test_a_snapshot_outlives_a_clear_and_the_total_goes_on() -> None:
     buffer = ExperienceBuffer(3)
     buffer.add(experience(0))

@@ -170,7 +170,7 @@ def model_yaml(**changes: Any) -> dict[str, Any]:
 def stats_of(**limits: float) -> AlignmentStats:
     """Limits that refuse nothing, unless `limits` say otherwise."""
     values = {check.name: limits.get(check.name, check.no_limit) for check in CHECKS}
-    return AlignmentStats(3, {name: Limit(value, 1) for name, value in values.items()}, 0.5)
+    return AlignmentStats(4, {name: Limit(value, 1) for name, value in values.items()}, 0.5)
 
 
 def write_model(folder: Path, seed: int = 0, **changes: Any) -> Path:

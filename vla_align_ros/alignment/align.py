@@ -1,7 +1,8 @@
 """`align()`: one guarded update of the E-Token from experience. Everything else in the network stays frozen.
 
-attempt   leave out and split by time (`split.py`) -> check (`experience_check.py`) -> propose (`step.py`) ->
-          collect (`evidence.py`) -> judge (`guard.py`) by the model's limits; changes nothing
+attempt   leave out and split by time (`split.py`) -> check (`experience_check.py`) -> propose (`step.py`); where the
+          robot changed (`change.py`), from what came after that alone -> collect (`evidence.py`) -> judge (`guard.py`)
+          by the model's limits; changes nothing
 commit    save -> use
 """
 
@@ -17,15 +18,17 @@ from torch import Tensor
 
 from vla_align_ros.action.excitation import count_excited
 from vla_align_ros.alignment import experience_check, guard
+from vla_align_ros.alignment.change import find_change
 from vla_align_ros.alignment.diagnosis import diagnose
 from vla_align_ros.alignment.evidence import collect, on_later
 from vla_align_ros.alignment.losses import ExperienceLosses, means, weights_of
 from vla_align_ros.alignment.reasons import Reason, Verdict
 from vla_align_ros.alignment.report import AlignReport
-from vla_align_ros.alignment.split import Split, split
+from vla_align_ros.alignment.split import Split, split, split_rows
 from vla_align_ros.alignment.step import OnStep, Proposal, propose
 from vla_align_ros.checkpoint.manifest import Provenance, StoreError
 from vla_align_ros.checkpoint.store import TokenStore
+from vla_align_ros.limits import BY_NAME
 from vla_align_ros.params import AlignParams
 from vla_align_ros.policy import Policy, PolicyError
 from vla_align_ros.policy.streams import LAST, own_stream
@@ -124,16 +127,26 @@ def _propose_and_judge(
     """What needs the network."""
     everything, weights = [*parts.learn, *parts.judged], weights_of(params)
     losses = ExperienceLosses(policy, everything, weights)
-    learn_rows, judge_rows = torch.arange(len(parts.learn)), torch.arange(len(parts.learn), len(losses))
-    before = on_later(losses, running, judge_rows, seed_of(seed, Part.JUDGING))
-    report = replace(report, before=means(before))
+    learn_rows, judge_rows = torch.arange(len(losses)).split([len(parts.learn), len(parts.judged)])
     try:
         proposal = propose(policy, losses, learn_rows, running, params, seed, on_step)
+        change = find_change(losses, running, proposal.token, seed_of(seed, Part.CHANGE))
+        report = replace(report, statistics={**report.statistics, "robot_changed": change.rise})
+        if BY_NAME["robot_changed"].beyond(change.rise, report.limits["robot_changed"]):
+            everything, losses = everything[change.row :], losses.since(change.row)
+            learn_rows, judge_rows = map(torch.tensor, split_rows(everything))
+            report = _since_change(policy, report, everything, len(learn_rows), len(judge_rows))
+            refused = experience_check.too_little(report.learned_from, report.judged_by, report.limits)
+            if refused is not None:
+                return refused, report, None
+            proposal = propose(policy, losses, learn_rows, running, params, seed, on_step)
     except FloatingPointError as error:
         return Verdict(Reason.NON_FINITE, str(error)), report, None
+    before = on_later(losses, running, judge_rows, seed_of(seed, Part.JUDGING))
     evidence = collect(policy, losses, everything, judge_rows, before, proposal, seed_of(seed, Part.JUDGING))
     report = replace(
         report,
+        before=means(before),
         best_known_name=proposal.best_known_name,
         best_known=means(evidence.best_known),
         after=means(evidence.after),
@@ -141,6 +154,23 @@ def _propose_and_judge(
         statistics={**report.statistics, **guard.statistics(evidence, weights)},
     )
     return guard.judge(evidence, weights, report.limits), report, proposal
+
+
+def _since_change(
+    policy: Policy, report: AlignReport, newest: Sequence[Experience], learned: int, judged: int
+) -> AlignReport:
+    """What it says where only the newest experience is used, since the robot changed before that."""
+    usable = report.learned_from + report.judged_by
+    return replace(
+        report,
+        learned_from=learned,
+        judged_by=judged,
+        episodes=len({item.episode for item in newest}),
+        before_change=usable - len(newest),
+        changed_ns=newest[0].observation.stamp_ns,
+        diagnosis=diagnose(newest, policy.config.robot),
+        statistics={**report.statistics, "too_little_experience": float(learned + judged)},
+    )
 
 
 def limits_of(policy: Policy, params: AlignParams) -> dict[str, float]:
@@ -198,8 +228,9 @@ def provenance(
     """What the store writes beside a token of this policy."""
     experience: dict[str, Any] = {}
     if report is not None:
-        names = ("learned_from", "judged_by", "episodes", "first_stamp_ns", "last_stamp_ns")
-        experience = {name: getattr(report, name) for name in (*names, "exploration_fraction", "excited")}
+        names = ("learned_from", "judged_by", "episodes", "last_stamp_ns", "exploration_fraction", "excited")
+        experience = {name: getattr(report, name) for name in names}
+        experience["first_stamp_ns"] = report.changed_ns or report.first_stamp_ns
     return Provenance(
         model_name=policy.config.name,
         base_weights_sha256=policy.weights_sha256,

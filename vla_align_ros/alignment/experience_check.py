@@ -47,9 +47,15 @@ def check_request(
             joint = np.quantile(split.strays, UPPER_QUARTILE, axis=0).argmax()
             which = f"; most of all joint {policy.config.robot.action_joints[joint]!r}"
         return Verdict(Reason(refusal.check.name), refusal.sentence + which + _left_out(split))
-    if not split.usable:
-        return Verdict(Reason.TOO_LITTLE_EXPERIENCE, "nothing to learn from, or to judge by" + _left_out(split))
-    return None
+    return too_little(len(split.learn), len(split.judged), limits, _left_out(split))
+
+
+def too_little(learned: int, judged: int, limits: Mapping[str, float], left_out: str = "") -> Verdict | None:
+    """Whether there are too few experiences that can be used, after what is left out."""
+    if not (learned and judged):
+        return Verdict(Reason.TOO_LITTLE_EXPERIENCE, "nothing to learn from, or to judge by" + left_out)
+    refusal = first_refusal({"too_little_experience": float(learned + judged)}, limits)
+    return None if refusal is None else Verdict(Reason.TOO_LITTLE_EXPERIENCE, refusal.sentence + left_out)
 
 
 def _left_out(split: Split) -> str:

@@ -185,6 +185,13 @@ class ExperienceLosses:
         other.weights = weights
         return other
 
+    def since(self, row: int) -> ExperienceLosses:
+        """Of the experiences from a row on; nothing is computed anew, or copied."""
+        other, newest = copy.copy(self), slice(row, None)
+        other._cache, other._state = self._cache.rows(newest), self._state[newest]
+        other._experience = self._experience[newest]
+        return other
+
     def weighted(self, losses: dict[str, Tensor]) -> Tensor:
         """The tasks' losses, each times its lambda, added up."""
         return torch.stack([self.weights.of(task) * loss for task, loss in losses.items()]).sum(0)

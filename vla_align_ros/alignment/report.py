@@ -25,7 +25,9 @@ class AlignReport:
     """One attempt. Losses are means on the later, held-out experience, by task, for the running token (`before`), the
     best known token (`best_known`) and the result (`after`); empty where the attempt ended earlier.
 
-    left_out: experiences in which a joint was held or strayed (`split.straying`).
+    left_out: experiences in which a joint was held or strayed (`split.straying`). before_change: how many of the others
+    were left out, since the robot changed after them (`change.py`); changed_ns: when the first one after them was made,
+    0 where it did not change.
     best_known_name: which of the running token, E_0 and the bank's tokens explains the experience best; the gradient
     starts from it. Empty where the attempt ended earlier.
     statistics: of each check that was asked, by name (`limits.CHECKS`); limits: of every check.
@@ -48,6 +50,8 @@ class AlignReport:
     exploration_fraction: float
     duration_s: float
     excited: int = 0
+    before_change: int = 0
+    changed_ns: int = 0
     best_known_name: str = ""
     before: dict[str, float] = field(default_factory=dict)
     best_known: dict[str, float] = field(default_factory=dict)
@@ -69,7 +73,8 @@ class AlignReport:
         verb = "kept" if self.accepted else "refused"
         version = f" as version {self.token_version}" if self.token_version else ""
         excited = f"; {self.excited} of {len(self.stamps_ns)} experiences are of excitations" if self.excited else ""
-        return f"alignment {verb}{version} ({self.reason.value}): {self.detail}{excited}"
+        changed = f"; the robot changed: {self.before_change} older experiences left out" if self.before_change else ""
+        return f"alignment {verb}{version} ({self.reason.value}): {self.detail}{changed}{excited}"
 
 
 def _json_value(value: Any) -> Any:

@@ -45,17 +45,23 @@ def split_by_episode(experiences: Sequence[Experience]) -> tuple[list[Experience
     """An earlier part to learn from and a later one to judge by: the last quarter, or what comes after an episode's
     border that leaves at least half as much and at most half of all. Experiences that reach over the cut in time belong
     to neither."""
+    learn, judged = split_rows(experiences)
+    return [experiences[row] for row in learn], [experiences[row] for row in judged]
+
+
+def split_rows(experiences: Sequence[Experience]) -> tuple[list[int], list[int]]:
+    """The rows of both parts of `split_by_episode`."""
     count = len(experiences)
     if count < 2:
-        return list(experiences), []
+        return list(range(count)), []
     judging = max(1, round(count * JUDGE_SHARE))
     wanted, least = count - judging, (judging + 1) // 2
     near = range(max(1, count // 2), count - least + 1)
     borders = [i for i in near if experiences[i].episode != experiences[i - 1].episode]
     cut = min(borders, key=lambda border: abs(border - wanted), default=wanted)
-    judged = list(experiences[cut:])
-    learn = [item for item in experiences[:cut] if item.next_observation.stamp_ns <= judged[0].observation.stamp_ns]
-    return learn, judged
+    begin_ns = experiences[cut].observation.stamp_ns
+    learn = [row for row in range(cut) if experiences[row].next_observation.stamp_ns <= begin_ns]
+    return learn, list(range(cut, count))
 
 
 def straying(experiences: Sequence[Experience], robot: RobotDescription) -> NDArray[np.float64]:

@@ -103,6 +103,8 @@ def _attempt_row(numbered: tuple[int, Mapping[str, Any]]) -> tuple[object, ...]:
     number, attempt = numbered
     verdict = "kept" if attempt["accepted"] else f"refused: {attempt['reason']}"
     used = f"{attempt['learned_from']} + {attempt['judged_by']}"
+    if attempt["before_change"]:
+        used += f", {attempt['before_change']} from before a change left out"
     meaning = next(reason.sentence for reason in Reason if reason.value == attempt["reason"])
     return number + 1, verdict, meaning, attempt["detail"], used, f"{attempt['duration_s']:.1f} s"
 

@@ -47,6 +47,13 @@ class ExperienceBuffer:
         with self._lock:
             self._experiences.clear()
 
+    def forget_before(self, stamp_ns: int) -> None:
+        """Forget those whose first observation was made earlier."""
+        with self._lock:
+            newest = [item for item in self._experiences if item.observation.stamp_ns >= stamp_ns]
+            self._experiences.clear()
+            self._experiences.extend(newest)
+
     def snapshot(self) -> tuple[Experience, ...]:
         """The experiences held now, oldest first; later changes of the buffer do not touch it."""
         with self._lock:

@@ -34,7 +34,7 @@ class AlignmentStats:
     """limits: of each check (`limits.CHECKS`), by name. motion_r2: linear R2 of joint motion from two frames'
     features."""
 
-    format: Literal[3]
+    format: Literal[4]
     limits: dict[str, Limit]
     motion_r2: float
 
@@ -57,7 +57,7 @@ def load_alignment_stats(path: Path) -> AlignmentStats:
 
 def no_limits(motion_r2: float) -> AlignmentStats:
     """Of a model before its limits are measured: nothing is refused."""
-    return AlignmentStats(3, {check.name: Limit(check.no_limit, 0) for check in CHECKS}, motion_r2)
+    return AlignmentStats(4, {check.name: Limit(check.no_limit, 0) for check in CHECKS}, motion_r2)
 
 
 def read_motion_r2(path: Path) -> float:

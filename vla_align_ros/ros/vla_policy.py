@@ -260,7 +260,7 @@ class VlaPolicy(SafeLifecycleNode):
         def job() -> None:
             try:
                 report, sentence = self._align(runtime, source, periodic), ""
-                if report.reason is Reason.TOO_LITTLE_EXPERIENCE:
+                if report.reason is Reason.TOO_LITTLE_EXPERIENCE and not report.before_change:
                     sentence = f"; {left_out_sentence(source.refused)}"
                 done.set_result((report.accepted, report.sentence() + sentence))
             except Exception as error:

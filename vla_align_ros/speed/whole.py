@@ -13,7 +13,8 @@ import torch
 
 from vla_align_ros.action.limits import ChunkLimits, check_chunk
 from vla_align_ros.action.trajectory import to_trajectory
-from vla_align_ros.alignment.evidence import on_later, with_commands
+from vla_align_ros.alignment.change import find_change
+from vla_align_ros.alignment.evidence import on_later, with_commands, with_states
 from vla_align_ros.alignment.losses import ExperienceLosses, weights_of
 from vla_align_ros.alignment.split import JUDGE_SHARE
 from vla_align_ros.alignment.step import descend, find_best_known
@@ -87,8 +88,11 @@ def _align(policy: Policy, experiences: int) -> dict[str, tuple[float, ...]]:
     best, _ = timed("align: pick", lambda: find_best_known(policy, losses, learn, token, 0))
     moved, _ = timed("align: gradient", lambda: descend(policy, losses, learn, best, params, 0))
     found["align step"] = tuple(taken / params.align_steps for taken in found["align: gradient"])
+    timed("align: change", lambda: find_change(losses, token, moved, 0))
     timed("align: judge", lambda: [on_later(losses, each, judge, 0) for each in (token, best, moved)])
-    timed("align: commands", lambda: with_commands(policy, losses, made, moved, 0))
+    period_ns = policy.config.robot.period_ns
+    timed("align: states", lambda: with_states(losses, made, period_ns, moved, 0))
+    timed("align: commands", lambda: with_commands(losses, made, period_ns, moved, 0))
     found["align"] = tuple(clock() - start for clock, start in zip(clocks, began, strict=True))
     return found
 

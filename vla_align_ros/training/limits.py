@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vla_align_ros.alignment import experience_check, guard
+from vla_align_ros.alignment.change import find_change
 from vla_align_ros.alignment.evidence import collect, on_later
 from vla_align_ros.alignment.losses import ExperienceLosses, weights_of
 from vla_align_ros.alignment.split import Split, split, straying
@@ -61,7 +62,7 @@ def measure(
         raise TrainingError(f"the limits of {missing}: no validation robot has experience that tells them")
     limits = {name: Limit(BY_NAME[name].limit_of(values), len(values)) for name, values in found.items()}
     limits[stray.name] = Limit(stray_limit, count)
-    return AlignmentStats(3, {check.name: limits[check.name] for check in CHECKS}, motion_r2)
+    return AlignmentStats(4, {check.name: limits[check.name] for check in CHECKS}, motion_r2)
 
 
 def buffers_of(policy: Policy, validation: Source, row: int) -> Buffers:
@@ -113,4 +114,6 @@ def _ask(
     )
     before = on_later(asked, running, judge, seed_of(seed, Part.JUDGING))
     evidence = collect(policy, asked, everything, judge, before, proposal, seed_of(seed, Part.JUDGING))
-    return proposal.token, {**experience_check.statistics(part), **guard.statistics(evidence, weights)}
+    rise = find_change(losses, running, proposal.token, seed_of(seed, Part.CHANGE)).rise
+    of_experience = {**experience_check.statistics(part), "robot_changed": rise}
+    return proposal.token, {**of_experience, **guard.statistics(evidence, weights)}
