@@ -106,7 +106,8 @@ def second_shift(numbers: dict[str, Any]) -> str:
             f"{part[stage]['mean']:.2f}"
             for stage in ("before", "right after", "at the end", "at the end, alignment off")
         )
-        return f"{re.split(' rolled| turned', name)[0]} {rates}"
+        soon = sum(count is not None and count <= 3 for count in part["of_each_arm"])
+        return f"{re.split(' rolled| turned', name)[0]} {rates}, {soon}/{part['arms']}"
 
     return "; ".join(words(name, part) for name, part in numbers["accidents"].items())
 
@@ -147,7 +148,11 @@ OTHERS = (
     ("`wrist_camera`, 1.25 times training's range", "so101_beyond", beyond),
     ("`wrist_camera`: robot-seconds for 80% of the gain; success", "robot_seconds", seconds),
     ("the same without random motion", "robot_seconds_own_policy", seconds),
-    ("second shift: before, right after, at last, without alignment", "on_robot", second_shift),
+    (
+        "second shift: before, right after, at last, without alignment; back within 3 alignments",
+        "on_robot",
+        second_shift,
+    ),
     ("chunks while two alignments run, `models/so101`, p50 / p99", "late_chunks", late_chunks),
     ("control tick to chunk without the model, p50 / p99", "message_to_chunk", to_chunk),
     ("largest difference from openpi, pi0 / pi05", "golden", golden),

@@ -1,8 +1,9 @@
-"""Trains what `models/so101` is compared with: by its recipe, so the same samples, network and seed, but for one thing.
+"""Trains what `models/so101` is compared with: by its recipe, so the same samples (if not told), network and seed, but
+for one thing.
 
     python benchmarks/trained_rivals.py randomised --run runs/randomised       # a second call goes on
     python benchmarks/alignment.py --family all --randomised runs/randomised/export
-    python benchmarks/trained_rivals.py virtual --run runs/virtual
+    python benchmarks/trained_rivals.py virtual --run runs/virtual --samples 800000
     python benchmarks/trained_rivals.py unshifted --run runs/unshifted
     python benchmarks/virtual_robots.py --virtual runs/virtual/export --none runs/unshifted/export --real so101
 
@@ -84,10 +85,15 @@ def main(
     recipe_path: Annotated[Path, typer.Option("--recipe", help="Of the model that it is compared with.")] = (
         machine.ROOT / "config" / "train" / "so101.yaml"
     ),
+    samples: Annotated[
+        int | None, typer.Option(min=1, help="Of the policy; as the recipe says where left out.")
+    ] = None,
     device: Annotated[Device, typer.Option(help="Where it trains.")] = "cpu",
 ) -> None:
     """Train it and write `RUN/export`; all but `virtual` act and do not align."""
-    path, recipe = written(changed(load_recipe(recipe_path), kind), recipe_path, kind, run.with_name(f"{run.name}.of"))
+    given = load_recipe(recipe_path)
+    recipe = changed(given if samples is None else replace(given, samples=samples), kind)
+    path, recipe = written(recipe, recipe_path, kind, run.with_name(f"{run.name}.of"))
     sources = open_sources(recipe.source, model_of(recipe, path), recipe.seed)
     trainee = train(path, recipe, sources, run, _say, find_device(device))
     if recipe.alignment_samples:
