@@ -131,14 +131,6 @@ CHECKS: Final = (
         "images and the joint states are of different times.",
     ),
     Check(
-        "images_late",
-        "perception loss with the states of half a horizon before over that with the true ones",
-        "below",
-        10.0,
-        "The images show the joints where they were a little before: images come late, or are stamped late; "
-        "or the robot hardly moved.",
-    ),
-    Check(
         "actions_do_not_fit",
         "inverse-dynamics loss with shuffled commands over that with the true ones",
         "below",

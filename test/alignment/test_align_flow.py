@@ -111,7 +111,7 @@ def test_a_kept_alignment_improves_and_changes_only_the_token(policy: Policy, tm
     assert report.first_stamp_ns == EXPERIENCES[0].observation.stamp_ns
     assert report.last_stamp_ns == EXPERIENCES[-1].next_observation.stamp_ns
     assert report.exploration_fraction == 0.5
-    assert set(report.statistics) == {check.name for check in CHECKS} - {"joint_strays", "images_late", "frames_late"}
+    assert set(report.statistics) == {check.name for check in CHECKS} - {"joint_strays", "frames_late"}
     assert report.limits == {check.name: check.no_limit for check in CHECKS}
     assert report.best_known_name in {"running token", "E_0", *(f"bank token {row}" for row in range(4))}
     assert report.token_version == "000001"

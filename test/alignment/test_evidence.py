@@ -47,8 +47,7 @@ def test_the_true_and_the_neighbours_commands_take_part_where_there_are_neighbou
 ) -> None:
     experiences = one_after_another(20)  # two episodes, horizon 5, 4 ticks apart
     losses = ExperienceLosses(policy, experiences, LossWeights())
-    period_ns = policy.config.robot.period_ns
-    found = with_commands(losses, experiences, period_ns, token, 7)
+    found = with_commands(policy, losses, experiences, token, 7)
     losses = losses.without_dynamics()
     rows = torch.arange(20)
     assert {which: loss.shape[1] for which, loss in found.items()} == {"shuffled": 20, "before": 18}
@@ -61,31 +60,24 @@ def test_the_true_and_the_neighbours_commands_take_part_where_there_are_neighbou
         swapped = losses(token, rows, COMMANDS_DRAWS, 7, other_actions=theirs)["inverse_dynamics"]
         torch.testing.assert_close(found[which], torch.stack([true, swapped])[:, has])
     few = ExperienceLosses(policy, experiences[:4], LossWeights())
-    of_few = with_commands(few, experiences[:4], period_ns, token, 7)
+    of_few = with_commands(policy, few, experiences[:4], token, 7)
     assert of_few["before"].shape == (2, 3), "all but the first"
     blind = ExperienceLosses(policy, experiences, LossWeights(lambda_inv=0.0))
-    assert with_commands(blind, experiences, period_ns, token, 7) == {}
+    assert with_commands(policy, blind, experiences, token, 7) == {}
 
 
 def test_images_are_asked_with_their_own_states_and_with_those_of_others(policy: Policy, token: Tensor) -> None:
-    experiences, rows = one_after_another(8), torch.arange(8)  # two episodes, horizon 5, 4 ticks apart
-    period_ns = policy.config.robot.period_ns
-    found = with_states(ExperienceLosses(policy, experiences, LossWeights()), experiences, period_ns, token, 7)
-
-    def of(others: list[int]) -> Tensor:
-        swapped = [
-            dataclasses.replace(
-                item, observation=dataclasses.replace(item.observation, state=experiences[row].observation.state)
-            )
-            for item, row in zip(experiences, others, strict=True)
-        ]
-        alone = ExperienceLosses(policy, swapped, LossWeights(1.0, 0.0, 0.0))
-        return alone(token, rows, STATES_DRAWS, 7)["perception"]
-
-    true, has = of(rows.tolist()), rows % 4 != 0
-    torch.testing.assert_close(found["shuffled"], torch.stack([true, of([4, 5, 6, 7, 0, 1, 2, 3])]))
-    torch.testing.assert_close(found["before"], torch.stack([true, of([0, 0, 1, 2, 4, 4, 5, 6])])[:, has])
-    assert set(found) == {"shuffled", "before"}
-    assert not torch.equal(*found["before"])
-    blind = ExperienceLosses(policy, experiences, LossWeights(lambda_perc=0.0))
-    assert with_states(blind, experiences, period_ns, token, 7) == {}
+    experiences, rows = one_after_another(8), torch.arange(8)
+    found = with_states(ExperienceLosses(policy, experiences, LossWeights()), token, 7)
+    swapped = [
+        dataclasses.replace(
+            item, observation=dataclasses.replace(item.observation, state=experiences[(row - 4) % 8].observation.state)
+        )
+        for row, item in enumerate(experiences)
+    ]
+    assert found is not None
+    for asked, loss in zip((experiences, swapped), found, strict=True):
+        alone = ExperienceLosses(policy, asked, LossWeights(1.0, 0.0, 0.0))
+        torch.testing.assert_close(loss, alone(token, rows, STATES_DRAWS, 7)["perception"])
+    assert not torch.equal(*found)
+    assert with_states(ExperienceLosses(policy, experiences, LossWeights(lambda_perc=0.0)), token, 7) is None

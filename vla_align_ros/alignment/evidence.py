@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,14 +21,14 @@ JUDGE_DRAWS, COMMANDS_DRAWS, STATES_DRAWS = 4, 1, 1
 class Evidence:
     """Losses of single experiences, by task: with the running token (`before`), with the one that the gradient started
     from (`best_known`) and with the new one (`after`), each (N,) on the later part. with_commands: inverse dynamics on
-    all experience with the new `token`, with the true commands and with others (2, M), by which (`with_others`).
-    with_states: perception in the same way, with the true states and with others."""
+    all experience with the new `token`, with the true commands and with others (2, M), by which. with_states:
+    perception in the same way, with the true states and with others; None where it is not asked."""
 
     before: Mapping[str, Tensor]
     best_known: Mapping[str, Tensor]
     after: Mapping[str, Tensor]
     with_commands: Mapping[str, Tensor]
-    with_states: Mapping[str, Tensor]
+    with_states: Tensor | None
     token: Tensor
 
 
@@ -50,57 +50,52 @@ def collect(
     """Everything that the guard asks of a proposal. losses: of `experiences`. before: `on_later` with the running
     token and the same seed."""
     best_known, after = (on_later(losses, token, judge_rows, seed) for token in (proposal.best_known, proposal.token))
-    period_ns = policy.config.robot.period_ns
-    commands = with_commands(losses, experiences, period_ns, proposal.token, seed)
-    states = with_states(losses, experiences, period_ns, proposal.token, seed)
+    commands = with_commands(policy, losses, experiences, proposal.token, seed)
+    states = with_states(losses, proposal.token, seed)
     return Evidence(before, best_known, after, commands, states, proposal.token)
 
 
 @torch.no_grad()
-def with_states(
-    losses: ExperienceLosses, experiences: Sequence[Experience], period_ns: int, token: Tensor, seed: int
-) -> dict[str, Tensor]:
-    """Perception loss with the states that were measured with the images, and with others (`with_others`)."""
+def with_states(losses: ExperienceLosses, token: Tensor, seed: int) -> Tensor | None:
+    """Perception loss (2, M) on all experience: of its images with the states that were measured with them, and with
+    those of another experience, half-way through all. None without perception."""
     if losses.weights.lambda_perc == 0:
-        return {}
-    rows, alone = torch.arange(len(experiences)), losses.perception_alone()
-
-    def asked(other: Tensor | None) -> Tensor:
-        return alone(token, rows, STATES_DRAWS, seed, other_states=other)["perception"]
-
-    return with_others(asked, experiences, period_ns)
+        return None
+    rows, alone = torch.arange(len(losses)), losses.perception_alone()
+    others = (None, rows.roll(len(rows) // 2))
+    return torch.stack([alone(token, rows, STATES_DRAWS, seed, other_states=o)["perception"] for o in others])
 
 
 @torch.no_grad()
 def with_commands(
-    losses: ExperienceLosses, experiences: Sequence[Experience], period_ns: int, token: Tensor, seed: int
+    policy: Policy,
+    losses: ExperienceLosses,
+    experiences: Sequence[Experience],
+    token: Tensor,
+    seed: int,
 ) -> dict[str, Tensor]:
-    """Inverse-dynamics loss with the commands that were sent, and with others (`with_others`)."""
-    if losses.weights.lambda_inv == 0:
-        return {}
-    rows, inverse = torch.arange(len(experiences)), losses.without_dynamics()
+    """Inverse-dynamics loss (2, M) with the true commands and with those of another experience, by which: `shuffled` is
+    half-way through all, `before` about half a horizon earlier in the same episode.
 
-    def asked(other: Tensor | None) -> Tensor:
-        return inverse(token, rows, COMMANDS_DRAWS, seed, other_actions=other)["inverse_dynamics"]
-
-    return with_others(asked, experiences, period_ns)
-
-
-def with_others(
-    asked: Callable[[Tensor | None], Tensor], experiences: Sequence[Experience], period_ns: int
-) -> dict[str, Tensor]:
-    """Losses (2, M) with what belongs together, and with what belongs to another experience, by which: `shuffled` is
-    half-way through all, `before` about half a horizon earlier in the same episode; absent where no experience has one.
-
-    asked: rows of others (N,), or None -> losses (N,). All experience is asked: what belongs together is no question of
-    what was learned, and many tell more than the few that judge.
+    All experience is asked: whether commands fit frames is no question of what was learned, and many tell more than the
+    few that judge. Empty without inverse dynamics; `before` is absent where no experience has one.
     """
-    rows, true = torch.arange(len(experiences)), asked(None)
-    before = half_a_horizon_before(experiences, period_ns)
-    found = {"shuffled": torch.stack([true, asked(rows.roll(len(rows) // 2))])}
-    has = before >= 0
-    if bool(has.any()):
-        found["before"] = torch.stack([true, asked(torch.where(has, before, rows))])[:, has]
+    found: dict[str, Tensor] = {}
+    if losses.weights.lambda_inv == 0:
+        return found
+    rows = torch.arange(len(experiences))
+    losses = losses.without_dynamics()
+    true = losses(token, rows, COMMANDS_DRAWS, seed)["inverse_dynamics"]
+    others = {
+        "shuffled": rows.roll(len(rows) // 2),
+        "before": half_a_horizon_before(experiences, policy.config.robot.period_ns),
+    }
+    for which, other in others.items():
+        has = other >= 0
+        if bool(has.any()):
+            swapped = torch.where(has, other, rows)
+            loss = losses(token, rows, COMMANDS_DRAWS, seed, other_actions=swapped)["inverse_dynamics"]
+            found[which] = torch.stack([true, loss])[:, has]
     return found
 
 

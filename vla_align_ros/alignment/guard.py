@@ -1,8 +1,7 @@
 """Judges a proposed token by what `evidence.py` collected: one number a check, each against its limit (`limits.py`).
 
-Losses are of experience later than what was learned from, before and after with the same t and noise. Whether states
-and commands fit their images is asked of all experience. What can be asked before anything is computed is in
-`experience_check.py`.
+Losses are of experience later than what was learned from, before and after with the same t and noise. Whether commands
+fit their frames is asked of all experience. What can be asked before anything is computed is in `experience_check.py`.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from vla_align_ros.alignment.reasons import Reason, Verdict
 from vla_align_ros.limits import first_refusal
 from vla_align_ros.policy.losses import LossWeights
 
-OTHER_STATES = {"shuffled": "images_do_not_fit", "before": "images_late"}
 OTHER_COMMANDS = {"shuffled": "actions_do_not_fit", "before": "frames_late"}
 
 
@@ -26,9 +24,11 @@ def statistics(evidence: Evidence, weights: LossWeights) -> dict[str, float]:
     found = {}
     if "perception" in evidence.after:
         found["perception_high"] = float(evidence.after["perception"].mean())
-    for names, losses in ((OTHER_STATES, evidence.with_states), (OTHER_COMMANDS, evidence.with_commands)):
-        for which, (true, other) in losses.items():
-            found[names[which]] = float(other.mean() / true.mean())
+    if evidence.with_states is not None:
+        true, other = evidence.with_states
+        found["images_do_not_fit"] = float(other.mean() / true.mean())
+    for which, (true, other) in evidence.with_commands.items():
+        found[OTHER_COMMANDS[which]] = float(other.mean() / true.mean())
     gain = sum(weights.of(task) * (evidence.before[task] - loss) for task, loss in evidence.after.items())
     assert isinstance(gain, Tensor)
     return {**found, "already_aligned": _standard_errors(gain)}
@@ -44,8 +44,9 @@ def _standard_errors(gain: Tensor) -> float:
 
 def judge(evidence: Evidence, weights: LossWeights, limits: Mapping[str, float]) -> Verdict:
     """The first reason to refuse, or KEPT."""
-    losses = (evidence.before, evidence.best_known, evidence.after, evidence.with_commands, evidence.with_states)
+    losses = (evidence.before, evidence.best_known, evidence.after, evidence.with_commands)
     values = [evidence.token, *(value for found in losses for value in found.values())]
+    values += [] if evidence.with_states is None else [evidence.with_states]
     if not all(bool(torch.isfinite(value).all()) for value in values):
         return Verdict(Reason.NON_FINITE, "the token or a loss is NaN or infinite")
     refusal = first_refusal(statistics(evidence, weights), limits)

@@ -27,7 +27,6 @@ class Reason(Enum):
     TOO_LITTLE_EXPERIENCE = "too_little_experience"
     PERCEPTION_HIGH = "perception_high"
     IMAGES_DO_NOT_FIT = "images_do_not_fit"
-    IMAGES_LATE = "images_late"
     ACTIONS_DO_NOT_FIT = "actions_do_not_fit"
     FRAMES_LATE = "frames_late"
     ALREADY_ALIGNED = "already_aligned"

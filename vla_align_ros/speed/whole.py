@@ -90,9 +90,8 @@ def _align(policy: Policy, experiences: int) -> dict[str, tuple[float, ...]]:
     found["align step"] = tuple(taken / params.align_steps for taken in found["align: gradient"])
     timed("align: change", lambda: find_change(losses, token, moved, 0))
     timed("align: judge", lambda: [on_later(losses, each, judge, 0) for each in (token, best, moved)])
-    period_ns = policy.config.robot.period_ns
-    timed("align: states", lambda: with_states(losses, made, period_ns, moved, 0))
-    timed("align: commands", lambda: with_commands(losses, made, period_ns, moved, 0))
+    timed("align: states", lambda: with_states(losses, moved, 0))
+    timed("align: commands", lambda: with_commands(policy, losses, made, moved, 0))
     found["align"] = tuple(clock() - start for clock, start in zip(clocks, began, strict=True))
     return found
 
