@@ -149,7 +149,7 @@ OTHERS = (
     ("`wrist_camera`: robot-seconds for 80% of the gain; success", "robot_seconds", seconds),
     ("the same without random motion", "robot_seconds_own_policy", seconds),
     (
-        "second shift: before, right after, at last, without alignment; back within 3 alignments",
+        "second shift: before, right after, at last, unaligned; back within 3 alignments",
         "on_robot",
         second_shift,
     ),
