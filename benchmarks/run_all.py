@@ -257,7 +257,7 @@ BENCHMARKS = (
     Benchmark(
         "on_robot",
         "on_robot.py",
-        ("--seed", "96", "--units", "48", "--rounds", "8", "--shift-after", "4", "--episodes", "20"),
+        ("--seed", "103", "--units", "24", "--rounds", "8", "--shift-after", "4", "--episodes", "20"),
         on_robot_headline,
     ),
 )

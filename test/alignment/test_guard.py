@@ -22,7 +22,7 @@ EARLIER = (
     "joints_do_not_follow",
     "too_little_experience",
     "robot_changed",
-)  # asked before there is any evidence
+)  # not asked of the evidence
 ASKED = [check.name for check in CHECKS if check.name not in EARLIER]
 
 
