@@ -11,9 +11,10 @@ from vla_align_ros.bench.so101 import tasks
 from vla_align_ros.bench.so101.bench import BENCH
 from vla_align_ros.bench.so101.collect import record
 from vla_align_ros.bench.so101.embodiment import Embodiment
-from vla_align_ros.bench.so101.labels import ABSENT, draw_frames, draw_pairs, keypoints, prefix_cameras
+from vla_align_ros.bench.so101.joints import HOME_RAD
+from vla_align_ros.bench.so101.labels import ABSENT, draw_frames, draw_pairs, in_sight, keypoints, prefix_cameras
 from vla_align_ros.bench.so101.pictures import draw_geoms
-from vla_align_ros.bench.so101.scene import CAMERAS, CUBES, PADS
+from vla_align_ros.bench.so101.scene import CAMERAS, CUBES, PADS, PAN_AXIS_M
 from vla_align_ros.bench.so101.shapes import geom_names
 from vla_align_ros.bench.so101.shifts import Family, Split
 from vla_align_ros.bench.so101.skeleton import skeletons
@@ -133,6 +134,23 @@ def test_keypoints_lie_on_what_they_name_mirrored_pictures_too() -> None:
     on_arm = points[:, :, :4]
     assert (on_arm[:, 0] > -1.0).all()
     assert (on_arm[:, 1] == ABSENT).all()  # its camera shows none of it
+
+
+def test_what_is_needed_next_is_in_sight_or_not() -> None:
+    """Cube and pad lie before the camera, or 2 m aside."""
+    bodies = skeletons([Embodiment()] * 8)
+    task = np.array([Task.REACH, Task.PICK, Task.PICK, Task.PICK, Task.PICK, Task.PUSH, Task.PUSH, Task.PICK])
+    asked = replace(tasks.assign([Task.PICK] * 8, range(8)), task=task)
+    seeds, rows = [3] * 8, np.arange(8)
+    state = tasks.start([Embodiment()] * 8, asked, seeds)
+    state = replace(state, angle_rad=np.tile(HOME_RAD, (8, 1)))
+    before = np.array([PAN_AXIS_M + 0.2, 0.0])
+    state.cube_m[rows, asked.cube, :2] = state.pad_m[rows, asked.pad] = before
+    state.pad_m[[0, 2, 4, 6], asked.pad[[0, 2, 4, 6]]] += 2.0
+    state.cube_m[[3, 4], asked.cube[[3, 4]], 2] += 0.05
+    state.cube_m[7, asked.cube[7]] += 2.0
+    seen = in_sight(bodies, state, asked, "wrist")
+    assert seen.tolist() == [True, True, True, True, False, True, False, False]
 
 
 def test_frames_and_pairs_show_arms_at_work() -> None:

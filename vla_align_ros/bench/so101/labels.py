@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vla_align_ros.bench.so101.collect import Behaviour, record
 from vla_align_ros.bench.so101.embodiment import Embodiment
@@ -20,6 +21,7 @@ from vla_align_ros.seeds import Stream, rng_of
 from vla_align_ros.types import Float32Array
 
 ABSENT = -9.0
+LIFTED_M = 0.03  # a cube's middle; on the table it is half of this high
 PAIR_TICKS = 16  # of random motion between the two frames of a pair
 _JOINTS = tuple(BODIES.index(name) for name in ("lower_arm", "wrist", "moving_jaw"))
 _ARM_POINTS = 1 + len(_JOINTS)
@@ -57,6 +59,15 @@ def prefix_keypoints(arms: Skeletons, state: State, asked: Assignments, cameras:
         [points[:, CAMERAS.index(camera), 0 if camera == "front" else 1 :] for camera in cameras], axis=1
     )
     return np.asarray(np.clip(chosen, -1.0, 2.0), np.float32)
+
+
+def in_sight(arms: Skeletons, state: State, asked: Assignments, camera: str) -> NDArray[np.bool_]:
+    """(n,): whether a camera's picture has what the expert's next commands depend on: the cube; to push it, and once it
+    is lifted, the pad."""
+    points = prefix_keypoints(arms, state, asked, (camera,))[:, -2:]
+    cube, goal = ((points >= 0.0) & (points <= 1.0)).all(axis=2).T
+    on_the_table = state.cube_m[np.arange(len(state)), asked.cube, 2] < LIFTED_M
+    return np.asarray(cube & (goal | ((asked.task == Task.PICK) & on_the_table)), np.bool_)
 
 
 def draw_frames(

@@ -20,7 +20,7 @@ from vla_align_ros.bench.so101.collect import Behaviour, record
 from vla_align_ros.bench.so101.embodiment import Embodiment
 from vla_align_ros.bench.so101.episodes import CONTROL_HZ
 from vla_align_ros.bench.so101.joints import DELTA
-from vla_align_ros.bench.so101.labels import draw_frames, draw_pairs, prefix_cameras, prefix_keypoints
+from vla_align_ros.bench.so101.labels import draw_frames, draw_pairs, in_sight, prefix_cameras, prefix_keypoints
 from vla_align_ros.bench.so101.recording import Recording, Rows, draw_samples, labels
 from vla_align_ros.bench.so101.scene import CAMERAS, CUBES, PADS
 from vla_align_ros.bench.so101.shifts import Family, Split, draw_embodiment, families_of, shifted_fields
@@ -35,7 +35,7 @@ VALIDATION_SEED = 50_001
 RECORDED_S = {Task.REACH: 3.0, Task.PUSH: 8.0, Task.PICK: 8.0}  # what an expert needs for nearly all of its episodes
 BEHAVIOURS = {Behaviour.EXPERT: 0.15, Behaviour.NOISY: 0.2, Behaviour.MISFIT: 0.4, Behaviour.BABBLE: 0.25}
 TICKS_A_SAMPLE = 4  # recorded for each sample
-LOOKS = 4  # at moments of an episode, for one in which the first camera sees what is asked for
+LOOKS = 4  # at moments of an episode, for one in which the first camera shows what the expert goes by
 LABELLED_ARMS = 512  # whose pictures the eyes are pretrained on
 _PERIOD_NS = round(1e9 / CONTROL_HZ)
 
@@ -145,11 +145,10 @@ class So101Source:
         return recording, tick[seen.argmax(axis=0), np.arange(len(robot))], row
 
     def _seen(self, recording: Recording, tick: Rows, row: Rows) -> NDArray[np.bool_]:
-        """(n,): whether the first camera has what is asked for in its picture. Where it has not, nobody can tell from
-        the observation what an expert would do."""
+        """(n,): whether the first camera shows what the expert goes by. Where it does not, nobody can tell from the
+        observation what an expert would do."""
         bodies = rows_of(self._bodies, recording.arm[row])
-        points = prefix_keypoints(bodies, recording.state(tick, row), recording.asked[row], self.cameras[:1])
-        return np.asarray(((points[:, -2:] >= 0.0) & (points[:, -2:] <= 1.0)).all(axis=(1, 2)))
+        return in_sight(bodies, recording.state(tick, row), recording.asked[row], self.cameras[0])
 
     def _drawn(
         self, recording: Recording, tick: Rows, row: Rows, horizon: int, size: int | None, beyond: int
