@@ -3,11 +3,11 @@
     python benchmarks/alignment.py --family wrist_camera --seed 1 --json wrist_camera.json
     python benchmarks/alignment.py --family all --randomised runs/so101_randomised/export --json so101.json
 
-Rows are those of `family_rows.py`, gate and share those of `gates.py`. A family that does too little harm to pass the
-gate is not asked for the rows that cost most. Called again with the same file it goes on where it was cut off:
-`<file>.pieces.jsonl` has a line for each unit. Left out, and said so: domain randomisation with a
-history of states and commands in its input (the network has none), low-rank fine-tuning (`fine_tuned` is the whole
-network).
+Rows are those of `family_rows.py`, gate and share those of `gates.py`, over all episodes and over those of each task. A
+family that does too little harm to pass the gate, in any task, is not asked for the rows that cost most. Called again
+with the same file it goes on where it was cut off: `<file>.pieces.jsonl` has a line for each unit. Left out, and said
+so: domain randomisation with a history of states and commands in its input (the network has none), low-rank
+fine-tuning (`fine_tuned` is the whole network).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from calibration import Lines, mean_of
 from families import bench_of, names_of, recipe_of, sha256_of_folder, training_arms, units
 from family_rows import CLASSICAL, Settings, answers_of, one_unit, other_rows, own_token
 from family_rows import randomised as randomised_row
-from gates import could_pass, summary
+from gates import by_task, could_pass, summary
 from landmarks import FORMULAS
 from machine import write
 from resumable import Found, pieces_file, resumed
@@ -90,13 +90,18 @@ def run(
         return each(own_token, arguments=asked)
 
     capped = resumed(path, [about | {"own_token": row} for row in chosen], own, _saying("own token"))
+    tasks = [task.name.lower() for task in bench.tasks]
     cap = arms.interval(np.array([np.mean(found["success"]) for found in capped]))
+    caps = [
+        arms.interval(np.array([np.mean(found["success"][task :: len(tasks)]) for found in capped]))
+        for task in range(len(tasks))
+    ]
     result: dict[str, Any] = {
         "families": {},
+        "by_task": {task: {"families": {}, "own_token_cap": caps[place]} for place, task in enumerate(tasks)},
         "own_token_cap": cap,
         "left_out": GAPS,
         "hand_eye": f"knows what shifted: a formula for {', '.join(FORMULAS)}",
-        "tasks": [task.name.lower() for task in bench.tasks],
     }
     for name in names:
         robots = units(name, count, seed, scale)
@@ -111,7 +116,7 @@ def run(
 
         keys = [about | {"family": name, "unit": place} for place in range(count)]
         found = resumed(path, keys, aligned, _saying(name))
-        if could_pass(found):
+        if any(could_pass(part) for part in by_task(found, len(tasks))):
             more = [key | {"rows": "other"} for key in keys]
             for unit, added in zip(found, resumed(path, more, others, _saying(f"{name}, other rows")), strict=True):
                 for part in ("rows", "seconds"):
@@ -126,6 +131,8 @@ def run(
             for unit, row in zip(found, resumed(path, keys, rival, _saying(f"{name}, randomised")), strict=True):
                 unit["rows"]["randomised"] = row
         result["families"][name] = summary(found, CLASSICAL, cap["mean"])
+        for task, of_task, part in zip(tasks, caps, by_task(found, len(tasks)), strict=True):
+            result["by_task"][task]["families"][name] = summary(part, CLASSICAL, of_task["mean"])
         write(json_file, result)
     return result
 

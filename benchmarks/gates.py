@@ -39,6 +39,15 @@ def could_pass(found: Sequence[Mapping[str, Any]]) -> bool:
     return bool(max(means) <= BEFORE_AT_MOST + SLACK)
 
 
+def by_task(found: Sequence[Mapping[str, Any]], tasks: int) -> list[list[dict[str, Any]]]:
+    """The same units, but of their episodes, whose tasks come in turn, those of one task at a time."""
+
+    def rows(unit: Mapping[str, Any], task: int) -> dict[str, Any]:
+        return {name: row | {"success": row["success"][task::tasks]} for name, row in unit["rows"].items()}
+
+    return [[{**unit, "rows": rows(unit, task)} for unit in found] for task in range(tasks)]
+
+
 def share(
     after: NDArray[np.float64], classical: NDArray[np.float64], labels: NDArray[np.float64]
 ) -> dict[str, float | None]:

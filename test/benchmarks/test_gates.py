@@ -9,7 +9,7 @@ import alignment
 import numpy as np
 import pytest
 from calibration import Lines
-from gates import could_pass, gate, share, summary
+from gates import by_task, could_pass, gate, share, summary
 from results_table import FAMILY_HEAD, family_rows
 from resumable import pieces_file, resumed
 
@@ -74,6 +74,16 @@ def test_the_best_row_of_each_kind_counts_and_what_got_worse_is_said() -> None:
 def test_a_classical_row_that_does_harm_is_no_weaker_rival_than_doing_nothing() -> None:
     rates = dict(zip(ROWS, (0.2, 0.6, 0.1, 0.8, 1.0), strict=True))
     assert summary([a_unit(rates)] * 2, ["least_squares"], cap=1.0)["classical"]["is"] == "shipped"
+
+
+def test_each_task_has_its_own_numbers() -> None:
+    rows = {"shipped": [1, 0, 1, 0], "after": [1, 1, 1, 0]}
+    unit = a_unit(dict.fromkeys(ROWS, 0.0))
+    unit["rows"] = {name: row | {"success": rows.get(name, [0, 0, 0, 0])} for name, row in unit["rows"].items()}
+    reach, pick = (summary(part, ["least_squares"], cap=1.0) for part in by_task([unit] * 2, 2))
+    assert [part["before"]["success"]["mean"] for part in (reach, pick)] == [1.0, 0.0]
+    assert [part["after"]["success"]["mean"] for part in (reach, pick)] == [1.0, 0.5]
+    assert summary([unit] * 2, ["least_squares"], cap=1.0)["after"]["success"]["mean"] == 0.75
 
 
 def test_a_family_that_does_too_little_harm_is_listed_without_the_rows_that_cost_most() -> None:
