@@ -65,9 +65,9 @@ def in_sight(arms: Skeletons, state: State, asked: Assignments, camera: str) -> 
     """(n,): whether a camera's picture has what the expert's next commands depend on: the cube; to push it, and once it
     is lifted, the pad."""
     points = prefix_keypoints(arms, state, asked, (camera,))[:, -2:]
-    cube, goal = ((points >= 0.0) & (points <= 1.0)).all(axis=2).T
+    shown = np.asarray(((points >= 0.0) & (points <= 1.0)).all(axis=2), np.bool_)
     on_the_table = state.cube_m[np.arange(len(state)), asked.cube, 2] < LIFTED_M
-    return np.asarray(cube & (goal | ((asked.task == Task.PICK) & on_the_table)), np.bool_)
+    return np.asarray(shown[:, 0] & (shown[:, 1] | ((asked.task == Task.PICK) & on_the_table)), np.bool_)
 
 
 def draw_frames(
