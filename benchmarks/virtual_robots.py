@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,6 +24,7 @@ import numpy as np
 import typer
 from machine import write
 from numpy.typing import NDArray
+from torch import Tensor
 
 from vla_align_ros.bench.collect import fill_buffer
 from vla_align_ros.bench.evaluate import action_error, finished
@@ -39,15 +41,34 @@ FAMILIES = (*EXACT, "wrist_camera", "front_camera")  # of these two a virtual ro
 TASKS = [task.name.lower() for task in Task]
 
 
+Stages = dict[str, dict[str, float]]
+
+
 def one_arm(
     policy: Policy, arm: Embodiment, tasks: tuple[str, ...], seed: int, episodes: int, exploration: float
 ) -> dict[str, Any]:
     """Success and action error of one arm before and after an alignment."""
-    bench, shipped = So101(tuple(Task[name.upper()] for name in tasks)), arms.shipped_token(policy)
+    bench, shipped = bench_of(tasks), arms.shipped_token(policy)
     params = arms.recommended(policy)
     experiences = fill_buffer(policy, bench, arm, shipped, seed, exploration, params.align_max_experiences)
     done = arms.aligned(policy, shipped, experiences, params, seed)
     tokens = {"before": shipped, "proposed": done.proposed, "after": done.used}
+    return {**at_work(policy, bench, arm, tokens, seed, episodes), "accepted": done.report.accepted}
+
+
+def unaligned(policy: Policy, arm: Embodiment, tasks: tuple[str, ...], seed: int, episodes: int) -> dict[str, Any]:
+    """The same of a model that learned E_0 alone, and no alignment."""
+    return at_work(policy, bench_of(tasks), arm, {"before": policy.e_0}, seed, episodes)
+
+
+def bench_of(tasks: tuple[str, ...]) -> So101:
+    return So101(tuple(Task[name.upper()] for name in tasks))
+
+
+def at_work(
+    policy: Policy, bench: So101, arm: Embodiment, tokens: Mapping[str, Tensor], seed: int, episodes: int
+) -> dict[str, Stages]:
+    """With each token (n, W), on the same tables."""
     return {
         "success": {
             stage: float(
@@ -58,7 +79,6 @@ def one_arm(
         "action_error": {
             stage: float(action_error(policy, bench, [arm], token[None], seed)[0]) for stage, token in tokens.items()
         },
-        "accepted": done.report.accepted,
     }
 
 
@@ -83,10 +103,11 @@ def summary(found: dict[str, list[dict[str, Any]]], exact: bool) -> dict[str, An
     result: dict[str, Any] = {"exact": exact, "arms": len(found["virtual"])}
     for model, items in found.items():
         result[model] = {
-            what: {stage: arms.interval(column(model, what, stage)) for stage in ("before", "proposed", "after")}
+            what: {stage: arms.interval(column(model, what, stage)) for stage in items[0][what]}
             for what in ("success", "action_error")
         }
-        result[model]["accepted"] = sum(item["accepted"] for item in items)
+        if model != "none":
+            result[model]["accepted"] = sum(item["accepted"] for item in items)
     before = column("none" if "none" in found else "virtual", "success", "before")
     for name, stage in (("share", "after"), ("share_without_guard", "proposed")):
         result[name] = share(before, *(column(model, "success", stage) for model in ("virtual", "real")))
@@ -114,15 +135,15 @@ def main(
         raise typer.BadParameter(f"no family {unknown}, there are {', '.join(known)}")
     if unknown := sorted(set(tasks) - set(TASKS)):
         raise typer.BadParameter(f"no task {unknown}, there are {', '.join(TASKS)}")
-    models = {"virtual": virtual, "real": real} | ({} if none is None else {"none": none})
+    models = {"virtual": virtual, "real": real}
     result = {}
     for name in families:
         numbers = [seed_of(seed, Part.ROBOT, number) for number in range(units)]
-        work = [
-            (draw_embodiment(number, Split.TEST, [Family(name)]), tasks, number, episodes, exploration)
-            for number in numbers
-        ]
+        alone = [(draw_embodiment(number, Split.TEST, [Family(name)]), tasks, number, episodes) for number in numbers]
+        work = [(*asked, exploration) for asked in alone]
         found = {kind: list(arms.each_arm(one_arm, model, work, jobs, "cpu")) for kind, model in models.items()}
+        if none is not None:
+            found["none"] = list(arms.each_arm(unaligned, none, alone, jobs, "cpu"))
         result[name] = summary(found, name in EXACT)
         print(json.dumps({name: result[name]}), flush=True)
     write(json_file, result)
