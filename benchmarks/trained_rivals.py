@@ -6,16 +6,27 @@ for one thing.
     python benchmarks/trained_rivals.py virtual --run runs/virtual --samples 800000
     python benchmarks/trained_rivals.py unshifted --run runs/unshifted
     python benchmarks/virtual_robots.py --virtual runs/virtual/export --none runs/unshifted/export --real so101
+    python benchmarks/trained_rivals.py own_motion --run runs/own_motion --policy runs/so101
+    python benchmarks/alignment.py --family wrist_camera --model runs/own_motion/export  # `pick_and_gradient`
 
 randomised   every sample has the same token, and the actions are all that it learns: domain randomisation
 virtual      data of the unshifted arm alone, a bank of virtual robots made of it (VIRTUAL), and the view of its picture
              that all of them have
 unshifted    data of the unshifted arm alone, no bank, the actions are all that it learns
+
+Three leave out a part of the last stage, in which the alignment expert alone is trained; `--policy` takes the stages
+before it from the model's own run:
+
+untrained_on   no last stage
+even_times     flow times there from 0 to 1 alike, instead of mostly near 1
+own_motion     experience there of robots that have their own tokens, never a wrong one
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, fields, replace
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,13 +34,20 @@ from typing import Annotated, Any
 import machine
 import typer
 import yaml
+from torch import Tensor
 
+from vla_align_ros.bench.so101.source import So101Source
 from vla_align_ros.cli.sources import open_sources
+from vla_align_ros.policy import Policy
+from vla_align_ros.policy.config import MODEL_FILE
 from vla_align_ros.policy.load import Device, find_device
 from vla_align_ros.training.base import model_of
+from vla_align_ros.training.begun import RECIPE_FILE
 from vla_align_ros.training.export import export, write_model
+from vla_align_ros.training.progress import LAST_STAGE_FILE, POLICY_FILE, saved_step
 from vla_align_ros.training.recipe import Recipe, load_recipe
 from vla_align_ros.training.train import train
+from vla_align_ros.types import Experience
 
 VIEWS = {"wrist": {"circle": 0.5}}
 VIRTUAL = {  # of training's ranges of the same shifts of a real arm, those that a fixed map is exact for
@@ -46,12 +64,37 @@ class Kind(Enum):
     RANDOMISED = "randomised"
     VIRTUAL = "virtual"
     UNSHIFTED = "unshifted"
+    UNTRAINED_ON = "untrained_on"
+    EVEN_TIMES = "even_times"
+    OWN_MOTION = "own_motion"
+
+
+class OwnMotion(So101Source):
+    """Robots at work with their own tokens, whichever are asked for."""
+
+    def experiences(
+        self,
+        robots: Sequence[int],
+        policy: Policy,
+        tokens: Tensor,
+        seed: int,
+        count: int,
+        exploration_fraction: float = 0.5,
+    ) -> list[list[Experience]]:
+        own = policy.e_0 + policy.alignment.bank[list(robots)]
+        return super().experiences(robots, policy, own, seed, count, exploration_fraction)
 
 
 def changed(recipe: Recipe, kind: Kind) -> Recipe:
     """The recipe of a kind."""
     if kind is Kind.RANDOMISED:
         return actions_alone(recipe)
+    if kind is Kind.UNTRAINED_ON:
+        return replace(recipe, alignment_samples=0)
+    if kind is Kind.EVEN_TIMES:
+        return replace(recipe, late_time_share=0.0)
+    if kind is Kind.OWN_MOTION:
+        return recipe
     given = recipe.source
     source: dict[str, Any] = {"bench": given["bench"], "tasks": given["tasks"], "robots": 1, "validation_robots": 1}
     source["families"] = []
@@ -79,6 +122,15 @@ def written(recipe: Recipe, recipe_path: Path, kind: Kind, folder: Path) -> tupl
     return path, recipe
 
 
+def take_policy(given: Path, recipe: Recipe, run: Path) -> None:
+    """Begin `run` with all that a run has before its last stage. Raises BadParameter where that is not trained."""
+    step = saved_step(given / POLICY_FILE)
+    if step != recipe.samples // recipe.batch_size:
+        raise typer.BadParameter(f"{given}: expected a policy of {recipe.samples} samples, it is at step {step}")
+    ignored = shutil.ignore_patterns("export", LAST_STAGE_FILE, RECIPE_FILE, MODEL_FILE)
+    shutil.copytree(given, run, ignore=ignored)
+
+
 def main(
     kind: Annotated[Kind, typer.Argument(help="What is changed.")],
     run: Annotated[Path, typer.Option(help="Folder of the training run.")],
@@ -88,15 +140,22 @@ def main(
     samples: Annotated[
         int | None, typer.Option(min=1, help="Of the policy; as the recipe says where left out.")
     ] = None,
+    policy: Annotated[Path | None, typer.Option(help="A run whose eyes and policy are taken, as they are.")] = None,
     device: Annotated[Device, typer.Option(help="Where it trains.")] = "cpu",
 ) -> None:
-    """Train it and write `RUN/export`; all but `virtual` act and do not align."""
+    """Train it and write `RUN/export`; `randomised` and `unshifted` act and do not align."""
     given = load_recipe(recipe_path)
     recipe = changed(given if samples is None else replace(given, samples=samples), kind)
     path, recipe = written(recipe, recipe_path, kind, run.with_name(f"{run.name}.of"))
     sources = open_sources(recipe.source, model_of(recipe, path), recipe.seed)
+    if kind is Kind.OWN_MOTION:
+        assert isinstance(sources.training, So101Source)
+        parts = {field.name: getattr(sources.training, field.name) for field in fields(sources.training)}
+        sources = replace(sources, training=OwnMotion(**parts))
+    if policy is not None and not run.exists():
+        take_policy(policy, recipe, run)
     trainee = train(path, recipe, sources, run, _say, find_device(device))
-    if recipe.alignment_samples:
+    if kind is Kind.VIRTUAL:
         export(trainee, recipe, run, run.with_name(f"{run.name}.model"), _say)
     else:
         write_model(trainee, recipe, run, run / "export")

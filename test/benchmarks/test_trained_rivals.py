@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from trained_rivals import VIEWS, Kind, changed, written
+import torch
+import typer
+from trained_rivals import VIEWS, Kind, OwnMotion, changed, take_policy, written
 
+from vla_align_ros.bench.so101.embodiment import Embodiment
+from vla_align_ros.bench.so101.tasks import Task
 from vla_align_ros.cli.sources import open_sources
+from vla_align_ros.experience.source import Labels
 from vla_align_ros.training.base import model_of
+from vla_align_ros.training.progress import save_step
 from vla_align_ros.training.recipe import load_recipe
 
 RECIPE = Path(__file__).resolve().parents[2] / "config" / "train" / "so101.yaml"
@@ -38,3 +45,41 @@ def test_without_tokens_nothing_but_actions_is_learned(kind: Kind) -> None:
     assert (found.lambda_perc, found.lambda_dyn, found.lambda_inv, found.alignment_samples) == (0.0, 0.0, 0.0, 0)
     assert found.samples == recipe.samples
     assert (found.source == recipe.source) == (kind is Kind.RANDOMISED)
+
+
+def test_what_leaves_out_a_part_of_the_last_stage_leaves_out_nothing_else() -> None:
+    recipe = load_recipe(RECIPE)
+    assert changed(recipe, Kind.UNTRAINED_ON) == replace(recipe, alignment_samples=0)
+    assert changed(recipe, Kind.EVEN_TIMES) == replace(recipe, late_time_share=0.0)
+    assert changed(recipe, Kind.OWN_MOTION) == recipe
+
+
+def test_robots_have_their_own_tokens_whichever_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    used = list[torch.Tensor]()
+
+    def gathered(policy: object, bench: object, arms: object, tokens: torch.Tensor, *rest: object) -> list[object]:
+        used.append(tokens)
+        return []
+
+    monkeypatch.setattr("vla_align_ros.bench.so101.source.fill_buffers", gathered)
+    arms = {"a": Embodiment(), "b": Embodiment(), "c": Embodiment()}
+    source = OwnMotion(arms, {Task.REACH: 1.0}, Labels((), None, None))
+    bank = torch.arange(6.0).reshape(3, 1, 2)
+    policy = SimpleNamespace(e_0=torch.ones(1, 2), alignment=SimpleNamespace(bank=bank))
+    source.experiences([2, 0], policy, torch.zeros(2, 1, 2), 0, 4)
+    assert used[0].tolist() == [[[5.0, 6.0]], [[1.0, 2.0]]]
+
+
+def test_a_run_begins_with_the_policy_of_another(tmp_path: Path) -> None:
+    recipe = replace(load_recipe(RECIPE), samples=256)
+    given, run = tmp_path / "so101", tmp_path / "own_motion"
+    (given / "export").mkdir(parents=True)
+    weights = torch.nn.Linear(2, 2)
+    for name in ("recipe.yaml", "norm_stats.json", "alignment.safetensors"):
+        (given / name).write_text(name)
+    save_step(given / "policy.safetensors", 1, weights, torch.optim.AdamW(weights.parameters()))
+    with pytest.raises(typer.BadParameter, match="it is at step 1"):
+        take_policy(given, recipe, run)
+    save_step(given / "policy.safetensors", 2, weights, torch.optim.AdamW(weights.parameters()))
+    take_policy(given, recipe, run)
+    assert sorted(path.name for path in run.iterdir()) == ["norm_stats.json", "policy.safetensors"]
