@@ -32,7 +32,7 @@ from vla_align_ros.seeds import Stream, rng_of
 from vla_align_ros.types import Experience, Float32Array, Observation, UInt8Array
 
 VALIDATION_SEED = 50_001
-RECORDED_S = {Task.REACH: 3.0, Task.PUSH: 8.0, Task.PICK: 8.0}  # what an expert needs for nearly all of its episodes
+RECORDED_S = {Task.REACH: 3.0, Task.PUSH: 8.0, Task.PICK: 5.0}  # what an expert needs for nearly all of its episodes
 BEHAVIOURS = {Behaviour.EXPERT: 0.15, Behaviour.NOISY: 0.2, Behaviour.MISFIT: 0.4, Behaviour.BABBLE: 0.25}
 TICKS_A_SAMPLE = 4  # recorded for each sample
 LOOKS = 4  # at moments of an episode, for one in which the first camera shows what the expert goes by
