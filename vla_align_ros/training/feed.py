@@ -16,6 +16,7 @@ from vla_align_ros.training.trainee import Trainee
 
 Make = Callable[[int, int], Samples]
 """(number, size) -> the samples of a shard."""
+SAMPLES_A_ROBOT = 8
 
 
 class Feed:
@@ -71,10 +72,12 @@ class Feed:
 
 
 def make_shard(trainee: Trainee, recipe: Recipe, number: int, size: int) -> Samples:
-    """The `size` samples of one shard; a share of them from the first robot, beside its own."""
+    """The `size` samples of one shard; a share of them from the first robot, beside its own. They are of so few robots
+    that each has SAMPLES_A_ROBOT: a bench simulates an episode for a single one, too."""
     source, robot = trainee.sources.training, trainee.robot
     rng = rng_of(recipe.seed, Stream.SHARD, number)
-    row = rng.integers(0, len(source.robots), size)
+    of_shard = rng.integers(0, len(source.robots), -(-size // SAMPLES_A_ROBOT))
+    row = rng.choice(of_shard, size)
     row[rng.random(size) < recipe.first_robot_share] = 0
     architecture = robot.config.architecture
     raw = source.samples(row, architecture.action_horizon, architecture.vision.image_size, rng)
