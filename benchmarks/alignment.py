@@ -4,7 +4,7 @@
     python benchmarks/alignment.py --family all --randomised runs/so101_randomised/export --json so101.json
 
 Rows are those of `family_rows.py`, gate and share those of `gates.py`, over all episodes and over those of each task. A
-family that does too little harm to pass the gate, in any task, is not asked for the rows that cost most. Called again
+family that does too little harm to pass the gate in all of them is not asked for the rows that cost most. Called again
 with the same file it goes on where it was cut off: `<file>.pieces.jsonl` has a line for each unit. Left out, and said
 so: domain randomisation with a history of states and commands in its input (the network has none), low-rank
 fine-tuning (`fine_tuned` is the whole network).
@@ -26,7 +26,7 @@ from calibration import Lines, mean_of
 from families import bench_of, names_of, recipe_of, sha256_of_folder, training_arms, units
 from family_rows import CLASSICAL, Settings, answers_of, one_unit, other_rows, own_token
 from family_rows import randomised as randomised_row
-from gates import by_task, could_pass, summary
+from gates import by_task, could_pass, of_task, summary
 from landmarks import FORMULAS
 from machine import write
 from resumable import Found, pieces_file, resumed
@@ -58,11 +58,13 @@ def run(
     device: Device,
     json_file: Path | None,
 ) -> dict[str, Any]:
-    """Each family by itself; the result so far is written after each. Raises ValueError for a model of another
-    bench."""
+    """Each family by itself; the result so far is written after each. Raises ValueError for a model of another bench,
+    and for fewer than 2 episodes of a task."""
     folder, path = find_model(model), pieces_file(json_file)
     recipe = recipe_of(folder)
     bench, trained_on = bench_of(recipe), training_arms(folder, recipe)
+    if episodes < 2 * len(bench.tasks):
+        raise ValueError(f"expected at least 2 episodes of each of the {len(bench.tasks)} tasks, got {episodes}")
     about: Key = {"model": sha256_of_folder(folder), "exploration": exploration}
     each = partial(arms.each_arm, model=model, jobs=jobs, device=device)
 
@@ -90,11 +92,11 @@ def run(
         return each(own_token, arguments=asked)
 
     capped = resumed(path, [about | {"own_token": row} for row in chosen], own, _saying("own token"))
-    tasks = [task.name.lower() for task in bench.tasks]
     cap = arms.interval(np.array([np.mean(found["success"]) for found in capped]))
+    tasks = [task.name.lower() for task in bench.tasks]
     caps = [
-        arms.interval(np.array([np.mean(found["success"][task :: len(tasks)]) for found in capped]))
-        for task in range(len(tasks))
+        arms.interval(np.array([np.mean(of_task(found["success"], place, len(tasks))) for found in capped]))
+        for place in range(len(tasks))
     ]
     result: dict[str, Any] = {
         "families": {},
@@ -116,7 +118,7 @@ def run(
 
         keys = [about | {"family": name, "unit": place} for place in range(count)]
         found = resumed(path, keys, aligned, _saying(name))
-        if any(could_pass(part) for part in by_task(found, len(tasks))):
+        if any(map(could_pass, [found, *by_task(found, len(tasks))])):
             more = [key | {"rows": "other"} for key in keys]
             for unit, added in zip(found, resumed(path, more, others, _saying(f"{name}, other rows")), strict=True):
                 for part in ("rows", "seconds"):
@@ -131,8 +133,8 @@ def run(
             for unit, row in zip(found, resumed(path, keys, rival, _saying(f"{name}, randomised")), strict=True):
                 unit["rows"]["randomised"] = row
         result["families"][name] = summary(found, CLASSICAL, cap["mean"])
-        for task, of_task, part in zip(tasks, caps, by_task(found, len(tasks)), strict=True):
-            result["by_task"][task]["families"][name] = summary(part, CLASSICAL, of_task["mean"])
+        for task, own_cap, part in zip(tasks, caps, by_task(found, len(tasks)), strict=True):
+            result["by_task"][task]["families"][name] = summary(part, CLASSICAL, own_cap["mean"])
         write(json_file, result)
     return result
 

@@ -39,11 +39,16 @@ def could_pass(found: Sequence[Mapping[str, Any]]) -> bool:
     return bool(max(means) <= BEFORE_AT_MOST + SLACK)
 
 
+def of_task(success: Sequence[bool], task: int, tasks: int) -> Sequence[bool]:
+    """Of an arm's episodes, whose tasks come in turn, those of one task."""
+    return success[task::tasks]
+
+
 def by_task(found: Sequence[Mapping[str, Any]], tasks: int) -> list[list[dict[str, Any]]]:
-    """The same units, but of their episodes, whose tasks come in turn, those of one task at a time."""
+    """The same units, but of their episodes those of one task at a time. `action_error` stays that of all tasks."""
 
     def rows(unit: Mapping[str, Any], task: int) -> dict[str, Any]:
-        return {name: row | {"success": row["success"][task::tasks]} for name, row in unit["rows"].items()}
+        return {name: row | {"success": of_task(row["success"], task, tasks)} for name, row in unit["rows"].items()}
 
     return [[{**unit, "rows": rows(unit, task)} for unit in found] for task in range(tasks)]
 

@@ -7,18 +7,18 @@ for one thing.
     python benchmarks/trained_rivals.py unshifted --run runs/unshifted
     python benchmarks/virtual_robots.py --virtual runs/virtual/export --none runs/unshifted/export --real so101
     python benchmarks/trained_rivals.py own_motion --run runs/own_motion --policy runs/so101
-    python benchmarks/alignment.py --family wrist_camera --model runs/own_motion/export  # `pick_and_gradient`
+    python benchmarks/alignment.py --family wrist_camera --model runs/own_motion/export
 
 randomised   every sample has the same token, and the actions are all that it learns: domain randomisation
 virtual      data of the unshifted arm alone, a bank of virtual robots made of it (VIRTUAL), and the view of its picture
              that all of them have
 unshifted    data of the unshifted arm alone, no bank, the actions are all that it learns
 
-Three leave out a part of the last stage, in which the alignment expert alone is trained; `--policy` takes the stages
-before it from the model's own run:
+Three differ in the last stage, in which the alignment expert alone is trained; `--policy` takes the stages before it
+from the model's own run. They come without limits: `vla-align limits runs/own_motion/export` measures them.
 
 untrained_on   no last stage
-even_times     flow times there from 0 to 1 alike, instead of mostly near 1
+joint_times    flow times there as in the joint training, instead of mostly near 1
 own_motion     experience there of robots that have their own tokens, never a wrong one
 """
 
@@ -38,8 +38,8 @@ from torch import Tensor
 
 from vla_align_ros.bench.so101.source import So101Source
 from vla_align_ros.cli.sources import open_sources
+from vla_align_ros.experience.source import Sources
 from vla_align_ros.policy import Policy
-from vla_align_ros.policy.config import MODEL_FILE
 from vla_align_ros.policy.load import Device, find_device
 from vla_align_ros.training.base import model_of
 from vla_align_ros.training.begun import RECIPE_FILE
@@ -58,6 +58,9 @@ VIRTUAL = {  # of training's ranges of the same shifts of a real arm, those that
 }
 
 
+LAST_STAGE_KEYS = ("alignment_samples", "late_time_share")
+
+
 class Kind(Enum):
     """What is changed."""
 
@@ -65,8 +68,11 @@ class Kind(Enum):
     VIRTUAL = "virtual"
     UNSHIFTED = "unshifted"
     UNTRAINED_ON = "untrained_on"
-    EVEN_TIMES = "even_times"
+    JOINT_TIMES = "joint_times"
     OWN_MOTION = "own_motion"
+
+
+OF_THE_LAST_STAGE = (Kind.UNTRAINED_ON, Kind.JOINT_TIMES, Kind.OWN_MOTION)
 
 
 class OwnMotion(So101Source):
@@ -91,7 +97,7 @@ def changed(recipe: Recipe, kind: Kind) -> Recipe:
         return actions_alone(recipe)
     if kind is Kind.UNTRAINED_ON:
         return replace(recipe, alignment_samples=0)
-    if kind is Kind.EVEN_TIMES:
+    if kind is Kind.JOINT_TIMES:
         return replace(recipe, late_time_share=0.0)
     if kind is Kind.OWN_MOTION:
         return recipe
@@ -122,13 +128,35 @@ def written(recipe: Recipe, recipe_path: Path, kind: Kind, folder: Path) -> tupl
     return path, recipe
 
 
+def sources_of(kind: Kind, recipe: Recipe, path: Path) -> Sources:
+    """Those of a recipe that lies at `path`."""
+    sources = open_sources(recipe.source, model_of(recipe, path), recipe.seed)
+    if kind is not Kind.OWN_MOTION:
+        return sources
+    assert isinstance(sources.training, So101Source)
+    parts = {field.name: getattr(sources.training, field.name) for field in fields(sources.training)}
+    return sources._replace(training=OwnMotion(**parts))
+
+
 def take_policy(given: Path, recipe: Recipe, run: Path) -> None:
-    """Begin `run` with all that a run has before its last stage. Raises BadParameter where that is not trained."""
+    """Begin `run` with the eyes and the policy of a run by the same recipe, but for the last stage. Raises BadParameter
+    for another one, and where its policy is not trained to the end."""
+    told = yaml.safe_load((given / RECIPE_FILE).read_text())
+    other = [
+        key for key, value in asdict(recipe).items() if key not in (*LAST_STAGE_KEYS, "model") and told[key] != value
+    ]
+    if other:
+        raise typer.BadParameter(f"{given}: expected a run by the same recipe, it has another {' and '.join(other)}")
     step = saved_step(given / POLICY_FILE)
     if step != recipe.samples // recipe.batch_size:
         raise typer.BadParameter(f"{given}: expected a policy of {recipe.samples} samples, it is at step {step}")
-    ignored = shutil.ignore_patterns("export", LAST_STAGE_FILE, RECIPE_FILE, MODEL_FILE)
-    shutil.copytree(given, run, ignore=ignored)
+    begun = run.with_name(f".{run.name}.new")
+    shutil.rmtree(begun, ignore_errors=True)
+    begun.mkdir(parents=True)
+    for path in given.glob("*.safetensors"):
+        if path.name != LAST_STAGE_FILE:
+            shutil.copyfile(path, begun / path.name)
+    begun.rename(run)
 
 
 def main(
@@ -143,17 +171,17 @@ def main(
     policy: Annotated[Path | None, typer.Option(help="A run whose eyes and policy are taken, as they are.")] = None,
     device: Annotated[Device, typer.Option(help="Where it trains.")] = "cpu",
 ) -> None:
-    """Train it and write `RUN/export`; `randomised` and `unshifted` act and do not align."""
+    """Train it and write `RUN/export`. `randomised` and `unshifted` act and do not align."""
     given = load_recipe(recipe_path)
     recipe = changed(given if samples is None else replace(given, samples=samples), kind)
     path, recipe = written(recipe, recipe_path, kind, run.with_name(f"{run.name}.of"))
-    sources = open_sources(recipe.source, model_of(recipe, path), recipe.seed)
-    if kind is Kind.OWN_MOTION:
-        assert isinstance(sources.training, So101Source)
-        parts = {field.name: getattr(sources.training, field.name) for field in fields(sources.training)}
-        sources = replace(sources, training=OwnMotion(**parts))
+    if policy is not None and kind not in OF_THE_LAST_STAGE:
+        raise typer.BadParameter(
+            f"--policy: {kind.value} differs before the last stage, so it needs a policy of its own"
+        )
     if policy is not None and not run.exists():
         take_policy(policy, recipe, run)
+    sources = sources_of(kind, recipe, path)
     trainee = train(path, recipe, sources, run, _say, find_device(device))
     if kind is Kind.VIRTUAL:
         export(trainee, recipe, run, run.with_name(f"{run.name}.model"), _say)

@@ -4,8 +4,9 @@
 
 Both models are of the bench so101: one trained from the unshifted arm's data and virtual robots made of it (a recipe
 with `source: {bench: so101, robots: 1, families: [], virtual: {...}}`), the other from arms that differ. With --none a
-third one, trained from the unshifted arm alone. Every family by itself: unseen arms with that shift, one alignment from
-the token of a fresh install on each model's own experience. Tables, poses and arms are the same for all models.
+third one, trained from the unshifted arm alone, which has E_0 and is not aligned. Every family by itself: unseen arms
+with that shift, one alignment from the token of a fresh install on each model's own experience. Tables, poses and arms
+are the same for all models.
 
 share: (success with the virtual bank - before) / (success with the real one - before), where before is that of --none,
 else of the virtual model without alignment. Not a number where the real bank gains less than LEAST_GAIN.
@@ -28,7 +29,7 @@ from torch import Tensor
 
 from vla_align_ros.bench.collect import fill_buffer
 from vla_align_ros.bench.evaluate import action_error, finished
-from vla_align_ros.bench.so101.bench import So101
+from vla_align_ros.bench.so101.bench import BENCH, So101
 from vla_align_ros.bench.so101.embodiment import Embodiment
 from vla_align_ros.bench.so101.shifts import Family, Split, draw_embodiment
 from vla_align_ros.bench.so101.tasks import Task
@@ -48,24 +49,20 @@ def one_arm(
     policy: Policy, arm: Embodiment, tasks: tuple[str, ...], seed: int, episodes: int, exploration: float
 ) -> dict[str, Any]:
     """Success and action error of one arm before and after an alignment."""
-    bench, shipped = bench_of(tasks), arms.shipped_token(policy)
+    bench, shipped = BENCH.narrowed(tasks, ()), arms.shipped_token(policy)
     params = arms.recommended(policy)
     experiences = fill_buffer(policy, bench, arm, shipped, seed, exploration, params.align_max_experiences)
     done = arms.aligned(policy, shipped, experiences, params, seed)
     tokens = {"before": shipped, "proposed": done.proposed, "after": done.used}
-    return {**at_work(policy, bench, arm, tokens, seed, episodes), "accepted": done.report.accepted}
+    return {**measured(policy, bench, arm, tokens, seed, episodes), "accepted": done.report.accepted}
 
 
 def unaligned(policy: Policy, arm: Embodiment, tasks: tuple[str, ...], seed: int, episodes: int) -> dict[str, Any]:
     """The same of a model that learned E_0 alone, and no alignment."""
-    return at_work(policy, bench_of(tasks), arm, {"before": policy.e_0}, seed, episodes)
+    return measured(policy, BENCH.narrowed(tasks, ()), arm, {"before": policy.e_0}, seed, episodes)
 
 
-def bench_of(tasks: tuple[str, ...]) -> So101:
-    return So101(tuple(Task[name.upper()] for name in tasks))
-
-
-def at_work(
+def measured(
     policy: Policy, bench: So101, arm: Embodiment, tokens: Mapping[str, Tensor], seed: int, episodes: int
 ) -> dict[str, Stages]:
     """With each token (n, W), on the same tables."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 import typer
-from trained_rivals import VIEWS, Kind, OwnMotion, changed, take_policy, written
+import yaml
+from trained_rivals import VIEWS, Kind, OwnMotion, changed, sources_of, take_policy, written
 
 from vla_align_ros.bench.so101.embodiment import Embodiment
 from vla_align_ros.bench.so101.tasks import Task
@@ -50,7 +52,7 @@ def test_without_tokens_nothing_but_actions_is_learned(kind: Kind) -> None:
 def test_what_leaves_out_a_part_of_the_last_stage_leaves_out_nothing_else() -> None:
     recipe = load_recipe(RECIPE)
     assert changed(recipe, Kind.UNTRAINED_ON) == replace(recipe, alignment_samples=0)
-    assert changed(recipe, Kind.EVEN_TIMES) == replace(recipe, late_time_share=0.0)
+    assert changed(recipe, Kind.JOINT_TIMES) == replace(recipe, late_time_share=0.0)
     assert changed(recipe, Kind.OWN_MOTION) == recipe
 
 
@@ -70,16 +72,35 @@ def test_robots_have_their_own_tokens_whichever_are_asked_for(monkeypatch: pytes
     assert used[0].tolist() == [[[5.0, 6.0]], [[1.0, 2.0]]]
 
 
+def test_only_own_motion_has_robots_with_their_own_tokens(tmp_path: Path) -> None:
+    recipe = load_recipe(RECIPE)
+    few = replace(recipe, source=recipe.source | {"robots": 3, "validation_robots": 2})
+    for kind in (Kind.UNTRAINED_ON, Kind.JOINT_TIMES, Kind.OWN_MOTION):
+        path, found = written(changed(few, kind), RECIPE, kind, tmp_path)
+        sources = sources_of(kind, found, path)
+        assert isinstance(sources.training, OwnMotion) == (kind is Kind.OWN_MOTION)
+        assert len(sources.training.robots) == 3
+
+
 def test_a_run_begins_with_the_policy_of_another(tmp_path: Path) -> None:
-    recipe = replace(load_recipe(RECIPE), samples=256)
+    recipe = replace(load_recipe(RECIPE), samples=256, model="own_motion.model.yaml")
     given, run = tmp_path / "so101", tmp_path / "own_motion"
-    (given / "export").mkdir(parents=True)
+    given.mkdir()
     weights = torch.nn.Linear(2, 2)
-    for name in ("recipe.yaml", "norm_stats.json", "alignment.safetensors"):
+    for name in ("norm_stats.json", "alignment.safetensors", "vision.safetensors"):
         (given / name).write_text(name)
-    save_step(given / "policy.safetensors", 1, weights, torch.optim.AdamW(weights.parameters()))
+
+    def write(step: int, **differs: Any) -> None:
+        told = asdict(replace(recipe, model="so101.model.yaml", **differs)) | {"prolonged": []}
+        (given / "recipe.yaml").write_text(yaml.safe_dump(told))
+        save_step(given / "policy.safetensors", step, weights, torch.optim.AdamW(weights.parameters()))
+
+    write(1)
     with pytest.raises(typer.BadParameter, match="it is at step 1"):
         take_policy(given, recipe, run)
-    save_step(given / "policy.safetensors", 2, weights, torch.optim.AdamW(weights.parameters()))
+    write(2, seed=3, lambda_perc=0.7)
+    with pytest.raises(typer.BadParameter, match="another seed and lambda_perc"):
+        take_policy(given, recipe, run)
+    write(2, alignment_samples=512)
     take_policy(given, recipe, run)
-    assert sorted(path.name for path in run.iterdir()) == ["norm_stats.json", "policy.safetensors"]
+    assert sorted(path.name for path in run.iterdir()) == ["policy.safetensors", "vision.safetensors"]

@@ -11,7 +11,8 @@ from virtual_robots import summary
 
 def an_arm(before: float, after: float | None = None) -> dict[str, Any]:
     stages = {"before": before} if after is None else {"before": before, "proposed": after + 0.05, "after": after}
-    return {"success": stages, "action_error": dict.fromkeys(stages, 0.1), "accepted": True}
+    found: dict[str, Any] = {"success": stages, "action_error": dict.fromkeys(stages, 0.1)}
+    return found if after is None else {**found, "accepted": True}
 
 
 def test_gains_are_over_the_model_that_learned_of_no_bank_where_there_is_one() -> None:

@@ -12,7 +12,7 @@ from vla_align_ros.bench.so101.embodiment import Embodiment
 from vla_align_ros.bench.so101.kinematics import places_m, tips_m
 from vla_align_ros.bench.so101.pictures import draw, places_of, project
 from vla_align_ros.bench.so101.recording import Recording, Rows
-from vla_align_ros.bench.so101.scene import CAMERAS
+from vla_align_ros.bench.so101.scene import CAMERAS, CUBE_HALF_M
 from vla_align_ros.bench.so101.skeleton import BODIES, Skeletons, rows_of, skeletons
 from vla_align_ros.bench.so101.state import State
 from vla_align_ros.bench.so101.tasks import Assignments, Task
@@ -21,7 +21,7 @@ from vla_align_ros.seeds import Stream, rng_of
 from vla_align_ros.types import Float32Array
 
 ABSENT = -9.0
-LIFTED_M = 0.03  # a cube's middle; on the table it is half of this high
+LIFTED_M = 2 * CUBE_HALF_M  # a cube's middle
 PAIR_TICKS = 16  # of random motion between the two frames of a pair
 _JOINTS = tuple(BODIES.index(name) for name in ("lower_arm", "wrist", "moving_jaw"))
 _ARM_POINTS = 1 + len(_JOINTS)
@@ -62,8 +62,8 @@ def prefix_keypoints(arms: Skeletons, state: State, asked: Assignments, cameras:
 
 
 def in_sight(arms: Skeletons, state: State, asked: Assignments, camera: str) -> NDArray[np.bool_]:
-    """(n,): whether a camera's picture has what the expert's next commands depend on: the cube; to push it, and once it
-    is lifted, the pad."""
+    """(n,): whether a camera's picture has what the expert goes by now: the cube; the pad, to push it, and once it is
+    lifted. The end of a chunk that lifts a cube may go by a pad that is not in the picture yet."""
     points = prefix_keypoints(arms, state, asked, (camera,))[:, -2:]
     shown = np.asarray(((points >= 0.0) & (points <= 1.0)).all(axis=2), np.bool_)
     on_the_table = state.cube_m[np.arange(len(state)), asked.cube, 2] < LIFTED_M
