@@ -143,6 +143,20 @@ def loading(numbers: dict[str, Any]) -> str:
     return " / ".join(f"{part['peak_share']:.2f}" for part in numbers.values() if "peak_share" in part)
 
 
+VIRTUAL_HEAD = ("shift", "no bank", "virtual", "real", "share")
+
+
+def virtual_rows(numbers: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Success by family with each model, aligned where it has a bank"""
+    stages = (("none", "before"), ("virtual", "after"), ("real", "after"))
+    found = dict[tuple[str, ...], list[str]]()
+    for name, part in numbers.items():
+        rates = (f"{part[model]['success'][stage]['mean']:.2f}" for model, stage in stages)
+        of_gain = "no gain" if part["share"]["mean"] is None else interval(part["share"], 2)
+        found.setdefault((*rates, of_gain), []).append(name if part["exact"] else f"{name} (approximate)")
+    return [(", ".join(names), *rest) for rest, names in found.items()]
+
+
 OTHERS = (
     ("corrupted experience of twenty arms", "guard", guard),
     ("`wrist_camera`, 1.25 times training's range", "so101_beyond", beyond),
@@ -172,6 +186,7 @@ def made(found: dict[str, Any]) -> str:
     """Command, machine and date of a result."""
     about = found["about"]
     command = about["command"].removeprefix("python benchmarks/")
+    command = re.sub(r"( --family \S+){2,}", "", command)  # its table names them
     command = re.sub(r" (--json|--jobs|test/)\S*( \S+\.json| \d+\b)?", "", command)
     machine = re.sub(r"\(R\)| Processor|Intel|AMD", "", about["machine"]["cpu"]).strip()
     return f"`{command}`, {machine}, {about['date'][:10]}"
@@ -190,7 +205,11 @@ def tables() -> str:
         by = made(found) if found else f"`{name}`"
         said = any(by in row for row in others)  # by a row above, of the same result
         others.append((what, words(found["numbers"]) if found else NOT_MEASURED, "" if said else by))
-    return "\n".join([*lines, *table(("what", "measured", "by"), others)])
+    virtual = load("virtual_robots")
+    assert virtual is not None, "results/virtual_robots.json is not there"
+    lines += [*table(("what", "measured", "by"), others), ""]
+    lines += table(VIRTUAL_HEAD, virtual_rows(virtual["numbers"]))
+    return "\n".join([*lines, "", f"By {made(virtual)}."])
 
 
 def speed_tables() -> str:

@@ -10,6 +10,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from vla_align_ros.bench import so101
 from vla_align_ros.bench.evaluate import expert, run
 from vla_align_ros.bench.port import bench_names, find_bench
 from vla_align_ros.bench.robot import EPISODE_TOPIC, JOINTS_TOPIC, PROMPT_TOPIC, SimulatedRobot, topics_of
@@ -100,6 +101,7 @@ def test_a_bench_that_is_not_there_is_refused_with_those_that_are(monkeypatch):
     assert bench_names() == list(known)
     with pytest.raises(ParameterError, match="bench: expected one of reach2, so101, got 'so100'"):
         find_bench("so100")
+    monkeypatch.setattr("vla_align_ros.bench.so101", so101)  # put back at the end
     for name in [name for name in sys.modules if name.startswith("vla_align_ros.bench.so101")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "mujoco", None)
