@@ -4,7 +4,7 @@
     python benchmarks/alignment.py --family all --randomised runs/so101_randomised/export --json so101.json
 
 Rows are those of `family_rows.py`, gate and share those of `gates.py`, over all episodes and over those of each task. A
-family that does too little harm to pass the gate in all of them is not asked for the rows that cost most. Called again
+family whose harm is too small for the gate in every one of them is not asked for the rows that cost most. Called again
 with the same file it goes on where it was cut off: `<file>.pieces.jsonl` has a line for each unit. Left out, and said
 so: domain randomisation with a history of states and commands in its input (the network has none), low-rank
 fine-tuning (`fine_tuned` is the whole network).

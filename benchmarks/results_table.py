@@ -143,7 +143,7 @@ def loading(numbers: dict[str, Any]) -> str:
     return " / ".join(f"{part['peak_share']:.2f}" for part in numbers.values() if "peak_share" in part)
 
 
-VIRTUAL_HEAD = ("shift", "no bank", "virtual", "real", "share")
+VIRTUAL_HEAD = ("shift", "no bank", "virtual", "real", "share of real gain")
 
 
 def virtual_rows(numbers: dict[str, Any]) -> list[tuple[str, ...]]:
