@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-sys.path.append(str(Path(__file__).parent))  # `robots` and `provenances` are for every folder
+sys.path.append(str(Path(__file__).parent))  # `robots`, `clocked` and `provenances` are for every folder
 
 _ENVIRONMENT = {
     # ROS stays on this machine, and test runs that go on side by side do not hear each other.

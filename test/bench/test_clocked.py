@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from clocked import run_clocked
 
 from vla_align_ros.action.limits import ChunkReason
-from vla_align_ros.bench.clocked import run_clocked
 from vla_align_ros.bench.port import bench_names, find_bench
 from vla_align_ros.bench.reach2 import task
 from vla_align_ros.bench.reach2.arm import JOINT_NAMES, PERIOD_NS

@@ -3,5 +3,5 @@
 reach2, so101       what is a bench's own: arm, task, expert, shifts, pictures; `bench.py` in it puts them together
 collect             experience of many arms at work, and buffers of it
 evaluate            episodes by a policy or by the expert: who succeeds, how far a policy's actions are off
-robot, clocked      one arm as a robot, serialised messages in and out; the closed loop around it without ROS
+robot               one arm as a robot: serialised messages in and out, without ROS
 """

@@ -2,7 +2,7 @@
 
     commands (bytes) -> `receive`, `receive_group` -> body of the bench -> encoders, cameras -> `advance` -> bytes
 
-`ros/sim_robot.py` connects it to topics and to real time, `clocked.py` to a policy without either.
+`ros/sim_robot.py` connects it to topics and to real time.
 """
 
 from __future__ import annotations
