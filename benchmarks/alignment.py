@@ -94,17 +94,18 @@ def run(
     capped = resumed(path, [about | {"own_token": row} for row in chosen], own, _saying("own token"))
     cap = arms.interval(np.array([np.mean(found["success"]) for found in capped]))
     tasks = [task.name.lower() for task in bench.tasks]
-    caps = [
-        arms.interval(np.array([np.mean(of_task(found["success"], place, len(tasks))) for found in capped]))
-        for place in range(len(tasks))
-    ]
+    each_task: dict[str, dict[str, Any]] = {}
+    for place, task in enumerate(tasks):
+        own_cap = np.array([np.mean(of_task(found["success"], place, len(tasks))) for found in capped])
+        each_task[task] = {"families": {}, "own_token_cap": arms.interval(own_cap)}
     result: dict[str, Any] = {
         "families": {},
-        "by_task": {task: {"families": {}, "own_token_cap": caps[place]} for place, task in enumerate(tasks)},
         "own_token_cap": cap,
         "left_out": GAPS,
         "hand_eye": f"knows what shifted: a formula for {', '.join(FORMULAS)}",
     }
+    if len(tasks) > 1:
+        result["by_task"] = each_task
     for name in names:
         robots = units(name, count, seed, scale)
 
@@ -133,8 +134,8 @@ def run(
             for unit, row in zip(found, resumed(path, keys, rival, _saying(f"{name}, randomised")), strict=True):
                 unit["rows"]["randomised"] = row
         result["families"][name] = summary(found, CLASSICAL, cap["mean"])
-        for task, own_cap, part in zip(tasks, caps, by_task(found, len(tasks)), strict=True):
-            result["by_task"][task]["families"][name] = summary(part, CLASSICAL, own_cap["mean"])
+        for told, part in zip(each_task.values(), by_task(found, len(tasks)), strict=True):
+            told["families"][name] = summary(part, CLASSICAL, told["own_token_cap"]["mean"])
         write(json_file, result)
     return result
 

@@ -37,7 +37,7 @@ def quantiles(part: dict[str, float | None]) -> str:
 
 
 def family_rows(numbers: dict[str, Any]) -> list[tuple[str, ...]]:
-    """Success by family, and what may be claimed."""
+    """Success by family, and by task where there are several, and what may be claimed."""
 
     def rate(part: Any) -> str:
         return "" if part is None or isinstance(part, str) else f"{part['success']['mean']:.2f}"
@@ -48,8 +48,12 @@ def family_rows(numbers: dict[str, Any]) -> list[tuple[str, ...]]:
             return "no gap"
         return f"{part['mean']:.2f}" if low is None or high is None else f"{part['mean']:.2f} ({low:.2f} to {high:.2f})"
 
+    parts = numbers["families"]
+    if "by_task" in numbers:
+        tasks = numbers["by_task"].items()
+        parts = {f"{name}, {task}": told["families"][name] for name in parts for task, told in tasks}
     found = []
-    for name, part in numbers["families"].items():
+    for name, part in parts.items():
         rates = (*(part[key] for key in ("before", "classical", "randomised")), part["rows"].get("hand_eye"))
         gate = "**won**" if part["won"] else "passed" if part["gate"] else "no"
         pick, after, taught, labels = (

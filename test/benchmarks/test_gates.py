@@ -13,6 +13,8 @@ from gates import by_task, could_pass, gate, share, summary
 from results_table import FAMILY_HEAD, family_rows
 from resumable import pieces_file, resumed
 
+from vla_align_ros.bench.so101.bench import So101
+
 ROWS = ("e_0", "shipped", "least_squares", "after", "labels")
 
 
@@ -154,6 +156,40 @@ def test_families_are_measured_one_by_one_and_a_rival_joins_later(
     assert asked == ["randomised"] * 4, "all else was kept"
     assert later["randomised"]["success"]["mean"] == 0.5
     assert later["share"] == found["wrist_camera"]["share"]
+
+
+def test_of_a_model_of_two_tasks_each_stands_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = list[str]()
+
+    def a_pick_that_fails(rows: list[str], rate: float) -> dict[str, Any]:
+        unit = a_unit(dict.fromkeys(rows, rate), episodes=10)
+        for row in unit["rows"].values():
+            row["success"] = [done for pick in row["success"] for done in (True, pick)]  # reach, pick in turn
+        return unit
+
+    def each_arm(work: Any, model: str, arguments: Any, jobs: int, device: str) -> Any:
+        for _ in arguments:
+            asked.append(work.__name__)
+            if work is alignment.answers_of:
+                yield [Lines(*np.zeros((2, 3, 6)))] * alignment.AT_ONCE
+            elif work is alignment.own_token:
+                yield a_pick_that_fails(["own"], 0.9)["rows"]["own"]
+            elif work is alignment.one_unit:
+                yield a_pick_that_fails([*ROWS[:4], *alignment.CLASSICAL, "pick"], 0.6)
+            else:
+                yield a_pick_that_fails(["demonstrations_5", "labels"], 0.9)
+
+    monkeypatch.setattr(alignment.arms, "each_arm", each_arm)
+    monkeypatch.setattr(alignment, "training_arms", lambda folder, recipe: [None] * 12)
+    monkeypatch.setattr(alignment, "bench_of", lambda recipe: So101().narrowed(["reach", "pick"], []))
+    found = alignment.run(["base"], "so101", None, 3, 2, 1.0, 20, 0.5, 1, "cpu", tmp_path / "so101.json")
+    assert asked.count("other_rows") == 2, "over both tasks it succeeds in 0.8"
+    assert {task: told["own_token_cap"]["mean"] for task, told in found["by_task"].items()} == {"reach": 1, "pick": 0.9}
+    rows = [dict(zip(FAMILY_HEAD, row, strict=True)) for row in family_rows(found)]
+    assert [(row["family"], row["before"], row["labels"], row["gate"]) for row in rows] == [
+        ("base, reach", "1.00", "1.00", "no"),
+        ("base, pick", "0.60", "0.90", "passed"),
+    ]
 
 
 def test_a_benchmark_goes_on_where_it_was_cut_off(tmp_path: Path) -> None:
