@@ -30,11 +30,12 @@ from resumable import Found, resumed_arms
 
 from vla_align_ros.alignment.align import limits_of
 from vla_align_ros.alignment.reasons import Reason
-from vla_align_ros.bench.collect import collect_experience, later
+from vla_align_ros.bench.collect import collect_experience
 from vla_align_ros.bench.evaluate import action_error
 from vla_align_ros.bench.port import Bench, Embodiment
 from vla_align_ros.bench.so101.joints import GRIPPER
 from vla_align_ros.experience.builder import without_held
+from vla_align_ros.experience.later import later
 from vla_align_ros.limits import BY_NAME, CHECKS, first_refusal
 from vla_align_ros.params import AlignParams
 from vla_align_ros.policy import Policy
@@ -152,7 +153,7 @@ def at_work(policy: Policy, bench: Bench[Embodiment], arm: Embodiment, seed: int
         collect_experience(policy, bench, [arm], token, buffer_size(policy), seed_of(seed, Part.TURN, turn))
         for turn in (0, 1)
     )
-    return first + later(second, first)
+    return [*first, *later(second, first[-1])]
 
 
 def in_buffer(policy: Policy, experiences: Experiences) -> Experiences:

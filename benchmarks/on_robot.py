@@ -34,10 +34,11 @@ from resumable import Found, resumed_arms
 from torch import Tensor
 
 from vla_align_ros.alignment import attempt
-from vla_align_ros.bench.collect import fill_buffer, later
+from vla_align_ros.bench.collect import fill_buffer
 from vla_align_ros.bench.evaluate import finished
 from vla_align_ros.bench.so101.bench import So101
 from vla_align_ros.bench.so101.embodiment import Embodiment
+from vla_align_ros.experience.later import later
 from vla_align_ros.policy import Policy
 from vla_align_ros.policy.load import Device
 from vla_align_ros.seeds import Part, seed_of
@@ -96,9 +97,8 @@ def one_unit(
             now = hit = success(arm, token)
             alone = success(arm, shipped)
         working = seed_of(seed, Part.ROUND, index)
-        buffer += later(
-            fill_buffer(policy, bench, arm, token, working, exploration, params.align_min_experiences), buffer
-        )
+        made = fill_buffer(policy, bench, arm, token, working, exploration, params.align_min_experiences)
+        buffer += later(made, buffer[-1] if buffer else None)
         done = attempt(policy, token, buffer, params, seed=seed_of(seed, Part.ATTEMPT, index))
         if done.token is not None:
             token = done.token

@@ -24,6 +24,7 @@ own_motion     experience there of robots that have their own tokens, never a wr
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
@@ -44,7 +45,7 @@ from vla_align_ros.policy.load import Device, find_device
 from vla_align_ros.training.base import model_of
 from vla_align_ros.training.begun import RECIPE_FILE
 from vla_align_ros.training.export import export, write_model
-from vla_align_ros.training.progress import LAST_STAGE_FILE, POLICY_FILE, saved_step
+from vla_align_ros.training.progress import LAST_STAGE_FILE, LOG_FILE, POLICY_FILE, saved_step
 from vla_align_ros.training.recipe import Recipe, load_recipe
 from vla_align_ros.training.train import train
 from vla_align_ros.types import Experience
@@ -156,6 +157,8 @@ def take_policy(given: Path, recipe: Recipe, run: Path) -> None:
     for path in given.glob("*.safetensors"):
         if path.name != LAST_STAGE_FILE:
             shutil.copyfile(path, begun / path.name)
+    lines = (given / LOG_FILE).read_text().splitlines(keepends=True)
+    (begun / LOG_FILE).write_text("".join(line for line in lines if json.loads(line)["stage"] == "policy"))
     begun.rename(run)
 
 

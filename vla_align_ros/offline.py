@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from vla_align_ros.alignment.align import limits_of
@@ -14,6 +13,7 @@ from vla_align_ros.experience.bag import BagReading
 from vla_align_ros.experience.bag_summary import BagSummary
 from vla_align_ros.experience.bag_topics import BagTopics
 from vla_align_ros.experience.buffer import ExperienceBuffer
+from vla_align_ros.experience.later import later
 from vla_align_ros.experience.recording import grouped
 from vla_align_ros.observation.scaling import SCALERS
 from vla_align_ros.params import AlignParams, PolicyParams
@@ -34,16 +34,14 @@ def read_bag(
 def fill_buffer(
     read: Callable[[Sequence[Path]], BagReading], bags: Sequence[Path], buffer: ExperienceBuffer
 ) -> Iterator[BagSummary]:
-    """Read the recordings one after the other into `buffer`; the split files of one, named one by one, are one
-    recording. Yields what became of each. Raises as BagReading."""
-    first_episode = 0
+    """Read the recordings one after the other into `buffer`, the newest last; the split files of one, named one by one,
+    are one recording. Yields what became of each. Raises as BagReading."""
+    newest: Experience | None = None
     for paths in grouped(bags):
         reading = read(paths)
-        newest = first_episode - 1
-        for item in reading:
-            newest = item.episode + first_episode
-            buffer.add(replace(item, episode=newest))
-        first_episode = newest + 1
+        for item in later(reading, newest):
+            buffer.add(item)
+            newest = item
         yield reading.summary
 
 
@@ -59,7 +57,8 @@ def fill_from_datasets(
     feature, `observation.images.<camera>` where left out. Raises DatasetError."""
     from vla_align_ros.experience.lerobot import LeRobotDataset, image_features
 
-    architecture, first_episode = policy.config.architecture, 0
+    architecture = policy.config.architecture
+    newest: Experience | None = None
     features = image_features(architecture.cameras, cameras)
     for folder in folders:
         dataset = LeRobotDataset(
@@ -70,9 +69,9 @@ def fill_from_datasets(
             prompt=prompt or None,
             scale=SCALERS[architecture.conventions],
         )
-        for item in dataset.experiences(architecture.action_horizon, params.experience_stride_ticks):
-            buffer.add(replace(item, episode=item.episode + first_episode))
-        first_episode += len(dataset.episodes)
+        for item in later(dataset.experiences(architecture.action_horizon, params.experience_stride_ticks), newest):
+            buffer.add(item)
+            newest = item
 
 
 def would_refuse(policy: Policy, experiences: Sequence[Experience], params: AlignParams) -> Verdict | None:

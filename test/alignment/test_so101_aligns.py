@@ -11,10 +11,11 @@ from torch import Tensor
 
 from vla_align_ros.alignment import AlignReport, align
 from vla_align_ros.alignment.reasons import Reason
-from vla_align_ros.bench.collect import fill_buffers, later
+from vla_align_ros.bench.collect import fill_buffers
 from vla_align_ros.bench.evaluate import finished
 from vla_align_ros.bench.port import find_bench
 from vla_align_ros.bench.so101.embodiment import Embodiment
+from vla_align_ros.experience.later import later
 from vla_align_ros.params import PolicyParams
 from vla_align_ros.policy import Policy, load_policy
 from vla_align_ros.types import Experience, Observation
@@ -102,7 +103,7 @@ def test_after_an_accident_what_came_before_it_is_left_out(
     token, report = aligned(policy, shipped, experiences[0])
     assert report.before_change == 0
     for newest in experiences[1:]:
-        both = experiences[0][-128:] + later(newest[:128], experiences[0])
+        both = [*experiences[0][-128:], *later(newest[:128], experiences[0][-1])]
         _, report = aligned(policy, token, both)
         assert abs(report.before_change - 128) <= 16
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -102,5 +103,11 @@ def test_a_run_begins_with_the_policy_of_another(tmp_path: Path) -> None:
     with pytest.raises(typer.BadParameter, match="another seed and lambda_perc"):
         take_policy(given, recipe, run)
     write(2, alignment_samples=512)
+    stages = ("vision", "policy", "policy", "alignment")
+    (given / "log.jsonl").write_text(
+        "".join(f'{{"stage": "{stage}", "step": {i}}}\n' for i, stage in enumerate(stages))
+    )
     take_policy(given, recipe, run)
-    assert sorted(path.name for path in run.iterdir()) == ["policy.safetensors", "vision.safetensors"]
+    assert sorted(path.name for path in run.iterdir()) == ["log.jsonl", "policy.safetensors", "vision.safetensors"]
+    steps = [json.loads(line) for line in (run / "log.jsonl").open()]
+    assert [(line["stage"], line["step"]) for line in steps] == [("policy", 1), ("policy", 2)], "for its curves"

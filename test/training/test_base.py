@@ -148,9 +148,6 @@ def test_a_base_that_has_an_e_token_and_one_that_is_not_named_are_refused(tmp_pa
         model_of(dataclasses.replace(recipe_of(tmp_path), base=BaseRecipe()), path)
     with pytest.raises(ModelConfigError, match="the model is one folder further down"):
         model_of(recipe_of(tmp_path), path)
-    few = dataclasses.replace(recipe_of(base_folder(tmp_path / "base")), samples=3)
-    with pytest.raises(RecipeError, match=r"samples \(3\) is less than batch_size"):
-        prepare(few, path, SOURCES, tmp_path / "run", silent, CPU)
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from vla_align_ros.bench.reach2.source import open_sources
 from vla_align_ros.policy.config import ModelConfig, load_model_description
 from vla_align_ros.training.begun import go_on
 from vla_align_ros.training.export import write_model as write_trained
-from vla_align_ros.training.recipe import BaseRecipe, Recipe, RecipeError, VisionRecipe
+from vla_align_ros.training.recipe import BaseRecipe, Recipe, RecipeError, VisionRecipe, load_recipe
 from vla_align_ros.training.train import train
 
 BEGUN = Recipe(source={"bench": "reach2"}, model="model.yaml", samples=40, alignment_samples=16, batch_size=4)
@@ -27,6 +27,8 @@ OTHERS = {
     "base": BaseRecipe("other"),
     "vision": VisionRecipe(steps=1),
     "bank_robots": 3,
+    "token_drop": 0.4,
+    "late_time_share": 0.4,
 }
 MAY_GROW = ("samples", "alignment_samples")
 
@@ -62,6 +64,26 @@ def test_a_run_does_not_go_on_with_anything_else(tmp_path: Path, config: ModelCo
         go_on(tmp_path, other(begun, name), config, silent)
     assert (tmp_path / "recipe.yaml").read_text() == before
     go_on(tmp_path, begun, config, silent)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"samples": 3},
+        {"shard_samples": 3},
+        {"batch_parts": 3},
+        {"warmup_steps": 0},
+        {"token_drop": 1.1},
+        {"vision": {"steps": 0}},
+    ],
+)
+def test_a_recipe_that_could_not_be_trained_is_refused_before_anything_is(
+    tmp_path: Path, wrong: dict[str, Any]
+) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump({**dataclasses.asdict(BEGUN), **wrong}))
+    with pytest.raises(RecipeError, match=next(iter(wrong))):
+        load_recipe(path)
 
 
 def test_a_run_does_not_go_on_with_another_network_or_robot(tmp_path: Path, config: ModelConfig) -> None:

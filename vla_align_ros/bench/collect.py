@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -13,6 +12,7 @@ from vla_align_ros.action.exploration import Exploration, exploring_actions
 from vla_align_ros.bench.port import Arms, Bench, Embodiment
 from vla_align_ros.bench.sampling import begin, draw_noise, sample_chunks
 from vla_align_ros.experience.builder import without_held
+from vla_align_ros.experience.later import later, moved
 from vla_align_ros.experience.source import EXPERIENCES
 from vla_align_ros.params import PolicyParams
 from vla_align_ros.policy import Policy
@@ -21,7 +21,7 @@ from vla_align_ros.types import Experience
 
 MOST_TIMES = 8  # at most about so many times as many experiences are recorded as are wanted
 EPISODES, AN_EPISODE = 8, 16  # side by side; experiences of each
-PAUSE_NS, BETWEEN_EPISODES_NS = 60_000_000_000, 2_000_000_000
+BETWEEN_EPISODES_NS = 2_000_000_000
 
 
 def collect_experience(
@@ -71,7 +71,7 @@ def collect_experience(
 def _one_after_another(experiences: list[Experience]) -> list[Experience]:
     """Episodes that ran side by side, with stamps as if each had followed the other after a pause."""
     length_ns = max(item.next_observation.stamp_ns for item in experiences) + BETWEEN_EPISODES_NS
-    return [_moved(item, item.episode * length_ns, 0) for item in experiences]
+    return [moved(item, item.episode * length_ns) for item in experiences]
 
 
 def fill_buffer(
@@ -117,21 +117,6 @@ def fill_buffers(
             episodes,
         )
         for row, mine in zip(wanting, made, strict=True):
-            found[row] += later(without_held(mine, robot), found[row])
+            found[row] += later(without_held(mine, robot), found[row][-1] if found[row] else None)
         recorded, turn = recorded + episodes * AN_EPISODE, turn + 1
     return [mine[:count] for mine in found]
-
-
-def later(made: list[Experience], before: list[Experience]) -> list[Experience]:
-    """Experience with stamps and episodes after those of `before`."""
-    if not before:
-        return made
-    by_ns, by_episodes = before[-1].next_observation.stamp_ns + PAUSE_NS, before[-1].episode + 1
-    return [_moved(item, by_ns, by_episodes) for item in made]
-
-
-def _moved(item: Experience, by_ns: int, by_episodes: int) -> Experience:
-    before, after = (
-        replace(seen, stamp_ns=seen.stamp_ns + by_ns) for seen in (item.observation, item.next_observation)
-    )
-    return Experience(before, item.commands, after, item.episode + by_episodes)

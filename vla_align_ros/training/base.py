@@ -83,8 +83,6 @@ def load_base(
     Raises RecipeError for another base than the run was begun with, and what `load_policy` and the tokenizer raise.
     """
     assert recipe.base is not None
-    if recipe.samples < recipe.batch_size:
-        raise RecipeError(f"samples ({recipe.samples}) is less than batch_size: nothing would be trained")
     folder, config = folder_of(recipe.base, recipe_path), model_of(recipe, recipe_path)
     policy = load_policy(folder, device)
     _check_same_weights(out, folder, policy.weights_sha256)

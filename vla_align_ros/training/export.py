@@ -21,7 +21,7 @@ from vla_align_ros.policy.weights import sha256_of
 from vla_align_ros.training import own_token
 from vla_align_ros.training.curves import draw_curves
 from vla_align_ros.training.limits import measure
-from vla_align_ros.training.progress import Log
+from vla_align_ros.training.progress import LOG_FILE, Log
 from vla_align_ros.training.recipe import Recipe, RecipeError
 from vla_align_ros.training.trainee import Trainee
 
@@ -86,7 +86,7 @@ def write_model(trainee: Trainee, recipe: Recipe, run: Path, folder: Path) -> No
     for path in run.iterdir():
         if path.suffix in (".json", ".model", ".yaml"):  # statistics, tokenizer, recipe
             shutil.copyfile(path, folder / path.name)
-    draw_curves(run / "log.jsonl", folder / "curves.png")
+    draw_curves(run / LOG_FILE, folder / "curves.png")
     config = trainee.robot.config
     described = replace(config, weights=replace(config.weights, sha256=sha256_of(weights)))
     (folder / MODEL_FILE).write_text(to_yaml(described), encoding="utf-8")

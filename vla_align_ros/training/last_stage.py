@@ -27,9 +27,9 @@ def train_alignment_expert(
     trainee: Trainee, recipe: Recipe, out: Path, log: Log, save_every_s: float, processes: Processes
 ) -> None:
     """Train it on `recipe.alignment_samples`; goes on where `out` left off."""
-    recipe = replace(recipe, seed=seed_of(recipe.seed, Part.LAST_STAGE), samples=recipe.alignment_samples)
-    if recipe.samples < recipe.batch_size:
+    if recipe.alignment_samples < recipe.batch_size:
         return
+    recipe = replace(recipe, seed=seed_of(recipe.seed, Part.LAST_STAGE), samples=recipe.alignment_samples)
     objective = AlignmentObjective(trainee.model, trainee.bank, recipe)
     parameters = list(objective.parameters())
     groups = [

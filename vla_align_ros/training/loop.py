@@ -14,7 +14,7 @@ from vla_align_ros.seeds import Part, seed_of
 from vla_align_ros.training.feed import Feed, Make
 from vla_align_ros.training.processes import Processes, is_main
 from vla_align_ros.training.progress import Log, load_step, save_step
-from vla_align_ros.training.recipe import Recipe
+from vla_align_ros.training.recipe import Recipe, TrainingError
 from vla_align_ros.training.trainee import learning_rate_at
 
 
@@ -30,7 +30,8 @@ def run_steps(
     processes: Processes,
     figures: Callable[[float], dict[str, float]] = lambda learning_rate: {},
 ) -> None:
-    """Train on `recipe.samples`; goes on from `path` where it exists.
+    """Train on `recipe.samples`; goes on from `path` where it exists. Raises TrainingError at a gradient that is not
+    finite; what is saved is from before it.
 
     make: a shard. optimizer: `scale` of a group multiplies the learning rate of the moment. figures: what a step's line
     says beside the losses, asked for when its gradients are there.
@@ -55,7 +56,8 @@ def run_steps(
                 found.append(torch.stack(list(losses.values())))
             record: dict[str, object] = {"stage": stage, "step": step, "learning_rate": learning_rate}
             record |= figures(learning_rate)
-            nn.utils.clip_grad_norm_(parameters, 1.0)
+            if not bool(nn.utils.clip_grad_norm_(parameters, 1.0).isfinite()):
+                raise TrainingError(f"{stage}, step {step}: the gradient is not finite: try a lower learning_rate")
             optimizer.step()
             step += 1
             means = processes.mean(torch.stack(found).mean(0)).tolist()

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 Log = Callable[[dict[str, object]], None]
+LOG_FILE, POLICY_FILE, LAST_STAGE_FILE = "log.jsonl", "policy.safetensors", "alignment.safetensors"
 
 
 def save_atomically(tensors: dict[str, Tensor], path: Path) -> None:
@@ -33,18 +34,15 @@ def replace_text(path: Path, text: str) -> None:
 def log_line(folder: Path, record: dict[str, Any]) -> None:
     """Append one JSON line to `log.jsonl`."""
     said = {key: float(f"{v:.6g}") if isinstance(v, float) else v for key, v in record.items()}
-    with (folder / "log.jsonl").open("a") as file:
+    with (folder / LOG_FILE).open("a") as file:
         file.write(json.dumps(said) + "\n")
 
 
 def mend_log(folder: Path) -> None:
     """Take out a last line of `log.jsonl` that a kill or a full disk left unfinished."""
-    path = folder / "log.jsonl"
+    path = folder / LOG_FILE
     if path.exists() and (whole := path.read_bytes()) and not whole.endswith(b"\n"):
         os.truncate(path, whole.rfind(b"\n") + 1)
-
-
-POLICY_FILE, LAST_STAGE_FILE = "policy.safetensors", "alignment.safetensors"
 
 
 def save_step(path: Path, step: int, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:

@@ -12,6 +12,10 @@ from vla_align_ros.checked import load_yaml
 from vla_align_ros.policy.config import AlignmentConfig
 
 _strict = ConfigDict(extra="forbid")
+AtLeastOne = Annotated[int, Field(ge=1)]
+Above0 = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class RecipeError(ValueError):
@@ -29,13 +33,13 @@ class VisionRecipe:
     self_supervised: the features' eye without labels (`training/self_supervised.py`), as it is made anyway where the
     source has none; motion_weight: of its second term."""
 
-    steps: int = 3000
-    batch_size: int = 128
-    frames: int = 40000
-    learning_rate: float = 2e-3
-    pose_weight: float = 2.0
+    steps: AtLeastOne = 3000
+    batch_size: Annotated[int, Field(ge=4)] = 128
+    frames: AtLeastOne = 40000
+    learning_rate: Above0 = 2e-3
+    pose_weight: NotNegative = 2.0
     self_supervised: bool = False
-    motion_weight: float = 2.0
+    motion_weight: NotNegative = 2.0
 
 
 @dataclass(frozen=True, config=_strict)
@@ -49,8 +53,8 @@ class BaseRecipe:
 
     folder: str = ""
     freeze: Literal["vlm", "base"] = "base"
-    learning_rate_scale: float = 0.02
-    peft_num_tokens: Annotated[int, Field(ge=1)] = 4
+    learning_rate_scale: NotNegative = 0.02
+    peft_num_tokens: AtLeastOne = 4
     alignment: AlignmentConfig | None = None
 
 
@@ -76,32 +80,35 @@ class Recipe:
     base: BaseRecipe | None = None
     seed: int = 0
     vision: VisionRecipe = VisionRecipe()
-    bank_robots: Annotated[int, Field(ge=1)] | None = None
-    samples: int = 512_000
-    shard_samples: int = 16_384
-    shard_epochs: int = 2
-    batch_size: int = 128
-    batch_parts: Annotated[int, Field(ge=1)] = 1
-    learning_rate: float = 1.5e-3
-    warmup_steps: int = 150
-    weight_decay: float = 0.01
-    vision_learning_rate_scale: float = 0.3
-    token_learning_rate_scale: float = 4.0
-    e_token_learning_rate_scale: float = 1.0
-    first_robot_share: float = 0.0
-    token_drop: float = 0.15
-    action_draws: int = 3
-    lambda_perc: float = 0.1
-    lambda_dyn: float = 1.0
-    lambda_inv: float = 1.0
-    regression_weight: float = 2.0
-    keypoint_weight: float = 0.5
-    alignment_samples: int = 0
-    late_time_share: float = 0.7
+    bank_robots: AtLeastOne | None = None
+    samples: AtLeastOne = 512_000
+    shard_samples: AtLeastOne = 16_384
+    shard_epochs: AtLeastOne = 2
+    batch_size: AtLeastOne = 128
+    batch_parts: AtLeastOne = 1
+    learning_rate: Above0 = 1.5e-3
+    warmup_steps: AtLeastOne = 150
+    weight_decay: NotNegative = 0.01
+    vision_learning_rate_scale: NotNegative = 0.3
+    token_learning_rate_scale: NotNegative = 4.0
+    e_token_learning_rate_scale: NotNegative = 1.0
+    first_robot_share: Share = 0.0
+    token_drop: Share = 0.15
+    action_draws: AtLeastOne = 3
+    lambda_perc: NotNegative = 0.1
+    lambda_dyn: NotNegative = 1.0
+    lambda_inv: NotNegative = 1.0
+    regression_weight: NotNegative = 2.0
+    keypoint_weight: NotNegative = 0.5
+    alignment_samples: Annotated[int, Field(ge=0)] = 0
+    late_time_share: Share = 0.7
 
     def __post_init__(self) -> None:
         if (self.model is None) == (self.base is None):
             raise ValueError("either `model` (trained from nothing) or `base` (a trained one) is needed")
+        if min(self.samples, self.shard_samples) < self.batch_size:
+            text = f"samples ({self.samples}) and shard_samples ({self.shard_samples}) must be at least"
+            raise ValueError(f"{text} batch_size ({self.batch_size}), or nothing is trained")
         for key in ("batch_size", "shard_samples"):
             if getattr(self, key) % self.batch_parts:
                 raise ValueError(f"batch_parts ({self.batch_parts}) must divide {key} ({getattr(self, key)})")

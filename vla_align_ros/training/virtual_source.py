@@ -125,7 +125,7 @@ class VirtualSource:
         base = self.base.labels
         return None if base is None else Labels(base.point_cameras, self._frames, self._pairs)
 
-    @property
+    @cached_property
     def shifts(self) -> Shifts:
         """See `Source`: the maps that make each member of its real robot, and which that is."""
         unshifted = asdict(Parameters())
