@@ -71,7 +71,7 @@ def recommended(policy: Policy, **changes: Any) -> AlignParams:
 
 @dataclass(frozen=True)
 class Alignment:
-    """One attempt: its report, the token that the gradient started from, what it would have used without a guard, and
+    """One attempt: its report, the mean of the best known tokens, what it would have used without a guard, and
     what was used."""
 
     report: AlignReport

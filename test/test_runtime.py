@@ -12,6 +12,7 @@ import torch
 
 from vla_align_ros import runtime as runtime_module
 from vla_align_ros.action.excitation import Excitation
+from vla_align_ros.alignment.align import Attempt
 from vla_align_ros.alignment.reasons import Reason
 from vla_align_ros.alignment.report import AlignReport
 from vla_align_ros.bench.reach2.bench import BENCH
@@ -23,7 +24,7 @@ from vla_align_ros.experience.storage import BagMessage
 from vla_align_ros.observation.codecs import encode_trajectory
 from vla_align_ros.params import AlignParams, PolicyParams, SimParams
 from vla_align_ros.policy import Policy, load_policy
-from vla_align_ros.runtime import Runtime, make_runtime
+from vla_align_ros.runtime import AlignmentStopped, Runtime, make_runtime
 from vla_align_ros.types import Experience, Observation
 from vla_align_ros.zoo import find_model, robot_of, store_folder
 
@@ -163,14 +164,15 @@ def test_alignment_gets_the_buffer_and_the_running_version_follows_only_a_kept_t
     refused = AlignReport(False, Reason.ALREADY_ALIGNED, "", 0, 0, 0, 0, 0, 0, 0.5, 0.0)
     given: dict[str, object] = {}
 
-    def fake(policy: Policy, experiences: tuple[object, ...], params: AlignParams, **rest: object) -> AlignReport:
+    def fake(
+        policy: Policy, token: torch.Tensor, experiences: tuple[object, ...], params: AlignParams, **rest: object
+    ) -> Attempt:
         given.update(experiences=experiences, params=params, **rest)
-        return reports.pop(0)
+        kept = replace(refused, accepted=True, reason=Reason.KEPT)
+        return attempts.pop(0)(Attempt(kept, token + 0.5, None))
 
-    monkeypatch.setattr(runtime_module, "align", fake)
-    assert running.version is not None
-    saved = running.store.save(running.version.token + np.float32(0.5), provenance(running))
-    reports = [refused, replace(refused, accepted=True, reason=Reason.KEPT, token_version=saved.name)]
+    monkeypatch.setattr(runtime_module, "attempt", fake)
+    attempts = [lambda kept: Attempt(refused, None, None), lambda kept: kept]
     params, excitation = AlignParams(align_steps=3), Excitation(1.0, 0.1)
     excitation.begin_ns, excitation.until_ns = START_NS, START_NS + PERIOD_NS
     running.controller.excite(excitation)
@@ -179,14 +181,61 @@ def test_alignment_gets_the_buffer_and_the_running_version_follows_only_a_kept_t
     assert given == {
         "experiences": (),
         "params": params,
-        "store": running.store,
         "exploration_fraction": 0.5,
         "excited_ns": [(START_NS, START_NS + PERIOD_NS)],
         "on_step": None,
         "seed": 7,
     }
+    before = token_of(running.policy)
     assert running.align(params, 0.5).accepted
-    assert running.version == saved
+    np.testing.assert_array_equal(token_of(running.policy), before + np.float32(0.5))
+    active = running.store.active()
+    assert active is not None
+    assert active.name == running.version_name == "000002"
+    np.testing.assert_array_equal(active.token, token_of(running.policy))
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_what_an_alignment_found_is_not_used_once_another_version_is_active(
+    running: Runtime, monkeypatch: pytest.MonkeyPatch, announced: bool
+) -> None:
+    """A roll back while it ran, announced to this policy or not yet."""
+    running.reset_e_token()
+    kept = AlignReport(True, Reason.KEPT, "", 0, 0, 0, 0, 0, 0, 0.5, 0.0)
+
+    def rolled_back(policy: Policy, token: torch.Tensor, *_: object, **__: object) -> Attempt:
+        version = running.store.roll_back()
+        if announced:
+            running.use(version)
+        return Attempt(kept, token + 0.5, None)
+
+    monkeypatch.setattr(runtime_module, "attempt", rolled_back)
+    before = token_of(running.policy)
+    report = running.align(AlignParams(), 0.5)
+    assert (report.accepted, report.reason) == (False, Reason.TOKEN_CHANGED)
+    assert "000002" in report.detail
+    assert "000001" in report.detail
+    np.testing.assert_array_equal(token_of(running.policy), before)
+    assert [version.name for version in running.store.versions()] == ["000001", "000002"]
+    monkeypatch.setattr(runtime_module, "attempt", lambda policy, token, *_, **__: Attempt(kept, token + 0.5, None))
+    assert running.align(AlignParams(), 0.5).accepted, "the next one begins with what is active"
+
+
+def test_what_an_alignment_found_is_not_used_once_the_policy_is_closed(
+    running: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = AlignReport(True, Reason.KEPT, "", 0, 0, 0, 0, 0, 0, 0.5, 0.0)
+
+    def closed(policy: Policy, token: torch.Tensor, *_: object, **__: object) -> Attempt:
+        running.close()
+        return Attempt(kept, token + 0.5, None)
+
+    monkeypatch.setattr(runtime_module, "attempt", closed)
+    before = token_of(running.policy)
+    with pytest.raises(AlignmentStopped):
+        running.align(AlignParams(), 0.5)
+    np.testing.assert_array_equal(token_of(running.policy), before)
+    assert [version.name for version in running.store.versions()] == ["000001"]
 
 
 @pytest.mark.parametrize(("accepted", "left"), [(True, [30, 40]), (False, [10, 20, 30, 40])])
@@ -199,7 +248,11 @@ def test_what_came_before_a_change_is_forgotten_once_an_alignment_without_it_is_
         running.buffer.add(Experience(observation, seen, observation, 0))
     reason = Reason.KEPT if accepted else Reason.ALREADY_ALIGNED
     report = AlignReport(accepted, reason, "", 0, 0, 0, 0, 0, 0, 0.5, 0.0, before_change=2, changed_ns=30)
-    monkeypatch.setattr(runtime_module, "align", lambda *_, **__: report)
+    monkeypatch.setattr(
+        runtime_module,
+        "attempt",
+        lambda policy, token, *_, **__: Attempt(report, token + 0.5 if accepted else None, None),
+    )
     running.align(AlignParams(), 0.5)
     assert [item.observation.stamp_ns for item in running.buffer.snapshot()] == left
 

@@ -6,14 +6,16 @@ messages (bytes) -> assembler -> controller -> trajectory         control
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import threading
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
 
 from vla_align_ros.action.controller import Controller
 from vla_align_ros.action.limits import ChunkLimits
-from vla_align_ros.alignment.align import align, provenance
+from vla_align_ros.alignment.align import attempt, commit, provenance
+from vla_align_ros.alignment.reasons import Reason
 from vla_align_ros.alignment.report import AlignReport
 from vla_align_ros.alignment.step import OnStep
 from vla_align_ros.checkpoint.manifest import check_fits
@@ -27,12 +29,16 @@ from vla_align_ros.experience.ledger import Ledger
 from vla_align_ros.observation.assemble import AssemblerLimits, ObservationAssembler
 from vla_align_ros.observation.scaling import SCALERS
 from vla_align_ros.params import AlignParams, PolicyParams
-from vla_align_ros.policy import Policy
+from vla_align_ros.policy import Policy, PolicyError
 from vla_align_ros.policy.prepare import Reader
 from vla_align_ros.robot.description import RobotDescription
 from vla_align_ros.zoo import store_folder
 
 LOOKBACK_SLACK_S = 1.0  # how late experience may be built beyond its lag
+
+
+class AlignmentStopped(Exception):
+    """The runtime was closed while it aligned; nothing was changed."""
 
 
 @dataclass
@@ -49,6 +55,8 @@ class Runtime:
     controller: Controller
     store: TokenStore
     version: TokenVersion | None
+    closed: bool = False
+    _changing: threading.Lock = field(default_factory=threading.Lock)  # the token, and closed
 
     @property
     def version_name(self) -> str:
@@ -65,29 +73,54 @@ class Runtime:
     def align(
         self, params: AlignParams, exploration_fraction: float, on_step: OnStep | None = None, seed: int = 0
     ) -> AlignReport:
-        """One attempt on the buffer's experience; a kept token is in the store before it is used. Where the robot had
-        changed, the buffer then forgets what was before: the new token explains that worse, not what came later."""
-        report = align(
+        """One attempt on the buffer's experience; a kept token is in the store before it is used. TOKEN_CHANGED, and
+        nothing is changed, where another version became active meanwhile. Where the robot had changed, the buffer then
+        forgets what was before: the new token explains that worse, not what came later.
+
+        Raises PolicyError when the model cannot align, and AlignmentStopped once it is closed.
+        """
+        with self._changing:
+            running, began = self.policy.token, self._versions()
+        if running is None:
+            raise PolicyError(self.policy.align_problem)
+        found = attempt(
             self.policy,
+            running,
             self.buffer.snapshot(),
             params,
-            store=self.store,
             exploration_fraction=exploration_fraction,
             excited_ns=[(each.begin_ns, each.until_ns) for each in self.controller.excitations],
             on_step=on_step,
             seed=seed,
         )
-        if report.token_version is not None:
-            self.version = self.store.load(report.token_version)
+        with self._changing:
+            if self.closed:
+                raise AlignmentStopped("the policy was closed while it aligned")
+            if found.token is not None and (now := self._versions()) != began:
+                detail = f"it began with version {' and '.join(began)}, now it is {' and '.join(now)}"
+                return replace(found.report, accepted=False, reason=Reason.TOKEN_CHANGED, detail=detail)
+            report, version = commit(self.policy, found, params, self.store)
+            self.version = version or self.version
         if report.accepted and report.changed_ns:
             self.buffer.forget_before(report.changed_ns)
         return report
 
+    def _versions(self) -> list[str]:
+        """The running version, and the active one of the store, which may not be announced yet."""
+        active = self.store.read().active
+        return sorted({self.version_name, self.version_name if active is None else active.name})
+
     def use(self, version: TokenVersion) -> None:
         """Run with a version of the store. Raises TokenMismatch when it belongs to another model."""
         check_token_fits(self.policy, version)
-        self.policy.swap_token(torch.from_numpy(version.token.copy()))
-        self.version = version
+        with self._changing:
+            self.policy.swap_token(torch.from_numpy(version.token.copy()))
+            self.version = version
+
+    def close(self) -> None:
+        """What an alignment that still runs finds is not used."""
+        with self._changing:
+            self.closed = True
 
     def reset_e_token(self) -> None:
         """Back to the token that the model ships, as a new version of the store. ValueError when it has none."""

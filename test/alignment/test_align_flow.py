@@ -344,7 +344,8 @@ def test_an_attempt_changes_nothing_and_its_commit_is_the_alignment(policy: Poli
     assert torch.equal(policy.token, running)
     assert found.token is not None
     assert torch.equal(found.token, again.token)
-    assert commit(policy, found, PARAMS, None).accepted
+    report, version = commit(policy, found, PARAMS, None)
+    assert (report.accepted, version) == (True, None)
     assert torch.equal(policy.token, found.token)
     after = policy.token.clone()
     refused = dataclasses.replace(found, token=None)
@@ -371,7 +372,7 @@ def test_a_refusal_has_its_reason_and_changes_nothing(
 
 
 def test_every_reason_is_reached_here() -> None:
-    reached = {reason for reason, _ in REFUSED.values()} | {Reason.KEPT, Reason.NOT_DURABLE}
+    reached = {reason for reason, _ in REFUSED.values()} | {Reason.KEPT, Reason.NOT_DURABLE, Reason.TOKEN_CHANGED}
     assert reached == set(Reason)
 
 

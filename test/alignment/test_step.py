@@ -132,7 +132,21 @@ def test_the_gradient_starts_at_the_best_known_token(
         return row, candidates[row]
 
     monkeypatch.setattr(step, "pick", nearest)
-    found = propose(policy, make_losses(policy), ROWS, running, AlignParams(align_learning_rate=0.0), 0)
+    losses, asked = make_losses(policy), list[Tensor]()
+    gradient = losses.gradient
+
+    def spy(token: Tensor, *rest: Any) -> Any:
+        asked.append(token.detach().clone())
+        return gradient(token, *rest)
+
+    monkeypatch.setattr(losses, "gradient", spy)
+    found = propose(policy, losses, ROWS, running, AlignParams(align_steps=1), 0)
     assert found.best_known_name == name
     assert torch.equal(found.best_known, wanted)
-    torch.testing.assert_close(found.token, within_bank(policy, wanted))
+    torch.testing.assert_close(asked[0], within_bank(policy, wanted))
+    assert not torch.equal(found.token, asked[0])
+    bank = made_policy(policy)
+    found = propose(policy, losses, ROWS, running, AlignParams(align_steps=1), 0)
+    tokens = policy.e_0 + bank.offsets().detach()
+    nearest_row = int((tokens - found.best_known).flatten(1).norm(dim=1).argmin())
+    torch.testing.assert_close(asked[1], tokens[nearest_row])

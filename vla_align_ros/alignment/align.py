@@ -28,6 +28,7 @@ from vla_align_ros.alignment.split import Split, split, split_rows
 from vla_align_ros.alignment.step import OnStep, Proposal, propose
 from vla_align_ros.checkpoint.manifest import Provenance, StoreError
 from vla_align_ros.checkpoint.store import TokenStore
+from vla_align_ros.checkpoint.version import TokenVersion
 from vla_align_ros.limits import BY_NAME
 from vla_align_ros.params import AlignParams
 from vla_align_ros.policy import Policy, PolicyError
@@ -78,7 +79,8 @@ def align(
         on_step=on_step,
         seed=seed,
     )
-    return commit(policy, found, params, store)
+    report, _ = commit(policy, found, params, store)
+    return report
 
 
 def attempt(
@@ -203,20 +205,23 @@ def _report_of(
     )
 
 
-def commit(policy: Policy, attempt: Attempt, params: AlignParams, store: TokenStore | None) -> AlignReport:
+def commit(
+    policy: Policy, attempt: Attempt, params: AlignParams, store: TokenStore | None
+) -> tuple[AlignReport, TokenVersion | None]:
     """Write an accepted attempt's token to `store` (durable), then use it. The report of what was done: NOT_DURABLE,
-    and nothing changed, where it could not be written. A refused attempt changes nothing."""
-    started, report = time.monotonic(), attempt.report
+    and nothing changed, where it could not be written. The version that was written, where one was. A refused attempt
+    changes nothing."""
+    started, report, version = time.monotonic(), attempt.report, None
     if attempt.token is None:
-        return report
+        return report, None
     if store is not None:
         try:
             version = store.save(attempt.token.cpu().numpy(), provenance(policy, "align", params, report))
         except StoreError as error:
-            return replace(report, accepted=False, reason=Reason.NOT_DURABLE, detail=str(error))
+            return replace(report, accepted=False, reason=Reason.NOT_DURABLE, detail=str(error)), None
         report = replace(report, token_version=version.name)
     policy.swap_token(attempt.token)
-    return replace(report, duration_s=report.duration_s + time.monotonic() - started)
+    return replace(report, duration_s=report.duration_s + time.monotonic() - started), version
 
 
 def provenance(

@@ -19,8 +19,8 @@ JUDGE_DRAWS, COMMANDS_DRAWS, STATES_DRAWS = 4, 1, 1
 
 @dataclass(frozen=True)
 class Evidence:
-    """Losses of single experiences, by task: with the running token (`before`), with the one that the gradient started
-    from (`best_known`) and with the new one (`after`), each (N,) on the later part. with_commands: inverse dynamics on
+    """Losses of single experiences, by task: with the running token (`before`), with the mean of the best known ones
+    (`best_known`) and with the new one (`after`), each (N,) on the later part. with_commands: inverse dynamics on
     all experience with the new `token`, with the true commands and with others (2, M), by which. with_states:
     perception in the same way, with the true states and with others; None where it is not asked."""
 

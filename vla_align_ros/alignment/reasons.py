@@ -30,6 +30,10 @@ class Reason(Enum):
     ACTIONS_DO_NOT_FIT = "actions_do_not_fit"
     FRAMES_LATE = "frames_late"
     ALREADY_ALIGNED = "already_aligned"
+    TOKEN_CHANGED = (
+        "token_changed",
+        "The running token was changed while the alignment ran, as by a roll back: what it found is not used.",
+    )
     NOT_DURABLE = ("not_durable", "The token could not be written to the store; it was not used.")
 
 

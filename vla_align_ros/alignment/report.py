@@ -23,13 +23,13 @@ class StepCurve:
 @dataclass(frozen=True)
 class AlignReport:
     """One attempt. Losses are means on the later, held-out experience, by task, for the running token (`before`), the
-    best known token (`best_known`) and the result (`after`); empty where the attempt ended earlier.
+    mean of the best known tokens (`best_known`) and the result (`after`); empty where the attempt ended earlier.
 
     left_out: experiences in which a joint was held or strayed (`split.straying`). before_change: how many of the others
     were left out, since the robot changed after them (`change.py`); changed_ns: when the first one after them was made,
     0 where it did not change.
-    best_known_name: which of the running token, E_0 and the bank's tokens explains the experience best; the gradient
-    starts from it. Empty where the attempt ended earlier.
+    best_known_name: which of the running token, E_0 and the bank's tokens explains the experience best. Empty where the
+    attempt ended earlier.
     statistics: of each check that was asked, by name (`limits.CHECKS`); limits: of every check.
     exploration_fraction: share of random motion that was set while the experience was made.
     excited: how many of these experiences an excitation of this process moved the robot for.

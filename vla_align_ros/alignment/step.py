@@ -1,5 +1,5 @@
-"""What an alignment proposes: the tokens that explain the experience best, and gradient steps from their mean; steps in
-what the bank's tokens were made of, where they were.
+"""What an alignment proposes: the tokens that explain the experience best, and gradient steps from their mean; where
+the bank's tokens are made of shifts, steps in those, from the shifts of the bank's token that is nearest to that mean.
 
 Whether the proposal is any good is asked by `guard.py`, from what `evidence.py` collects.
 """

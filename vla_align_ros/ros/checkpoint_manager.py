@@ -5,7 +5,7 @@ save (pin), restore, roll back and list. Versions are written by whoever aligns;
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from rclpy.timer import Timer
 from std_msgs.msg import String
@@ -38,6 +38,7 @@ class CheckpointManager(SafeLifecycleNode):
         self._store: TokenStore | None = None
         self._timer: Timer | None = None
         self._announced: str | None = None
+        self._problems: Mapping[str, str] = {}
         self._active_publisher = self.create_publisher(String, "~/active", LATCHED_QOS)
         for name, work in (
             ("save", self._save),
@@ -56,8 +57,8 @@ class CheckpointManager(SafeLifecycleNode):
         self._store = TokenStore(root, params.keep_versions)
         self._timer = self.create_timer(params.poll_period_s, self._poll, clock=STEADY)
         self.get_logger().info(f"token store {root}")
-        for broken, problem in self._store.read().problems.items():
-            self.get_logger().error(f"{broken} in the token store is corrupted and will not be used: {problem}")
+        self._problems = {}
+        self._say_problems(self._store.read().problems)
 
     def activate(self) -> None:
         """Begin to announce."""
@@ -77,12 +78,20 @@ class CheckpointManager(SafeLifecycleNode):
     def _poll(self) -> None:
         if self._store is not None and self.active:
             try:
-                version = self._store.active()
+                state = self._store.read()
             except StoreError as error:
                 self.get_logger().error(str(error), **THROTTLED)
                 return
-            if version is not None and version.name != self._announced:
-                self._announce(self._store, version)
+            self._say_problems(state.problems)
+            if state.active is not None and state.active.name != self._announced:
+                self._announce(self._store, state.active)
+
+    def _say_problems(self, problems: Mapping[str, str]) -> None:
+        """Each once, as long as it stays the same."""
+        for broken, problem in problems.items():
+            if self._problems.get(broken) != problem:
+                self.get_logger().error(f"{broken} in the token store is corrupted and will not be used: {problem}")
+        self._problems = problems
 
     def _announce(self, store: TokenStore, version: TokenVersion) -> None:
         what = {"version": version.name, "sha256": version.manifest.token_sha256, "store": str(store.root.resolve())}

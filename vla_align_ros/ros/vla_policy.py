@@ -39,7 +39,7 @@ from vla_align_ros.ros.periodic import PeriodicAlignment
 from vla_align_ros.ros.prompt import OwnPrompt
 from vla_align_ros.ros.sensors import LATCHED_QOS, SensorNode
 from vla_align_ros.ros.steady import STEADY, THROTTLED
-from vla_align_ros.runtime import Runtime, make_runtime
+from vla_align_ros.runtime import AlignmentStopped, Runtime, make_runtime
 from vla_align_ros.types import Trajectory
 from vla_align_ros.worker import Worker
 from vla_align_ros.zoo import find_model, robot_of, store_folder
@@ -58,10 +58,6 @@ CURVES = (
     "align/lr",
     "inference/latency_ms",
 )
-
-
-class AlignmentStopped(Exception):
-    """The node is cleaned up while it aligns: the attempt ends, the token stays as it was."""
 
 
 class VlaPolicy(SafeLifecycleNode):
@@ -169,6 +165,8 @@ class VlaPolicy(SafeLifecycleNode):
             self._commands.close()
         self._own_prompt = self._source = self._commands = self._periodic = None
         workers = (self._inference, self._alignment)
+        if self._runtime is not None:
+            self._runtime.close()
         self._inference = self._alignment = self._runtime = None
         for worker in workers:
             if worker is not None and not worker.stop(STOP_TIMEOUT_S):
@@ -240,7 +238,7 @@ class VlaPolicy(SafeLifecycleNode):
         return report
 
     def _on_step(self, runtime: Runtime, step: int, curve: StepCurve) -> None:
-        if runtime is not self._runtime:
+        if runtime.closed:
             raise AlignmentStopped("the node was cleaned up meanwhile")
         for task, loss in curve.losses.items():
             self._curves[f"align/loss/{task}"].publish(Float64(data=loss))
@@ -340,7 +338,7 @@ class VlaPolicy(SafeLifecycleNode):
         if isinstance(error, AlignmentStopped):
             return
         self._health.problem = f"internal error: {error}"
-        self.get_logger().error(f"a job failed, the node goes on: {error!r}")
+        self.get_logger().error(f"a job failed, the node goes on: {error!r}", **THROTTLED)
 
 
 def _answer(response: Trigger.Response, success: bool, message: str) -> Trigger.Response:
