@@ -40,7 +40,7 @@ NOMINAL_BUFFERS = 4
 AT_ONCE = 16  # robots whose answers are gathered side by side
 GAPS = {
     "randomised with a history": "not measured: this network's input has no history of states and commands",
-    "low-rank fine-tuning": "not measured: fine_tuned is the whole network, by the same three losses",
+    "low-rank fine-tuning": "not measured: fine_tuned is the whole network, by the losses that the model aligns by",
 }
 Key = dict[str, Any]
 

@@ -14,6 +14,7 @@ import json
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -77,7 +78,7 @@ def percentiles(values: list[float]) -> dict[str, float]:
 
 @contextmanager
 def aligning(step: Callable[[], object], device: torch.device) -> Iterator[None]:
-    """Another thread takes align steps meanwhile."""
+    """Another thread takes align steps meanwhile. Raises what a step raised."""
     stop = threading.Event()
 
     def work() -> None:
@@ -85,13 +86,13 @@ def aligning(step: Callable[[], object], device: torch.device) -> Iterator[None]
             while not stop.is_set():
                 step()
 
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
+    with ThreadPoolExecutor(1) as thread:
+        done = thread.submit(work)
+        try:
+            yield
+        finally:
+            stop.set()
+        done.result()
 
 
 def gpu_gb(device: torch.device, peak: bool = False) -> float | None:

@@ -141,6 +141,7 @@ def by_accident(found: list[Found], shift_after: int) -> dict[str, Any]:
 
 def summary(found: list[Found], shift_after: int) -> dict[str, Any]:
     """Of all arms, by round; and by accident."""
+    quiet = slice(shift_after or None)
     result: dict[str, Any] = {
         **{
             name: [arms.interval(column) for column in np.array([item[name] for item in found]).T]
@@ -150,7 +151,13 @@ def summary(found: list[Found], shift_after: int) -> dict[str, Any]:
         "reasons": [item["reasons"] for item in found],
         "before_change": [item["before_change"] for item in found],
         "left_out_without_an_accident": float(
-            np.mean([count > 0 for item in found for count in item["before_change"][: shift_after or None]])
+            np.mean(
+                [
+                    count > 0 and reason == "kept"
+                    for item in found
+                    for count, reason in zip(item["before_change"][quiet], item["reasons"][quiet], strict=True)
+                ]
+            )
         ),
     }
     if shift_after:

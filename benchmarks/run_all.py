@@ -264,7 +264,7 @@ BENCHMARKS = (
 
 
 def run(benchmark: Benchmark) -> bool:
-    """Run one; its result replaces the old one when it succeeded."""
+    """Run one; its result, a bad one too, replaces the old one. False where it failed, with a result or without."""
     ours = benchmark.script == "vla-align"
     command = [
         *(["-m", "vla_align_ros.cli.main"] if ours else [f"benchmarks/{benchmark.script}"]),
@@ -273,13 +273,13 @@ def run(benchmark: Benchmark) -> bool:
     with TemporaryDirectory() as folder:
         found = Path(folder) / "found.json"
         code = subprocess.run([sys.executable, *command, "--json", str(found)], cwd=machine.ROOT).returncode
-        if code != 0:
+        if not found.exists():
             return False
         content = json.loads(found.read_text())
     numbers = content["numbers"] if "about" in content else content
     about = machine.about([benchmark.script, *benchmark.arguments] if ours else ["python", *command])
     machine.write_json(RESULTS / f"{benchmark.name}.json", {"about": about, "numbers": numbers})
-    return True
+    return code == 0
 
 
 def show(names: list[str], failed: list[str]) -> None:

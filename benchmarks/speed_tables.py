@@ -20,7 +20,8 @@ def sampling(numbers: dict[str, Any]) -> list[tuple[str, ...]]:
         part = numbers[size][variant]
         kinds = ("ours_ms", "readable_ms", "bfloat16_ms", "lerobot_ms")
         times = [short(part[kind]["cpu_p50"]) if kind in part else "" for kind in kinds]
-        rows.append((f"{size} {variant}", *times, f"{1 / part['cpu_ratio_to_lerobot']:.1f}"))
+        ratio = part.get("cpu_ratio_to_lerobot")  # not without lerobot
+        rows.append((f"{size} {variant}", *times, f"{1 / ratio:.1f}" if ratio else ""))
     return rows
 
 

@@ -118,6 +118,20 @@ def test_shifts_that_no_loss_tells_go_back_to_those_of_a_fresh_install(policy: P
     torch.testing.assert_close(found, policy.e_0 + bank.offsets()[1].detach(), atol=1e-2, rtol=1e-2)
 
 
+def test_it_matters_little_what_all_lambdas_are_multiplied_by(policy: Policy) -> None:
+    made_policy(policy)
+    asked = policy.e_0 + policy.alignment.bank[3]
+
+    def found(weight: float) -> Tensor:
+        losses: Any = Flat(lambda token: weight * 0.001 * (token - asked).square().sum())
+        params = AlignParams(align_steps=60, lambda_perc=weight, lambda_dyn=weight, lambda_inv=weight)
+        token, _ = descend(policy, losses, ROWS, policy.e_0 + policy.alignment.bank[5], params, 0)
+        return token
+
+    whole, start = found(1.0), policy.e_0 + policy.alignment.bank[5]
+    assert float((found(0.05) - whole).norm()) < 0.05 * float((whole - start).norm())
+
+
 @pytest.mark.parametrize(
     ("which", "name"), [(None, "running token"), (-1, "E_0"), (0, "bank token 0"), (3, "bank token 3")]
 )

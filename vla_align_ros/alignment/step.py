@@ -7,13 +7,13 @@ Whether the proposal is any good is asked by `guard.py`, from what `evidence.py`
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from vla_align_ros.alignment.losses import ExperienceLosses
+from vla_align_ros.alignment.losses import ExperienceLosses, weights_of
 from vla_align_ros.alignment.pick import pick
 from vla_align_ros.alignment.report import StepCurve
 from vla_align_ros.params import AlignParams
@@ -21,7 +21,7 @@ from vla_align_ros.policy import Policy
 from vla_align_ros.policy.made_tokens import MadeTokens
 from vla_align_ros.seeds import Part, seed_of
 
-USUAL = 0.01  # weighted loss that a shift by its spread must be worth
+USUAL = 0.01  # of the lambdas' sum: what a shift by its spread must be worth
 
 
 class OnStep(Protocol):
@@ -92,12 +92,12 @@ def descend(
         return within_bank(policy, start), []
     way = _Free(policy, start) if policy.alignment.made is None else _Shifts(policy, start, policy.alignment.made)
     moved = way.start.detach().clone().requires_grad_(True)
-    share = params.align_learning_rate * way.spread
+    share, weight = params.align_learning_rate * way.spread, sum(astuple(weights_of(params)))
     adam, generator, curve = torch.optim.Adam([moved], share), torch.Generator().manual_seed(seed), []
     for step in range(params.align_steps):
         rate = adam.param_groups[0]["lr"] = share * (1.0 - step / params.align_steps)
         batch = rows[torch.randperm(len(rows), generator=generator)[: params.align_batch_size]]
-        token, far = way.token(moved), way.far(moved)
+        token, far = way.token(moved), weight * way.far(moved)  # whatever all lambdas are multiplied by
         found, mean_losses = losses.gradient(token, batch, params.align_draws, seed_of(seed, Part.GRADIENT, step))
         (moved.grad,) = torch.autograd.grad([token, far], moved, [found, torch.ones_like(far)])
         adam.step()

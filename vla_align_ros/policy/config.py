@@ -20,7 +20,6 @@ from vla_align_ros.robot.description import RobotDescription
 from vla_align_ros.types import Conventions
 
 MODEL_FILE = "model.yaml"
-FORMAT = 1
 
 _strict = ConfigDict(extra="forbid")
 Size = Annotated[int, Field(ge=1, le=2**20, strict=True)]

@@ -44,7 +44,8 @@ class Told:
 def measure(policy: Policy, source: Source, bank: TokenBank, seed: int) -> dict[str, dict[str, Told]]:
     """Family (with the number of its robots) -> task -> what its loss knows. At most ROBOTS of a family; all robots are
     one where nobody knows how they differ. bank: that the policy's tokens are of."""
-    held = range(1, len(policy.alignment.bank))  # the first one's token is the wrong one
+    started = policy.config.initial_token  # whose token all of them gather with: for any other it is a wrong one
+    held = [row for row in range(len(policy.alignment.bank)) if row != started]
     of_families: dict[str, list[int]] = {}
     for row in held:
         for name in ("all",) if source.shifts is None else source.shifts.families[row]:
