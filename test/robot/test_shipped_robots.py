@@ -142,6 +142,7 @@ def test_messages_become_commands_for_each_group_experience_and_an_alignment(run
 
 def test_a_stop_holds_each_joint_where_it_is(run: Run) -> None:
     hold = run.runtime.controller.hold(run.now_ns)
+    assert hold is not None
     assert hold.joint_names == run.robot.action_joints
     places = [run.plant.position[name] for name in hold.joint_names]
     follows = run.robot.must_follow

@@ -142,14 +142,17 @@ class Controller:
         trajectory, stamp_ns = published.trajectory, published.chunk.stamp_ns
         self._running = begin(trajectory, stamp_ns, self.period_ns, (stamp_ns, trajectory.start_position))
 
-    def hold(self, now_ns: int) -> Trajectory:
+    def hold(self, now_ns: int) -> Trajectory | None:
         """Stop where the arm is, and forget what was queued; a joint that an object may block keeps its last goal, so
-        that a gripper does not let go. Raises ObservationRefused (no_joints, stale_joints) when nobody knows where the
-        arm is: the chunk that runs comes to rest by itself."""
+        that a gripper does not let go. None where nothing was sent since the last hold: what moves the arm, or holds an
+        object, is not this node. Raises ObservationRefused (no_joints, stale_joints) when nobody knows where the arm
+        is: the chunk that runs comes to rest by itself."""
         self._forget()
         self._holds += 1
         self._end_excitation(now_ns, "it was stopped")
         self._last_tick, running, self._running = None, self._running, None
+        if running is None:
+            return None
         position = self._standing(self._assembler.measured(now_ns), running, now_ns)
         return hold_trajectory(position, now_ns, self.period_ns, self._robot.action_joints)
 

@@ -27,7 +27,7 @@ class Exciting:
         service: str,
         params: Callable[[], PolicyParams],
         runtime: Callable[[], Runtime | None],
-        hold: Callable[[], None],
+        hold: Callable[[], object],
     ) -> None:
         self._node, self._params, self._runtime, self._hold = node, params, runtime, hold
         self._asked: tuple[Runtime, Excitation, Future | None] | None = None  # not reported yet, and who waits for it

@@ -138,21 +138,24 @@ class VlaPolicy(SafeLifecycleNode):
 
     def deactivate(self) -> None:
         """Stop the robot, where the node drives it, and see to it that the hold arrives."""
-        self._hold()
-        if self._commands is not None and (unheard := self._commands.wait_until_heard(HEARD_TIMEOUT_S)):
+        if self._hold() and self._commands is not None and (unheard := self._commands.wait_until_heard(HEARD_TIMEOUT_S)):
             text = "nobody confirms the last command: has what listens there ended, or lost its network?"
             self.get_logger().warning(f"{', '.join(unheard)}: {text}")
 
-    def _hold(self) -> None:
-        """Publish one hold at the measured position."""
+    def _hold(self) -> bool:
+        """Publish one hold at the measured position, if a chunk was sent since the last one. Whether it did."""
+        hold = None
         if self._runtime is not None and self._commands is not None:
             with self._wire:
                 try:
-                    self._publish(self._runtime.controller.hold(self._now_ns()))
+                    hold = self._runtime.controller.hold(self._now_ns())
                 except ObservationRefused as refused:
                     text = "no hold, a trajectory ends at rest by itself, a stream where it is"
                     self.get_logger().warning(f"{text}: {refused}")
+                if hold is not None:
+                    self._publish(hold)
                 self._commands.stop()
+        return hold is not None
 
     def cleanup(self) -> None:
         """Stop the workers and free the model."""
