@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from vla_align_ros.ros.demo_replay import DemoError
+from vla_align_ros.ros.demo_run import NODE_LOG, make_empty
+
 
 @pytest.mark.slow
 @pytest.mark.ros
@@ -34,6 +37,24 @@ def test_the_demo_works_and_says_so(tmp_path: Path) -> None:
     assert report.count("data:image/png;base64,") >= 3
     assert "src='http" not in report
     assert "live, topic and bag agree to the bit" in report
+
+
+def test_a_demo_replaces_nothing_but_an_earlier_one(tmp_path: Path) -> None:
+    new, earlier, tokens = tmp_path / "a" / "new", tmp_path / "earlier", tmp_path / "outputs" / "tokens"
+    make_empty(new)
+    assert new.is_dir()
+    earlier.mkdir()
+    for name in (NODE_LOG, "report.html"):
+        (earlier / name).touch()
+    make_empty(earlier)
+    assert not list(earlier.iterdir())
+    tokens.mkdir(parents=True)
+    with pytest.raises(DemoError, match="outputs: expected a new folder or that of an earlier demo"):
+        make_empty(tokens.parent)
+    (tmp_path / "file").touch()
+    with pytest.raises(DemoError, match="name another folder by --out"):
+        make_empty(tmp_path / "file")
+    assert tokens.is_dir()
 
 
 @pytest.mark.slow

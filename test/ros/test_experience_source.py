@@ -25,7 +25,9 @@ from policy_live import (
     Status,
     lenient_model,
 )
+from rclpy.serialization import serialize_message
 from sensor_msgs.msg import JointState
+from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 
 from vla_align_ros.action.exploration import Exploration
@@ -159,6 +161,20 @@ def test_the_player_plays_no_command_unless_told(shared_ros, recording):
     assert "not played: {'/vla_policy/action_chunk': " in player.output
     joints.wait()
     assert not commands.messages
+
+
+def test_of_a_topic_with_two_types_the_player_plays_the_one_that_has_more(shared_ros, tmp_path):
+    topic, state = "/mixed/joint_states", JointState(name=["shoulder"], position=[0.25])
+    with BagRecorder(tmp_path / "bag", {topic: "sensor_msgs/msg/JointState"}) as bag:
+        bag.write(topic, serialize_message(String(data="not a joint state")), 10**9, "std_msgs/msg/String")
+        for tick in range(1, 4):
+            bag.write(topic, serialize_message(state), 10**9 + tick * 10**7)
+    heard = shared_ros.listen(topic, JointState, RELIABLE)
+    player = shared_ros.run_node(PLAYER, {"path": str(tmp_path / "bag")})
+    assert player.wait() == 0, player.output
+    assert "not played, of other types: {'std_msgs/msg/String': 1}" in player.output
+    shared_ros.wait_until(lambda: len(heard.messages) == 3, "all joint states")
+    assert all(list(message.position) == [0.25] for message in heard.messages)
 
 
 def test_the_player_waits_until_its_last_messages_are_confirmed_but_not_for_ever(shared_ros, recording):

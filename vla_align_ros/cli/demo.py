@@ -14,7 +14,7 @@ from vla_align_ros.demo.subject import EMBODIMENT_SEED, MODEL
 
 def demo(
     model: Annotated[str, typer.Option(help="Folder of the model, or its name in the zoo.")] = MODEL,
-    out: Annotated[Path, typer.Option(help="Folder of store, bag, logs and report; replaced when there.")] = Path(
+    out: Annotated[Path, typer.Option(help="Folder of store, bag, logs, report; replaces an earlier demo's.")] = Path(
         "outputs/demo"
     ),
     embodiment_seed: Annotated[int, typer.Option(help="Which arm; 0 is the unshifted one.")] = EMBODIMENT_SEED,
@@ -31,7 +31,6 @@ def demo(
     from rich.console import Console
 
     from vla_align_ros.demo.processes import loopback_environment
-    from vla_align_ros.policy.config import ModelConfigError
     from vla_align_ros.ros.demo_replay import DemoError
     from vla_align_ros.ros.demo_run import DemoSettings, run_demo
 
@@ -40,7 +39,7 @@ def demo(
     os.environ.update(loopback_environment(domain_id=1 + os.getpid() % 100))
     try:
         numbers = run_demo(settings, console)
-    except (DemoError, ModelConfigError) as error:
+    except (DemoError, ValueError) as error:
         console.print(f"\n[red]the demo failed:[/red] {error}")  # below the live table, which ends without a new line
         raise typer.Exit(1) from None
     if json_file is not None:

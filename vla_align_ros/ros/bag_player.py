@@ -62,7 +62,7 @@ class BagPlayerNode(Node):
             raise ParameterError(f"path: {error}") from error
         for lost in self._recording.lost:
             self.get_logger().warning(lost)
-        found = {topic: next(iter(types)) for topic, types in self._recording.counts.items()}
+        found = {topic: types.most_common(1)[0][0] for topic, types in self._recording.counts.items()}
         if unknown := sorted(set(params.topics.split()) - set(found)):
             raise ParameterError(f"topics: {unknown} are not in {self._path}, which has {sorted(found)}")
         played = (*OBSERVED, *COMMAND_TYPES.values()) if params.commands else OBSERVED
@@ -70,6 +70,10 @@ class BagPlayerNode(Node):
         self._types = {topic: kind for topic, kind in chosen.items() if kind in played}
         if left_out := {topic: kind for topic, kind in chosen.items() if kind not in played}:
             self.get_logger().warning(f"not played: {left_out}; commands only with commands: true")
+        for topic, kind in self._types.items():
+            others = {other: n for other, n in self._recording.counts[topic].items() if other != kind}
+            if others:
+                self.get_logger().warning(f"{topic} is played as {kind}; not played, of other types: {others}")
         if not self._types:
             raise ParameterError(f"topics: nothing to play in {self._path}, which has {found}")
         self._clock = self.create_publisher(ClockMessage, "/clock", 10)
@@ -147,7 +151,9 @@ class BagPlayerNode(Node):
 
     def _play(self, publishers: dict[str, Publisher]) -> None:
         params, began_s, first_ns, looked_s = self._params, time.monotonic(), 0, time.monotonic()
-        for batch in batches(self._recording.messages(), self._types, params.from_ns, params.until_ns):
+        messages = self._recording.messages()
+        played = (message for message in messages if self._types.get(message.topic) == message.msgtype)
+        for batch in batches(played, self._types, params.from_ns, params.until_ns):
             first_ns = first_ns or batch.clock_ns
             early_s = began_s + (batch.clock_ns - first_ns) * 1e-9 / params.rate - time.monotonic()
             if self._done.wait(max(0.0, early_s)):

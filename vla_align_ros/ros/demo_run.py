@@ -44,6 +44,7 @@ EXPERIENCE_LAG_S = 1.0  # a message that a busy machine brings later is in the b
 IMAGES, JOINT_STATES = 2.0, 5.0  # a control tick: two cores do everything
 HEARD_S = 4.0  # of every topic must be in the bag before experience counts: longer than its chunks, horizon and lag
 EPISODE_SEED = 404
+NODE_LOG = "vla_align_node.log"
 
 
 @dataclass(frozen=True)
@@ -57,13 +58,24 @@ class DemoSettings:
     episodes: int
 
 
+def make_empty(out: Path) -> None:
+    """Make a folder for a demo, in place of an earlier one's. Raises DemoError where anything else is there."""
+    try:
+        if out.is_dir() and any(out.iterdir()):
+            if not (out / NODE_LOG).exists():
+                raise DemoError(f"{out}: expected a new folder or that of an earlier demo, other files are in it")
+            shutil.rmtree(out)
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DemoError(f"{out}: {error.strerror}: name another folder by --out") from error
+
+
 def run_demo(settings: DemoSettings, console: Console) -> dict[str, Any]:
-    """Run everything; returns the numbers of the report. Raises DemoError."""
+    """Run everything; returns the numbers of the report. Raises DemoError, and as `load_policy`."""
     torch.set_num_threads(1)
     folder, out = find_model(settings.model), settings.out.resolve()
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
     policy = load_policy(folder)
+    make_empty(out)
     parameters = {
         "model": str(folder),
         "store": str(out / "store"),
@@ -168,7 +180,7 @@ def _live_run(
     sim_robot = NodeProcess("sim_robot", simulated, out / "sim_robot.log", environment)
     recorded = {"path": str(out / "bag"), "model": parameters["model"]}
     recorder = NodeProcess("bag_recorder", recorded, out / "bag_recorder.log", environment)
-    policy = NodeProcess("vla_align_node", parameters, out / "vla_align_node.log", environment)
+    policy = NodeProcess("vla_align_node", parameters, out / NODE_LOG, environment)
     processes = (sim_robot, recorder, policy)
     with sim_robot, recorder, policy, Live(console=console, refresh_per_second=4) as live:
         _wait(live, listener, processes, lambda: _recorder_hears(listener.recorded, robot))

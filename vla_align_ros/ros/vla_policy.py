@@ -138,7 +138,9 @@ class VlaPolicy(SafeLifecycleNode):
 
     def deactivate(self) -> None:
         """Stop the robot, where the node drives it, and see to it that the hold arrives."""
-        if self._hold() and self._commands is not None and (unheard := self._commands.wait_until_heard(HEARD_TIMEOUT_S)):
+        if not self._hold() or self._commands is None:
+            return
+        if unheard := self._commands.wait_until_heard(HEARD_TIMEOUT_S):
             text = "nobody confirms the last command: has what listens there ended, or lost its network?"
             self.get_logger().warning(f"{', '.join(unheard)}: {text}")
 
