@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -152,6 +154,18 @@ def test_commands_of_somebody_else_leave_their_time_out_as_at_the_desk(folder, t
     assert_same(watched.read(), at_the_desk)
     assert 0 < len(at_the_desk) < len(expected)
     assert watched.folder.refused[ExperienceReason.FOREIGN_COMMAND] > 0
+
+
+def test_what_was_unpacked_is_deleted_when_it_stops_in_the_middle_of_a_split(folder, splits, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr("vla_align_ros.experience.folder.time.monotonic", itertools.count().__next__)
+    close(folder, splits[0])
+    watched = Watched(folder)
+    watched.folder.work(3.0)
+    assert list(tmp_path.glob("vla_align_bag_*")), "in the middle of it"
+    watched.folder.close()
+    assert not list(tmp_path.glob("vla_align_bag_*"))
+    assert watched.read() == ()
 
 
 def test_a_split_is_read_when_it_is_closed_and_not_before(folder, splits, expected):

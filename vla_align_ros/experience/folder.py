@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from itertools import accumulate, islice
@@ -74,7 +74,7 @@ class _Reading:
     pipeline: Pipeline
     made: deque[Experience]
     again: _Again | None
-    messages: Iterator[BagMessage] = field(default_factory=lambda: iter(()))
+    messages: Generator[BagMessage, None, None] = field(init=False)
     count: int = 0
     problem: str = ""
 
@@ -134,6 +134,12 @@ class BagFolder:
         self.ledger.forget()
         self._buffer.clear()
 
+    def close(self) -> None:
+        """Read no more, and delete what was unpacked. Not while `work` runs, which ends soon once `closed` is set."""
+        self.closed = True
+        if self._reading is not None:
+            self._reading.messages.close()
+
     def work(self, budget_s: float) -> None:
         """Read for about `budget_s`, or until there is nothing to read now. OSError when the ledger cannot be written:
         nothing is lost then, and the next call tries again."""
@@ -180,7 +186,7 @@ class BagFolder:
         self._reading = reading = _Reading(split, self._topics, self._pipelines[split.recording], made, again)
         reading.messages = self._messages(reading)
 
-    def _messages(self, reading: _Reading) -> Iterator[BagMessage]:
+    def _messages(self, reading: _Reading) -> Generator[BagMessage, None, None]:
         """Those of the split, with the time at which they came by the clock of the stamps. What a recorder wrote over
         the seam, into the split before, does not turn the time back."""
         pipeline, robot = reading.pipeline, self._topics.robot
@@ -340,4 +346,5 @@ def _prompt_after(splits: Sequence[TakenSplit], recording: str) -> str:
 
 
 def _refused(pipeline: Pipeline) -> Counter[Enum]:
-    return Counter[Enum](pipeline.assembler.refused.elements()) + Counter(pipeline.builder.skipped.elements())
+    assembler, builder = pipeline.assembler.refused, pipeline.builder.skipped
+    return Counter[Enum](dict(assembler.items())) + Counter[Enum](dict(builder.items()))

@@ -76,7 +76,7 @@ class WireSource:
     @property
     def refused(self) -> Counter[Enum]:
         """What cost experience, by reason."""
-        return Counter(self._runtime.builder.skipped.elements())
+        return Counter[Enum](dict(self._runtime.builder.skipped.items()))
 
     @property
     def total(self) -> int:
@@ -93,8 +93,9 @@ class WireSource:
         self._total_at_align = total
 
     def forget(self) -> None:
-        """Empty the buffer."""
+        """Empty the buffer: nothing in it is new."""
         self._runtime.buffer.clear()
+        self.aligned(self.total)
 
 
 class BagSource:
@@ -132,7 +133,8 @@ class BagSource:
     def stop(self) -> None:
         """Read no more."""
         self._folder.closed = True
-        self._reader.stop(STOP_TIMEOUT_S)
+        if self._reader.stop(STOP_TIMEOUT_S):
+            self._folder.close()
 
     def poll(self, now_ns: int, active: bool) -> None:
         """Read on, while the node is active."""
@@ -176,6 +178,7 @@ class BagSource:
     def forget(self) -> None:
         """Empty the buffer, for the next process too. OSError when it cannot be written down."""
         self._folder.forget()
+        self.aligned(self.total)
 
 
 ExperienceSource = WireSource | BagSource
