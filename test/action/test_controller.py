@@ -148,7 +148,6 @@ def test_trajectory_answers_the_observation_at_the_tick_and_ends_at_rest() -> No
     np.testing.assert_allclose(trajectory.start_position, [0.1, 0.2], atol=1e-7)
     assert (trajectory.velocities[:HORIZON] == 0.5).all()
     assert (trajectory.velocities[-1] == 0).all()
-    assert published.latency_ms > 0
 
 
 def test_without_an_observation_nothing_is_made_and_the_policy_is_not_asked() -> None:

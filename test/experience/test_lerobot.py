@@ -131,6 +131,10 @@ def change_rows(folder: Path, name: str, change: Callable[[list[Any]], list[Any]
     pq.write_table(table.set_column(table.column_names.index(name), name, changed), path)
 
 
+def drop_column(path: Path, name: str) -> None:
+    pq.write_table(pq.read_table(path).drop_columns([name]), path)
+
+
 FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no dataset": (lambda f: (f / "meta" / "info.json").unlink(), "no meta/info.json"),
     "an older format": (lambda f: change_info(f, lambda i: i.update(codebase_version="v2.1")), "v3 is read"),
@@ -144,6 +148,11 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda f: change_info(f, lambda i: i["features"].pop(CAMERAS["wrist"])),
         "the dataset has images",
     ),
+    "a camera that only info.json calls so": (
+        lambda f: drop_column(next(f.rglob("meta/episodes/**/*.parquet")), f"videos/{CAMERAS['wrist']}/chunk_index"),
+        r"meta/episodes does not say \['videos/.*/chunk_index'\] of every episode",
+    ),
+    "no place of videos": (lambda f: change_info(f, lambda i: i.pop("video_path")), "no video_path, where"),
     "a missing video": (lambda f: next(f.rglob("videos/*wrist/**/*.mp4")).unlink(), "the video is missing"),
     "torn data": (lambda f: truncate(next(f.rglob("data/**/*.parquet"))), "is it whole"),
     "rows of another length": (

@@ -5,7 +5,6 @@ tick -> observation -> chunk (policy, exploration or excitation) -> limits -> qu
 
 from __future__ import annotations
 
-import time
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,13 +29,10 @@ REMEMBERED = 1000  # excitations
 
 @dataclass(frozen=True)
 class Published:
-    """One chunk, the trajectory that says it on the wire, and how long its making took. holds: that there were before
-    it was begun with."""
+    """One chunk, and the trajectory that says it on the wire. holds: that there were before it was begun with."""
 
     trajectory: Trajectory
     chunk: ActionChunk
-    observation: Observation
-    latency_ms: float
     holds: int
 
 
@@ -110,7 +106,7 @@ class Controller:
     def make(self, tick_ns: int, num_steps: int, exploration_fraction: float, now_ns: Callable[[], int]) -> Published:
         """A chunk for the observation at `tick_ns`, judged by where the arm is when it is done; now_ns reads the node's
         clock. Raises ObservationRefused or ChunkRefused, both counted."""
-        started, holds = time.perf_counter(), self._holds
+        holds = self._holds
         try:
             observation = self._assembler.observe(tick_ns)
             chunk = self._excite(observation)
@@ -127,7 +123,7 @@ class Controller:
             self._end_excitation(tick_ns, str(error), only_begun=True)
             raise
         trajectory = to_trajectory(chunk, self._robot, self._limits.ramp_ticks)
-        return Published(trajectory, chunk, observation, (time.perf_counter() - started) * 1e3, holds)
+        return Published(trajectory, chunk, holds)
 
     def outdated(self, published: Published) -> bool:
         """Whether it was begun with before the arm was held last: it must not go out behind that."""

@@ -117,7 +117,7 @@ def check_joints(robot: RobotDescription) -> Check:
     entries = {field.entry for field in robot.state}
     sources = [f"{source.topic}: {', '.join(robot.names_on(source))}" for source in robot.joint_states]
     found = f"JointState must have {' and '.join(sorted(entries))} of these joints on {'; '.join(sources)}"
-    return Check("joints", "ok", f"{found}; which are missing: /diagnostics, status `joints`")
+    return Check("joints", "ok", f"{found}; which are missing: /diagnostics, status `observation`")
 
 
 def check_memory(read: ForeignModel, device: torch.device) -> tuple[Dtype | None, Check]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -90,7 +91,7 @@ def _bags(sources: Sequence[Path], topics: BagTopics, horizon: int, prompt: str)
         builder = ExperienceBuilder(assembler, robot, horizon, params.experience_lag_s, params.experience_stride_ticks)
         return BagReading(paths, topics, assembler, builder, prompt)
 
-    buffer = ExperienceBuffer(params.buffer_capacity)
+    buffer = ExperienceBuffer(sys.maxsize)  # all of it, with pictures of one pixel
     summaries = list(fill_buffer(read, sources, buffer))
     return {
         "lines": [line for summary in summaries for line in summary.lines()],

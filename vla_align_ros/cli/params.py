@@ -97,7 +97,8 @@ def _markdown() -> str:
         "",
         f"<!-- {NOTICE} -->",
         "Live parameters act at once, also while the node is active. The others are read when the node is configured,",
-        "and a change is refused until it is cleaned up; `sim_robot` and `bag_recorder` read theirs when they start.",
+        "and a change is refused until it is cleaned up; `sim_robot`, `bag_recorder` and `bag_player` read theirs when",
+        "they start.",
         "A default marked *or the model's* gives way to `recommended` in the model's `model.yaml`, as long as the",
         "parameter is not set.",
     ]

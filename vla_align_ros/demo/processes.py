@@ -10,10 +10,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import vla_align_ros
+from vla_align_ros.zoo import shared_folders
 
 STOP_TIMEOUT_S = 30.0  # on a busy machine rclpy and its last messages take their time
-PROFILE = Path(vla_align_ros.__file__).parents[1] / "config" / "fastdds_profile.xml"
 
 
 def loopback_environment(domain_id: int) -> dict[str, str]:
@@ -21,12 +20,13 @@ def loopback_environment(domain_id: int) -> dict[str, str]:
     ours = {
         "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
         "ROS_DOMAIN_ID": str(domain_id),
-        "FASTRTPS_DEFAULT_PROFILES_FILE": str(PROFILE),
         "AMENT_PREFIX_PATH": sys.prefix,
         "OMP_NUM_THREADS": "1",
         "PYTHONUNBUFFERED": "1",
     }
-    return {**os.environ, **ours}
+    profiles = [folder / "fastdds_profile.xml" for folder in shared_folders("config")]
+    fast_dds = {"FASTRTPS_DEFAULT_PROFILES_FILE": str(profiles[0])} if profiles else {}
+    return {**os.environ, **ours, **fast_dds}
 
 
 class NodeProcess:
@@ -70,5 +70,5 @@ class NodeProcess:
 def _as_yaml(value: object) -> str:
     """A parameter as the ROS command line reads it; text quoted, so that none becomes a number or a boolean."""
     if isinstance(value, (str, Path)):
-        return f"'{value}'"
+        return "'" + str(value).replace("'", "''") + "'"
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -60,6 +60,16 @@ def image_features(cameras: Sequence[str], named: Mapping[str, str]) -> dict[str
     return {camera: f"observation.images.{camera}" for camera in cameras} | dict(named)
 
 
+EPISODE_COLUMNS: Final = (
+    "episode_index",
+    "length",
+    "dataset_from_index",
+    "data/chunk_index",
+    "data/file_index",
+)
+VIDEO_COLUMNS: Final = ("chunk_index", "file_index", "from_timestamp")
+
+
 class LeRobotDataset:
     """One dataset on disk, read for one robot.
 
@@ -207,6 +217,13 @@ class LeRobotDataset:
         for path in files:
             names = [name for name in read_schema(path).names if name.startswith(keep)]
             found += read_table(path, names).to_pylist()
+        videos = [key for key in self._cameras.values() if self._info["features"][key]["dtype"] == "video"]
+        needed = [*EPISODE_COLUMNS, *(f"videos/{key}/{column}" for key in videos for column in VIDEO_COLUMNS)]
+        if missing := [name for name in needed if any(row.get(name) is None for row in found)]:
+            text = "is a feature called otherwise in meta/info.json, or the dataset of an older format?"
+            raise DatasetError(f"{self.folder}: meta/episodes does not say {missing} of every episode: {text}")
+        if videos and not isinstance(self._info.get("video_path"), str):
+            raise DatasetError(f"{self.folder}: meta/info.json has no video_path, where {videos} are")
         found.sort(key=lambda row: int(row["episode_index"]))
         return [
             Episode(int(row["episode_index"]), number, int(row["dataset_from_index"]), int(row["length"]), row)

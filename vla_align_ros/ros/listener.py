@@ -33,7 +33,6 @@ class Listener(Node):
         super().__init__("vla_align_demo")
         self.statuses: dict[str, dict[str, str]] = {}
         self.reports: list[dict[str, Any]] = []
-        self.episodes: list[dict[str, Any]] = []
         self.latencies_ms: list[float] = []
         self.chunk_times_s: deque[float] = deque(maxlen=50)
         self.active: dict[str, str] = {}
@@ -45,7 +44,6 @@ class Listener(Node):
         self.create_subscription(DiagnosticArray, "/diagnostics", self._diagnostics, 10)
         self.create_subscription(String, "/vla_policy/align/report", self._report, LATCHED_QOS)
         self.create_subscription(String, "/checkpoint_manager/active", self._active, LATCHED_QOS)
-        self.create_subscription(String, "/sim_robot/episode", self._episode, 10)
         self.create_subscription(String, "/bag_recorder/recorded", self._recorded, LATCHED_QOS)
         self.create_subscription(Float64, "/vla_policy/inference/latency_ms", self._latency, 10)
         for task in TASKS:
@@ -85,9 +83,6 @@ class Listener(Node):
 
     def _recorded(self, message: String) -> None:
         self.recorded = json.loads(message.data)
-
-    def _episode(self, message: String) -> None:
-        self.episodes.append(json.loads(message.data))
 
     def _latency(self, message: Float64) -> None:
         self.latencies_ms.append(message.data)

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from rclpy.clock import Clock
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image, JointState
@@ -42,16 +43,16 @@ class SensorNode(Node):
         """`policy`: the node that these topics belong to. Its namespace, its clock and its remaps hold, those of its
         name alone too; the command line's are not applied a second time here.
         """
-        super().__init__(
-            f"{policy.get_name()}_sensors",
-            namespace=policy.get_namespace(),
-            use_global_arguments=False,
-            parameter_overrides=[policy.get_parameter("use_sim_time")],
-        )
+        self._clock_of_policy = policy.get_clock()
+        super().__init__(f"{policy.get_name()}_sensors", namespace=policy.get_namespace(), use_global_arguments=False)
         self._resolve = policy.resolve_topic_name
         self._inputs: list[Input] = []
         self._lock = threading.Lock()  # lifecycle transitions come from another thread
         self.create_timer(LOOK_EVERY_S, self._look, clock=STEADY)
+
+    def get_clock(self) -> Clock:
+        """The policy's, which `use_sim_time` may change at any time."""
+        return self._clock_of_policy
 
     @property
     def problems(self) -> list[str]:

@@ -45,6 +45,7 @@ class SimRobot(Node):
         self._wall = Clock(clock_type=ClockType.SYSTEM_TIME)  # not the node's: it may be the one that /clock drives
         self._start_ns = self._wall.now().nanoseconds
         self._robot = make_robot(params, self._start_ns)
+        self._dropped = 0
         topics = topics_of(self._robot.description)
         self._own_publishers = {topic: self._publisher(topic, kind) for topic, kind in topics.items()}
         self._publish(self._robot.prompt_message())
@@ -73,6 +74,10 @@ class SimRobot(Node):
             self._clock_publisher.publish(ClockMessage(clock=Time(sec=seconds, nanosec=nanoseconds)))
         for message in sent:
             self._publish(message)
+        if self._robot.dropped > self._dropped:
+            self._dropped = self._robot.dropped
+            text = f"{self._dropped} sensor messages so far were due too long ago to be sent: this machine is too busy"
+            self.get_logger().warning(text, **THROTTLED)
 
     def _publish(self, message: SimMessage) -> None:
         self._own_publishers[message.topic].publish(message.raw)

@@ -22,7 +22,7 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Recording:
-    """T ticks of n arms, 260 bytes a tick and arm.
+    """T ticks of n arms, 180 bytes a tick and arm.
 
     states (T+1, n, FLAT_SIZE): `State.flat` before each tick and after the last. readings (T+1, n, 6): the encoders,
     rad. commands (T, n, 6): what was sent at each tick, rad. asked: of n arms. arm (n,): which embodiment each is, in
