@@ -58,7 +58,7 @@ def run(
     device: Device,
     json_file: Path | None,
 ) -> dict[str, Any]:
-    """Each family by itself; the result so far is written after each. Raises ValueError for a model of another bench,
+    """Each family by itself. Raises ValueError for a model of another bench,
     and for fewer than 2 episodes of a task."""
     folder, path = find_model(model), pieces_file(json_file)
     recipe = recipe_of(folder)
@@ -136,7 +136,7 @@ def run(
         result["families"][name] = summary(found, CLASSICAL, cap["mean"])
         for told, part in zip(each_task.values(), by_task(found, len(tasks)), strict=True):
             told["families"][name] = summary(part, CLASSICAL, told["own_token_cap"]["mean"])
-        write(json_file, result)
+    write(json_file, result)
     return result
 
 

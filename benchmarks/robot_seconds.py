@@ -127,7 +127,7 @@ def main(
         keys = [about | {"robot_seconds": name, "unit": place} for place in range(units_)]
         found = resumed_arms(json_file, keys, one_unit, model, asked, jobs, device, say)
         result["families"][name] = summary(found)
-        write(json_file, result)
+    write(json_file, result)
     print(json.dumps(result, indent=2))
 
 

@@ -3,8 +3,8 @@
     python benchmarks/run_all.py
     python benchmarks/run_all.py --only golden --only training
 
-Each result says with which command, when, on which machine and with which versions it was made. A benchmark that fails
-leaves its old result as it was.
+Each result says with which command, when, on which machine and with which versions it was made. A benchmark that
+breaks off leaves its old result as it was; one that ends, and says that something is wrong, replaces it.
 """
 
 from __future__ import annotations

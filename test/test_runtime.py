@@ -17,7 +17,7 @@ from vla_align_ros.alignment.reasons import Reason
 from vla_align_ros.alignment.report import AlignReport
 from vla_align_ros.bench.reach2.bench import BENCH
 from vla_align_ros.bench.robot import SimMessage, make_robot, topics_of
-from vla_align_ros.checkpoint.manifest import Provenance, TokenMismatch
+from vla_align_ros.checkpoint.manifest import Provenance, StoreError, TokenMismatch
 from vla_align_ros.experience.bag import push_sensed
 from vla_align_ros.experience.bag_topics import bag_topics
 from vla_align_ros.experience.storage import BagMessage
@@ -219,6 +219,33 @@ def test_what_an_alignment_found_is_not_used_once_another_version_is_active(
     assert [version.name for version in running.store.versions()] == ["000001", "000002"]
     monkeypatch.setattr(runtime_module, "attempt", lambda policy, token, *_, **__: Attempt(kept, token + 0.5, None))
     assert running.align(AlignParams(), 0.5).accepted, "the next one begins with what is active"
+
+
+def test_an_alignment_begins_with_what_is_active_and_an_unreadable_store_is_said_by_the_commit(
+    running: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running.reset_e_token()
+    restored = running.store.roll_back()  # by a shell: nobody announces it
+    kept = AlignReport(True, Reason.KEPT, "", 0, 0, 0, 0, 0, 0, 0.5, 0.0)
+    begun = list[str]()
+
+    def attempt(policy: Policy, token: torch.Tensor, *_: object, **__: object) -> Attempt:
+        begun.append(running.version_name)
+        return Attempt(kept, token + 0.5, None)
+
+    monkeypatch.setattr(runtime_module, "attempt", attempt)
+    assert running.align(AlignParams(), 0.5).accepted
+    assert begun == [restored.name]
+
+    def unreadable(*_: object) -> None:
+        raise StoreError("no such disk")
+
+    monkeypatch.setattr(running.store, "read", unreadable)
+    monkeypatch.setattr(running.store, "save", unreadable)
+    before = token_of(running.policy)
+    report = running.align(AlignParams(), 0.5)
+    assert (report.reason, report.detail) == (Reason.NOT_DURABLE, "no such disk")
+    np.testing.assert_array_equal(token_of(running.policy), before)
 
 
 def test_what_an_alignment_found_is_not_used_once_the_policy_is_closed(

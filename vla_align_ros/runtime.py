@@ -18,7 +18,7 @@ from vla_align_ros.alignment.align import attempt, commit, provenance
 from vla_align_ros.alignment.reasons import Reason
 from vla_align_ros.alignment.report import AlignReport
 from vla_align_ros.alignment.step import OnStep
-from vla_align_ros.checkpoint.manifest import check_fits
+from vla_align_ros.checkpoint.manifest import StoreError, check_fits
 from vla_align_ros.checkpoint.store import TokenStore
 from vla_align_ros.checkpoint.version import TokenVersion
 from vla_align_ros.experience.bag_topics import BagTopics
@@ -73,14 +73,17 @@ class Runtime:
     def align(
         self, params: AlignParams, exploration_fraction: float, on_step: OnStep | None = None, seed: int = 0
     ) -> AlignReport:
-        """One attempt on the buffer's experience; a kept token is in the store before it is used. TOKEN_CHANGED, and
-        nothing is changed, where another version became active meanwhile. Where the robot had changed, the buffer then
-        forgets what was before: the new token explains that worse, not what came later.
+        """One attempt on the buffer's experience, from the store's active token; a kept one is in the store before it
+        is used. TOKEN_CHANGED, and nothing is changed, where another version became active meanwhile. Where the robot
+        had changed, the buffer then forgets what was before: the new token explains that worse, not what came later.
 
         Raises PolicyError when the model cannot align, and AlignmentStopped once it is closed.
         """
+        active = self._active()
+        if active is not None and active.name != self.version_name:  # restored, and not announced
+            self.use(active)
         with self._changing:
-            running, began = self.policy.token, self._versions()
+            running, began = self.policy.token, self.version_name
         if running is None:
             raise PolicyError(self.policy.align_problem)
         found = attempt(
@@ -96,8 +99,10 @@ class Runtime:
         with self._changing:
             if self.closed:
                 raise AlignmentStopped("the policy was closed while it aligned")
-            if found.token is not None and (now := self._versions()) != began:
-                detail = f"it began with version {' and '.join(began)}, now it is {' and '.join(now)}"
+            active = self._active()
+            now = {self.version_name, self.version_name if active is None else active.name} - {began}
+            if found.token is not None and now:
+                detail = f"it began with version {began}, now it is {' and '.join(sorted(now))}"
                 return replace(found.report, accepted=False, reason=Reason.TOKEN_CHANGED, detail=detail)
             report, version = commit(self.policy, found, params, self.store)
             self.version = version or self.version
@@ -105,10 +110,12 @@ class Runtime:
             self.buffer.forget_before(report.changed_ns)
         return report
 
-    def _versions(self) -> list[str]:
-        """The running version, and the active one of the store, which may not be announced yet."""
-        active = self.store.read().active
-        return sorted({self.version_name, self.version_name if active is None else active.name})
+    def _active(self) -> TokenVersion | None:
+        """Of the store, which may not be announced yet. None where it cannot be read: a commit says so."""
+        try:
+            return self.store.read().active
+        except StoreError:
+            return None
 
     def use(self, version: TokenVersion) -> None:
         """Run with a version of the store. Raises TokenMismatch when it belongs to another model."""

@@ -281,6 +281,8 @@ def test_hold_needs_to_know_where_the_arm_is() -> None:
     with pytest.raises(ObservationRefused, match="stale_joints"):
         controller.hold(T + PERIOD_NS)
     assert controller.queue.command_at(T + PERIOD_NS) is None, "what was queued is forgotten all the same"
+    move(controller._assembler, T + PERIOD_NS, (0.1, 0.2))
+    assert controller.hold(T + PERIOD_NS) is not None, "the chunk that was sent may still run"
 
 
 # --- excitation ---

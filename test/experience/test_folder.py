@@ -253,12 +253,14 @@ def test_what_was_forgotten_does_not_come_back(folder, splits, expected):
     watched = Watched(folder)
     close(folder, *splits[:4])
     count = len(watched.read())
+    assert watched.folder.new_experiences == count
     watched.folder.forget()
-    assert len(watched.buffer) == 0
+    assert watched.folder.new_experiences == len(watched.buffer) == 0
     assert Watched(folder).read() == ()
     again = Watched(folder)
     close(folder, *splits[4:])
     assert_same(again.read(), expected[count:])
+    assert again.folder.new_experiences == len(expected) - count
 
 
 def test_an_unreadable_split_is_named_and_passed_over_until_its_size_changes(folder, splits, expected, caplog):

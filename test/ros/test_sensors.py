@@ -12,6 +12,7 @@ import pytest
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 from sensor_msgs.msg import JointState
 
 from vla_align_ros.observation.assemble import AssemblerLimits, ObservationAssembler, ObservationRefused
@@ -60,6 +61,23 @@ def sensors(assembler: ObservationAssembler) -> Iterator[SensorNode]:
     made.destroy_node()
     policy.destroy_node()
     rclpy.shutdown()
+
+
+@pytest.fixture
+def policy() -> Iterator[Node]:
+    rclpy.init()
+    node = Node("vla_policy")
+    yield node
+    node.destroy_node()
+    rclpy.shutdown()
+
+
+def test_a_clock_that_is_changed_while_it_runs_is_that_of_the_sensors_too(policy: Node) -> None:
+    made = SensorNode(policy)
+    for simulated in (True, False):
+        policy.set_parameters([Parameter("use_sim_time", value=simulated)])
+        assert made.get_clock().ros_time_is_active == policy.get_clock().ros_time_is_active == simulated
+    made.destroy_node()
 
 
 def test_two_arms_of_equal_joint_names_are_told_apart_by_their_topics(

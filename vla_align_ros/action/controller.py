@@ -146,10 +146,11 @@ class Controller:
         self._forget()
         self._holds += 1
         self._end_excitation(now_ns, "it was stopped")
-        self._last_tick, running, self._running = None, self._running, None
-        if running is None:
+        self._last_tick = None
+        if self._running is None:
             return None
-        position = self._standing(self._assembler.measured(now_ns), running, now_ns)
+        position = self._standing(self._assembler.measured(now_ns), self._running, now_ns)
+        self._running = None
         return hold_trajectory(position, now_ns, self.period_ns, self._robot.action_joints)
 
     def _standing(self, state: NDArray[np.floating], sent: RunningTrajectory | None, now_ns: int) -> Float64Array:

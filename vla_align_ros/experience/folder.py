@@ -126,8 +126,8 @@ class BagFolder:
 
     @property
     def new_experiences(self) -> int:
-        """How many no alignment was tried on."""
-        return self.ledger.total - self.ledger.aligned if self.ready else 0
+        """How many no alignment was tried on, and nobody made forgotten."""
+        return self.ledger.total - max(self.ledger.aligned, self.ledger.forgotten) if self.ready else 0
 
     def forget(self) -> None:
         """Empty the buffer; a restart does not bring back what was taken so far. OSError when that cannot be saved."""

@@ -152,7 +152,7 @@ class BagPlayerNode(Node):
     def _play(self, publishers: dict[str, Publisher]) -> None:
         params, began_s, first_ns, looked_s = self._params, time.monotonic(), 0, time.monotonic()
         messages = self._recording.messages()
-        played = (message for message in messages if self._types.get(message.topic) == message.msgtype)
+        played = (message for message in messages if self._types.get(message.topic, message.msgtype) == message.msgtype)
         for batch in batches(played, self._types, params.from_ns, params.until_ns):
             first_ns = first_ns or batch.clock_ns
             early_s = began_s + (batch.clock_ns - first_ns) * 1e-9 / params.rate - time.monotonic()

@@ -89,8 +89,8 @@ class WireSource:
         return self.total - self._total_at_align
 
     def aligned(self, total: int) -> None:
-        """An alignment was tried on what there was at `total`."""
-        self._total_at_align = total
+        """An alignment was tried on what there was at `total`; what was cleared since then is not new either."""
+        self._total_at_align = max(self._total_at_align, total)
 
     def forget(self) -> None:
         """Empty the buffer: nothing in it is new."""
@@ -178,7 +178,6 @@ class BagSource:
     def forget(self) -> None:
         """Empty the buffer, for the next process too. OSError when it cannot be written down."""
         self._folder.forget()
-        self.aligned(self.total)
 
 
 ExperienceSource = WireSource | BagSource

@@ -9,8 +9,8 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from rclpy.clock import Clock
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import String
@@ -43,16 +43,22 @@ class SensorNode(Node):
         """`policy`: the node that these topics belong to. Its namespace, its clock and its remaps hold, those of its
         name alone too; the command line's are not applied a second time here.
         """
-        self._clock_of_policy = policy.get_clock()
-        super().__init__(f"{policy.get_name()}_sensors", namespace=policy.get_namespace(), use_global_arguments=False)
+        super().__init__(
+            f"{policy.get_name()}_sensors",
+            namespace=policy.get_namespace(),
+            use_global_arguments=False,
+            parameter_overrides=[policy.get_parameter("use_sim_time")],
+        )
+        policy.add_post_set_parameters_callback(self._follow)
         self._resolve = policy.resolve_topic_name
         self._inputs: list[Input] = []
         self._lock = threading.Lock()  # lifecycle transitions come from another thread
         self.create_timer(LOOK_EVERY_S, self._look, clock=STEADY)
 
-    def get_clock(self) -> Clock:
-        """The policy's, which `use_sim_time` may change at any time."""
-        return self._clock_of_policy
+    def _follow(self, parameters: list[Parameter]) -> None:
+        """The clock of a policy is changed while it runs."""
+        if clocks := [parameter for parameter in parameters if parameter.name == "use_sim_time"]:
+            self.set_parameters(clocks)
 
     @property
     def problems(self) -> list[str]:

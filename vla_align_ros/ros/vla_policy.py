@@ -138,26 +138,28 @@ class VlaPolicy(SafeLifecycleNode):
 
     def deactivate(self) -> None:
         """Stop the robot, where the node drives it, and see to it that the hold arrives."""
-        if not self._hold() or self._commands is None:
+        if not self._hold() or self._commands is None:  # what was sent last is no hold, and must not be sent again
             return
         if unheard := self._commands.wait_until_heard(HEARD_TIMEOUT_S):
             text = "nobody confirms the last command: has what listens there ended, or lost its network?"
             self.get_logger().warning(f"{', '.join(unheard)}: {text}")
 
     def _hold(self) -> bool:
-        """Publish one hold at the measured position, if a chunk was sent since the last one. Whether it did."""
-        hold = None
+        """Publish one hold at the measured position, if a chunk was sent since the last one. False where it must be and
+        cannot, since nobody knows where the arm is."""
+        held = True
         if self._runtime is not None and self._commands is not None:
             with self._wire:
                 try:
                     hold = self._runtime.controller.hold(self._now_ns())
+                    if hold is not None:
+                        self._publish(hold)
                 except ObservationRefused as refused:
+                    held = False
                     text = "no hold, a trajectory ends at rest by itself, a stream where it is"
                     self.get_logger().warning(f"{text}: {refused}")
-                if hold is not None:
-                    self._publish(hold)
                 self._commands.stop()
-        return hold is not None
+        return held
 
     def cleanup(self) -> None:
         """Stop the workers and free the model."""
