@@ -58,8 +58,8 @@ def run(
     device: Device,
     json_file: Path | None,
 ) -> dict[str, Any]:
-    """Each family by itself. Raises ValueError for a model of another bench,
-    and for fewer than 2 episodes of a task."""
+    """Each family by itself. Raises ValueError for a model of another bench, and for fewer than 2 episodes of a
+    task."""
     folder, path = find_model(model), pieces_file(json_file)
     recipe = recipe_of(folder)
     bench, trained_on = bench_of(recipe), training_arms(folder, recipe)

@@ -11,9 +11,9 @@ PAUSE_NS = 60_000_000_000
 
 
 def later(made: Iterable[Experience], before: Experience | None) -> Iterator[Experience]:
-    """The experience of a recording, made after `before`, the last one of the recordings before it: episodes count on.
-    Stamps that begin before that ended, as those of a dataset, which has none, or of a simulated clock, are moved, so
-    that they begin PAUSE_NS after it."""
+    """The experience of a recording that was made after `before`, the last experience of the recording before it.
+    Episodes count on. Stamps stay where they are later than `before`; else, as those of a simulated clock that begins
+    at 0 again, all are moved, and begin PAUSE_NS after it."""
     by_ns = by_episodes = 0
     for index, item in enumerate(made):
         if before is not None and index == 0:
