@@ -47,7 +47,8 @@ def gathered(arms: Sequence[Embodiment], features: FeatureExtractor, rng: np.ran
     """EXPERIENCES of each arm, (arms, EXPERIENCES, numbers), by what is seen of pictures."""
     count = len(arms) * EPISODES
     everyone = [arm for arm in arms for _ in range(EPISODES)]
-    doing = rng.choice(list(BEHAVIOURS), count, p=list(BEHAVIOURS.values()))
+    shares = BEHAVIOURS[Task.REACH]
+    doing = rng.choice(list(shares), count, p=list(shares.values()))
     recording = record(
         everyone,
         [Task.REACH] * count,

@@ -33,7 +33,10 @@ from vla_align_ros.types import Experience, Float32Array, Observation, UInt8Arra
 
 VALIDATION_SEED = 50_001
 RECORDED_S = {Task.REACH: 3.0, Task.PUSH: 8.0, Task.PICK: 5.0}  # what an expert needs for nearly all of its episodes
-BEHAVIOURS = {Behaviour.EXPERT: 0.15, Behaviour.NOISY: 0.2, Behaviour.MISFIT: 0.4, Behaviour.BABBLE: 0.25}
+_ANYWHERE = {Behaviour.EXPERT: 0.15, Behaviour.NOISY: 0.2, Behaviour.MISFIT: 0.4, Behaviour.BABBLE: 0.25}
+_AT_A_CUBE = {Behaviour.EXPERT: 0.15, Behaviour.NOISY: 0.65, Behaviour.MISFIT: 0.15, Behaviour.BABBLE: 0.05}
+# Misfits and babble hardly ever come near a cube, and how it is grasped is shown nowhere else.
+BEHAVIOURS = {Task.REACH: _ANYWHERE, Task.PUSH: _AT_A_CUBE, Task.PICK: _AT_A_CUBE}
 TICKS_A_SAMPLE = 4  # recorded for each sample
 LOOKS = 4  # at moments of an episode, for one in which the first camera shows what the expert goes by
 LABELLED_ARMS = 512  # whose pictures the eyes are pretrained on
@@ -128,12 +131,12 @@ class So101Source:
         first = np.cumsum(episodes) - episodes
         row = first[group] + rng.integers(0, episodes[group])
         arm = arms.repeat(episodes)
-        everyone = list(self.arms.values())
+        everyone, shares = list(self.arms.values()), BEHAVIOURS[task]
         recording = record(
             [everyone[place] for place in arm],
             [task] * len(arm),
             rng.integers(0, 2**31, len(arm)).tolist(),
-            [Behaviour(value) for value in rng.choice(list(BEHAVIOURS), len(arm), p=list(BEHAVIOURS.values()))],
+            [Behaviour(value) for value in rng.choice(list(shares), len(arm), p=list(shares.values()))],
             [everyone[place] for place in rng.integers(0, len(everyone), len(arm))],
             ticks,
             execute_ticks=So101.robot.execute,
