@@ -11,9 +11,10 @@ from vla_align_ros.bench.so101 import tasks
 from vla_align_ros.bench.so101.bench import BENCH
 from vla_align_ros.bench.so101.collect import record
 from vla_align_ros.bench.so101.embodiment import Embodiment
-from vla_align_ros.bench.so101.joints import HOME_RAD
+from vla_align_ros.bench.so101.joints import GRIPPER, HOME_RAD
 from vla_align_ros.bench.so101.labels import ABSENT, draw_frames, draw_pairs, in_sight, keypoints, prefix_cameras
 from vla_align_ros.bench.so101.pictures import draw_geoms
+from vla_align_ros.bench.so101.rules import AT_CUBE_RAD
 from vla_align_ros.bench.so101.scene import CAMERAS, CUBES, PADS, PAN_AXIS_M
 from vla_align_ros.bench.so101.shapes import geom_names
 from vla_align_ros.bench.so101.shifts import Family, Split
@@ -101,6 +102,13 @@ def test_some_do_what_they_should_and_some_what_another_arm_should(samples: RawS
     off = np.abs(sent - samples.actions).max(axis=(1, 2))
     assert (off < 0.01).any()
     assert (off > 0.3).any()
+
+
+def test_most_moments_of_picking_are_about_a_grasp() -> None:
+    """The jaws close, or are closed: at what misfits and babble do they hardly ever are."""
+    picking = open_sources(0, 64, 1, {Task.PICK: 1.0}, FAMILIES).training
+    raw = picking.samples(np.arange(512) % 64, HORIZON, None, np.random.default_rng(1))
+    assert (raw.actions[..., GRIPPER].min(axis=1) < AT_CUBE_RAD).mean() > 0.65
 
 
 def test_the_same_seed_gives_the_same_samples_with_pictures_or_without(
