@@ -105,7 +105,7 @@ def test_some_do_what_they_should_and_some_what_another_arm_should(samples: RawS
 
 
 def test_most_moments_of_picking_are_about_a_grasp() -> None:
-    """The jaws close, or are closed: at what misfits and babble do they hardly ever are."""
+    """The jaws close, or are closed. Misfits and babble hardly ever come that far."""
     picking = open_sources(0, 64, 1, {Task.PICK: 1.0}, FAMILIES).training
     raw = picking.samples(np.arange(512) % 64, HORIZON, None, np.random.default_rng(1))
     assert (raw.actions[..., GRIPPER].min(axis=1) < AT_CUBE_RAD).mean() > 0.65

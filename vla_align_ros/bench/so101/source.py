@@ -35,7 +35,7 @@ VALIDATION_SEED = 50_001
 RECORDED_S = {Task.REACH: 3.0, Task.PUSH: 8.0, Task.PICK: 5.0}  # what an expert needs for nearly all of its episodes
 _ANYWHERE = {Behaviour.EXPERT: 0.15, Behaviour.NOISY: 0.2, Behaviour.MISFIT: 0.4, Behaviour.BABBLE: 0.25}
 _AT_A_CUBE = {Behaviour.EXPERT: 0.15, Behaviour.NOISY: 0.65, Behaviour.MISFIT: 0.15, Behaviour.BABBLE: 0.05}
-# Misfits and babble hardly ever come near a cube, and how it is grasped is shown nowhere else.
+# Misfits and babble hardly ever come near a cube, where pushing and grasping is learned.
 BEHAVIOURS = {Task.REACH: _ANYWHERE, Task.PUSH: _AT_A_CUBE, Task.PICK: _AT_A_CUBE}
 TICKS_A_SAMPLE = 4  # recorded for each sample
 LOOKS = 4  # at moments of an episode, for one in which the first camera shows what the expert goes by
